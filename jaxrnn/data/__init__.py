@@ -1,0 +1,1 @@
+"""Text, tokens and the windows that training reads. Needs NumPy alone."""

@@ -1,0 +1,217 @@
+"""Corpora: named ones, files and folders.
+
+A corpus is a list of documents to train on and, where it comes with one, a list to validate on.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+NIETZSCHE_URL = "https://s3.amazonaws.com/text-datasets/nietzsche.txt"
+NIETZSCHE_SHA256 = "23cf69874ab69d3d256099ab530ea4be24d47d9675b673bcc67cbcd6298ec647"
+NIETZSCHE_TRAINING_LINES = 7999
+"""The course deleted the last fifth or so of the lines by hand; this many were left."""
+
+LINE = 1000
+"""A cut moves back at most this many characters to find a line end."""
+
+
+class CorpusError(ValueError):
+    """A corpus that cannot be read, found or used; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Text to learn from.
+
+    Attributes:
+        name: what it was asked for by.
+        documents: the texts, in order.
+        validation: texts to validate on, or None where `split` has to cut them off.
+        training_lines: how many lines of a single document train, where the corpus fixes that.
+    """
+
+    name: str
+    documents: tuple[str, ...]
+    validation: tuple[str, ...] | None = None
+    training_lines: int | None = None
+
+    @property
+    def sha256(self) -> str:
+        """The checksum of every document, training and validation, as UTF-8."""
+        digest = hashlib.sha256()
+        for documents in (self.documents, self.validation or ()):
+            for document in documents:
+                digest.update(hashlib.sha256(document.encode()).digest())
+            digest.update(b"|")
+        return digest.hexdigest()
+
+    def split(self, fraction: float = 0.2) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Training and validation documents, cut at a line end.
+
+        Args:
+            fraction: the share of the characters, in (0, 1), that is cut off the end to validate
+                on; not used where the corpus has a validation text or a fixed cut.
+        """
+        if self.validation is not None:
+            return self.documents, self.validation
+        if self.training_lines is not None:
+            lines = self.documents[0].split("\n")
+            head, tail = lines[: self.training_lines], lines[self.training_lines :]
+            return ("\n".join(head),), ("\n".join(tail),)
+        return _cut(self.documents, fraction)
+
+
+def load_corpus(name: str, *, validation: str | None = None) -> Corpus:
+    """Load a corpus by name or path.
+
+    Args:
+        name: "python-docs", "human-numbers", "nietzsche", or the path of a UTF-8 text file or of
+            a folder, all of whose files are taken, in name order.
+        validation: the path of a file or folder to validate on, instead of a cut.
+
+    Raises:
+        CorpusError: if it is missing, empty, not UTF-8 or cannot be downloaded.
+    """
+    if name in CORPORA:
+        corpus = CORPORA[name]()
+    else:
+        corpus = Corpus(name, _read(Path(name), "corpus"))
+    if validation is None:
+        return corpus
+    return replace(corpus, validation=_read(Path(validation), "validation text"))
+
+
+def python_docs() -> Corpus:
+    """The language reference that CPython ships, topics in sorted order; about 465,000 characters.
+
+    The text differs between versions of Python.
+    """
+    from pydoc_data.topics import topics
+
+    return Corpus("python-docs", ("\n\n".join(topics[name] for name in sorted(topics)),))
+
+
+def human_numbers() -> Corpus:
+    """Numbers in English words, in order, joined by ", ".
+
+    1 to 7,999 train and 8,001 to 9,999 validate, as in fast.ai's later course.
+    """
+    training = ", ".join(number_in_words(n) for n in range(1, 8000))
+    validation = ", ".join(number_in_words(n) for n in range(8001, 10000))
+    return Corpus("human-numbers", (training,), (validation,))
+
+
+def nietzsche() -> Corpus:
+    """The course's corpus: 600,893 characters of Nietzsche, from the data folder or downloaded.
+
+    Raises:
+        CorpusError: if the file is another one, or there is none and no network either.
+    """
+    folder = data_folder()
+    path = folder / "nietzsche.txt"
+    if not path.is_file():
+        _download(path)
+    data = path.read_bytes()
+    found = hashlib.sha256(data).hexdigest()
+    if found != NIETZSCHE_SHA256:
+        raise CorpusError(
+            f"{path} is not the course's text: expected sha256 {NIETZSCHE_SHA256}, got {found}. "
+            "Remove it to download it again, or name the file with --corpus to use it as it is."
+        )
+    return Corpus("nietzsche", (data.decode(),), training_lines=NIETZSCHE_TRAINING_LINES)
+
+
+CORPORA: dict[str, Callable[[], Corpus]] = {
+    "python-docs": python_docs,
+    "human-numbers": human_numbers,
+    "nietzsche": nietzsche,
+}
+"""The corpora that have a name."""
+
+
+def data_folder() -> Path:
+    """Where corpora are kept: the folder that JAXRNN_DATA names, or the user's cache folder."""
+    import pooch
+
+    return Path(os.environ.get("JAXRNN_DATA") or pooch.os_cache("jaxrnn"))
+
+
+_ONES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
+_TENS = ["_", "_", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+
+
+def number_in_words(n: int) -> str:
+    """A number in [0, 999,999] in English words, without "and" and hyphens."""
+    if not 0 <= n < 1_000_000:
+        raise ValueError(f"number_in_words takes 0 to 999999, got {n}.")
+    for size, word in ((1000, "thousand"), (100, "hundred")):
+        if n >= size:
+            head, tail = divmod(n, size)
+            return f"{number_in_words(head)} {word}" + (f" {number_in_words(tail)}" if tail else "")
+    if n < 20:
+        return _ONES[n]
+    return _TENS[n // 10] + (f" {_ONES[n % 10]}" if n % 10 else "")
+
+
+def _download(path: Path) -> None:
+    import pooch
+
+    try:
+        pooch.retrieve(NIETZSCHE_URL, NIETZSCHE_SHA256, fname=path.name, path=path.parent)
+    except Exception as error:  # requests, urllib3 and the file system each raise their own
+        raise CorpusError(
+            f"Cannot download the nietzsche corpus ({type(error).__name__}). Put the file at "
+            f"{path}, or set JAXRNN_DATA to a folder that has nietzsche.txt, or take "
+            "--corpus python-docs, which needs no download."
+        ) from error
+
+
+def _read(path: Path, what: str) -> tuple[str, ...]:
+    """The text of a file, or of each file of a folder in name order."""
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
+        documents = tuple(text for text in map(_read_file, files) if text)
+        if not documents:
+            raise CorpusError(f"The {what} folder {path} has no file with text in it.")
+        return documents
+    if not path.exists():
+        named = ", ".join(CORPORA)
+        raise CorpusError(
+            f"There is no {what} {path}: expected a text file or folder, or one of {named}."
+            if what == "corpus"
+            else f"There is no {what} {path}: expected a text file or folder."
+        )
+    text = _read_file(path)
+    if not text:
+        raise CorpusError(f"The {what} {path} is empty.")
+    return (text,)
+
+
+def _read_file(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise CorpusError(
+            f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} at position "
+            f"{error.start}. Convert it, for example with iconv."
+        ) from error
+    except OSError as error:
+        raise CorpusError(f"Cannot read {path}: {error.strerror}.") from error
+
+
+def _cut(documents: tuple[str, ...], fraction: float) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Cut `fraction` of the characters off the end, at the line end before it if one is near."""
+    if not 0 < fraction < 1:
+        raise CorpusError(f"The validation fraction must lie in (0, 1), got {fraction}.")
+    left = round(sum(map(len, documents)) * (1 - fraction))
+    for index, document in enumerate(documents):
+        if left < len(document):
+            break
+        left -= len(document)
+    at = documents[index].rfind("\n", max(0, left - LINE), left) + 1 or left
+    head, tail = documents[index][:at], documents[index][at:]
+    training = (*documents[:index], head) if head else documents[:index]
+    return training, (tail, *documents[index + 1 :])

@@ -1,0 +1,193 @@
+"""Text to tokens and back.
+
+Two vocabularies, as in the course: `from_characters` lists every character of the text, in
+code-point order, behind a padding character; `from_frequency` lower-cases the text and lists what
+occurs often enough, the most frequent first, behind `<unk>` and `<pad>`.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+PADDING = "\0"
+UNKNOWN, PAD, END = "<unk>", "<pad>", "<eos>"
+
+CODE_POINTS = 0x110000
+CHUNK = 1 << 20
+"""Characters that are encoded at a time: it bounds the memory that encoding takes."""
+
+Unknown = Literal["error", "replace", "skip"]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """An ordered list of tokens, each a character or a special token.
+
+    Attributes:
+        itos: the tokens; token i is `itos[i]`.
+        lowercase: whether text is lower-cased before it is looked up.
+    """
+
+    itos: tuple[str, ...]
+    lowercase: bool = False
+
+    def __post_init__(self) -> None:
+        if len(set(self.itos)) != len(self.itos):
+            twice = next(token for token, count in Counter(self.itos).items() if count > 1)
+            raise ValueError(f"The vocabulary lists {twice!r} twice.")
+
+    @classmethod
+    def from_characters(cls, documents: Iterable[str]) -> "Vocabulary":
+        """The windowed models' vocabulary: `"\\0"`, then the sorted distinct characters."""
+        counts = count_characters(documents, lowercase=False)
+        return cls((PADDING, *(c for c in sorted(counts) if c != PADDING)))
+
+    @classmethod
+    def from_frequency(
+        cls, documents: Sequence[str], *, min_frequency: int = 3, lowercase: bool = True
+    ) -> "Vocabulary":
+        """The stateful models' vocabulary, as TorchText builds it.
+
+        `<unk>`, `<pad>`, then every character that occurs at least `min_frequency` times, by
+        falling frequency, ties in code-point order. `<eos>`, which ends each document, is counted
+        like a character.
+        """
+        if min_frequency < 1:
+            raise ValueError(f"min_frequency must be at least 1, got {min_frequency}.")
+        counts = count_characters(documents, lowercase=lowercase)
+        counts[END] = len(documents)
+        often = [token for token, count in counts.items() if count >= min_frequency]
+        often.sort(key=lambda token: (-counts[token], token))
+        return cls((UNKNOWN, PAD, *often), lowercase)
+
+    def __len__(self) -> int:
+        return len(self.itos)
+
+    @cached_property
+    def stoi(self) -> dict[str, int]:
+        """The index of each token."""
+        return {token: index for index, token in enumerate(self.itos)}
+
+    @property
+    def unknown(self) -> int | None:
+        """The index of `<unk>`, or None where the vocabulary has none."""
+        return self.stoi.get(UNKNOWN)
+
+    @property
+    def unprintable(self) -> tuple[int, ...]:
+        """The tokens that stand for no text, which a generated text should not contain."""
+        return tuple(self.stoi[token] for token in (PADDING, UNKNOWN, PAD) if token in self.stoi)
+
+    @property
+    def dtype(self) -> type[np.unsignedinteger]:
+        """The smallest unsigned integer type that holds every token."""
+        return np.uint8 if len(self) <= 256 else np.uint16 if len(self) <= 65536 else np.uint32
+
+    def encode(self, text: str, *, unknown: Unknown | None = None) -> np.ndarray:
+        """Look up each character of `text`: an array (characters,) of `dtype`.
+
+        Args:
+            text: any text.
+            unknown: what becomes of a character outside the vocabulary: "error" raises, "replace"
+                puts `<unk>`, "skip" leaves it out. "replace" if None and there is an `<unk>`, else
+                "error".
+
+        Raises:
+            ValueError: for a character outside the vocabulary under "error", by its name and
+                position, and under "replace" when there is no `<unk>`.
+        """
+        if unknown is None:
+            unknown = "error" if self.unknown is None else "replace"
+        if unknown == "replace" and self.unknown is None:
+            raise ValueError(
+                f"This vocabulary has no {UNKNOWN} token to replace a character with; "
+                "use 'skip' to leave such characters out."
+            )
+        chunks, position = [], 0
+        for points in _code_points(text, self.lowercase):
+            indices = self._table[points]
+            outside = indices == len(self)
+            if outside.any():
+                if unknown == "error":
+                    raise ValueError(self._outside(points, outside, position))
+                indices = indices[~outside] if unknown == "skip" else indices.copy()
+                if unknown == "replace":
+                    indices[outside] = self.unknown
+            chunks.append(indices.astype(self.dtype))
+            position += len(points)
+        return np.concatenate(chunks) if chunks else np.zeros(0, self.dtype)
+
+    def encode_documents(
+        self, documents: Iterable[str], *, unknown: Unknown | None = None
+    ) -> np.ndarray:
+        """The documents one after the other, each followed by `<eos>`.
+
+        Where `<eos>` is too rare to be a token, `<unk>` stands for it, and where there is no
+        `<unk>` either, nothing does.
+        """
+        end = [self.stoi.get(END, self.unknown)]
+        end_tokens = np.array([e for e in end if e is not None], self.dtype)
+        pieces = [
+            piece for d in documents for piece in (self.encode(d, unknown=unknown), end_tokens)
+        ]
+        return np.concatenate(pieces) if pieces else np.zeros(0, self.dtype)
+
+    def decode(self, tokens: np.ndarray) -> str:
+        """The text of (characters,) tokens; special tokens appear by their names.
+
+        Raises:
+            ValueError: for a token outside [0, V).
+        """
+        tokens = np.asarray(tokens)
+        if tokens.size and (tokens.min() < 0 or tokens.max() >= len(self)):
+            bad = tokens[(tokens < 0) | (tokens >= len(self))][0]
+            raise ValueError(f"tokens must lie in [0, {len(self)}), got {bad}.")
+        return "".join(self.itos[i] for i in tokens.tolist())
+
+    @cached_property
+    def _table(self) -> np.ndarray:
+        """The index of every code point; V where there is none."""
+        table = np.full(CODE_POINTS, len(self), np.uint32)
+        for index, token in enumerate(self.itos):
+            if len(token) == 1:
+                table[ord(token)] = index
+        return table
+
+    def _outside(self, points: np.ndarray, outside: np.ndarray, position: int) -> str:
+        first = int(np.argmax(outside))
+        character = chr(points[first])
+        others = len(np.unique(points[outside])) - 1
+        also = f" (and {others} more such characters)" if others else ""
+        return (
+            f"The character {character!r} (U+{ord(character):04X}) at position {position + first} "
+            f"is not in the vocabulary{also}."
+        )
+
+
+def count_characters(documents: Iterable[str], *, lowercase: bool) -> Counter[str]:
+    """How often each character occurs."""
+    totals = np.zeros(CODE_POINTS, np.int64)
+    for document in documents:
+        for points in _code_points(document, lowercase):
+            counts = np.bincount(points)
+            totals[: len(counts)] += counts
+    return Counter({chr(point): int(totals[point]) for point in np.flatnonzero(totals)})
+
+
+def _code_points(text: str, lowercase: bool) -> Iterator[np.ndarray]:
+    """The code points of `text`, about `CHUNK` at a time.
+
+    A chunk ends behind a line end, across which lower-casing (a final sigma) looks at nothing,
+    unless a line is longer than a chunk.
+    """
+    start = 0
+    while start < len(text):
+        longest = start + 2 * CHUNK
+        end = text.find("\n", start + CHUNK - 1, longest) + 1 or min(longest, len(text))
+        piece = text[start:end].lower() if lowercase else text[start:end]
+        yield np.frombuffer(piece.encode("utf-32-le", "surrogatepass"), np.uint32)
+        start = end

@@ -1,0 +1,297 @@
+"""Windows of a token array: what one training step reads.
+
+Shapes: N tokens, T time steps, B batch.
+
+Both kinds of data set, shuffled windows (`WindowSet`) and contiguous streams (`BpttStream`), say
+where in the text the windows of a batch start; `Windows` holds that for some steps in a row. The
+characters themselves are cut out of the one token array where the training runs. Window k of
+epoch e is a pure function of (k, e), so that a resumed run reads on where it stopped.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+STREAM_DEVIATION = 5
+"""Standard deviation of the random bptt, in characters (TorchText's)."""
+SHORTEST = 5
+"""The shortest random bptt."""
+HALVED = 0.05
+"""The probability with which the random bptt is drawn around half its value."""
+FARTHEST = 6 * STREAM_DEVIATION
+"""A random bptt is at most bptt + FARTHEST: beyond six standard deviations nothing is drawn."""
+PADDED_SIZES = 6
+"""To how many sizes random windows are padded: more waste less and take longer to compile."""
+
+Split = Literal["random", "contiguous", "last"]
+
+
+class Windows(NamedTuple):
+    """Where the windows of S steps lie: step s reads tokens `starts[s, b] + t` for t < lengths[s].
+
+    The target of every token is the token after it. Of the B windows of a step the first `rows`
+    count; the others only fill the array.
+    """
+
+    starts: np.ndarray  # (S, B) int32
+    lengths: np.ndarray  # (S,) int32
+    rows: np.ndarray  # (S,) int32
+
+
+@dataclass(frozen=True, eq=False)
+class WindowSet:
+    """Windows of one length, drawn in a new random order each epoch.
+
+    Attributes:
+        tokens: (N,) the text.
+        starts: (windows,) where each window starts.
+        length: T.
+        batch: B; the last batch of an epoch may have fewer rows.
+        shuffled: whether the order is random; it is that of `starts` if not.
+        seed: of the order.
+    """
+
+    tokens: np.ndarray
+    starts: np.ndarray
+    length: int
+    batch: int
+    shuffled: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_at_least_1(batch=self.batch)
+        if len(self.starts) == 0:
+            raise ValueError(f"The text has {len(self.tokens)} characters: too short for a window.")
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The lengths to which windows are padded: here all windows have one."""
+        return (self.length,)
+
+    @property
+    def padded(self) -> bool:
+        """Whether a window may be shorter than the size that it is padded to: never here."""
+        return False
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """How many batches an epoch has."""
+        return -(-len(self.starts) // self.batch)
+
+    def steps(self, epoch: int) -> int:
+        """How many batches epoch `epoch` has."""
+        return self.steps_per_epoch
+
+    def windows(self, epoch: int, first: int, count: int) -> Windows:
+        """Batches `first` to `first + count - 1` of epoch `epoch`."""
+        order = _order(len(self.starts), self.seed, epoch) if self.shuffled else None
+        chosen = np.arange(first * self.batch, (first + count) * self.batch)
+        rows = np.clip(len(self.starts) - self.batch * np.arange(first, first + count), 0, None)
+        chosen = np.minimum(chosen, len(self.starts) - 1)
+        starts = self.starts[chosen if order is None else order[chosen]]
+        return Windows(
+            starts.reshape(count, self.batch).astype(np.int32),
+            np.full(count, self.length, np.int32),
+            np.minimum(rows, self.batch).astype(np.int32),
+        )
+
+    @property
+    def inputs(self) -> np.ndarray:
+        """The input characters of every window, one window a row: (windows, T)."""
+        return self.tokens[self.starts[:, None] + np.arange(self.length)]
+
+    @property
+    def targets(self) -> np.ndarray:
+        """The character after each input character: (windows, T)."""
+        return self.tokens[self.starts[:, None] + np.arange(1, self.length + 1)]
+
+
+def trigram_starts(n: int) -> np.ndarray:
+    """Where the course's windows of three characters start in n: every third, less two."""
+    return np.arange(0, n - 1 - 3, 3)[:-2]
+
+
+def overlapping_starts(n: int, length: int = 8) -> np.ndarray:
+    """Where overlapping windows start: at every character, so that 7 of 8 are shared."""
+    return np.arange(0, n - length - 1)
+
+
+def non_overlapping_starts(n: int, length: int = 8) -> np.ndarray:
+    """Where windows side by side start."""
+    return np.arange(0, n - length - 1, length)
+
+
+def split_starts(
+    starts: np.ndarray, length: int, split: Split, *, drawn_from: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Training and validation windows.
+
+    Args:
+        starts: where all the windows start.
+        length: their length.
+        split: "random" validates on the course's 20 %, drawn with seed 42; windows that overlap
+            then share characters across the split. "contiguous" validates on the last 20 % and
+            leaves out the training windows that would reach into them. "last" validates on the
+            last window alone, as the course does for `Char3Model`.
+        drawn_from: how many windows, from the first on, "random" draws among; all if None. (The
+            course subtracts the window length once too often from the non-overlapping ones.)
+    """
+    if split == "last":
+        return starts[:-1], starts[-1:]
+    if split == "random":
+        count = len(starts) if drawn_from is None else max(drawn_from, 0)
+        chosen = np.random.RandomState(42).permutation(count)[: int(0.2 * count)]
+        training = np.ones(len(starts), bool)
+        training[chosen] = False
+        return starts[training], starts[chosen]
+    training_count = len(starts) - int(0.2 * len(starts))
+    validation = starts[training_count:]
+    if len(validation) == 0:
+        return starts, validation
+    return starts[starts + length < validation[0]], validation
+
+
+@dataclass(frozen=True, eq=False)
+class BpttStream:
+    """A text as B parallel streams, read on and on in windows of about `bptt` characters.
+
+    Column b is the b-th of B equal contiguous parts, so that row b of every window goes on where
+    row b of the window before ended, and the carry can too.
+
+    With `random_bptt` the windows are TorchText's: a length is normal with deviation 5 around
+    bptt, or (5 %) around bptt / 2, at least 5; an epoch ends after rows // bptt - 1 windows or
+    with the text. Without, every window has `bptt` characters but the last, which has what is left.
+
+    Attributes:
+        tokens: (N,) the text.
+        batch: B.
+        bptt: the (mean) length of a window.
+        random_bptt: whether lengths are random.
+        seed: of the lengths.
+    """
+
+    tokens: np.ndarray
+    batch: int
+    bptt: int
+    random_bptt: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_at_least_1(batch=self.batch, bptt=self.bptt)
+        if len(self.tokens) >= 2**31:
+            raise ValueError(f"A stream holds at most 2**31 - 1 tokens, got {len(self.tokens)}.")
+        if self.rows < 2:
+            raise ValueError(
+                f"The text has {len(self.tokens)} tokens: too short for {self.batch} streams of at "
+                f"least 2. Give it more text or a batch of at most {len(self.tokens) // 2}."
+            )
+
+    @property
+    def rows(self) -> int:
+        """How many tokens each of the B streams has."""
+        return len(self.tokens) // self.batch
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """The streams side by side: (rows, B)."""
+        return self.tokens[: self.rows * self.batch].reshape(self.batch, self.rows).T
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """How many windows an epoch has, at the most."""
+        if self.random_bptt:
+            return max(1, self.rows // self.bptt - 1)
+        return -(-(self.rows - 1) // self.bptt)
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """The lengths to which windows are padded: few, so that few programs are compiled."""
+        if not self.random_bptt:
+            left = (self.rows - 1) % self.bptt
+            return tuple(sorted({min(self.bptt, self.rows - 1), left} - {0}))
+        return _padded_sizes(self.bptt)
+
+    @property
+    def padded(self) -> bool:
+        """Whether a window may be shorter than the size that it is padded to."""
+        return self.random_bptt
+
+    def steps(self, epoch: int) -> int:
+        """How many windows epoch `epoch` has."""
+        return len(self._cuts(epoch)) - 1
+
+    def windows(self, epoch: int, first: int, count: int) -> Windows:
+        """Windows `first` to `first + count - 1` of epoch `epoch`; past its end, empty ones."""
+        cuts = self._cuts(epoch)
+        ends = np.minimum(np.arange(first, first + count + 1), len(cuts) - 1)
+        columns = np.arange(self.batch) * self.rows
+        return Windows(
+            (cuts[ends[:-1], None] + columns).astype(np.int32),
+            np.diff(cuts[ends]).astype(np.int32),
+            np.full(count, self.batch, np.int32),
+        )
+
+    def window(self, epoch: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and targets (T, B) of window k of epoch `epoch`."""
+        if not 0 <= k < self.steps(epoch):
+            raise IndexError(f"Epoch {epoch} has windows 0 to {self.steps(epoch) - 1}, got {k}.")
+        start, stop = self._cuts(epoch)[k : k + 2]
+        return self.matrix[start:stop], self.matrix[start + 1 : stop + 1]
+
+    def _cuts(self, epoch: int) -> np.ndarray:
+        """Where the windows of an epoch begin, and where the last one ends: rows of `matrix`."""
+        if not self.random_bptt:
+            return np.minimum(np.arange(self.steps_per_epoch + 1) * self.bptt, self.rows - 1)
+        return _random_cuts(self.rows, self.bptt, self.steps_per_epoch, self.seed, epoch)
+
+
+def _check_at_least_1(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}.")
+
+
+@lru_cache(maxsize=2)
+def _order(count: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+@lru_cache(maxsize=4)
+def _random_cuts(rows: int, bptt: int, most: int, seed: int, epoch: int) -> np.ndarray:
+    lengths = _random_lengths(np.random.default_rng([seed, epoch]), bptt, most)
+    ends = np.cumsum(lengths)
+    count = min(most, int(np.searchsorted(ends, rows - 1)) + 1)
+    return np.minimum(np.concatenate([[0], ends[:count]]), rows - 1)
+
+
+def _random_lengths(rng: np.random.Generator, bptt: int, count: int) -> np.ndarray:
+    base = np.where(rng.random(count) < HALVED, bptt / 2, bptt)
+    lengths = rng.normal(base, STREAM_DEVIATION).astype(np.int64)
+    return np.clip(lengths, SHORTEST, max(bptt + FARTHEST, SHORTEST))
+
+
+@lru_cache
+def _padded_sizes(bptt: int) -> tuple[int, ...]:
+    """The `PADDED_SIZES` sizes, the largest possible length among them, that pad the least.
+
+    Dynamic programming over the lengths that are drawn: `best[k, j]` is the least total of k sizes
+    that hold the first j distinct lengths, the largest of them exactly.
+    """
+    drawn = _random_lengths(np.random.default_rng(0), bptt, 10_000)
+    lengths, counts = np.unique(drawn, return_counts=True)
+    before = np.concatenate([[0], np.cumsum(counts)])
+    best = np.full((PADDED_SIZES, len(lengths) + 1), np.inf)
+    best[0, 0] = 0
+    chosen = np.zeros_like(best, dtype=int)
+    for k in range(1, PADDED_SIZES):
+        for j in range(1, len(lengths) + 1):
+            totals = best[k - 1, :j] + lengths[j - 1] * (before[j] - before[:j])
+            chosen[k, j] = totals.argmin()
+            best[k, j] = totals.min()
+    sizes, j = {max(bptt + FARTHEST, SHORTEST)}, len(lengths)
+    for k in range(int(best[:, j].argmin()), 0, -1):
+        sizes.add(int(lengths[j - 1]))
+        j = chosen[k, j]
+    return tuple(sorted(sizes))

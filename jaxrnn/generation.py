@@ -1,0 +1,160 @@
+"""Let a trained model write, the whole loop in one program.
+
+Shapes: P prompt length, N characters to write, B texts at once, V vocabulary.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from jaxrnn.nn.cells import Carry
+from jaxrnn.nn.models import CharModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampler:
+    """How the next character is drawn from the model's distribution.
+
+    Attributes:
+        temperature: log probabilities are divided by it; at least 0. 1 draws from the model's own
+            distribution, less is bolder, 0 is greedy: always the most likely character.
+        top_k: only the k most likely characters are drawn, if given.
+        top_p: only the most likely characters that together reach this probability, in (0, 1],
+            are drawn, if given; the first is always among them. Holtzman et al. 2020,
+            https://arxiv.org/abs/1904.09751.
+        banned: tokens that are never drawn.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    banned: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature must be at least 0, got {self.temperature}.")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {self.top_k}.")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}.")
+
+    def __call__(self, key: Array, log_probs: Float[Array, "B V"]) -> Int[Array, " B"]:
+        """Draw one token a row."""
+        return jax.random.categorical(key, self.allowed(log_probs))
+
+    def allowed(self, log_probs: Float[Array, "B V"]) -> Float[Array, "B V"]:
+        """The log probabilities of what may be drawn, not normalised; -inf for the rest."""
+        if self.banned:
+            log_probs = log_probs.at[:, jnp.array(self.banned)].set(-jnp.inf)
+        if self.temperature == 0:
+            best = jnp.argmax(log_probs, axis=-1, keepdims=True)
+            return jnp.where(jnp.arange(log_probs.shape[-1]) == best, 0, -jnp.inf)
+        log_probs = jax.nn.log_softmax(log_probs / self.temperature)
+        if self.top_k is None and self.top_p is None:
+            return log_probs
+        falling, order = lax.top_k(log_probs, log_probs.shape[-1])
+        kept = jnp.ones(falling.shape, bool)
+        if self.top_k is not None:
+            kept &= jnp.arange(falling.shape[-1]) < self.top_k
+        if self.top_p is not None:
+            before = jnp.cumsum(jnp.exp(falling), axis=-1) - jnp.exp(falling)
+            kept &= before < self.top_p
+        kept = jnp.take_along_axis(kept, jnp.argsort(order, axis=-1), axis=-1)
+        return jnp.where(kept, log_probs, -jnp.inf)
+
+
+GREEDY = Sampler(temperature=0.0)
+"""Always the most likely character."""
+
+
+def generate(
+    model: CharModel,
+    params: Any,
+    prompt: Int[Array, "P B"],
+    length: int,
+    key: Array,
+    *,
+    sampler: Sampler | None = None,
+    carry: Carry | None = None,
+) -> tuple[Carry, Int[Array, "N B"]]:
+    """Write on from a prompt, B texts at once.
+
+    A stateful model reads the prompt once and then one character a step. A windowed model reads
+    its whole window at every step: append a character, drop the first, as the course's
+    `get_next_n`.
+
+    Args:
+        model: the model.
+        params: its parameters.
+        prompt: the tokens to go on from, time first, P at least 1. A windowed model uses them all
+            as its window.
+        length: N, at least 1.
+        key: the random key.
+        sampler: how to draw; from the model's own distribution if None.
+        carry: a stateful model's carry before the prompt; zeros if None.
+
+    Returns:
+        The carry before the last character that was written, and the written tokens.
+    """
+    if prompt.ndim != 2 or prompt.shape[0] < 1:
+        raise ValueError(f"prompt must be (P, B) with P at least 1, got shape {prompt.shape}.")
+    if length < 1:
+        raise ValueError(f"length must be at least 1, got {length}.")
+    prompt = jnp.asarray(prompt, jnp.int32)
+    if carry is None:
+        carry = model.initial_carry(prompt.shape[1], jax.tree.leaves(params)[0].dtype)
+    write = _write_streams if model.reads == "streams" else _write_windows
+    return write(model, length, sampler or Sampler(), params, carry, prompt, key)
+
+
+def get_next(model: CharModel, params: Any, prompt: Int[Array, "P B"]) -> Int[Array, " B"]:
+    """The most likely character after each prompt; the course's function of this name."""
+    return generate(model, params, prompt, 1, jax.random.key(0), sampler=GREEDY)[1][0]
+
+
+@partial(jax.jit, static_argnames=("model", "length", "sampler"))
+def _write_streams(
+    model: CharModel,
+    length: int,
+    sampler: Sampler,
+    params: Any,
+    carry: Carry,
+    prompt: Array,
+    key: Array,
+) -> tuple[Carry, Array]:
+    carry, log_probs = model.apply({"params": params}, carry, prompt)
+
+    def step(carried: tuple[Carry, Array], key: Array) -> tuple[tuple[Carry, Array], Array]:
+        carry, token = carried
+        carry, log_probs = model.apply({"params": params}, carry, token[None])
+        token = sampler(key, log_probs[-1])
+        return (carry, token), token
+
+    keys = jax.random.split(key, length)
+    first = sampler(keys[0], log_probs[-1])
+    (carry, _), rest = lax.scan(step, (carry, first), keys[1:])
+    return carry, jnp.concatenate([first[None], rest])
+
+
+@partial(jax.jit, static_argnames=("model", "length", "sampler"))
+def _write_windows(
+    model: CharModel,
+    length: int,
+    sampler: Sampler,
+    params: Any,
+    carry: Carry,
+    prompt: Array,
+    key: Array,
+) -> tuple[Carry, Array]:
+    def step(window: Array, key: Array) -> tuple[Array, Array]:
+        _, log_probs = model.apply({"params": params}, carry, window)
+        token = sampler(key, log_probs if log_probs.ndim == 2 else log_probs[-1])
+        return jnp.concatenate([window[1:], token[None]]), token
+
+    _, tokens = lax.scan(step, prompt, jax.random.split(key, length))
+    return carry, tokens

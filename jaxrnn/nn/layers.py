@@ -1,0 +1,174 @@
+"""Linen layers: the recurrent stack, and PyTorch's default initialisation.
+
+Shapes: T time steps, B batch, I input size, H hidden size, G gates of the cell, D directions.
+
+The modules hold parameters and call pure functions. The weights decide the precision: cast the
+parameters, and everything computed from them follows.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxrnn.nn.cells import Carry, Cell
+from jaxrnn.nn.recurrence import alive_steps, recurrence
+
+Initializer = Callable[..., Array]
+
+
+def uniform(bound: float) -> Initializer:
+    """Draw from the uniform distribution on [-bound, bound)."""
+
+    def init(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def identity(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
+    """The identity matrix, for `weight_hh` of a cell with one gate.
+
+    Repeated products with it neither grow nor shrink the carry. Le, Jaitly and Hinton 2015,
+    https://arxiv.org/abs/1504.00941.
+    """
+    rows, columns = shape
+    if rows != columns:
+        raise ValueError(
+            f"identity initialisation needs a square weight_hh, got {rows} x {columns}: "
+            "it is meant for cells with one gate (tanh, relu)."
+        )
+    return jnp.eye(rows, dtype=dtype)
+
+
+def dense(features: int, fan_in: int, *, name: str | None = None) -> nn.Dense:
+    """A Flax `Dense` that starts as `torch.nn.Linear`: uniform in +-1 / sqrt(fan_in), bias too."""
+    init = uniform(1 / math.sqrt(fan_in))
+    return nn.Dense(features, kernel_init=init, bias_init=init, name=name)
+
+
+def embed(
+    vocabulary: int, features: int, *, init: Initializer | None = None, name: str | None = None
+) -> nn.Embed:
+    """A Flax `Embed` that starts as `torch.nn.Embedding`, standard normal, if `init` is None."""
+    init = init or nn.initializers.normal(1.0)
+    return nn.Embed(vocabulary, features, embedding_init=init, name=name)
+
+
+def pure(layer: nn.Module, *example: Array) -> Callable[..., Any]:
+    """The function that a layer computes, free of Flax, for use inside a raw `lax.scan`.
+
+    Args:
+        layer: a submodule that belongs to the calling module.
+        example: inputs of the right shape, with which the layer makes its parameters.
+    """
+    layer(*example)
+    module, variables = layer.unbind()
+    return lambda *inputs: module.apply(variables, *inputs)
+
+
+class RNNCell(nn.Module):
+    """One tanh step with both its products: h' = tanh(W_ih x + b_ih + W_hh h + b_hh)."""
+
+    hidden: int
+
+    @nn.compact
+    def __call__(self, h: Float[Array, "B H"], x: Float[Array, "B I"]) -> Float[Array, "B H"]:
+        init, width = uniform(1 / math.sqrt(self.hidden)), self.hidden
+        weight_ih = self.param("weight_ih", init, (width, x.shape[-1]))
+        weight_hh = self.param("weight_hh", init, (width, width))
+        bias_ih = self.param("bias_ih", init, (width,))
+        bias_hh = self.param("bias_hh", init, (width,))
+        return jnp.tanh(x @ weight_ih.T + bias_ih + h @ weight_hh.T + bias_hh)
+
+
+class RNN(nn.Module):
+    """A stack of recurrent layers, with the parameters of `torch.nn.RNN`, `GRU` and `LSTM`.
+
+    The parameters carry torch's names, shapes and gate order: `weight_ih_l0` (G * H, I),
+    `weight_hh_l0` (G * H, H), `bias_ih_l0` and `bias_hh_l0` (G * H,), then `_l1`, ..., and
+    `_l0_reverse` for the backward direction.
+
+    Attributes:
+        cell: what one step does.
+        hidden: H, the width of the carry of each layer and direction.
+        layers: how many layers, each fed with the outputs of the one below.
+        bidirectional: whether a second recurrence runs from the last step to the first; the
+            outputs of both stand side by side, forward first.
+        dropout: the share of the outputs of every layer but the last that is set to zero, in
+            [0, 1), a new mask each step; the rest is divided by 1 - dropout. It acts exactly
+            when the call has a "dropout" key (`rngs={"dropout": key}`) or masks.
+        recurrent_init: how `weight_hh` starts; torch's default, uniform in +-1 / sqrt(H), if None.
+    """
+
+    cell: Cell
+    hidden: int
+    layers: int = 1
+    bidirectional: bool = False
+    dropout: float = 0.0
+    recurrent_init: Initializer | None = None
+
+    def initial_carry(self, batch: int, dtype: DTypeLike = jnp.float32) -> tuple[Carry, ...]:
+        """The carry from which a text starts: zeros, one a layer and direction."""
+        count = self.layers * (2 if self.bidirectional else 1)
+        return tuple(self.cell.zeros(batch, self.hidden, dtype) for _ in range(count))
+
+    @nn.compact
+    def __call__(
+        self,
+        carry: Sequence[Carry],
+        xs: Float[Array, "T B I"],
+        *,
+        lengths: Int[Array, " B"] | None = None,
+        dropout_masks: Sequence[Bool[Array, "T B DH"]] | None = None,
+    ) -> tuple[tuple[Carry, ...], Float[Array, "T B DH"]]:
+        """Run the stack over time.
+
+        Args:
+            carry: one carry a layer and direction: layer 0 forward, layer 0 backward, layer 1 ...
+            xs: the inputs, time first.
+            lengths: how many steps of each sequence count, in [0, T]; all T if None. The others
+                leave the carry as it is and give zeros. Each sequence runs as if it were alone.
+            dropout_masks: for each layer but the last, which outputs are kept, instead of masks
+                drawn from the "dropout" key.
+
+        Returns:
+            The carry after the last step, in the order of `carry`, and the last layer's outputs.
+        """
+        alive = None if lengths is None else alive_steps(lengths, xs.shape[0])
+        suffixes = ["", "_reverse"] if self.bidirectional else [""]
+        after: list[Carry] = []
+        for layer in range(self.layers):
+            if layer > 0:
+                xs = self._drop(xs, None if dropout_masks is None else dropout_masks[layer - 1])
+            outputs = []
+            for suffix in suffixes:
+                last, ys = self._run(f"l{layer}{suffix}", carry[len(after)], xs, alive)
+                after.append(last)
+                outputs.append(ys)
+            xs = outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=-1)
+        return tuple(after), xs
+
+    def _run(self, name: str, carry: Carry, xs: Array, alive: Array | None) -> tuple[Carry, Array]:
+        width, init = len(self.cell.gates) * self.hidden, uniform(1 / math.sqrt(self.hidden))
+        weight_ih = self.param(f"weight_ih_{name}", init, (width, xs.shape[-1]))
+        weight_hh = self.param(
+            f"weight_hh_{name}", self.recurrent_init or init, (width, self.hidden)
+        )
+        bias_ih = self.param(f"bias_ih_{name}", init, (width,))
+        bias_hh = self.param(f"bias_hh_{name}", init, (width,))
+        x_gates = xs @ weight_ih.T + bias_ih
+        reverse = name.endswith("_reverse")
+        return recurrence(self.cell, reverse, weight_hh, bias_hh, carry, x_gates, alive)
+
+    def _drop(self, xs: Array, mask: Array | None) -> Array:
+        if mask is None:
+            if self.dropout == 0 or not self.has_rng("dropout"):
+                return xs
+            mask = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.dropout, xs.shape)
+        return jnp.where(mask, xs / (1 - self.dropout), 0)

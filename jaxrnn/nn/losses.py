@@ -1,0 +1,52 @@
+"""Losses, in nats per character.
+
+Shapes: T time steps, B batch, V vocabulary.
+"""
+
+import math
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+def nll_loss(
+    log_probs: Float[Array, "*N V"],
+    targets: Int[Array, "*N"],
+    weights: Float[Array, "*N"] | None = None,
+) -> Float[Array, ""]:
+    """Mean negative log likelihood of the targets.
+
+    Args:
+        log_probs: log probabilities, of a model's last step (B, V) or of every step (T, B, V).
+        targets: the true tokens, in [0, V). A value outside is nobody's: it adds nothing to the
+            sum, so check ids before they get here (`Vocabulary.encode` never makes one).
+        weights: how much each target counts, at least 0; one each if None. The mean is over the
+            sum of the weights, and NaN when that is zero, as in torch when all are ignored.
+    """
+    tokens = jnp.arange(log_probs.shape[-1], dtype=targets.dtype)
+    chosen = jnp.where(targets[..., None] == tokens, log_probs, 0).sum(-1)
+    if weights is None:
+        return -chosen.mean()
+    return -(chosen * weights).sum() / weights.sum()
+
+
+def nll_loss_seq(
+    log_probs: Float[Array, "T B V"],
+    targets: Int[Array, "T B"],
+    lengths: Int[Array, " B"] | None = None,
+) -> Float[Array, ""]:
+    """`nll_loss` over sequences, of which the first `lengths` steps count, or all T."""
+    if lengths is None:
+        return nll_loss(log_probs, targets)
+    alive = jnp.arange(targets.shape[0])[:, None] < lengths[None, :]
+    return nll_loss(log_probs, targets, alive.astype(log_probs.dtype))
+
+
+def bits_per_character(nats: float) -> float:
+    """Nats per character in bits per character: nats / ln 2."""
+    return nats / math.log(2)
+
+
+def perplexity(nats: float) -> float:
+    """exp(nats): among how many equally likely characters the model hesitates, on average."""
+    return math.exp(nats) if nats < 700 else math.inf

@@ -1,0 +1,306 @@
+"""The models of the course, in the course's order, and one general model for research.
+
+Shapes: T time steps, B batch, V vocabulary, F embedding size, H hidden size.
+
+Every model is called in the same way, so that one training step serves them all:
+
+    carry, log_probs = model.apply({"params": params}, carry, tokens)      # tokens (T, B)
+
+The windowed models remember nothing between two calls: their carry is the empty tuple. Those that
+predict only the next character return (B, V), those that predict at every step (T, B, V).
+Submodules are named as in the course's PyTorch code: e, l_in, l_hidden, rnn, l_out.
+"""
+
+import math
+from typing import ClassVar, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from jaxrnn.nn.cells import GRU, LSTM, TANH, Carry, Cell, Hidden
+from jaxrnn.nn.layers import RNN, RNNCell, dense, embed, identity, pure, uniform
+from jaxrnn.nn.recurrence import alive_steps
+
+Reads = Literal["trigrams", "overlapping", "non-overlapping", "streams"]
+
+
+class CharModel(nn.Module):
+    """What all the models share.
+
+    Attributes:
+        vocabulary: V, the number of different tokens.
+        embedding: F, the width of a token's vector (the course's `n_fac`).
+        hidden: H, the width of the carry (the course's `n_hidden`).
+    """
+
+    vocabulary: int
+    embedding: int = 42
+    hidden: int = 256
+
+    reads: ClassVar[Reads]
+    """The data set that the model is made for."""
+
+    def initial_carry(self, batch: int, dtype: DTypeLike = jnp.float32) -> Carry:
+        """The carry from which a text starts; the empty tuple for a model without memory."""
+        return ()
+
+
+class Char3Model(CharModel):
+    """Three characters predict the fourth: a feed-forward net that uses its weights three times.
+
+    x_k = relu(l_in(e(c_k)));  h = 0;  three times h = tanh(l_hidden(h + x_k));  l_out(h).
+    """
+
+    reads: ClassVar[Reads] = "trigrams"
+
+    @nn.compact
+    def __call__(
+        self, carry: tuple[()], tokens: Int[Array, "3 B"]
+    ) -> tuple[tuple[()], Float[Array, "B V"]]:
+        if tokens.shape[0] != 3:
+            raise ValueError(f"Char3Model reads 3 characters, got {tokens.shape[0]}.")
+        e = embed(self.vocabulary, self.embedding, name="e")
+        l_in = dense(self.hidden, self.embedding, name="l_in")
+        l_hidden = dense(self.hidden, self.hidden, name="l_hidden")
+        x1, x2, x3 = nn.relu(l_in(e(tokens)))
+        h = jnp.zeros_like(x1)
+        h = jnp.tanh(l_hidden(h + x1))
+        h = jnp.tanh(l_hidden(h + x2))
+        h = jnp.tanh(l_hidden(h + x3))
+        return carry, nn.log_softmax(dense(self.vocabulary, self.hidden, name="l_out")(h))
+
+
+class CharLoopModel(CharModel):
+    """`Char3Model` with a loop over any number of characters: the first recurrent network."""
+
+    reads: ClassVar[Reads] = "overlapping"
+
+    @nn.compact
+    def __call__(
+        self, carry: tuple[()], tokens: Int[Array, "T B"]
+    ) -> tuple[tuple[()], Float[Array, "B V"]]:
+        e = embed(self.vocabulary, self.embedding, name="e")
+        xs = nn.relu(dense(self.hidden, self.embedding, name="l_in")(e(tokens)))  # (T, B, H)
+        h = jnp.zeros_like(xs[0])
+        l_hidden = pure(dense(self.hidden, self.hidden, name="l_hidden"), h)
+
+        def step(h: Array, x: Array) -> tuple[Array, None]:
+            return jnp.tanh(l_hidden(h + x)), None
+
+        h, _ = lax.scan(step, h, xs)
+        return carry, nn.log_softmax(dense(self.vocabulary, self.hidden, name="l_out")(h))
+
+
+class CharLoopConcatModel(CharModel):
+    """Carry and character side by side instead of added, so that neither hides the other.
+
+    For each character: z = relu(l_in([h, e(c)]));  h = tanh(l_hidden(z)).
+    """
+
+    reads: ClassVar[Reads] = "overlapping"
+
+    @nn.compact
+    def __call__(
+        self, carry: tuple[()], tokens: Int[Array, "T B"]
+    ) -> tuple[tuple[()], Float[Array, "B V"]]:
+        xs = embed(self.vocabulary, self.embedding, name="e")(tokens)  # (T, B, F)
+        h = jnp.zeros((tokens.shape[1], self.hidden), xs.dtype)
+        width = self.hidden + self.embedding
+        l_in = pure(dense(self.hidden, width, name="l_in"), jnp.concatenate([h, xs[0]], axis=-1))
+        l_hidden = pure(dense(self.hidden, self.hidden, name="l_hidden"), h)
+
+        def step(h: Array, x: Array) -> tuple[Array, None]:
+            z = nn.relu(l_in(jnp.concatenate([h, x], axis=-1)))
+            return jnp.tanh(l_hidden(z)), None
+
+        h, _ = lax.scan(step, h, xs)
+        return carry, nn.log_softmax(dense(self.vocabulary, self.hidden, name="l_out")(h))
+
+
+class CharRnn(CharModel):
+    """The library's recurrent layer instead of a loop by hand; the last output predicts."""
+
+    reads: ClassVar[Reads] = "overlapping"
+
+    @nn.compact
+    def __call__(
+        self, carry: tuple[()], tokens: Int[Array, "T B"]
+    ) -> tuple[tuple[()], Float[Array, "B V"]]:
+        xs = embed(self.vocabulary, self.embedding, name="e")(tokens)
+        rnn = RNN(TANH, self.hidden, name="rnn")
+        _, ys = rnn(rnn.initial_carry(tokens.shape[1], xs.dtype), xs)
+        return carry, nn.log_softmax(dense(self.vocabulary, self.hidden, name="l_out")(ys[-1]))
+
+
+class CharSeqRnn(CharModel):
+    """A prediction after every character: eight lessons from a window instead of one.
+
+    Attributes:
+        identity: whether `weight_hh_l0` starts as the identity matrix.
+    """
+
+    identity: bool = False
+
+    reads: ClassVar[Reads] = "non-overlapping"
+
+    @nn.compact
+    def __call__(
+        self, carry: tuple[()], tokens: Int[Array, "T B"]
+    ) -> tuple[tuple[()], Float[Array, "T B V"]]:
+        xs = embed(self.vocabulary, self.embedding, name="e")(tokens)
+        rnn = RNN(TANH, self.hidden, recurrent_init=identity if self.identity else None, name="rnn")
+        _, ys = rnn(rnn.initial_carry(tokens.shape[1], xs.dtype), xs)
+        return carry, nn.log_softmax(dense(self.vocabulary, self.hidden, name="l_out")(ys))
+
+
+class StatefulModel(CharModel):
+    """A model whose carry goes on from one window of the text to the next."""
+
+    reads: ClassVar[Reads] = "streams"
+
+    @property
+    def stack(self) -> RNN:
+        """The recurrent layers, unbound; submodule `rnn` of the model."""
+        raise TypeError(f"{type(self).__name__} does not say which recurrent layers it has.")
+
+    def initial_carry(self, batch: int, dtype: DTypeLike = jnp.float32) -> Carry:
+        return self.stack.initial_carry(batch, dtype)
+
+    @nn.compact
+    def __call__(
+        self,
+        carry: tuple[Carry, ...],
+        tokens: Int[Array, "T B"],
+        *,
+        lengths: Int[Array, " B"] | None = None,
+    ) -> tuple[tuple[Carry, ...], Float[Array, "T B V"]]:
+        xs = embed(self.vocabulary, self.embedding, name="e")(tokens)
+        carry, ys = self.stack.copy(name="rnn")(carry, xs, lengths=lengths)
+        return carry, nn.log_softmax(dense(self.vocabulary, self.hidden, name="l_out")(ys))
+
+
+class CharSeqStatefulRnn(StatefulModel):
+    """`CharSeqRnn` with a memory: the carry is handed in and handed back."""
+
+    @property
+    def stack(self) -> RNN:
+        return RNN(TANH, self.hidden, parent=None)
+
+
+class CharSeqStatefulRnn2(StatefulModel):
+    """`CharSeqStatefulRnn` as a loop over one cell, with autodiff's own backward pass."""
+
+    @property
+    def stack(self) -> RNN:
+        return RNN(TANH, self.hidden, parent=None)
+
+    @nn.compact
+    def __call__(
+        self,
+        carry: tuple[Hidden],
+        tokens: Int[Array, "T B"],
+        *,
+        lengths: Int[Array, " B"] | None = None,
+    ) -> tuple[tuple[Hidden], Float[Array, "T B V"]]:
+        xs = embed(self.vocabulary, self.embedding, name="e")(tokens)
+        steps, batch = tokens.shape
+        rnn = pure(RNNCell(self.hidden, name="rnn"), carry[0].h, xs[0])
+        alive = alive_steps(jnp.full(batch, steps) if lengths is None else lengths, steps)
+
+        def step(h: Array, x: tuple[Array, Array]) -> tuple[Array, Array]:
+            x_t, alive_t = x
+            after = jnp.where(alive_t[:, None], rnn(h, x_t), h)
+            return after, jnp.where(alive_t[:, None], after, 0)
+
+        h, ys = lax.scan(step, carry[0].h, (xs, alive))
+        logits = dense(self.vocabulary, self.hidden, name="l_out")(ys)
+        return (Hidden(h),), nn.log_softmax(logits)
+
+
+class CharSeqStatefulGRU(StatefulModel):
+    """The stateful model with a gated recurrent unit."""
+
+    @property
+    def stack(self) -> RNN:
+        return RNN(GRU, self.hidden, parent=None)
+
+
+class CharSeqStatefulLSTM(StatefulModel):
+    """The stateful model with a stack of LSTM layers and dropout between them.
+
+    Attributes:
+        layers: the number of LSTM layers.
+        dropout: the share of each layer's outputs, but the last's, that is dropped in training.
+    """
+
+    hidden: int = 512
+    layers: int = 2
+    dropout: float = 0.5
+
+    @property
+    def stack(self) -> RNN:
+        return RNN(LSTM, self.hidden, self.layers, dropout=self.dropout, parent=None)
+
+
+class CharLM(StatefulModel):
+    """The general stateful character model: any cell, any depth.
+
+    Attributes:
+        cell: the recurrent cell.
+        layers: the number of recurrent layers.
+        dropout: the share of each layer's outputs, but the last's, that is dropped in training.
+        tied: whether the output layer uses the embedding's table as its kernel (Press and Wolf
+            2017, https://arxiv.org/abs/1608.05859), which then starts as that kernel would; the
+            bias is its own. Needs F = H.
+    """
+
+    cell: Cell = GRU
+    layers: int = 1
+    dropout: float = 0.0
+    tied: bool = False
+
+    @property
+    def stack(self) -> RNN:
+        return RNN(self.cell, self.hidden, self.layers, dropout=self.dropout, parent=None)
+
+    @nn.compact
+    def __call__(
+        self,
+        carry: tuple[Carry, ...],
+        tokens: Int[Array, "T B"],
+        *,
+        lengths: Int[Array, " B"] | None = None,
+    ) -> tuple[tuple[Carry, ...], Float[Array, "T B V"]]:
+        if self.tied and self.embedding != self.hidden:
+            raise ValueError(
+                f"A tied output needs embedding = hidden, got {self.embedding} and {self.hidden}."
+            )
+        init = uniform(1 / math.sqrt(self.hidden)) if self.tied else None
+        e = embed(self.vocabulary, self.embedding, init=init, name="e")
+        carry, ys = self.stack.copy(name="rnn")(carry, e(tokens), lengths=lengths)
+        if self.tied:
+            bias = self.param("bias_out", jax.nn.initializers.zeros, (self.vocabulary,))
+            logits = e.attend(ys) + bias
+        else:
+            logits = dense(self.vocabulary, self.hidden, name="l_out")(ys)
+        return carry, nn.log_softmax(logits)
+
+
+COURSE_MODELS: tuple[type[CharModel], ...] = (
+    Char3Model,
+    CharLoopModel,
+    CharLoopConcatModel,
+    CharRnn,
+    CharSeqRnn,
+    CharSeqStatefulRnn,
+    CharSeqStatefulRnn2,
+    CharSeqStatefulGRU,
+    CharSeqStatefulLSTM,
+)
+
+MODELS: dict[str, type[CharModel]] = {model.__name__: model for model in (*COURSE_MODELS, CharLM)}
+"""The models by name."""

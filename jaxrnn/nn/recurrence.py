@@ -1,0 +1,126 @@
+"""Run a cell over time.
+
+Shapes: T time steps, B batch, H hidden size, G the number of gates of the cell.
+
+The products with the input need no carry, so the caller makes them for all steps at once; what
+is left for the loop is one product with the recurrent weight and the cell's elementwise step.
+
+The backward pass is written by hand (`_backward`), because autodiff of `lax.scan` adds up the
+gradient of the recurrent weight step by step. Here the forward scan keeps each step's pull-back
+(`jax.vjp` of the elementwise step: a function, and as such a pytree), the backward scan applies
+them to get the gradients of the gates at every step, and one product over all T * B rows makes
+the gradient of the weight:
+
+    d weight_hh = sum_t  d h_gates[t].T @ h[t - 1]
+
+It is the same for every cell: nothing in it knows which cell it runs.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxrnn.nn.cells import Carry, Cell
+
+UNROLLED = 8
+"""Time steps laid out one after the other in a loop body: a loop this long has no overhead."""
+
+
+def alive_steps(lengths: Int[Array, " B"], steps: int) -> Bool[Array, "T B"]:
+    """Which of `steps` time steps lie within each sequence's length."""
+    return jnp.arange(steps)[:, None] < lengths[None, :]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def recurrence(
+    cell: Cell,
+    reverse: bool,
+    weight_hh: Float[Array, "GH H"],
+    bias_hh: Float[Array, " GH"],
+    carry: Carry,
+    x_gates: Float[Array, "T B GH"],
+    alive: Bool[Array, "T B"] | None = None,
+) -> tuple[Carry, Float[Array, "T B H"]]:
+    """Run `cell` over the T steps of `x_gates`, from the last one to the first if `reverse`.
+
+    Args:
+        cell: the cell.
+        reverse: whether time runs backwards; `ys[t]` belongs to `x_gates[t]` either way.
+        weight_hh: the recurrent weight.
+        bias_hh: the recurrent bias.
+        carry: the carry before the first step that is run.
+        x_gates: the input half of the gates.
+        alive: where False, the step leaves the carry as it is and its output is zero. None
+            runs every step.
+
+    Returns:
+        The carry after the last step that is run, and the output of every step.
+    """
+
+    def body(carry: Carry, x: Any) -> tuple[Carry, Array]:
+        x_gates, alive = x
+        carry = _step(cell, alive, carry, x_gates, _recurrent(weight_hh, bias_hh, carry))
+        return carry, _output(carry, alive)
+
+    return _scan(body, carry, (x_gates, alive), reverse)
+
+
+def _forward(
+    cell: Cell,
+    reverse: bool,
+    weight_hh: Array,
+    bias_hh: Array,
+    carry: Carry,
+    x_gates: Array,
+    alive: Array | None,
+) -> tuple[tuple[Carry, Array], Any]:
+    def body(carry: Carry, x: Any) -> tuple[Carry, Any]:
+        x_gates, alive = x
+        h_gates = _recurrent(weight_hh, bias_hh, carry)
+        after, pull = jax.vjp(partial(_step, cell, alive), carry, x_gates, h_gates)
+        return after, (_output(after, alive), carry.h, pull)
+
+    last, (ys, hs_before, pulls) = _scan(body, carry, (x_gates, alive), reverse)
+    return (last, ys), (weight_hh, hs_before, pulls, alive)
+
+
+def _backward(cell: Cell, reverse: bool, kept: Any, gradients: tuple[Carry, Array]) -> Any:
+    weight_hh, hs_before, pulls, alive = kept
+    d_last, d_ys = gradients
+
+    def body(d_carry: Carry, x: Any) -> tuple[Carry, Any]:
+        pull, d_y, alive = x
+        d_h = d_carry.h + (d_y if alive is None else jnp.where(alive[:, None], d_y, 0))
+        d_before, d_x_gates, d_h_gates = pull(d_carry._replace(h=d_h))
+        d_before = d_before._replace(h=d_before.h + d_h_gates @ weight_hh)
+        return d_before, (d_x_gates, d_h_gates)
+
+    d_carry, (d_x_gates, d_h_gates) = _scan(body, d_last, (pulls, d_ys, alive), not reverse)
+    d_weight_hh = jnp.einsum("tbg,tbh->gh", d_h_gates, hs_before)
+    return d_weight_hh, d_h_gates.sum((0, 1)), d_carry, d_x_gates, None
+
+
+recurrence.defvjp(_forward, _backward)
+
+
+def _recurrent(weight_hh: Array, bias_hh: Array, carry: Carry) -> Float[Array, "B GH"]:
+    return carry.h @ weight_hh.T + bias_hh
+
+
+def _step(cell: Cell, alive: Array | None, carry: Carry, x_gates: Array, h_gates: Array) -> Carry:
+    after = cell.step(carry, x_gates, h_gates)
+    if alive is None:
+        return after
+    return jax.tree.map(lambda new, old: jnp.where(alive[:, None], new, old), after, carry)
+
+
+def _output(carry: Carry, alive: Array | None) -> Float[Array, "B H"]:
+    return carry.h if alive is None else jnp.where(alive[:, None], carry.h, 0)
+
+
+def _scan(body: Any, carry: Carry, xs: Any, reverse: bool) -> Any:
+    return lax.scan(body, carry, xs, reverse=reverse, unroll=UNROLLED)

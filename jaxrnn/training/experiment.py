@@ -1,0 +1,158 @@
+"""From a configuration to everything that a run needs: text, model, optimizer, schedule."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from jaxrnn.data.corpora import Corpus, load_corpus
+from jaxrnn.data.vocabulary import Unknown, Vocabulary
+from jaxrnn.data.windows import (
+    BpttStream,
+    WindowSet,
+    non_overlapping_starts,
+    overlapping_starts,
+    split_starts,
+    trigram_starts,
+)
+from jaxrnn.nn.models import CharModel
+from jaxrnn.training.config import Config
+from jaxrnn.training.loop import Source
+from jaxrnn.training.schedules import Schedule, parse_schedule
+from jaxrnn.training.state import TrainState, make_state
+
+STARTS = {
+    "trigrams": lambda n, length: trigram_starts(n),
+    "overlapping": overlapping_starts,
+    "non-overlapping": non_overlapping_starts,
+}
+"""Where windows start in n characters, by the data set that a model reads."""
+
+
+class Experiment(NamedTuple):
+    """A run, ready to start.
+
+    Attributes:
+        config: what it was made from.
+        corpus_sha256: the checksum of the text.
+        vocabulary: text <-> tokens.
+        model: the model.
+        optimizer: the optimizer.
+        schedule: the learning rates.
+        source: what to train on.
+        validation: what to validate on.
+    """
+
+    config: Config
+    corpus_sha256: str
+    vocabulary: Vocabulary
+    model: CharModel
+    optimizer: optax.GradientTransformation
+    schedule: Schedule
+    source: Source
+    validation: Source
+
+    def fresh_state(self) -> TrainState:
+        """The state that training starts from."""
+        return fresh_state(self.config, self.model)
+
+
+def fresh_state(config: Config, model: CharModel) -> TrainState:
+    """The state that a run of `config` starts from."""
+    key = jax.random.key(config.seed)
+    return make_state(model, config.make_optimizer(), config.batch, key)
+
+
+def prepare(config: Config, *, vocabulary: Vocabulary | None = None) -> Experiment:
+    """Load the text and make everything that training needs.
+
+    Args:
+        config: the configuration.
+        vocabulary: that of an earlier run, to go on with; made from the text if None.
+
+    Raises:
+        ValueError: if the corpus cannot be loaded or is too short for the batch.
+    """
+    corpus = load_corpus(config.corpus, validation=config.validation)
+    streams = config.make_model(1).reads == "streams"
+    make = _streams if streams else _windows
+    made, source, validation = make(config, corpus, vocabulary)
+    return Experiment(
+        config=config,
+        corpus_sha256=corpus.sha256,
+        vocabulary=made,
+        model=config.make_model(len(made)),
+        optimizer=config.make_optimizer(),
+        schedule=parse_schedule(config.schedule),
+        source=source,
+        validation=validation,
+    )
+
+
+def evaluation_source(
+    config: Config,
+    vocabulary: Vocabulary,
+    documents: Sequence[str],
+    *,
+    unknown: Unknown | None = None,
+) -> Source:
+    """All of a text, in order, for a model of `config` to be evaluated on."""
+    reads = config.make_model(1).reads
+    if reads == "streams":
+        tokens = vocabulary.encode_documents(documents, unknown=unknown)
+        return BpttStream(tokens, _fitting_batch(tokens, config.batch), config.bptt)
+    tokens = vocabulary.encode("".join(documents), unknown=unknown)
+    starts = STARTS[reads](len(tokens), config.bptt)
+    return WindowSet(tokens, starts, config.bptt, config.batch, shuffled=False)
+
+
+def _streams(
+    config: Config, corpus: Corpus, vocabulary: Vocabulary | None
+) -> tuple[Vocabulary, BpttStream, BpttStream]:
+    training, held_out = corpus.split(config.validation_fraction)
+    vocabulary = vocabulary or Vocabulary.from_frequency(
+        training, min_frequency=config.min_frequency, lowercase=config.lowercase
+    )
+
+    def stream(documents: Sequence[str], batch: int | None, seed: int) -> BpttStream:
+        tokens = vocabulary.encode_documents(documents)
+        return BpttStream(
+            tokens,
+            batch or _fitting_batch(tokens, config.batch),
+            config.bptt,
+            config.random_bptt,
+            seed,
+        )
+
+    source = stream(training, config.batch, 2 * config.seed)
+    return vocabulary, source, stream(held_out, None, 2 * config.seed + 1)
+
+
+def _windows(
+    config: Config, corpus: Corpus, vocabulary: Vocabulary | None
+) -> tuple[Vocabulary, WindowSet, WindowSet]:
+    text, held_out = "".join(corpus.documents), "".join(corpus.validation or ())
+    vocabulary = vocabulary or Vocabulary.from_characters([text, held_out])
+    tokens, reads = vocabulary.encode(text), config.make_model(1).reads
+    starts = STARTS[reads](len(tokens), config.bptt)
+    if held_out:
+        validation_tokens = vocabulary.encode(held_out)
+        validation_starts = STARTS[reads](len(validation_tokens), config.bptt)
+    else:
+        validation_tokens = tokens
+        drawn_from = len(starts) - config.bptt - 1 if reads == "non-overlapping" else None
+        starts, validation_starts = split_starts(
+            starts, config.bptt, config.split, drawn_from=drawn_from
+        )
+    return (
+        vocabulary,
+        WindowSet(tokens, starts, config.bptt, config.batch, seed=config.seed),
+        WindowSet(validation_tokens, validation_starts, config.bptt, config.batch, shuffled=False),
+    )
+
+
+def _fitting_batch(tokens: np.ndarray, batch: int) -> int:
+    """`batch`, or fewer streams where the text is too short for so many of at least 2 tokens."""
+    return max(1, min(batch, len(tokens) // 2))

@@ -1,0 +1,159 @@
+"""Learning-rate schedules, as phases one after the other.
+
+A schedule is written as the course's table writes it:
+
+    4 x 1e-3, 4 x 1e-4              four epochs at 1e-3, then four at 1e-4
+    2 x 1e-2, sgdr(1e-2, 4)         two epochs at 1e-2, then cosine cycles of 1, 2, 4, 8 epochs
+    one-cycle(10, 1e-2)             ten epochs up to 1e-2 and down again
+"""
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+
+class Phase(Protocol):
+    """Some epochs of training with one rule for the learning rate."""
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs the phase has."""
+
+    def rates(self, steps: np.ndarray, steps_per_epoch: int) -> np.ndarray:
+        """The learning rate of each step, `steps` counted from the start of the phase."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Epochs at one rate."""
+
+    epochs: int
+    rate: float
+
+    def rates(self, steps: np.ndarray, steps_per_epoch: int) -> np.ndarray:
+        """`rate`, always."""
+        return np.full(len(steps), self.rate)
+
+
+@dataclass(frozen=True)
+class CosineRestarts:
+    """SGDR as the course runs it: cycles of 1, 2, 4, ... epochs from `rate` to nearly nothing.
+
+    Step i of a cycle of n steps has the rate base / 2 * (1 + cos(pi * i / n)); the first
+    `steps_per_epoch / 20` steps of all have base / 100. Loshchilov and Hutter 2017,
+    https://arxiv.org/abs/1608.03983.
+    """
+
+    rate: float
+    cycles: int
+
+    @property
+    def epochs(self) -> int:
+        """1 + 2 + 4 + ... = 2 ** cycles - 1."""
+        return 2**self.cycles - 1
+
+    def rates(self, steps: np.ndarray, steps_per_epoch: int) -> np.ndarray:
+        """The cosine of each step's place in its cycle."""
+        cycle = np.floor(np.log2(steps // steps_per_epoch + 1))
+        length = steps_per_epoch * 2**cycle
+        place = (steps - (length - steps_per_epoch)) / length
+        rates = self.rate / 2 * (1 + np.cos(np.pi * place))
+        return np.where(steps < steps_per_epoch / 20, self.rate / 100, rates)
+
+
+@dataclass(frozen=True)
+class OneCycle:
+    """Up from rate / 25 over the first 30 % of the steps, then down to rate / 10,000.
+
+    Both ways along half a cosine. Smith and Topin 2018, https://arxiv.org/abs/1708.07120, with
+    fastai's defaults.
+    """
+
+    epochs: int
+    rate: float
+
+    def rates(self, steps: np.ndarray, steps_per_epoch: int) -> np.ndarray:
+        """The rate at each step's share of the whole phase."""
+        place = np.minimum(steps / (self.epochs * steps_per_epoch), 1)
+        up = _cosine(self.rate / 25, self.rate, place / 0.3)
+        down = _cosine(self.rate, self.rate / 10_000, (place - 0.3) / 0.7)
+        return np.where(place < 0.3, up, down)
+
+
+def _cosine(start: float, end: float, place: np.ndarray) -> np.ndarray:
+    return end + (start - end) / 2 * (1 + np.cos(np.pi * place))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Phases, one after the other; the optimizer's moments go on from one to the next."""
+
+    phases: tuple[Phase, ...]
+
+    @property
+    def epochs(self) -> int:
+        """The epochs of all the phases."""
+        return sum(phase.epochs for phase in self.phases)
+
+    def phase(self, epoch: int) -> tuple[Phase, int]:
+        """The phase that epoch `epoch` belongs to, and the epoch in which that phase began."""
+        first = 0
+        for phase in self.phases:
+            if epoch < first + phase.epochs:
+                return phase, first
+            first += phase.epochs
+        raise IndexError(f"The schedule has {self.epochs} epochs, there is no epoch {epoch}.")
+
+
+def parse_schedule(text: str) -> Schedule:
+    """Read a schedule such as "2 x 1e-2, sgdr(1e-2, 4)".
+
+    Raises:
+        ValueError: if a phase cannot be read, or a number of it is out of range.
+    """
+    phases = []
+    for part in re.split(r",(?![^(]*\))", text):
+        name, numbers = _name_and_numbers(part.strip())
+        if name not in _PHASES or len(numbers) != 2:
+            raise ValueError(
+                f"Cannot read {part.strip()!r} as a phase of a schedule: write 'EPOCHS x RATE', "
+                "'sgdr(RATE, CYCLES)' or 'one-cycle(EPOCHS, RATE)', with commas between phases."
+            )
+        phases.append(_PHASES[name](*numbers))
+    return Schedule(tuple(phases))
+
+
+def _name_and_numbers(part: str) -> tuple[str, list[str]]:
+    call = re.fullmatch(r"([a-z-]+)\s*\(([^)]*)\)", part)
+    if call:
+        return call[1], [number.strip() for number in call[2].split(",")]
+    return "x", [number.strip() for number in part.split("x")]
+
+
+_PHASES: dict[str, Callable[[str, str], Phase]] = {
+    "x": lambda epochs, rate: Block(_count("epochs", epochs), _rate(rate)),
+    "sgdr": lambda rate, cycles: CosineRestarts(_rate(rate), _count("cycles", cycles, most=12)),
+    "one-cycle": lambda epochs, rate: OneCycle(_count("epochs", epochs), _rate(rate)),
+}
+
+
+def _count(what: str, text: str, most: int = 1_000_000) -> int:
+    if not re.fullmatch(r"\d{1,9}", text) or not 1 <= int(text) <= most:
+        raise ValueError(
+            f"{what} of a schedule must be a whole number from 1 to {most}, got {text!r}."
+        )
+    return int(text)
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        raise ValueError(f"A learning rate must be a number, got {text!r}.") from None
+    if not 0 <= rate < math.inf:
+        raise ValueError(f"A learning rate must be at least 0 and finite, got {text}.")
+    return rate

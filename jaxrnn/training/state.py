@@ -1,0 +1,60 @@
+"""What training changes, in one value."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from jaxrnn.nn.cells import Carry
+from jaxrnn.nn.models import CharModel
+
+
+class TrainState(NamedTuple):
+    """Everything that a training step takes and gives back.
+
+    Attributes:
+        params: the model's parameters.
+        opt_state: the optimizer's state.
+        carry: the carry after the last window; the next one starts from it.
+        step: the number of updates made, an int32 scalar.
+        key: the random key of the run; each step folds its number in, so it never changes.
+    """
+
+    params: Any
+    opt_state: optax.OptState
+    carry: Carry
+    step: jax.Array
+    key: jax.Array
+
+
+def make_state(
+    model: CharModel, optimizer: optax.GradientTransformation, batch: int, key: jax.Array
+) -> TrainState:
+    """A fresh state: drawn parameters, a carry of zeros for `batch` streams, step 0."""
+    params_key, run_key = jax.random.split(key)
+    carry = model.initial_carry(batch)
+    tokens = jnp.zeros((3, batch), jnp.int32)
+    params = model.init(params_key, carry, tokens)["params"]
+    return TrainState(params, optimizer.init(params), carry, jnp.zeros((), jnp.int32), run_key)
+
+
+def repackage(carry: Carry) -> Carry:
+    """The same carry without its history: no gradient flows back through it.
+
+    Truncated backpropagation through time is this, at the start of every window. Williams and
+    Peng 1990; the course calls it `repackage_var`.
+    """
+    return jax.tree.map(lax.stop_gradient, carry)
+
+
+def carry_for(model: CharModel, carry: Carry, batch: int) -> Carry:
+    """`carry`, or zeros if it belongs to another batch size.
+
+    Sizes are known when a step is traced, so this costs nothing at run time.
+    """
+    leaves = jax.tree.leaves(carry)
+    if all(leaf.shape[0] == batch for leaf in leaves):
+        return carry
+    return model.initial_carry(batch, leaves[0].dtype)

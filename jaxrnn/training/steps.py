@@ -1,0 +1,225 @@
+"""Training and evaluation steps: pure functions of a state and the windows to read.
+
+Shapes: T time steps, B batch, V vocabulary, N tokens of the corpus, S steps in one program.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from jaxrnn.data.windows import Windows
+from jaxrnn.nn.cells import Carry
+from jaxrnn.nn.losses import nll_loss
+from jaxrnn.nn.models import CharModel
+from jaxrnn.training.state import TrainState, carry_for, repackage
+
+
+class Metrics(NamedTuple):
+    """What a step reports: the loss in nats per character, and the gradient's norm unclipped."""
+
+    loss: Float[Array, ""]
+    gradient_norm: Float[Array, ""]
+
+
+class Batch(NamedTuple):
+    """The characters of one step.
+
+    Attributes:
+        inputs: (T, B) tokens.
+        targets: (T, B), the token after each.
+        length: how many of the T steps count, or None for all.
+        rows: how many of the B rows count, or None for all.
+    """
+
+    inputs: Int[Array, "T B"]
+    targets: Int[Array, "T B"]
+    length: Int[Array, ""] | None = None
+    rows: Int[Array, ""] | None = None
+
+
+def batch_loss(
+    model: CharModel, params: Any, carry: Carry, batch: Batch, key: Array | None = None
+) -> tuple[Float[Array, ""], Carry]:
+    """The loss on one window, in nats per character, and the carry after it.
+
+    Args:
+        model: the model.
+        params: its parameters.
+        carry: the carry before the window; its history is cut off here.
+        batch: the characters. Where the model predicts only the next character, the target is
+            the last one.
+        key: of the dropout masks; None leaves dropout out.
+    """
+    steps, rows = batch.inputs.shape
+    carry = repackage(carry_for(model, carry, rows))
+    named = {} if batch.length is None else {"lengths": jnp.full(rows, batch.length)}
+    rngs = None if key is None else {"dropout": key}
+    carry, log_probs = model.apply({"params": params}, carry, batch.inputs, rngs=rngs, **named)
+    every_step = log_probs.ndim == 3
+    targets = batch.targets if every_step else batch.targets[-1]
+    weights = _weights(batch, steps, rows, log_probs.dtype)
+    if weights is not None and not every_step:
+        weights = weights[-1]
+    return nll_loss(log_probs, targets, weights), carry
+
+
+@partial(jax.jit, static_argnames=("model", "optimizer"))
+def train_step(
+    model: CharModel,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    batch: Batch,
+    rate: Float[Array, ""] | float,
+) -> tuple[TrainState, Metrics]:
+    """One update: forward, loss, backward through this window only, optimizer.
+
+    Args:
+        model: the model (static).
+        optimizer: from `make_optimizer` (static).
+        state: the state, whose carry the window goes on from. If the batch size has changed, the
+            carry starts from zeros.
+        batch: the characters.
+        rate: the learning rate.
+    """
+    return _update(model, optimizer, state, batch, rate)
+
+
+@partial(jax.jit, static_argnames=("model",))
+def eval_step(
+    model: CharModel, params: Any, carry: Carry, batch: Batch
+) -> tuple[Carry, Float[Array, ""]]:
+    """The carry after one window, and the loss on it, in nats per character."""
+    loss, carry = batch_loss(model, params, carry, batch)
+    return carry, loss
+
+
+@partial(
+    jax.jit, static_argnames=("model", "optimizer", "sizes", "padded"), donate_argnames="state"
+)
+def train_steps(
+    model: CharModel,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    tokens: Int[Array, " N"],
+    windows: Windows,
+    rates: Float[Array, " S"],
+    count: Int[Array, ""],
+    *,
+    sizes: tuple[int, ...],
+    padded: bool,
+) -> tuple[TrainState, Metrics]:
+    """The first `count` of S updates in one program. `state` is given up.
+
+    Args:
+        model: the model (static).
+        optimizer: from `make_optimizer` (static).
+        state: the state; its carry must be of the windows' batch size.
+        tokens: the whole corpus, on the device.
+        windows: where the windows of the S steps lie.
+        rates: the learning rate of each step.
+        count: how many steps to make, in [0, S].
+        sizes: the lengths to which windows are padded; one branch is compiled for each (static).
+        padded: whether a window can be shorter than its size (static).
+
+    Returns:
+        The state, and the metrics of each step, (S,); zeros from `count` on.
+    """
+
+    def body(i: Array, carried: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+        state, metrics = carried
+        update = partial(_update, model, optimizer, state, rate=rates[i])
+        state, new = _at_size(update, tokens, windows, i, sizes, padded)
+        return state, jax.tree.map(lambda all_, one: all_.at[i].set(one), metrics, new)
+
+    zeros = jnp.zeros(len(rates), jax.tree.leaves(state.params)[0].dtype)
+    return lax.fori_loop(0, count, body, (state, Metrics(zeros, zeros)))
+
+
+@partial(jax.jit, static_argnames=("model", "sizes", "padded"))
+def eval_steps(
+    model: CharModel,
+    params: Any,
+    carry: Carry,
+    tokens: Int[Array, " N"],
+    windows: Windows,
+    count: Int[Array, ""],
+    *,
+    sizes: tuple[int, ...],
+    padded: bool,
+) -> tuple[Carry, Float[Array, " S"]]:
+    """The losses on the first `count` of S windows in one program; see `train_steps`."""
+
+    def body(i: Array, carried: tuple[Carry, Array]) -> tuple[Carry, Array]:
+        carry, losses = carried
+
+        def evaluate(batch: Batch) -> tuple[Carry, Array]:
+            loss, after = batch_loss(model, params, carry, batch)
+            return after, loss
+
+        carry, loss = _at_size(evaluate, tokens, windows, i, sizes, padded)
+        return carry, losses.at[i].set(loss)
+
+    zeros = jnp.zeros(len(windows.lengths), jax.tree.leaves(params)[0].dtype)
+    return lax.fori_loop(0, count, body, (carry, zeros))
+
+
+def _update(
+    model: CharModel,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    batch: Batch,
+    rate: Array | float,
+) -> tuple[TrainState, Metrics]:
+    key = jax.random.fold_in(state.key, state.step)
+    gradient = jax.value_and_grad(
+        lambda params: batch_loss(model, params, state.carry, batch, key), has_aux=True
+    )
+    (loss, carry), gradients = gradient(state.params)
+    direction, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = jax.tree.map(lambda p, d: p - (rate * d).astype(p.dtype), state.params, direction)
+    after = TrainState(params, opt_state, carry, state.step + 1, state.key)
+    return after, Metrics(loss, optax.tree.norm(gradients))
+
+
+def _at_size(
+    function: Callable[[Batch], Any],
+    tokens: Array,
+    windows: Windows,
+    i: Array,
+    sizes: tuple[int, ...],
+    padded: bool,
+) -> Any:
+    """Apply `function` to the characters of step i, padded to the smallest size that holds them."""
+    starts, length, rows = (a[i] for a in windows)
+
+    def branch(size: int) -> Any:
+        batch = _cut(tokens, starts, length if padded else None, rows, size)
+        return function(batch)
+
+    if len(sizes) == 1:
+        return branch(sizes[0])
+    which = jnp.searchsorted(np.asarray(sizes), length)
+    return lax.switch(which, [partial(branch, size) for size in sizes])
+
+
+def _cut(tokens: Array, starts: Array, length: Array | None, rows: Array, size: int) -> Batch:
+    """Cut `size` characters and their targets at each start out of the corpus."""
+    positions = starts[None, :] + jnp.arange(size + 1)[:, None]  # (size + 1, B)
+    characters = tokens.at[positions].get(mode="clip").astype(jnp.int32)
+    return Batch(characters[:-1], characters[1:], length, rows)
+
+
+def _weights(batch: Batch, steps: int, rows: int, dtype: Any) -> Array | None:
+    """1 where a target counts, 0 where it fills the array: (T, B)."""
+    if batch.length is None and batch.rows is None:
+        return None
+    alive = jnp.arange(steps) < (steps if batch.length is None else batch.length)
+    counted = jnp.arange(rows) < (rows if batch.rows is None else batch.rows)
+    return (alive[:, None] & counted[None, :]).astype(dtype)
