@@ -38,7 +38,7 @@ from jaxrnn.nn.models import CharSeqStatefulRnn as CharSeqStatefulRnn
 from jaxrnn.nn.models import CharSeqStatefulRnn2 as CharSeqStatefulRnn2
 from jaxrnn.training.checkpoints import load as load
 from jaxrnn.training.checkpoints import save as save
-from jaxrnn.training.loop import evaluate as evaluate
+from jaxrnn.training.evaluation import evaluate as evaluate
 from jaxrnn.training.loop import fit as fit
 from jaxrnn.training.optimizers import make_optimizer as make_optimizer
 from jaxrnn.training.recipes import RECIPES as RECIPES

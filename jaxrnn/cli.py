@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pooch
 from tyro.conf import OmitArgPrefixes, Positional, subcommand
 
 from jaxrnn.data.corpora import load_corpus
-from jaxrnn.generation import Sampler, generate
+from jaxrnn.generation import Sampler
 from jaxrnn.nn.losses import bits_per_character, perplexity
-from jaxrnn.nn.models import CharModel
 from jaxrnn.terminal import (
     FAILED,
     INTERRUPTED,
@@ -26,8 +24,10 @@ from jaxrnn.terminal import (
     stop_requests,
 )
 from jaxrnn.training.config import Config
+from jaxrnn.training.evaluation import evaluation
 from jaxrnn.training.experiment import Experiment, evaluation_source, prepare
-from jaxrnn.training.loop import NonFiniteLoss, Progress, Row, evaluation
+from jaxrnn.training.history import NonFiniteLossError, Row
+from jaxrnn.training.loop import Progress
 from jaxrnn.training.plots import draw_losses, draw_rates
 from jaxrnn.training.range_test import range_test
 from jaxrnn.training.recipes import RECIPES
@@ -52,7 +52,7 @@ class Train:
     """The folder of a run to go on with, exactly where it stopped; takes no other flag."""
     prompt: str | None = None
     """What samples begin with; the recipe's, or the beginning of the validation text, if None."""
-    config: OmitArgPrefixes[Config] = Config()
+    config: OmitArgPrefixes[Config] = RECIPES["python-docs"].config
     """The values of the recipe."""
 
     def __call__(self) -> int:
@@ -112,25 +112,22 @@ class Sample:
     """Of the drawing."""
 
     def __call__(self) -> int:
-        if self.count < 1:
-            raise ValueError(f"count must be at least 1, got {self.count}.")
         run = Run(self.run)
-        vocabulary, config = run.vocabulary, run.config
         sampler = Sampler(
             temperature=0.0 if self.greedy else self.temperature,
             top_k=self.top_k,
             top_p=self.top_p,
-            banned=vocabulary.unprintable,
         )
-        prompt = run.prompt if self.prompt is None else self.prompt
-        tokens = vocabulary.encode(prompt, unknown=self.unknown)
-        model, params = config.make_model(len(vocabulary)), run.load_params(self.checkpoint)
-        window = _prompt_window(model, config, tokens)
-        written = _write(model, params, window, self.length, self.count, self.seed, sampler)
-        for index in range(self.count):
-            if index:
-                print("-" * 40)
-            print(vocabulary.decode(tokens) + vocabulary.decode(written[:, index]))
+        texts = run.write(
+            self.prompt,
+            length=self.length,
+            count=self.count,
+            sampler=sampler,
+            unknown=self.unknown,
+            checkpoint=self.checkpoint,
+            seed=self.seed,
+        )
+        print(f"\n{'-' * 40}\n".join(texts))
         return 0
 
 
@@ -158,8 +155,9 @@ class Evaluate:
         source = evaluation_source(config, vocabulary, documents, unknown=self.unknown)
         model, params = config.make_model(len(vocabulary)), run.load_params(self.checkpoint)
         with Screen() as screen:
-            for share, _, nats in evaluation(model, params, source):
-                screen.show("evaluating", share, f"{nats:.4f} nats")
+            for evaluated in evaluation(model, params, source):
+                nats = evaluated.nats
+                screen.show("evaluating", evaluated.share, f"{nats:.4f} nats")
         print(f"characters          {sum(map(len, documents)):,}")
         print(f"nats per character  {nats:.4f}")
         print(f"bits per character  {bits_per_character(nats):.4f}")
@@ -181,7 +179,7 @@ class FindRate:
     """The last learning rate."""
     picture: Path = Path("learning-rates.png")
     """Where to draw the curve."""
-    config: OmitArgPrefixes[Config] = Config()
+    config: OmitArgPrefixes[Config] = RECIPES["python-docs"].config
     """The values of the recipe."""
 
     def __call__(self) -> int:
@@ -263,18 +261,17 @@ def _train(run: Run, experiment: Experiment, *, resume: bool) -> int:
                     stopped = True
                     progresses.close()
                     break
-        except NonFiniteLoss as error:
+        except NonFiniteLossError as error:
             print(f"error: {error}", file=sys.stderr)
             print(f"The last good checkpoint is {run.folder}/last.safetensors.", file=sys.stderr)
             return FAILED
-    published = {} if resume else {}
-    draw_losses(run.history, run.folder / "loss.png", title=run.folder.name, published=published)
+    draw_losses(run.history, run.folder / "loss.png", title=run.folder.name)
     command = command_name()
     if stopped:
         print(f"\nStopped and saved. Go on with:\n  {command} train --resume {run.folder}")
         return INTERRUPTED
     print(f"\n{run.folder.name} writes:\n")
-    print(_sample_text(run, length=400))
+    print(run.write(None, length=400, sampler=Sampler(temperature=0.7))[0])
     print(f"\nThe loss curve is {run.folder / 'loss.png'}. What to type next:")
     print(f'  {command} sample {run.folder} --prompt "{run.prompt}" --temperature 0.7')
     print(f"  {command} evaluate {run.folder}")
@@ -313,41 +310,3 @@ def _epoch_line(row: Row) -> str:
         f"{row.epoch:5g}  {row.train:6.3f}  {row.validation:10.4f}  {row.bits_per_character:9.4f}"
         f"  {row.perplexity:10.3f}  {row.characters_per_second:7,.0f}"
     )
-
-
-def _prompt_window(model: CharModel, config: Config, tokens: np.ndarray) -> np.ndarray:
-    """The tokens of the prompt that the model reads."""
-    if model.reads == "streams":
-        if len(tokens) == 0:
-            raise ValueError("The prompt has no character that the model knows.")
-        return tokens
-    if len(tokens) < config.bptt:
-        raise ValueError(
-            f"The prompt has {len(tokens)} characters: {config.model} reads windows of "
-            f"{config.bptt}, so give it at least as many."
-        )
-    return tokens[-config.bptt :]
-
-
-def _write(
-    model: CharModel,
-    params: object,
-    prompt: np.ndarray,
-    length: int,
-    count: int,
-    seed: int,
-    sampler: Sampler,
-) -> np.ndarray:
-    window = jnp.broadcast_to(jnp.asarray(prompt)[:, None], (len(prompt), count))
-    key = jax.random.key(seed)
-    return np.asarray(generate(model, params, window, length, key, sampler=sampler)[1])
-
-
-def _sample_text(run: Run, *, length: int) -> str:
-    vocabulary, config = run.vocabulary, run.config
-    tokens = vocabulary.encode(run.prompt)
-    model = config.make_model(len(vocabulary))
-    window = _prompt_window(model, config, tokens)
-    sampler = Sampler(temperature=0.7, banned=vocabulary.unprintable)
-    written = _write(model, run.load_params(), window, length, 1, 0, sampler)
-    return vocabulary.decode(tokens) + vocabulary.decode(written[:, 0])

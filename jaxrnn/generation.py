@@ -3,17 +3,19 @@
 Shapes: P prompt length, N characters to write, B texts at once, V vocabulary.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from jaxrnn.data.vocabulary import Unknown, Vocabulary
 from jaxrnn.nn.cells import Carry
-from jaxrnn.nn.models import CharModel
+from jaxrnn.nn.model import CharModel, apply_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,11 +129,11 @@ def _write_streams(
     prompt: Array,
     key: Array,
 ) -> tuple[Carry, Array]:
-    carry, log_probs = model.apply({"params": params}, carry, prompt)
+    carry, log_probs = apply_model(model, params, carry, prompt)
 
     def step(carried: tuple[Carry, Array], key: Array) -> tuple[tuple[Carry, Array], Array]:
         carry, token = carried
-        carry, log_probs = model.apply({"params": params}, carry, token[None])
+        carry, log_probs = apply_model(model, params, carry, token[None])
         token = sampler(key, log_probs[-1])
         return (carry, token), token
 
@@ -152,9 +154,57 @@ def _write_windows(
     key: Array,
 ) -> tuple[Carry, Array]:
     def step(window: Array, key: Array) -> tuple[Array, Array]:
-        _, log_probs = model.apply({"params": params}, carry, window)
+        _, log_probs = apply_model(model, params, carry, window)
         token = sampler(key, log_probs if log_probs.ndim == 2 else log_probs[-1])
         return jnp.concatenate([window[1:], token[None]]), token
 
     _, tokens = lax.scan(step, prompt, jax.random.split(key, length))
     return carry, tokens
+
+
+def write_texts(
+    model: CharModel,
+    params: Any,
+    vocabulary: Vocabulary,
+    prompt: str,
+    *,
+    window: int,
+    length: int,
+    count: int = 1,
+    sampler: Sampler | None = None,
+    unknown: Unknown = "error",
+    seed: int = 0,
+) -> list[str]:
+    """Texts that go on from a prompt, with the prompt in front.
+
+    Args:
+        model: the model.
+        params: its parameters.
+        vocabulary: text <-> tokens. Tokens that stand for no text are never written.
+        prompt: what to go on from.
+        window: how many characters a windowed model reads; a stateful one reads the whole prompt.
+        length: characters to write.
+        count: how many texts.
+        sampler: how to draw.
+        unknown: what becomes of characters that the vocabulary lacks; see `Vocabulary.encode`.
+        seed: of the drawing.
+
+    Raises:
+        ValueError: if a number is below 1, or the prompt is too short or has unknown characters.
+    """
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}.")
+    tokens = vocabulary.encode(prompt, unknown=unknown)
+    least = 1 if model.reads == "streams" else window
+    if len(tokens) < least:
+        raise ValueError(
+            f"The prompt has {len(tokens)} known characters: {type(model).__name__} needs at "
+            f"least {least}."
+        )
+    read = tokens if model.reads == "streams" else tokens[-window:]
+    sampler = replace(sampler or Sampler(), banned=vocabulary.unprintable)
+    prompts = jnp.broadcast_to(jnp.asarray(read)[:, None], (len(read), count))
+    _, written = generate(model, params, prompts, length, jax.random.key(seed), sampler=sampler)
+    return [
+        vocabulary.decode(tokens) + vocabulary.decode(column) for column in np.asarray(written).T
+    ]

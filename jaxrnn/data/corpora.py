@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 
 NIETZSCHE_URL = "https://s3.amazonaws.com/text-datasets/nietzsche.txt"
@@ -75,10 +76,8 @@ def load_corpus(name: str, *, validation: str | None = None) -> Corpus:
     Raises:
         CorpusError: if it is missing, empty, not UTF-8 or cannot be downloaded.
     """
-    if name in CORPORA:
-        corpus = CORPORA[name]()
-    else:
-        corpus = Corpus(name, _read(Path(name), "corpus"))
+    named = CORPORA.get(name)
+    corpus = named() if named else Corpus(name, _read(Path(name), "corpus"))
     if validation is None:
         return corpus
     return replace(corpus, validation=_read(Path(validation), "validation text"))
@@ -139,8 +138,11 @@ def data_folder() -> Path:
     return Path(os.environ.get("JAXRNN_DATA") or pooch.os_cache("jaxrnn"))
 
 
-_ONES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
-_TENS = ["_", "_", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_ONES = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
+    "fifteen sixteen seventeen eighteen nineteen"
+)
+_TENS = "_ _ twenty thirty forty fifty sixty seventy eighty ninety"
 
 
 def number_in_words(n: int) -> str:
@@ -152,13 +154,14 @@ def number_in_words(n: int) -> str:
             head, tail = divmod(n, size)
             return f"{number_in_words(head)} {word}" + (f" {number_in_words(tail)}" if tail else "")
     if n < 20:
-        return _ONES[n]
-    return _TENS[n // 10] + (f" {_ONES[n % 10]}" if n % 10 else "")
+        return _ONES.split()[n]
+    return _TENS.split()[n // 10] + (f" {_ONES[n % 10]}" if n % 10 else "")
 
 
 def _download(path: Path) -> None:
     import pooch
 
+    pooch.get_logger().setLevel("ERROR")
     try:
         pooch.retrieve(NIETZSCHE_URL, NIETZSCHE_SHA256, fname=path.name, path=path.parent)
     except Exception as error:  # requests, urllib3 and the file system each raise their own
@@ -206,12 +209,12 @@ def _cut(documents: tuple[str, ...], fraction: float) -> tuple[tuple[str, ...], 
     """Cut `fraction` of the characters off the end, at the line end before it if one is near."""
     if not 0 < fraction < 1:
         raise CorpusError(f"The validation fraction must lie in (0, 1), got {fraction}.")
-    left = round(sum(map(len, documents)) * (1 - fraction))
-    for index, document in enumerate(documents):
-        if left < len(document):
-            break
-        left -= len(document)
-    at = documents[index].rfind("\n", max(0, left - LINE), left) + 1 or left
-    head, tail = documents[index][:at], documents[index][at:]
-    training = (*documents[:index], head) if head else documents[:index]
-    return training, (tail, *documents[index + 1 :])
+    ends = list(accumulate(map(len, documents)))
+    cut = round(ends[-1] * (1 - fraction))
+    index = next((i for i, end in enumerate(ends) if cut < end), len(ends) - 1)
+    within = documents[index]
+    left = cut - (ends[index] - len(within))
+    at = within.rfind("\n", max(0, left - LINE), left) + 1 or left
+    head = (within[:at],) if at else ()
+    tail = (within[at:],) if at < len(within) else ()
+    return (*documents[:index], *head), (*tail, *documents[index + 1 :])

@@ -61,7 +61,7 @@ class Cell:
     name: str
     gates: tuple[str, ...]
     step: Step
-    carry: type = Hidden
+    carry: Any = Hidden
 
     def zeros(self, batch: int, hidden: int, dtype: DTypeLike = jnp.float32) -> Carry:
         """The carry from which a text starts: zeros, (B, H) a field."""

@@ -4,7 +4,7 @@ Shapes: T time steps, B batch, V vocabulary, F embedding size, H hidden size.
 
 Every model is called in the same way, so that one training step serves them all:
 
-    carry, log_probs = model.apply({"params": params}, carry, tokens)      # tokens (T, B)
+    carry, log_probs = apply_model(model, params, carry, tokens)      # tokens (T, B)
 
 The windowed models remember nothing between two calls: their carry is the empty tuple. Those that
 predict only the next character return (B, V), those that predict at every step (T, B, V).
@@ -12,41 +12,18 @@ Submodules are named as in the course's PyTorch code: e, l_in, l_hidden, rnn, l_
 """
 
 import math
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jaxrnn.nn.cells import GRU, LSTM, TANH, Carry, Cell, Hidden
 from jaxrnn.nn.layers import RNN, RNNCell, dense, embed, identity, pure, uniform
+from jaxrnn.nn.model import CharModel, Reads, StatefulModel
 from jaxrnn.nn.recurrence import alive_steps
-
-Reads = Literal["trigrams", "overlapping", "non-overlapping", "streams"]
-
-
-class CharModel(nn.Module):
-    """What all the models share.
-
-    Attributes:
-        vocabulary: V, the number of different tokens.
-        embedding: F, the width of a token's vector (the course's `n_fac`).
-        hidden: H, the width of the carry (the course's `n_hidden`).
-    """
-
-    vocabulary: int
-    embedding: int = 42
-    hidden: int = 256
-
-    reads: ClassVar[Reads]
-    """The data set that the model is made for."""
-
-    def initial_carry(self, batch: int, dtype: DTypeLike = jnp.float32) -> Carry:
-        """The carry from which a text starts; the empty tuple for a model without memory."""
-        return ()
 
 
 class Char3Model(CharModel):
@@ -154,32 +131,6 @@ class CharSeqRnn(CharModel):
         xs = embed(self.vocabulary, self.embedding, name="e")(tokens)
         rnn = RNN(TANH, self.hidden, recurrent_init=identity if self.identity else None, name="rnn")
         _, ys = rnn(rnn.initial_carry(tokens.shape[1], xs.dtype), xs)
-        return carry, nn.log_softmax(dense(self.vocabulary, self.hidden, name="l_out")(ys))
-
-
-class StatefulModel(CharModel):
-    """A model whose carry goes on from one window of the text to the next."""
-
-    reads: ClassVar[Reads] = "streams"
-
-    @property
-    def stack(self) -> RNN:
-        """The recurrent layers, unbound; submodule `rnn` of the model."""
-        raise TypeError(f"{type(self).__name__} does not say which recurrent layers it has.")
-
-    def initial_carry(self, batch: int, dtype: DTypeLike = jnp.float32) -> Carry:
-        return self.stack.initial_carry(batch, dtype)
-
-    @nn.compact
-    def __call__(
-        self,
-        carry: tuple[Carry, ...],
-        tokens: Int[Array, "T B"],
-        *,
-        lengths: Int[Array, " B"] | None = None,
-    ) -> tuple[tuple[Carry, ...], Float[Array, "T B V"]]:
-        xs = embed(self.vocabulary, self.embedding, name="e")(tokens)
-        carry, ys = self.stack.copy(name="rnn")(carry, xs, lengths=lengths)
         return carry, nn.log_softmax(dense(self.vocabulary, self.hidden, name="l_out")(ys))
 
 

@@ -26,7 +26,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn.nn.cells import Carry, Cell
 
-UNROLLED = 8
+UNROLLED = 1
 """Time steps laid out one after the other in a loop body: a loop this long has no overhead."""
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as serialize
 
 FORMAT = "jaxrnn 1"
 
@@ -36,8 +36,9 @@ def save(path: Path | str, tree: Any, metadata: dict[str, Any] | None = None) ->
     header = {"format": FORMAT, "metadata": json.dumps(metadata or {})}
     partial = path.with_name(f".{path.name}.partial")
     try:
-        save_file(arrays, partial, header)
-        with open(partial, "rb") as file:
+        with open(partial, "wb") as file:
+            file.write(serialize(arrays, header))
+            file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
@@ -65,7 +66,7 @@ def load(path: Path | str, like: Any) -> tuple[Any, dict[str, Any]]:
                     f"{path} is not a checkpoint of format {FORMAT!r}, "
                     f"but of {header.get('format')!r}."
                 )
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
+            arrays = {name: file.get_tensor(name) for name in list(file.keys())}
     except FileNotFoundError as error:
         raise CheckpointError(f"There is no checkpoint {path}.") from error
     except (SafetensorError, OSError) as error:

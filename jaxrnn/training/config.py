@@ -6,7 +6,8 @@ from typing import Any, Literal, get_args
 
 from jaxrnn.data.windows import Split
 from jaxrnn.nn.cells import CELLS
-from jaxrnn.nn.models import MODELS, CharModel
+from jaxrnn.nn.model import CharModel
+from jaxrnn.nn.models import MODELS
 from jaxrnn.training.loop import CarryPolicy
 from jaxrnn.training.optimizers import OptimizerName, make_optimizer
 from jaxrnn.training.schedules import parse_schedule

@@ -17,9 +17,9 @@ from jaxrnn.data.windows import (
     split_starts,
     trigram_starts,
 )
-from jaxrnn.nn.models import CharModel
+from jaxrnn.nn.model import CharModel
 from jaxrnn.training.config import Config
-from jaxrnn.training.loop import Source
+from jaxrnn.training.evaluation import Source
 from jaxrnn.training.schedules import Schedule, parse_schedule
 from jaxrnn.training.state import TrainState, make_state
 

@@ -38,7 +38,7 @@ def clip_by_norm(norm: float) -> optax.GradientTransformation:
 class AdamState(NamedTuple):
     """The moments of Adam and the number of updates made."""
 
-    count: jax.Array
+    step: jax.Array
     mu: optax.Updates
     nu: optax.Updates
 
@@ -60,7 +60,7 @@ def scale_by_adam(
     def update(
         updates: optax.Updates, state: AdamState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, AdamState]:
-        count = state.count + 1
+        count = state.step + 1
         mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, updates)
         nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.nu, updates)
 

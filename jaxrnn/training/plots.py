@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from jaxrnn.training.loop import Row
+from jaxrnn.training.history import Row
 
 
 def draw_losses(

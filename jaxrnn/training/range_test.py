@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrnn.training.evaluation import STEPS_IN_ONE_PROGRAM
 from jaxrnn.training.experiment import Experiment
-from jaxrnn.training.loop import AVERAGE_DECAY, STEPS_IN_ONE_PROGRAM
+from jaxrnn.training.history import AVERAGE_DECAY
 from jaxrnn.training.steps import train_steps
 
 DIVERGED = 4.0

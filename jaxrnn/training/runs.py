@@ -13,7 +13,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -22,10 +22,12 @@ from typing import Any
 import jax
 
 from jaxrnn.data.vocabulary import Vocabulary
+from jaxrnn.generation import write_texts
 from jaxrnn.training.checkpoints import load, save
 from jaxrnn.training.config import Config
 from jaxrnn.training.experiment import Experiment, fresh_state, prepare
-from jaxrnn.training.loop import Position, Progress, Row, training
+from jaxrnn.training.history import Position, Row
+from jaxrnn.training.loop import Progress, training
 from jaxrnn.training.state import TrainState
 
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
@@ -141,6 +143,28 @@ class Run:
         there = (self.folder / f"{name}.safetensors").is_file()
         return self.load(name if there else "last", like)[0].params
 
+    def write(
+        self, prompt: str | None, *, length: int, checkpoint: str = "best", **options: Any
+    ) -> list[str]:
+        """Texts of the trained model; see `write_texts` for the options.
+
+        Args:
+            prompt: what to go on from; the run's own prompt if None.
+            length: characters to write.
+            checkpoint: whose parameters write, "best" or "last".
+            options: count, sampler, unknown, seed.
+        """
+        config, vocabulary = self.config, self.vocabulary
+        return write_texts(
+            config.make_model(len(vocabulary)),
+            self.load_params(checkpoint),
+            vocabulary,
+            self.prompt if prompt is None else prompt,
+            window=config.bptt,
+            length=length,
+            **options,
+        )
+
     def add_row(self, row: Row) -> None:
         """Append to the history."""
         with open(self.folder / "history.jsonl", "a") as file:
@@ -176,7 +200,9 @@ class Run:
         os.replace(partial, self.folder / name)
 
 
-def carry_out(run: Run, experiment: Experiment, *, resume: bool = False) -> Iterator[Progress]:
+def carry_out(
+    run: Run, experiment: Experiment, *, resume: bool = False
+) -> Generator[Progress, None, None]:
     """Train, and keep the run's folder up to date; yields what `training` yields.
 
     A caller that stops early calls `close()` on this generator: that writes the last checkpoint.

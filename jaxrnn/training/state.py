@@ -1,5 +1,6 @@
 """What training changes, in one value."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ import optax
 from jax import lax
 
 from jaxrnn.nn.cells import Carry
-from jaxrnn.nn.models import CharModel
+from jaxrnn.nn.model import CharModel
 
 
 class TrainState(NamedTuple):
@@ -34,10 +35,15 @@ def make_state(
 ) -> TrainState:
     """A fresh state: drawn parameters, a carry of zeros for `batch` streams, step 0."""
     params_key, run_key = jax.random.split(key)
-    carry = model.initial_carry(batch)
-    tokens = jnp.zeros((3, batch), jnp.int32)
-    params = model.init(params_key, carry, tokens)["params"]
-    return TrainState(params, optimizer.init(params), carry, jnp.zeros((), jnp.int32), run_key)
+    params = _init(model, batch, params_key)
+    step = jnp.zeros((), jnp.int32)
+    return TrainState(params, optimizer.init(params), model.initial_carry(batch), step, run_key)
+
+
+@partial(jax.jit, static_argnames=("model", "batch"))
+def _init(model: CharModel, batch: int, key: jax.Array) -> Any:
+    tokens = jnp.zeros((3, batch), jnp.int32)  # three characters, as Char3Model reads them
+    return model.init(key, model.initial_carry(batch), tokens)["params"]
 
 
 def repackage(carry: Carry) -> Carry:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from jaxrnn.data.windows import Windows
 from jaxrnn.nn.cells import Carry
 from jaxrnn.nn.losses import nll_loss
-from jaxrnn.nn.models import CharModel
+from jaxrnn.nn.model import CharModel, apply_model
 from jaxrnn.training.state import TrainState, carry_for, repackage
 
 
@@ -59,9 +59,10 @@ def batch_loss(
     """
     steps, rows = batch.inputs.shape
     carry = repackage(carry_for(model, carry, rows))
-    named = {} if batch.length is None else {"lengths": jnp.full(rows, batch.length)}
-    rngs = None if key is None else {"dropout": key}
-    carry, log_probs = model.apply({"params": params}, carry, batch.inputs, rngs=rngs, **named)
+    lengths = None if batch.length is None else jnp.full(rows, batch.length)
+    carry, log_probs = apply_model(
+        model, params, carry, batch.inputs, lengths=lengths, dropout_key=key
+    )
     every_step = log_probs.ndim == 3
     targets = batch.targets if every_step else batch.targets[-1]
     weights = _weights(batch, steps, rows, log_probs.dtype)

@@ -1,0 +1,94 @@
+"""Evaluation: the mean loss of a model on a text."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrnn.data.windows import Windows
+from jaxrnn.nn.cells import Carry
+from jaxrnn.nn.model import CharModel
+from jaxrnn.training.state import carry_for
+from jaxrnn.training.steps import eval_steps
+
+STEPS_IN_ONE_PROGRAM = 64
+"""Room for this many steps in a compiled program, of training and of evaluation."""
+
+
+class Source(Protocol):
+    """Where windows come from: a `BpttStream` or a `WindowSet`."""
+
+    @property
+    def tokens(self) -> np.ndarray: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def sizes(self) -> tuple[int, ...]: ...
+    @property
+    def padded(self) -> bool: ...
+    @property
+    def steps_per_epoch(self) -> int: ...
+    def steps(self, epoch: int) -> int: ...
+    def windows(self, epoch: int, first: int, count: int) -> Windows: ...
+
+
+class Evaluated(NamedTuple):
+    """How far an evaluation has come.
+
+    Attributes:
+        share: of the windows, in (0, 1].
+        carry: the carry after the last window read.
+        nats: the mean loss so far, in nats per character.
+    """
+
+    share: float
+    carry: Carry
+    nats: float
+
+
+def evaluation(
+    model: CharModel,
+    params: Any,
+    source: Source,
+    carry: Carry | None = None,
+    epoch: int = 0,
+    *,
+    tokens: jax.Array | None = None,
+) -> Iterator[Evaluated]:
+    """Evaluate, and yield how far it has come.
+
+    The mean is weighted by the windows' lengths, as in the course.
+
+    Args:
+        model: the model.
+        params: its parameters.
+        source: what to evaluate on.
+        carry: the carry to start from; zeros if None or of another batch size.
+        epoch: whose windows to read.
+        tokens: `source.tokens` on the device, if they are there already.
+    """
+    if carry is None:
+        carry = model.initial_carry(source.batch, jax.tree.leaves(params)[0].dtype)
+    carry = carry_for(model, carry, source.batch)
+    tokens = jnp.asarray(source.tokens) if tokens is None else tokens
+    total, weight, count = 0.0, 0.0, source.steps(epoch)
+    for first in range(0, count, STEPS_IN_ONE_PROGRAM):
+        windows = source.windows(epoch, first, STEPS_IN_ONE_PROGRAM)
+        steps = min(STEPS_IN_ONE_PROGRAM, count - first)
+        carry, losses = eval_steps(
+            model, params, carry, tokens, windows, steps, sizes=source.sizes, padded=source.padded
+        )
+        weights = (windows.lengths * windows.rows)[:steps].astype(float)
+        total += float(np.asarray(losses, float)[:steps] @ weights)
+        weight += float(weights.sum())
+        yield Evaluated((first + steps) / count, carry, total / weight)
+
+
+def evaluate(
+    model: CharModel, params: Any, source: Source, carry: Carry | None = None
+) -> tuple[Carry, float]:
+    """The carry after `source`, and the mean loss on it in nats per character."""
+    *_, last = evaluation(model, params, source, carry)
+    return last.carry, last.nats
