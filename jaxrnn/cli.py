@@ -24,7 +24,7 @@ from jaxrnn.terminal import (
     stop_requests,
 )
 from jaxrnn.training.config import Config
-from jaxrnn.training.evaluation import evaluation
+from jaxrnn.training.evaluation import Source, evaluation
 from jaxrnn.training.experiment import Experiment, evaluation_source, prepare
 from jaxrnn.training.history import NonFiniteLossError, Row
 from jaxrnn.training.loop import Progress
@@ -146,23 +146,24 @@ class Evaluate:
 
     def __call__(self) -> int:
         run = Run(self.run)
-        config, vocabulary = run.config, run.vocabulary
-        corpus = load_corpus(self.corpus or config.corpus, validation=config.validation)
-        if self.corpus is None:
-            documents = corpus.split(config.validation_fraction)[1]
-        else:
-            documents = (*corpus.documents, *(corpus.validation or ()))
-        source = evaluation_source(config, vocabulary, documents, unknown=self.unknown)
-        model, params = config.make_model(len(vocabulary)), run.load_params(self.checkpoint)
+        source = self._source(run)
+        model, params = run.config.make_model(len(run.vocabulary)), run.load_params(self.checkpoint)
         with Screen() as screen:
             for evaluated in evaluation(model, params, source):
                 nats = evaluated.nats
                 screen.show("evaluating", evaluated.share, f"{nats:.4f} nats")
-        print(f"characters          {sum(map(len, documents)):,}")
+        print(f"characters          {len(source.tokens):,}")
         print(f"nats per character  {nats:.4f}")
         print(f"bits per character  {bits_per_character(nats):.4f}")
         print(f"perplexity          {perplexity(nats):.4f}")
         return 0
+
+    def _source(self, run: Run) -> Source:
+        if self.corpus is None:
+            return run.experiment().validation
+        corpus = load_corpus(self.corpus)
+        documents = (*corpus.documents, *(corpus.validation or ()))
+        return evaluation_source(run.config, run.vocabulary, documents, unknown=self.unknown)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,7 +276,7 @@ def _train(run: Run, experiment: Experiment, *, resume: bool) -> int:
     print(f"\nThe loss curve is {run.folder / 'loss.png'}. What to type next:")
     print(f'  {command} sample {run.folder} --prompt "{run.prompt}" --temperature 0.7')
     print(f"  {command} evaluate {run.folder}")
-    print(f"  {command} train --recipe stateful-lstm --corpus FILE")
+    print(f"  {command} train --corpus FILE.txt")
     return 0
 
 

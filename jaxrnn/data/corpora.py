@@ -41,12 +41,10 @@ class Corpus:
 
     @property
     def sha256(self) -> str:
-        """The checksum of every document, training and validation, as UTF-8."""
-        digest = hashlib.sha256()
-        for documents in (self.documents, self.validation or ()):
-            for document in documents:
-                digest.update(hashlib.sha256(document.encode()).digest())
-            digest.update(b"|")
+        """The checksum of the text as UTF-8; a single file without a BOM has that of the file."""
+        digest = hashlib.sha256("\0".join(self.documents).encode())
+        for document in self.validation or ():
+            digest.update(b"\0\0" + document.encode())
         return digest.hexdigest()
 
     def split(self, fraction: float = 0.2) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -141,8 +139,8 @@ def data_folder() -> Path:
 _ONES = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
     "fifteen sixteen seventeen eighteen nineteen"
-)
-_TENS = "_ _ twenty thirty forty fifty sixty seventy eighty ninety"
+).split(" ")
+_TENS = "- - twenty thirty forty fifty sixty seventy eighty ninety".split(" ")
 
 
 def number_in_words(n: int) -> str:
@@ -154,8 +152,8 @@ def number_in_words(n: int) -> str:
             head, tail = divmod(n, size)
             return f"{number_in_words(head)} {word}" + (f" {number_in_words(tail)}" if tail else "")
     if n < 20:
-        return _ONES.split()[n]
-    return _TENS.split()[n // 10] + (f" {_ONES[n % 10]}" if n % 10 else "")
+        return _ONES[n]
+    return _TENS[n // 10] + (f" {_ONES[n % 10]}" if n % 10 else "")
 
 
 def _download(path: Path) -> None:

@@ -1,0 +1,72 @@
+"""Oracles: slow, obvious versions of what the library does fast."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxrnn import RNN, Cell
+from jaxrnn.nn.cells import Carry
+
+EXACT = 1e-12
+"""For float64: round-off of sums of about 100 terms is near 1e-15, a wrong term near 1e-2."""
+FLOAT32 = 2e-5
+"""For float32 gradients of a few steps: 100 times its round-off."""
+
+
+def relative(x: Any, y: Any) -> float:
+    """The largest |x - y|_2 / |y|_2 over the leaves of two trees of the same structure."""
+    errors = jax.tree.map(_relative, x, y)
+    return max(jax.tree.leaves(errors), default=0.0)
+
+
+def _relative(x: Any, y: Any) -> float:
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    assert x.shape == y.shape
+    scale = np.linalg.norm(y)
+    return float(np.linalg.norm(x - y) / scale) if scale else float(np.linalg.norm(x))
+
+
+def scan_oracle(
+    cell: Cell, reverse: bool, weight_hh: Any, bias_hh: Any, carry: Carry, x_gates: Any
+) -> tuple[Carry, Any]:
+    """`recurrence` as a plain `lax.scan`, with autodiff's own backward pass."""
+
+    def body(carry: Carry, x: Any) -> tuple[Carry, Any]:
+        carry = cell.step(carry, x, carry.h @ weight_hh.T + bias_hh)
+        return carry, carry.h
+
+    return lax.scan(body, carry, x_gates, reverse=reverse)
+
+
+def loop_oracle(
+    cell: Cell, reverse: bool, weight_hh: Any, bias_hh: Any, carry: Carry, x_gates: Any
+) -> tuple[Carry, Any]:
+    """`recurrence` as a Python loop."""
+    steps = range(len(x_gates))
+    ys: list[Any] = [None] * len(x_gates)
+    for t in reversed(steps) if reverse else steps:
+        carry = cell.step(carry, x_gates[t], carry.h @ weight_hh.T + bias_hh)
+        ys[t] = carry.h
+    return carry, jnp.stack(ys)
+
+
+def random_tree(key: jax.Array, like: Any) -> Any:
+    """A tree of standard normal numbers in the shapes of `like`: no zero hides a missing term."""
+    leaves, tree = jax.tree.flatten(like)
+    keys = jax.random.split(key, len(leaves))
+    drawn = [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(tree, drawn)
+
+
+def random_stack(
+    rnn: RNN, inputs: int, batch: int, steps: int, dtype: Any, seed: int = 0
+) -> tuple[Any, Any, Any]:
+    """Parameters, carry and inputs of a stack: random, nothing zero."""
+    keys = jax.random.split(jax.random.key(seed), 3)
+    carry = random_tree(keys[0], rnn.initial_carry(batch, dtype))
+    xs = jax.random.normal(keys[1], (steps, batch, inputs), dtype)
+    params = jax.jit(rnn.init)(keys[2], carry, xs)["params"]
+    return jax.tree.map(lambda p: p.astype(dtype), params), carry, xs

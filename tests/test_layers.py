@@ -1,0 +1,124 @@
+"""The recurrent stack: depth, directions, dropout, initialisation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import EXACT, random_stack, relative
+
+from jaxrnn import CELLS, GRU, LSTM, RNN, TANH
+from jaxrnn.nn.layers import dense, embed, identity
+
+T, B, I, H = 6, 4, 5, 7
+
+
+def only(params, layer, suffix=""):
+    """The parameters of one layer and direction, named as those of a stack of one."""
+    end = f"_l{layer}{suffix}"
+    return {name.removesuffix(end) + "_l0": p for name, p in params.items() if name.endswith(end)}
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_stack_equals_layer_upon_layer(cell):
+    rnn, one = RNN(cell, H, layers=2), RNN(cell, H)
+    params, carry, xs = random_stack(rnn, I, B, T, jnp.float64)
+    whole = jax.jit(rnn.apply)({"params": params}, carry, xs)
+    after = []
+    for layer in range(2):
+        (last,), xs = jax.jit(one.apply)(
+            {"params": only(params, layer)}, carry[layer : layer + 1], xs
+        )
+        after.append(last)
+    assert relative(whole, (tuple(after), xs)) < EXACT
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_backward_direction_equals_forward_on_flipped_time(cell):
+    rnn, one = RNN(cell, H, bidirectional=True), RNN(cell, H)
+    params, carry, xs = random_stack(rnn, I, B, T, jnp.float64)
+    after, ys = jax.jit(rnn.apply)({"params": params}, carry, xs)
+    forward = jax.jit(one.apply)({"params": only(params, 0)}, carry[:1], xs)
+    backward = jax.jit(one.apply)({"params": only(params, 0, "_reverse")}, carry[1:], xs[::-1])
+    assert relative(after, (forward[0][0], backward[0][0])) < EXACT
+    assert relative(ys, jnp.concatenate([forward[1], backward[1][::-1]], axis=-1)) < EXACT
+
+
+def test_dropout_acts_between_layers_and_only_with_a_key():
+    rnn = RNN(GRU, H, layers=2, dropout=0.5)
+    params, carry, xs = random_stack(rnn, I, B, T, jnp.float32)
+    quiet = jax.jit(rnn.apply)({"params": params}, carry, xs)
+    again = jax.jit(rnn.apply)({"params": params}, carry, xs)
+    dropped = jax.jit(rnn.apply)({"params": params}, carry, xs, rngs={"dropout": jax.random.key(1)})
+    assert relative(quiet, again) == 0
+    assert relative(dropped[0][0], quiet[0][0]) == 0  # layer 0's carry is before the dropout
+    assert relative(dropped[1], quiet[1]) > 0.01
+    one = RNN(GRU, H, dropout=0.5)
+    params, carry, xs = random_stack(one, I, B, T, jnp.float32)
+    last = jax.jit(one.apply)({"params": params}, carry, xs, rngs={"dropout": jax.random.key(1)})
+    assert relative(last, jax.jit(one.apply)({"params": params}, carry, xs)) == 0
+
+
+def test_given_masks_replace_drawn_ones_and_rescale():
+    rnn, one = RNN(LSTM, H, layers=2, dropout=0.25), RNN(LSTM, H)
+    params, carry, xs = random_stack(rnn, I, B, T, jnp.float32)
+    mask = jax.random.bernoulli(jax.random.key(3), 0.75, (T, B, H))
+    _, ys = jax.jit(rnn.apply)({"params": params}, carry, xs, dropout_masks=[mask])
+    _, below = jax.jit(one.apply)({"params": only(params, 0)}, carry[:1], xs)
+    _, expected = jax.jit(one.apply)({"params": only(params, 1)}, carry[1:], below * mask / 0.75)
+    assert relative(ys, expected) < 1e-6
+
+
+def test_drawn_masks_keep_the_right_share_and_differ_by_step():
+    rnn = RNN(TANH, 400, layers=2, dropout=0.3)
+    params, carry, xs = random_stack(rnn, I, B, T, jnp.float32)
+    top = jax.tree.map(jnp.zeros_like, only(params, 1))
+    top["weight_ih_l0"] = jnp.eye(400)
+    params = {**params, **{name.replace("_l0", "_l1"): p for name, p in top.items()}}
+    key = {"dropout": jax.random.key(5)}
+    _, ys = jax.jit(rnn.apply)({"params": params}, (carry[0], TANH.zeros(B, 400)), xs, rngs=key)
+    kept = np.asarray(ys) != 0  # the top layer passes each dropped output on as tanh(0) = 0
+    assert abs(kept.mean() - 0.7) < 0.02  # 9,600 draws: five standard deviations
+    assert (kept[0] != kept[1]).any()
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_parameters_have_torch_names_shapes_and_spread(cell):
+    rnn = RNN(cell, 200, layers=2, bidirectional=True)
+    params, _, _ = random_stack(rnn, 30, 2, 3, jnp.float32)
+    width = len(cell.gates) * 200
+    for layer, inputs in ((0, 30), (1, 400)):
+        for suffix in ("", "_reverse"):
+            shapes = {
+                "weight_ih": (width, inputs),
+                "weight_hh": (width, 200),
+                "bias_ih": (width,),
+                "bias_hh": (width,),
+            }
+            for name, shape in shapes.items():
+                p = np.asarray(params.pop(f"{name}_l{layer}{suffix}"))
+                bound = 1 / np.sqrt(200)
+                assert p.shape == shape
+                assert 0.9 * bound < np.abs(p).max() <= bound
+                assert abs(p.std() / (bound / np.sqrt(3)) - 1) < 0.15  # 200 draws or more
+    assert not params
+
+
+def test_dense_and_embedding_start_as_torch():
+    kernel, bias = jax.tree.leaves(
+        [
+            dense(300, 16).init(jax.random.key(0), jnp.zeros((1, 16)))["params"][name]
+            for name in ("kernel", "bias")
+        ]
+    )
+    for p in (kernel, bias):
+        assert 0.9 / 4 < np.abs(p).max() <= 1 / 4
+    table = embed(200, 50).init(jax.random.key(0), jnp.zeros(1, int))["params"]["embedding"]
+    assert abs(np.std(table) - 1) < 0.03  # 10,000 draws: four standard deviations
+
+
+def test_identity_needs_a_square_weight():
+    np.testing.assert_array_equal(identity(jax.random.key(0), (4, 4)), np.eye(4))
+    with pytest.raises(ValueError, match="12 x 4"):
+        identity(jax.random.key(0), (12, 4))

@@ -1,0 +1,151 @@
+"""The recurrence against its oracles, in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import EXACT, loop_oracle, random_stack, random_tree, relative, scan_oracle
+
+from jaxrnn import CELLS, LSTM, RNN, TANH, Cell, Hidden, gates_of
+from jaxrnn.nn.recurrence import alive_steps, recurrence
+
+T, B, I, H = 6, 4, 5, 7  # all different, so that a swapped axis shows
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def forgetful_step(carry, x_gates, h_gates):
+    forget, candidate = gates_of(x_gates + h_gates, 2)
+    forget = jax.nn.sigmoid(forget)
+    return Hidden(forget * carry.h + (1 - forget) * jnp.tanh(candidate))
+
+
+FORGETFUL = Cell("forgetful", gates=("f", "n"), step=forgetful_step)
+
+every_cell = pytest.mark.parametrize("cell", [*CELLS.values(), FORGETFUL], ids=lambda c: c.name)
+
+
+def arguments(cell, seed=0):
+    keys = jax.random.split(jax.random.key(seed), 4)
+    width = len(cell.gates) * H
+    weight_hh = jax.random.normal(keys[0], (width, H)) / 3
+    bias_hh = jax.random.normal(keys[1], (width,)) / 3
+    carry = random_tree(keys[2], cell.zeros(B, H, jnp.float64))
+    return weight_hh, bias_hh, carry, jax.random.normal(keys[3], (T, B, width))
+
+
+def value_and_gradients(run, *args):
+    """Outputs, and the gradients of a sum in which every output has a weight of its own."""
+
+    def loss(*args):
+        outputs = run(*args)
+        leaves = jax.tree.leaves(outputs)
+        weights = [jnp.cos(jnp.arange(x.size) + 1.0).reshape(x.shape) for x in leaves]
+        return sum((w * x).sum() for w, x in zip(weights, leaves, strict=True)), outputs
+
+    gradient = jax.jit(jax.value_and_grad(loss, tuple(range(len(args))), has_aux=True))
+    (_, outputs), gradients = gradient(*args)
+    return outputs, gradients
+
+
+@every_cell
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("oracle", [scan_oracle, loop_oracle])
+def test_values_and_gradients_equal_the_oracle(cell, reverse, oracle):
+    args = arguments(cell)
+    ours = value_and_gradients(lambda *a: recurrence(cell, reverse, *a), *args)
+    plain = value_and_gradients(lambda *a: oracle(cell, reverse, *a), *args)
+    assert relative(ours, plain) < EXACT
+
+
+@every_cell
+@pytest.mark.parametrize("reverse", [False, True])
+def test_lengths_equal_each_sequence_alone(cell, reverse):
+    weight_hh, bias_hh, carry, x_gates = arguments(cell)
+    lengths = np.array([6, 1, 4, 0])
+    alive = alive_steps(jnp.array(lengths), T)
+    (last, ys), gradients = value_and_gradients(
+        lambda w, b, c, x: recurrence(cell, reverse, w, b, c, x, alive),
+        weight_hh, bias_hh, carry, x_gates,
+    )  # fmt: skip
+    for row, length in enumerate(lengths):
+        alone = jax.tree.map(lambda x, row=row: x[row : row + 1], carry)
+        xs = x_gates[:length, row : row + 1]
+        if length == 0:
+            expected, expected_ys = alone, jnp.zeros((0, 1, H))
+        else:
+            expected, expected_ys = loop_oracle(cell, reverse, weight_hh, bias_hh, alone, xs)
+        assert relative(jax.tree.map(lambda x, row=row: x[row : row + 1], last), expected) < EXACT
+        assert relative(ys[:length, row : row + 1], expected_ys) < EXACT
+        assert not np.any(ys[length:, row])
+        assert not np.any(gradients[3][length:, row])
+
+
+@every_cell
+def test_two_halves_with_carry_equal_whole(cell):
+    weight_hh, bias_hh, carry, x_gates = arguments(cell)
+    whole = recurrence(cell, False, weight_hh, bias_hh, carry, x_gates)
+    middle, first = recurrence(cell, False, weight_hh, bias_hh, carry, x_gates[:2])
+    last, second = recurrence(cell, False, weight_hh, bias_hh, middle, x_gates[2:])
+    assert relative((last, jnp.concatenate([first, second])), whole) < EXACT
+
+
+@every_cell
+def test_batch_rows_are_independent(cell):
+    weight_hh, bias_hh, carry, x_gates = arguments(cell)
+    other = x_gates.at[:, 2].add(1.0)
+    _, ys = recurrence(cell, False, weight_hh, bias_hh, carry, x_gates)
+    _, changed = recurrence(cell, False, weight_hh, bias_hh, carry, other)
+    kept = np.array([0, 1, 3])
+    np.testing.assert_array_equal(ys[:, kept], changed[:, kept])
+    assert np.abs(ys[:, 2] - changed[:, 2]).max() > 1e-3
+
+
+@every_cell
+def test_gradient_agrees_with_finite_differences(cell):
+    args = arguments(cell)
+    direction = random_tree(jax.random.key(9), args)
+
+    def loss(*args):
+        last, ys = recurrence(cell, False, *args)
+        return jnp.sin(ys).sum() + sum(jnp.cos(x).sum() for x in last)
+
+    gradients = jax.jit(jax.grad(loss, (0, 1, 2, 3)))(*args)
+    loss = jax.jit(loss)
+    slope = sum(
+        (g * d).sum()
+        for g, d in zip(jax.tree.leaves(gradients), jax.tree.leaves(direction), strict=True)
+    )
+    step = 1e-6
+    there = loss(*jax.tree.map(lambda a, d: a + step * d, args, direction))
+    back = loss(*jax.tree.map(lambda a, d: a - step * d, args, direction))
+    np.testing.assert_allclose((there - back) / (2 * step), slope, rtol=1e-6)
+
+
+@pytest.mark.parametrize("cell", [TANH, LSTM], ids=lambda c: c.name)
+def test_second_derivative_equals_the_oracle(cell):
+    weight_hh, *rest = arguments(cell)
+
+    def curvature(run):
+        def norm(weight):
+            grad = jax.grad(lambda w: jnp.sin(run(cell, False, w, *rest)[1]).sum())(weight)
+            return (grad**2).sum()
+
+        return jax.jit(jax.grad(norm))(weight_hh)
+
+    assert relative(curvature(recurrence), curvature(scan_oracle)) < EXACT
+
+
+@every_cell
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_stack_with_lengths_equals_each_sequence_alone(cell, bidirectional):
+    rnn = RNN(cell, H, layers=2, bidirectional=bidirectional)
+    params, carry, xs = random_stack(rnn, I, B, T, jnp.float64)
+    lengths = np.array([6, 1, 4, 6])
+    apply = jax.jit(rnn.apply)
+    last, ys = apply({"params": params}, carry, xs, lengths=jnp.array(lengths))
+    for row, length in enumerate(lengths):
+        alone = jax.tree.map(lambda x, row=row: x[row : row + 1], carry)
+        expected = apply({"params": params}, alone, xs[:length, row : row + 1])
+        got = jax.tree.map(lambda x, row=row: x[row : row + 1], last)
+        assert relative((got, ys[:length, row : row + 1]), expected) < EXACT
