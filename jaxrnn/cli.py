@@ -31,7 +31,7 @@ from jaxrnn.training.loop import Progress
 from jaxrnn.training.plots import draw_losses, draw_rates
 from jaxrnn.training.range_test import range_test
 from jaxrnn.training.recipes import RECIPES
-from jaxrnn.training.runs import Run, carry_out
+from jaxrnn.training.runs import Run, carry_out, checked_name
 
 DESCRIPTION = """Recurrent character models in JAX: train them on text, let them write.
 
@@ -60,14 +60,14 @@ class Train:
             run = Run(self.resume)
             experiment = run.experiment()
         else:
+            folder = self._folder()
             experiment = prepare(self.config)
-            prompt = self._prompt(experiment)
-            run = Run.create(self._folder(), experiment, prompt=prompt)
+            run = Run.create(folder, experiment, prompt=self._prompt(experiment))
         return _train(run, experiment, resume=self.resume is not None)
 
     def _folder(self) -> Path:
         if self.name is not None:
-            return RUNS / self.name
+            return RUNS / checked_name(self.name)
         names = [self.recipe, *(f"{self.recipe}-{n}" for n in range(2, 10_000))]
         return next(RUNS / name for name in names if not (RUNS / name).exists())
 

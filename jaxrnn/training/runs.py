@@ -39,6 +39,20 @@ class RunError(ValueError):
     """A run folder that cannot be made, read or gone on with; the message says what to do."""
 
 
+def checked_name(name: str) -> str:
+    """`name`, if it can name a run: so it stays within its folder, on every system.
+
+    Raises:
+        RunError: if it cannot.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name):
+        raise RunError(
+            "A run's name has 1 to 100 letters (a to z), digits, '.', '_' and '-', and does not "
+            f"begin with '.', got {name!r}."
+        )
+    return name
+
+
 class Run:
     """A run's folder.
 
@@ -57,10 +71,6 @@ class Run:
             RunError: if something is there already, or the folder cannot be made.
         """
         run = cls(folder)
-        if not re.fullmatch(r"[\w.-]+", run.folder.name):
-            raise RunError(
-                f"A run's name has letters, digits, '.', '_' and '-', got {run.folder.name!r}."
-            )
         try:
             run.folder.mkdir(parents=True)
         except FileExistsError:

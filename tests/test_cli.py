@@ -1,0 +1,231 @@
+"""The command line, from a text file to a sample; mistakes give one line and exit code 2."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import pytest
+from safetensors.numpy import load_file
+
+from jaxrnn import cli
+from jaxrnn.training import runs
+
+TEXT = "the quick brown fox jumps over the lazy dog.\n" * 60
+SMALL = ["--embedding", "4", "--hidden", "8", "--batch", "8", "--no-random-bptt", "--seed", "1"]
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path, monkeypatch):
+    """An empty folder with a text; the compilation cache stays out of the user's."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "text.txt").write_text(TEXT)
+    before = jax.config.jax_compilation_cache_dir
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def train(*flags):
+    return cli.main(["train", "--corpus", "text.txt", *SMALL, *flags])
+
+
+def history(name):
+    lines = Path(f"runs/{name}/history.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    for row in rows:
+        del row["characters_per_second"]
+    return rows
+
+
+def error_of(capsys, *arguments):
+    """The one line that a mistake prints; nothing is left behind."""
+    before = set(os.listdir("."))
+    assert cli.main(list(arguments)) == 2
+    captured = capsys.readouterr()
+    lines = captured.err.splitlines()
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith("error: ")
+    assert set(os.listdir(".")) == before
+    return lines[0]
+
+
+def test_train_sample_evaluate(capsys, tmp_path):
+    assert train("--name", "fox", "--schedule", "3 x 1e-2", "--prompt", "the q") == 0
+    printed = capsys.readouterr().out
+    assert "CharSeqStatefulGRU with" in printed
+    assert "jaxrnn sample runs/fox" in printed
+    files = {p.name for p in (tmp_path / "runs/fox").iterdir()}
+    assert files == {
+        "config.json",
+        "vocabulary.json",
+        "history.jsonl",
+        "last.safetensors",
+        "best.safetensors",
+        "loss.png",
+    }
+    rows = history("fox")
+    losses = [r["validation"] for r in rows if r["validation"] is not None]
+    assert len(losses) == 3
+    assert losses[-1] < losses[0]
+
+    assert cli.main(["sample", "runs/fox", "--prompt", "The fox", "--length", "50"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("the fox")
+    assert len(text) == len("the fox") + 50 + 1
+    sample = ["sample", "runs/fox", "--greedy", "--count", "2", "--length", "5"]
+    assert cli.main(sample) == 0
+    one, two = capsys.readouterr().out.split("\n" + "-" * 40 + "\n")
+    assert one + "\n" == two
+    assert one.startswith("the q")
+    assert cli.main(["sample", "runs/fox", "--prompt", "t2he", "--unknown", "skip"]) == 0
+    assert capsys.readouterr().out.startswith("the")
+
+    assert cli.main(["evaluate", "runs/fox", "--corpus", "text.txt"]) == 0
+    lines = dict(line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert float(lines["nats per character"]) == pytest.approx(losses[-1], abs=0.3)
+    assert int(lines["characters"].replace(",", "")) == len(TEXT) + 1
+    assert cli.main(["evaluate", "runs/fox"]) == 0
+
+
+def test_a_run_that_is_stopped_and_resumed_equals_one_that_is_not(capsys, monkeypatch):
+    flags = ["--schedule", "2 x 1e-2"]
+    assert train("--name", "whole", *flags) == 0
+    monkeypatch.setattr("jaxrnn.training.loop.SECONDS_IN_ONE_PROGRAM", 0.0)  # one step at a time
+    shown = cli._show
+    steps = []
+
+    def interrupt(*args):
+        shown(*args)
+        steps.append(1)
+        if len(steps) in (3, 12, 30):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(cli, "_show", interrupt)
+    assert train("--name", "pieces", *flags) == 130
+    assert "train --resume runs/pieces" in capsys.readouterr().out
+    resumed = [cli.main(["train", "--resume", "runs/pieces"]) for _ in range(3)]
+    assert resumed == [130, 130, 0]
+    assert history("pieces") == history("whole")
+    one, other = (load_file(f"runs/{name}/last.safetensors") for name in ("pieces", "whole"))
+    assert one.keys() == other.keys()
+    assert all(one[name].tobytes() == other[name].tobytes() for name in one)
+
+
+def test_an_interrupted_process_saves_and_says_how_to_go_on():
+    command = [
+        sys.executable,
+        "-m",
+        "jaxrnn",
+        "train",
+        "--schedule",
+        "500 x 1e-3",
+        "--name",
+        "long",
+    ]
+    flags = ["--corpus", "text.txt", *SMALL]
+    process = subprocess.Popen(
+        [*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while process.poll() is None and not os.path.exists("runs/long/best.safetensors"):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "")
+    assert "Stopped and saved. Go on with:" in out
+    assert "train --resume runs/long" in out
+
+
+def test_every_value_of_a_recipe_can_be_overridden():
+    assert train("--recipe", "rnn", "--bptt", "5", "--schedule", "1 x 1e-3", "--batch=16") == 0
+    config = runs.Run("runs/rnn").config
+    assert (config.model, config.bptt, config.batch, config.hidden) == ("CharRnn", 5, 16, 8)
+    assert train("--recipe", "rnn", "--bptt", "5", "--schedule", "1 x 1e-3") == 0
+    assert os.path.exists("runs/rnn-2")  # without a name, the next free one
+
+
+def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(capsys):
+    relu = ["--model", "CharLM", "--cell", "relu", "--optimizer", "sgd"]
+    assert train("--name", "wild", "--schedule", "1 x 1e-2, 1 x 1e30", *relu) == 1
+    error = capsys.readouterr().err
+    assert "with learning rate 1e+30" in error
+    assert "at step" in error
+    run = runs.Run("runs/wild")
+    _, position, _ = run.load("last", jax.eval_shape(run.experiment().fresh_state))
+    assert position.epoch == 1
+
+
+def test_find_rate_suggests_and_draws(capsys, tmp_path):
+    assert cli.main(["find-rate", "--corpus", "text.txt", *SMALL, "--steps", "40"]) == 0
+    assert "falls fastest at a learning rate of" in capsys.readouterr().out
+    assert (tmp_path / "learning-rates.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_recipes_are_listed(capsys):
+    assert cli.main(["recipes"]) == 0
+    assert "stateful-gru" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "text.txt is empty"),
+        (b"a", "too short for 8 streams"),
+        (b"abcabcabc", "too short for 8 streams"),
+        (b"caf\xe9", "not UTF-8: byte 0xe9 at position 3"),
+    ],
+)
+def test_bad_texts(capsys, tmp_path, content, message):
+    (tmp_path / "text.txt").write_bytes(content)
+    assert message in error_of(capsys, "train", "--corpus", "text.txt", *SMALL)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--corpus", "missing.txt"], "There is no corpus missing.txt"),
+        (["train", "--corpus", "folder"], "no file with text"),
+        (["train", "--batch", "0"], "batch must be at least 1, got 0"),
+        (["train", "--bptt", "0"], "bptt must be at least 1, got 0"),
+        (["train", "--bptt", "x"], "--bptt"),
+        (["train", "--recipe", "nothing"], "There is no recipe 'nothing'"),
+        (["train", "--colour", "red"], "Unrecognized options: --colour, red"),
+        (["train", "--corpus", "text.txt", "--prompt", "été"], "'é' (U+00E9) at position 0"),
+        (["train", "--corpus", "text.txt", *SMALL, "--name", "../x"], "A run's name has"),
+        (["train", "--resume", "folder"], "folder is not a run"),
+        (["train", "--resume", "folder", "--seed", "2"], "takes no other flag"),
+        (["sample", "folder"], "folder is not a run"),
+        (["sample"], "Missing from jaxrnn sample"),
+        (["evaluate", "folder"], "folder is not a run"),
+        (["find-rate", "--corpus", "text.txt", "--steps", "1"], "at least 3 steps"),
+        (["tran"], "Unrecognized options: tran"),
+        ([], "Expected one of"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes(capsys, tmp_path, arguments, message):
+    (tmp_path / "folder").mkdir()
+    assert message in error_of(capsys, *arguments)
+
+
+def test_mistakes_with_a_run(capsys, tmp_path):
+    assert train("--name", "fox", "--schedule", "1 x 1e-2") == 0
+    capsys.readouterr()
+    flags = ["train", "--corpus", "text.txt", *SMALL, "--name", "fox"]
+    assert "runs/fox exists. Go on with it (--resume runs/fox)" in error_of(capsys, *flags)
+    sample = ["sample", "runs/fox"]
+    assert "'%' (U+0025) at position 2" in error_of(capsys, *sample, "--prompt", "th% quick")
+    assert "at least 1" in error_of(capsys, *sample, "--length", "0")
+    assert "needs at least 1" in error_of(capsys, *sample, "--prompt", "")
+    (tmp_path / "text.txt").write_text(TEXT + "More.")
+    assert "has changed since the run began" in error_of(capsys, "train", "--resume", "runs/fox")
+    listed = json.loads((tmp_path / "runs/fox/vocabulary.json").read_text())
+    listed["itos"].append("é")
+    (tmp_path / "runs/fox/vocabulary.json").write_text(json.dumps(listed))
+    assert "params/e/embedding: expected" in error_of(capsys, *sample)
+    (tmp_path / "runs/fox/vocabulary.json").write_text("{")
+    assert "vocabulary.json is damaged" in error_of(capsys, *sample)
