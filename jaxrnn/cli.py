@@ -38,6 +38,8 @@ DESCRIPTION = """Recurrent character models in JAX: train them on text, let them
 Start with `train`; it needs no download."""
 
 RUNS = Path("runs")
+SHOWN_TEMPERATURE = 0.5
+"""Of the sample after training: bold enough that words are spelt right after a minute."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,9 +274,9 @@ def _train(run: Run, experiment: Experiment, *, resume: bool) -> int:
         print(f"\nStopped and saved. Go on with:\n  {command} train --resume {run.folder}")
         return INTERRUPTED
     print(f"\n{run.folder.name} writes:\n")
-    print(run.write(None, length=400, sampler=Sampler(temperature=0.7))[0])
+    print(run.write(None, length=400, sampler=Sampler(temperature=SHOWN_TEMPERATURE))[0])
     print(f"\nThe loss curve is {run.folder / 'loss.png'}. What to type next:")
-    print(f'  {command} sample {run.folder} --prompt "{run.prompt}" --temperature 0.7')
+    print(f'  {command} sample {run.folder} --prompt "{run.prompt}" --temperature 0.8')
     print(f"  {command} evaluate {run.folder}")
     print(f"  {command} train --corpus FILE.txt")
     return 0

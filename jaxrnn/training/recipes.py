@@ -52,8 +52,8 @@ _LSTM_15 = {3: 1.447, 5: 1.399, 9: 1.358, 17: 1.315}
 RECIPES: dict[str, Recipe] = {
     "python-docs": Recipe(
         summary="A GRU that learns to write Python documentation, in about a minute.",
-        config=Config(schedule="5 x 2e-3, 1 x 2e-4", bptt=16, batch=64),
-        prompt="the ",
+        config=Config(schedule="4 x 2e-3, 1 x 2e-4", bptt=16),
+        prompt="an object ",
     ),
     "three-characters": Recipe(
         summary="Three characters predict the fourth.",

@@ -1,0 +1,59 @@
+"""The course's recipes on the course's text reach the published losses. Slow: minutes each.
+
+Run them with ./scripts/test -m slow
+"""
+
+import pytest
+
+from jaxrnn import RECIPES
+from jaxrnn.training.experiment import prepare
+from jaxrnn.training.loop import training
+
+BAND = 0.02
+"""Nats: what the project promises, twice the spread between seeds."""
+LEAK = 0.1
+"""Nats: a little better than published is fine; so much better would mean that targets leak."""
+
+
+def validation_losses(name):
+    experiment = prepare(RECIPES[name].config)
+    progresses = training(
+        experiment.model,
+        experiment.source,
+        experiment.validation,
+        experiment.schedule,
+        experiment.optimizer,
+        experiment.fresh_state(),
+        carry_policy=experiment.config.carry,
+    )
+    rows = [p.row for p in progresses if p.row is not None]
+    return [row.validation for row in rows if row.validation is not None]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("course_corpus")
+@pytest.mark.parametrize(
+    "name", ["loop", "concat", "rnn", "many-outputs", "identity", "stateful-rnn", "stateful-gru"]
+)
+def test_recipe_ends_at_the_published_loss(name):
+    losses = validation_losses(name)
+    published = RECIPES[name].validation
+    assert len(losses) == max(published)
+    assert published[len(losses)] - LEAK < losses[-1] < published[len(losses)] + BAND
+
+
+@pytest.mark.usefixtures("course_corpus")
+def test_first_epoch_of_the_stateful_rnn_is_the_published_one():
+    recipe = RECIPES["stateful-rnn"]
+    experiment = prepare(recipe.config)
+    progresses = training(
+        experiment.model,
+        experiment.source,
+        experiment.validation,
+        experiment.schedule,
+        experiment.optimizer,
+        experiment.fresh_state(),
+    )
+    row = next(p.row for p in progresses if p.row is not None and p.row.validation is not None)
+    assert row.validation == pytest.approx(recipe.validation[1], abs=BAND)
+    assert row.train == pytest.approx(recipe.train[1], abs=BAND)
