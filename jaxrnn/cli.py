@@ -1,5 +1,6 @@
 """The command line: flags to calls, results to the screen."""
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,7 +50,8 @@ class Train:
     recipe: str = "python-docs"
     """Where the other values come from; `recipes` lists them."""
     name: str | None = None
-    """The run's folder in runs/; the recipe's name, with a number if that is taken, if None."""
+    """The run's folder in runs/. If None: the recipe's name, or that of the text where it is
+    another one, with a number if that is taken."""
     resume: Path | None = None
     """The folder of a run to go on with, exactly where it stopped; takes no other flag."""
     prompt: str | None = None
@@ -70,7 +72,10 @@ class Train:
     def _folder(self) -> Path:
         if self.name is not None:
             return RUNS / checked_name(self.name)
-        names = [self.recipe, *(f"{self.recipe}-{n}" for n in range(2, 10_000))]
+        own_text = self.config.corpus != RECIPES[self.recipe].config.corpus
+        base = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(self.config.corpus).stem).strip("-")[:50]
+        base = base if own_text and base else self.recipe
+        names = [base, *(f"{base}-{n}" for n in range(2, 10_000))]
         return next(RUNS / name for name in names if not (RUNS / name).exists())
 
     def _prompt(self, experiment: Experiment) -> str:
@@ -301,10 +306,13 @@ def _show(screen: Screen, progress: Progress, epochs: int) -> None:
         screen.line(_epoch_line(row))
     share = (position.epoch + position.window / max(progress.of, 1)) / epochs
     if progress.validating is not None:
-        screen.show("validating", share)
+        screen.show("validating", share, f"loss {position.train:.3f}")
         return
-    speed = position.characters / position.seconds if position.seconds else 0.0
-    note = f"loss {position.train:.3f}  {speed / 1000:,.0f}k chars/s" if speed else ""
+    if row is not None:
+        speed = row.characters_per_second
+    else:
+        speed = position.characters / max(position.seconds, 1e-9)
+    note = f"loss {position.train:.3f}  {speed / 1000:,.0f}k chars/s"
     screen.show(f"epoch {min(position.epoch + 1, epochs)}/{epochs}", share, note)
 
 

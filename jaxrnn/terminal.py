@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -39,6 +40,9 @@ def run_command(command: Callable[[], int]) -> int:
     """Run a command; a mistake of the user's becomes one line and exit code 2."""
     try:
         return command()
+    except BrokenPipeError:  # a reader such as `head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
     except (ValueError, OSError) as error:
         message = " ".join(str(error).split())
         print(f"error: {message}", file=sys.stderr)
@@ -50,7 +54,9 @@ def run_command(command: Callable[[], int]) -> int:
 
 def command_name() -> str:
     """How this program was called, for hints on what to type next."""
-    return os.environ.get("JAXRNN_COMMAND", "jaxrnn")
+    called = Path(sys.argv[0])
+    own_script = called.suffix == ".py" and not called.stem.startswith("__")
+    return os.environ.get("JAXRNN_COMMAND") or (f"python {called}" if own_script else "jaxrnn")
 
 
 @contextlib.contextmanager

@@ -142,10 +142,10 @@ def test_an_interrupted_process_saves_and_says_how_to_go_on():
 
 def test_every_value_of_a_recipe_can_be_overridden():
     assert train("--recipe", "rnn", "--bptt", "5", "--schedule", "1 x 1e-3", "--batch=16") == 0
-    config = runs.Run("runs/rnn").config
+    config = runs.Run("runs/text").config
     assert (config.model, config.bptt, config.batch, config.hidden) == ("CharRnn", 5, 16, 8)
     assert train("--recipe", "rnn", "--bptt", "5", "--schedule", "1 x 1e-3") == 0
-    assert os.path.exists("runs/rnn-2")  # without a name, the next free one
+    assert os.path.exists("runs/text-2")  # without a name, that of the text, or the next free one
 
 
 def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(capsys):
