@@ -82,6 +82,25 @@ def test_lengths_equal_each_sequence_alone(cell, reverse):
 
 
 @every_cell
+@pytest.mark.parametrize("reverse", [False, True])
+def test_gradients_with_lengths_equal_autodiff(cell, reverse):
+    args = arguments(cell)
+    alive = alive_steps(jnp.array([6, 1, 4, 0]), T)
+
+    def plain(weight_hh, bias_hh, carry, x_gates):
+        def body(carry, x):
+            gates, alive = x
+            after = cell.step(carry, gates, carry.h @ weight_hh.T + bias_hh)
+            after = jax.tree.map(lambda a, b: jnp.where(alive[:, None], a, b), after, carry)
+            return after, jnp.where(alive[:, None], after.h, 0)
+
+        return jax.lax.scan(body, carry, (x_gates, alive), reverse=reverse)
+
+    ours = value_and_gradients(lambda *a: recurrence(cell, reverse, *a, alive), *args)
+    assert relative(ours, value_and_gradients(plain, *args)) < EXACT
+
+
+@every_cell
 def test_two_halves_with_carry_equal_whole(cell):
     weight_hh, bias_hh, carry, x_gates = arguments(cell)
     whole = recurrence(cell, False, weight_hh, bias_hh, carry, x_gates)
