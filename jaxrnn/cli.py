@@ -13,11 +13,9 @@ import pooch
 from tyro.conf import OmitArgPrefixes, Positional, subcommand
 
 from jaxrnn.data.corpora import load_corpus
-from jaxrnn.generation import Sampler
+from jaxrnn.generation import Sampler, read_prompt
 from jaxrnn.nn.losses import bits_per_character, perplexity
 from jaxrnn.terminal import (
-    FAILED,
-    INTERRUPTED,
     Screen,
     command_name,
     parse,
@@ -27,20 +25,17 @@ from jaxrnn.terminal import (
 from jaxrnn.training.config import Config
 from jaxrnn.training.evaluation import Source, evaluation
 from jaxrnn.training.experiment import Experiment, evaluation_source, prepare
-from jaxrnn.training.history import NonFiniteLossError, Row
-from jaxrnn.training.loop import Progress
-from jaxrnn.training.plots import draw_losses, draw_rates
+from jaxrnn.training.plots import draw_rates
 from jaxrnn.training.range_test import range_test
 from jaxrnn.training.recipes import RECIPES
-from jaxrnn.training.runs import Run, carry_out, checked_name
+from jaxrnn.training.runs import Run, checked_name
+from jaxrnn.watch import watch
 
 DESCRIPTION = """Recurrent character models in JAX: train them on text, let them write.
 
 Start with `train`; it needs no download."""
 
 RUNS = Path("runs")
-SHOWN_TEMPERATURE = 0.5
-"""Of the sample after training: bold enough that words are spelt right after a minute."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +62,7 @@ class Train:
             folder = self._folder()
             experiment = prepare(self.config)
             run = Run.create(folder, experiment, prompt=self._prompt(experiment))
-        return _train(run, experiment, resume=self.resume is not None)
+        return watch(run, experiment, resume=self.resume is not None)
 
     def _folder(self) -> Path:
         if self.name is not None:
@@ -79,16 +74,16 @@ class Train:
         return next(RUNS / name for name in names if not (RUNS / name).exists())
 
     def _prompt(self, experiment: Experiment) -> str:
-        vocabulary = experiment.vocabulary
-        if self.prompt is not None:
-            vocabulary.encode(self.prompt, unknown="error")
-            return self.prompt
+        model, vocabulary, window = experiment.model, experiment.vocabulary, self.config.bptt
+        prompt = RECIPES[self.recipe].prompt if self.prompt is None else self.prompt
         try:
-            vocabulary.encode(RECIPES[self.recipe].prompt, unknown="error")
-            return RECIPES[self.recipe].prompt
+            read_prompt(model, vocabulary, prompt, window=window)
+            return prompt
         except ValueError:
-            first = experiment.validation.tokens[: self.config.bptt]
-            return vocabulary.decode(first[~np.isin(first, vocabulary.unprintable)])
+            if self.prompt is not None:
+                raise
+        tokens = experiment.validation.tokens
+        return vocabulary.decode(tokens[~np.isin(tokens, vocabulary.unprintable)][:window])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,71 +248,3 @@ def _value_of(flag: str, given: Sequence[str]) -> str | None:
         if argument == flag and index + 1 < len(given):
             return given[index + 1]
     return None
-
-
-def _train(run: Run, experiment: Experiment, *, resume: bool) -> int:
-    epochs = experiment.schedule.epochs
-    stopped = False
-    with Screen() as screen, stop_requests() as stopping:
-        screen.line(_introduction(run, experiment))
-        screen.show("compiling", 0.0)
-        progresses = carry_out(run, experiment, resume=resume)
-        try:
-            for progress in progresses:
-                _show(screen, progress, epochs)
-                if progress.position.epoch < epochs and stopping():
-                    stopped = True
-                    progresses.close()
-                    break
-        except NonFiniteLossError as error:
-            print(f"error: {error}", file=sys.stderr)
-            print(f"The last good checkpoint is {run.folder}/last.safetensors.", file=sys.stderr)
-            return FAILED
-    draw_losses(run.history, run.folder / "loss.png", title=run.folder.name)
-    command = command_name()
-    if stopped:
-        print(f"\nStopped and saved. Go on with:\n  {command} train --resume {run.folder}")
-        return INTERRUPTED
-    print(f"\n{run.folder.name} writes:\n")
-    print(run.write(None, length=400, sampler=Sampler(temperature=SHOWN_TEMPERATURE))[0])
-    print(f"\nThe loss curve is {run.folder / 'loss.png'}. What to type next:")
-    print(f'  {command} sample {run.folder} --prompt "{run.prompt}" --temperature 0.8')
-    print(f"  {command} evaluate {run.folder}")
-    print(f"  {command} train --corpus FILE.txt")
-    return 0
-
-
-def _introduction(run: Run, experiment: Experiment) -> str:
-    config, source = experiment.config, experiment.source
-    state = jax.eval_shape(experiment.fresh_state)
-    count = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state.params))
-    return (
-        f"{config.model} with {count:,} parameters on {config.corpus}: "
-        f"{len(source.tokens):,} characters, {len(experiment.vocabulary)} different tokens.\n"
-        f"{experiment.schedule.epochs} epochs of about {source.steps_per_epoch} steps, "
-        f"schedule {config.schedule}; the run is kept in {run.folder}.\n\n"
-        "epoch   train  validation  bits/char  perplexity  chars/s"
-    )
-
-
-def _show(screen: Screen, progress: Progress, epochs: int) -> None:
-    position, row = progress.position, progress.row
-    if row is not None and row.validation is not None:
-        screen.line(_epoch_line(row))
-    share = (position.epoch + position.window / max(progress.of, 1)) / epochs
-    if progress.validating is not None:
-        screen.show("validating", share, f"loss {position.train:.3f}")
-        return
-    if row is not None:
-        speed = row.characters_per_second
-    else:
-        speed = position.characters / max(position.seconds, 1e-9)
-    note = f"loss {position.train:.3f}  {speed / 1000:,.0f}k chars/s"
-    screen.show(f"epoch {min(position.epoch + 1, epochs)}/{epochs}", share, note)
-
-
-def _epoch_line(row: Row) -> str:
-    return (
-        f"{row.epoch:5g}  {row.train:6.3f}  {row.validation:10.4f}  {row.bits_per_character:9.4f}"
-        f"  {row.perplexity:10.3f}  {row.characters_per_second:7,.0f}"
-    )

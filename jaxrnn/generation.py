@@ -162,6 +162,29 @@ def _write_windows(
     return carry, tokens
 
 
+def read_prompt(
+    model: CharModel,
+    vocabulary: Vocabulary,
+    prompt: str,
+    *,
+    window: int,
+    unknown: Unknown = "error",
+) -> np.ndarray:
+    """The tokens of a prompt that the model can go on from; arguments as `write_texts`.
+
+    Raises:
+        ValueError: if the prompt is too short or has unknown characters.
+    """
+    tokens = vocabulary.encode(prompt, unknown=unknown)
+    least = 1 if model.reads == "streams" else window
+    if len(tokens) < least:
+        raise ValueError(
+            f"The prompt has {len(tokens)} known characters: {type(model).__name__} needs at "
+            f"least {least}."
+        )
+    return tokens
+
+
 def write_texts(
     model: CharModel,
     params: Any,
@@ -194,13 +217,7 @@ def write_texts(
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}.")
-    tokens = vocabulary.encode(prompt, unknown=unknown)
-    least = 1 if model.reads == "streams" else window
-    if len(tokens) < least:
-        raise ValueError(
-            f"The prompt has {len(tokens)} known characters: {type(model).__name__} needs at "
-            f"least {least}."
-        )
+    tokens = read_prompt(model, vocabulary, prompt, window=window, unknown=unknown)
     read = tokens if model.reads == "streams" else tokens[-window:]
     sampler = replace(sampler or Sampler(), banned=vocabulary.unprintable)
     prompts = jnp.broadcast_to(jnp.asarray(read)[:, None], (len(read), count))

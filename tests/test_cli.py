@@ -12,7 +12,7 @@ import jax
 import pytest
 from safetensors.numpy import load_file
 
-from jaxrnn import cli
+from jaxrnn import cli, watch
 from jaxrnn.training import runs
 
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 60
@@ -96,7 +96,7 @@ def test_a_run_that_is_stopped_and_resumed_equals_one_that_is_not(capsys, monkey
     flags = ["--schedule", "2 x 1e-2"]
     assert train("--name", "whole", *flags) == 0
     monkeypatch.setattr("jaxrnn.training.loop.SECONDS_IN_ONE_PROGRAM", 0.0)  # one step at a time
-    shown = cli._show
+    shown = watch._show
     steps = []
 
     def interrupt(*args):
@@ -105,7 +105,7 @@ def test_a_run_that_is_stopped_and_resumed_equals_one_that_is_not(capsys, monkey
         if len(steps) in (3, 12, 30):
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(cli, "_show", interrupt)
+    monkeypatch.setattr(watch, "_show", interrupt)
     assert train("--name", "pieces", *flags) == 130
     assert "train --resume runs/pieces" in capsys.readouterr().out
     resumed = [cli.main(["train", "--resume", "runs/pieces"]) for _ in range(3)]
@@ -146,6 +146,20 @@ def test_every_value_of_a_recipe_can_be_overridden():
     assert (config.model, config.bptt, config.batch, config.hidden) == ("CharRnn", 5, 16, 8)
     assert train("--recipe", "rnn", "--bptt", "5", "--schedule", "1 x 1e-3") == 0
     assert os.path.exists("runs/text-2")  # without a name, that of the text, or the next free one
+
+
+@pytest.mark.parametrize(
+    ("flags", "prompt"),
+    [
+        ([], "the qui"),  # the recipe's has a letter that is not in this text
+        (["--recipe", "rnn", "--bptt", "30"], TEXT[:30]),  # the recipe's is too short
+        (["--prompt", "lazy"], "lazy"),
+    ],
+)
+def test_samples_begin_with_a_prompt_that_the_model_can_read(tmp_path, flags, prompt):
+    (tmp_path / "text.txt").write_text(TEXT.replace("j", "y"))
+    assert train("--name", "fox", "--schedule", "1 x 1e-2", "--bptt", "7", *flags) == 0
+    assert runs.Run("runs/fox").prompt == prompt.replace("j", "y")
 
 
 def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(capsys):
@@ -196,6 +210,7 @@ def test_bad_texts(capsys, tmp_path, content, message):
         (["train", "--colour", "red"], "Unrecognized options: --colour, red"),
         (["train", "--corpus", "text.txt", "--prompt", "été"], "'é' (U+00E9) at position 0"),
         (["train", "--corpus", "text.txt", *SMALL, "--name", "../x"], "A run's name has"),
+        (["train", "--recipe", "rnn", "--corpus", "text.txt", "--prompt", "the"], "at least 8"),
         (["train", "--resume", "folder"], "folder is not a run"),
         (["train", "--resume", "folder", "--seed", "2"], "takes no other flag"),
         (["sample", "folder"], "folder is not a run"),

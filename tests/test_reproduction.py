@@ -15,9 +15,10 @@ LEAK = 0.1
 """Nats: a little better than published is fine; so much better would mean that targets leak."""
 
 
-def validation_losses(name):
+def validated_rows(name):
+    """The rows of history at the ends of epochs, one after the other as training gets there."""
     experiment = prepare(RECIPES[name].config)
-    progresses = training(
+    for progress in training(
         experiment.model,
         experiment.source,
         experiment.validation,
@@ -25,9 +26,9 @@ def validation_losses(name):
         experiment.optimizer,
         experiment.fresh_state(),
         carry_policy=experiment.config.carry,
-    )
-    rows = [p.row for p in progresses if p.row is not None]
-    return [row.validation for row in rows if row.validation is not None]
+    ):
+        if progress.row is not None and progress.row.validation is not None:
+            yield progress.row
 
 
 @pytest.mark.slow
@@ -36,7 +37,7 @@ def validation_losses(name):
     "name", ["loop", "concat", "rnn", "many-outputs", "identity", "stateful-rnn", "stateful-gru"]
 )
 def test_recipe_ends_at_the_published_loss(name):
-    losses = validation_losses(name)
+    losses = [row.validation for row in validated_rows(name)]
     published = RECIPES[name].validation
     assert len(losses) == max(published)
     assert published[len(losses)] - LEAK < losses[-1] < published[len(losses)] + BAND
@@ -44,16 +45,6 @@ def test_recipe_ends_at_the_published_loss(name):
 
 @pytest.mark.usefixtures("course_corpus")
 def test_first_epoch_of_the_stateful_rnn_is_the_published_one():
-    recipe = RECIPES["stateful-rnn"]
-    experiment = prepare(recipe.config)
-    progresses = training(
-        experiment.model,
-        experiment.source,
-        experiment.validation,
-        experiment.schedule,
-        experiment.optimizer,
-        experiment.fresh_state(),
-    )
-    row = next(p.row for p in progresses if p.row is not None and p.row.validation is not None)
+    recipe, row = RECIPES["stateful-rnn"], next(validated_rows("stateful-rnn"))
     assert row.validation == pytest.approx(recipe.validation[1], abs=BAND)
     assert row.train == pytest.approx(recipe.train[1], abs=BAND)

@@ -80,7 +80,8 @@ class Vocabulary:
     @property
     def unprintable(self) -> tuple[int, ...]:
         """The tokens that stand for no text, which a generated text should not contain."""
-        return tuple(self.stoi[token] for token in (PADDING, UNKNOWN, PAD) if token in self.stoi)
+        special = (PADDING, UNKNOWN, PAD, END)
+        return tuple(self.stoi[token] for token in special if token in self.stoi)
 
     @property
     def dtype(self) -> type[np.unsignedinteger]:

@@ -7,6 +7,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -14,14 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxrnn.data.windows import Windows
 from jaxrnn.nn.model import CharModel
 from jaxrnn.training.evaluation import STEPS_IN_ONE_PROGRAM, Source, evaluation
 from jaxrnn.training.history import Position, Row, check_finite
 from jaxrnn.training.optimizers import make_optimizer
 from jaxrnn.training.schedules import Schedule, parse_schedule
 from jaxrnn.training.state import TrainState, carry_for, make_state
-from jaxrnn.training.steps import Metrics, train_steps
+from jaxrnn.training.steps import train_steps
 
 SECONDS_IN_ONE_PROGRAM = 0.5
 """Aimed at: so often can a caller look and stop."""
@@ -173,21 +173,7 @@ def _train_epoch(
     state = state._replace(carry=carry_for(model, state.carry, source.batch))
     dtype = jax.tree.leaves(state.params)[0].dtype
 
-    def run(
-        state: TrainState, windows: Windows, rates: np.ndarray, steps: int
-    ) -> tuple[TrainState, Metrics]:
-        return train_steps(
-            model,
-            optimizer,
-            state,
-            tokens,
-            windows,
-            rates.astype(dtype),
-            steps,
-            sizes=source.sizes,
-            padded=source.padded,
-        )
-
+    run = partial(train_steps, model, optimizer, sizes=source.sizes, padded=source.padded)
     chunk = 0  # the first call makes no step: it compiles, outside the time that is measured
     while position.window < count:
         first = position.window
@@ -197,7 +183,7 @@ def _train_epoch(
             before + first + np.arange(STEPS_IN_ONE_PROGRAM), source.steps_per_epoch
         )
         started = time.perf_counter()
-        state, metrics = run(state, windows, rates, steps)
+        state, metrics = run(state, tokens, windows, rates.astype(dtype), steps)
         losses, norms = (np.asarray(m, float)[:steps] for m in metrics)
         seconds = time.perf_counter() - started
         if steps == 0:

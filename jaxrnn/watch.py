@@ -1,0 +1,96 @@
+"""Watch a run: train it before the user's eyes, and say what came of it."""
+
+import shlex
+import sys
+
+import jax
+import numpy as np
+
+from jaxrnn.generation import Sampler
+from jaxrnn.terminal import FAILED, INTERRUPTED, Screen, command_name, stop_requests
+from jaxrnn.training.experiment import Experiment
+from jaxrnn.training.history import NonFiniteLossError, Row
+from jaxrnn.training.loop import Progress
+from jaxrnn.training.plots import draw_losses
+from jaxrnn.training.runs import Run, carry_out
+
+SHOWN_TEMPERATURE = 0.5
+"""Of the sample after training: bold enough that words are spelt right after a minute."""
+
+
+def watch(run: Run, experiment: Experiment, *, resume: bool = False) -> int:
+    """Train with a progress bar and a line an epoch, draw the loss curve, show a sample.
+
+    Args:
+        run: the run's folder.
+        experiment: what to train.
+        resume: whether to go on from the run's last checkpoint.
+
+    Returns:
+        The exit code.
+    """
+    epochs = experiment.schedule.epochs
+    stopped = False
+    with Screen() as screen, stop_requests() as stopping:
+        screen.line(_introduction(run, experiment))
+        screen.show("compiling", 0.0)
+        progresses = carry_out(run, experiment, resume=resume)
+        try:
+            for progress in progresses:
+                _show(screen, progress, epochs)
+                if progress.position.epoch < epochs and stopping():
+                    stopped = True
+                    progresses.close()
+                    break
+        except NonFiniteLossError as error:
+            print(f"error: {error}", file=sys.stderr)
+            print(f"The last good checkpoint is {run.folder}/last.safetensors.", file=sys.stderr)
+            return FAILED
+    draw_losses(run.history, run.folder / "loss.png", title=run.folder.name)
+    command = command_name()
+    if stopped:
+        print(f"\nStopped and saved. Go on with:\n  {command} train --resume {run.folder}")
+        return INTERRUPTED
+    print(f"\n{run.folder.name} writes:\n")
+    print(run.write(None, length=400, sampler=Sampler(temperature=SHOWN_TEMPERATURE))[0])
+    print(f"\nThe loss curve is {run.folder / 'loss.png'}. What to type next:")
+    print(f"  {command} sample {run.folder} --prompt {shlex.quote(run.prompt)} --temperature 0.8")
+    print(f"  {command} evaluate {run.folder}")
+    print(f"  {command} train --corpus FILE.txt")
+    return 0
+
+
+def _introduction(run: Run, experiment: Experiment) -> str:
+    config, source = experiment.config, experiment.source
+    state = jax.eval_shape(experiment.fresh_state)
+    count = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state.params))
+    return (
+        f"{config.model} with {count:,} parameters on {config.corpus}: "
+        f"{len(source.tokens):,} characters, {len(experiment.vocabulary)} different tokens.\n"
+        f"{experiment.schedule.epochs} epochs of about {source.steps_per_epoch} steps, "
+        f"schedule {config.schedule}; the run is kept in {run.folder}.\n\n"
+        "epoch   train  validation  bits/char  perplexity  chars/s"
+    )
+
+
+def _show(screen: Screen, progress: Progress, epochs: int) -> None:
+    position, row = progress.position, progress.row
+    if row is not None and row.validation is not None:
+        screen.line(_epoch_line(row))
+    share = (position.epoch + position.window / max(progress.of, 1)) / epochs
+    if progress.validating is not None:
+        screen.show("validating", share, f"loss {position.train:.3f}")
+        return
+    if row is not None:
+        speed = row.characters_per_second
+    else:
+        speed = position.characters / max(position.seconds, 1e-9)
+    note = f"loss {position.train:.3f}  {speed / 1000:,.0f}k chars/s"
+    screen.show(f"epoch {min(position.epoch + 1, epochs)}/{epochs}", share, note)
+
+
+def _epoch_line(row: Row) -> str:
+    return (
+        f"{row.epoch:5g}  {row.train:6.3f}  {row.validation:10.4f}  {row.bits_per_character:9.4f}"
+        f"  {row.perplexity:10.3f}  {row.characters_per_second:7,.0f}"
+    )
