@@ -60,7 +60,9 @@ class Train:
             experiment = run.experiment()
         else:
             folder = self._folder()
-            experiment = prepare(self.config)
+            with Screen() as screen:
+                screen.show("reading the text", 0.0)
+                experiment = prepare(self.config)
             run = Run.create(folder, experiment, prompt=self._prompt(experiment))
         return watch(run, experiment, resume=self.resume is not None)
 
@@ -120,15 +122,17 @@ class Sample:
             top_k=self.top_k,
             top_p=self.top_p,
         )
-        texts = run.write(
-            self.prompt,
-            length=self.length,
-            count=self.count,
-            sampler=sampler,
-            unknown=self.unknown,
-            checkpoint=self.checkpoint,
-            seed=self.seed,
-        )
+        with Screen() as screen:
+            screen.show("writing", 0.0)
+            texts = run.write(
+                self.prompt,
+                length=self.length,
+                count=self.count,
+                sampler=sampler,
+                unknown=self.unknown,
+                checkpoint=self.checkpoint,
+                seed=self.seed,
+            )
         print(f"\n{'-' * 40}\n".join(texts))
         return 0
 

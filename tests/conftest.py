@@ -7,6 +7,8 @@ import pytest
 
 from jaxrnn.data.corpora import Corpus, data_folder, nietzsche
 
+jax.config.update("jax_default_matmul_precision", "highest")  # no TF32 on a GPU
+
 
 @pytest.fixture
 def float64() -> Iterator[None]:
