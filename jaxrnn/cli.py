@@ -85,7 +85,8 @@ class Train:
             if self.prompt is not None:
                 raise
         tokens = experiment.validation.tokens
-        return vocabulary.decode(tokens[~np.isin(tokens, vocabulary.unprintable)][:window])
+        known = tokens[~np.isin(tokens, vocabulary.unprintable)][:window]
+        return vocabulary.decode(known) or max(vocabulary.itos, key=lambda token: len(token) == 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,11 @@ def test_frequency_counts_the_end_of_each_document_and_breaks_ties_by_code_point
     assert vocabulary.encode_documents(["aB b", "c"]).tolist() == expected
 
 
+def test_a_text_of_rare_characters_is_refused():
+    with pytest.raises(ValueError, match="No character occurs at least 3 times"):
+        Vocabulary.from_frequency(["abcdef"] * 2)
+
+
 def test_a_rare_end_becomes_unknown():
     vocabulary = Vocabulary.from_frequency(["aaa"], min_frequency=2)
     assert vocabulary.encode_documents(["aa"]).tolist() == [2, 2, 0]

@@ -55,12 +55,20 @@ class Vocabulary:
         `<unk>`, `<pad>`, then every character that occurs at least `min_frequency` times, by
         falling frequency, ties in code-point order. `<eos>`, which ends each document, is counted
         like a character.
+
+        Raises:
+            ValueError: if no character occurs often enough.
         """
         if min_frequency < 1:
             raise ValueError(f"min_frequency must be at least 1, got {min_frequency}.")
         counts = count_characters(documents, lowercase=lowercase)
         counts[END] = len(documents)
         often = [token for token, count in counts.items() if count >= min_frequency]
+        if not set(often) - {END}:
+            raise ValueError(
+                f"No character occurs at least {min_frequency} times in the training text: give "
+                "more text or a lower min_frequency."
+            )
         often.sort(key=lambda token: (-counts[token], token))
         return cls((UNKNOWN, PAD, *often), lowercase)
 
