@@ -1,0 +1,175 @@
+"""The command line of the parity suite: `parity check`, `parity mutants`, `parity report`."""
+
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import torch
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import subcommand
+
+from jaxrnn.nn.cells import CELLS
+from jaxrnn.terminal import FAILED, Screen, parse, run_command
+from parity.checks import suite
+from parity.compare import Finding
+from parity.localise import draw, localise
+from parity.mutant_list import MUTANTS
+from parity.mutants import Verdict, tried, unharmed
+from parity.page import html_page
+from parity.report import Report
+from parity.trajectories import load_text
+
+DESCRIPTION = """Show that JAX and PyTorch compute the same thing, and that we would have noticed
+if they did not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """Compare every model, layer and optimizer, and print the worst number of each check.
+
+    Exits with 1 if anything fails.
+    """
+
+    quick: bool = False
+    """Fewer sizes, precisions and steps: under a minute instead of under five."""
+    corpus: str | None = None
+    """What the trajectories train on; nietzsche where it lies in the data folder, else
+    python-docs."""
+
+    def __call__(self) -> int:
+        report = _checked(quick=self.quick, corpus=self.corpus)
+        _show(report)
+        return 0 if report.passed else FAILED
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteReport:
+    """Do the same, and write every number as JSON and as a page to look at."""
+
+    quick: bool = False
+    """Fewer sizes, precisions and steps."""
+    corpus: str | None = None
+    """What the trajectories train on."""
+    output: Path = Path("parity-report")
+    """The folder for report.json and report.html; it is made if it is not there."""
+
+    def __call__(self) -> int:
+        report = _checked(quick=self.quick, corpus=self.corpus)
+        self.output.mkdir(parents=True, exist_ok=True)
+        report = replace(report, grids=_grids())
+        (self.output / "report.json").write_text(report.to_json(), encoding="utf-8")
+        (self.output / "report.html").write_text(html_page(report), encoding="utf-8")
+        _show(report)
+        print(f"\nEvery number is in {self.output / 'report.json'}.")
+        print(f"Open {self.output / 'report.html'} in a browser to look at them.")
+        return 0 if report.passed else FAILED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mutants:
+    """Put one fault after the other into the code and see which gate catches it.
+
+    Exits with 1 if one is not caught, or if the code without a fault fails.
+    """
+
+    only: str = ""
+    """Only the mutants whose names have this in them."""
+    corpus: str | None = None
+    """What the trajectories train on; as for `check`."""
+
+    def __call__(self) -> int:
+        chosen = [mutant for mutant in MUTANTS if self.only in mutant.name]
+        if not chosen:
+            raise ValueError(f"No mutant has {self.only!r} in its name.")
+        text = load_text(self.corpus)
+        with Screen() as screen:
+            screen.show("the code without a fault", 0.0)
+            sound = Report("the code without a fault", tuple(unharmed(chosen, text)))
+            screen.line(sound.summary())
+            verdicts = []
+            for done, verdict in enumerate(tried(chosen, text), 1):
+                verdicts.append(verdict)
+                screen.show(verdict.mutant, done / len(chosen))
+        _print_table(VERDICT_HEADER, [_verdict_row(verdict) for verdict in verdicts])
+        killed = sum(verdict.killed for verdict in verdicts)
+        print(f"\n{killed} of {len(verdicts)} mutants caught.")
+        located = [verdict for verdict in verdicts if verdict.located]
+        right = sum(verdict.right for verdict in located)
+        print(f"Layer and cause named for {right} of {len(located)} that have a known one:")
+        for verdict in located:
+            print(f"  {'' if verdict.right else 'WRONG '}{verdict.mutant}: {verdict.located}")
+        return 0 if sound.passed and killed == len(verdicts) else FAILED
+
+
+VERDICT_HEADER = ("mutant", "", "gates", "margin", "check", "clearest in")
+
+
+def _verdict_row(verdict: Verdict) -> tuple[str, ...]:
+    state = "caught" if verdict.killed else "SURVIVED"
+    numbers = (", ".join(verdict.gates), f"{verdict.margin:.0e}")
+    return verdict.mutant, state, *numbers, verdict.probe, verdict.where
+
+
+COMMANDS = (
+    Annotated[Check, subcommand("check")]
+    | Annotated[Mutants, subcommand("mutants")]
+    | Annotated[WriteReport, subcommand("report")]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point of the console script `parity`."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    sys.exit(run_command(lambda: _run(arguments)))
+
+
+def _run(arguments: Sequence[str]) -> int:
+    command = parse(COMMANDS, arguments, program="parity", description=DESCRIPTION)
+    torch.set_num_threads(1)  # the number of threads changes the order of summation
+    return int(command())
+
+
+def _checked(*, quick: bool, corpus: str | None) -> Report:
+    text = load_text(corpus)
+    gpu = jax.default_backend() == "gpu"
+    remarks = [f"The trajectories train on {text.name}."]
+    if not gpu:
+        remarks.append("JAX sees no GPU: everything ran on the CPU, and TF32 was left out.")
+    checks = list(suite(quick=quick, text=text, tf32=gpu))
+    findings: list[Finding] = []
+    with Screen() as screen:
+        started = time.perf_counter()
+        for done, check in enumerate(checks):
+            screen.show(f"{check.kind}: {check.subject}", done / len(checks))
+            findings += check.findings()
+        remarks.append(f"{len(checks)} checks in {time.perf_counter() - started:.0f} s.")
+    return Report("jaxrnn against PyTorch", tuple(findings), tuple(remarks))
+
+
+def _grids() -> dict[str, dict[str, dict[str, float]]]:
+    """Layer x time and layer x gate, for every cell."""
+    grids = {}
+    for name, cell in CELLS.items():
+        found = localise(draw(cell))
+        grids[f"{name}: layer x time step, running freely"] = found.free
+        grids[f"{name}: layer x time step, each with PyTorch's input"] = found.clamped
+        grids[f"{name}: layer x gate, gradient of one step"] = found.backward
+    return grids
+
+
+def _show(report: Report) -> None:
+    _print_table(*report.table())
+    print()
+    print(report.summary())
+
+
+def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    table = Table(*header, box=None, header_style="bold")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 150).print(table, markup=False)

@@ -1,0 +1,234 @@
+"""Deliberate faults in cells, recurrence, layers, models and losses.
+
+A fault is a context manager: within it the library has one mistake. They are made from the
+outside, by replacing one function, so that the code under test is what ships.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+import jaxrnn.nn.layers
+import jaxrnn.nn.models
+import jaxrnn.training.steps
+from jaxrnn.nn.cells import Cell, Hidden, HiddenAndCell, gates_of
+from jaxrnn.nn.layers import RNN
+from jaxrnn.nn.recurrence import recurrence
+
+Fault = contextlib.AbstractContextManager[None]
+sigmoid, tanh = jax.nn.sigmoid, jnp.tanh
+
+
+@contextlib.contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Within it, `owner.name` is `value`; frozen dataclasses give way too."""
+    before = owner.__dict__[name]
+    put = object.__setattr__ if isinstance(owner, Cell) else setattr
+    put(owner, name, value)
+    try:
+        yield
+    finally:
+        put(owner, name, before)
+
+
+def wrapped(owner: Any, name: str, change: Callable[[Any], Any]) -> Fault:
+    """`owner.name` replaced by what `change` makes of it."""
+    return replaced(owner, name, change(owner.__dict__[name]))
+
+
+def gru_step(
+    *, r_gate: int = 0, z_gate: int = 1, keep: bool = True, squash: Any = sigmoid
+) -> Callable[..., Hidden]:
+    """The GRU with one thing changed: which gate is which, what z keeps, how gates are squashed."""
+
+    def step(carry: Hidden, x_gates: Any, h_gates: Any) -> Hidden:
+        x, h = gates_of(x_gates, 3), gates_of(h_gates, 3)
+        r, z = squash(x[r_gate] + h[r_gate]), squash(x[z_gate] + h[z_gate])
+        n = tanh(x[2] + r * h[2])
+        return Hidden(n + z * (carry.h - n) if keep else carry.h + z * (n - carry.h))
+
+    return step
+
+
+def lstm_step(
+    order: str = "ifgo",
+    *,
+    forget: float = 0.0,
+    output: Callable[[Any, Any], Any] = lambda c, before: tanh(c),
+    swapped: bool = False,
+) -> Callable[..., HiddenAndCell]:
+    """The LSTM with one thing changed: gate order, forget bias, what the output sees, the carry."""
+
+    def step(carry: HiddenAndCell, x_gates: Any, h_gates: Any) -> HiddenAndCell:
+        gates = dict(zip(order, gates_of(x_gates + h_gates, 4), strict=True))
+        c = sigmoid(gates["f"] + forget) * carry.c + sigmoid(gates["i"]) * tanh(gates["g"])
+        h = sigmoid(gates["o"]) * output(c, carry.c)
+        return HiddenAndCell(c, h) if swapped else HiddenAndCell(h, c)
+
+    return step
+
+
+def own_gru(step: Callable[..., Any]) -> Fault:
+    """The recurrence of a GRU that needs the weight inside its step: (carry, x, weight, bias)."""
+
+    def run(
+        cell: Cell,
+        reverse: bool,
+        weight_hh: Any,
+        bias_hh: Any,
+        carry: Any,
+        x_gates: Any,
+        alive: Any,
+    ) -> Any:
+        def body(carry: Hidden, x: Any) -> tuple[Hidden, Any]:
+            after = Hidden(step(carry.h, gates_of(x, 3), gates_of(weight_hh.T, 3), bias_hh))
+            return after, after.h
+
+        return lax.scan(body, carry, x_gates, reverse=reverse)
+
+    return replaced(jaxrnn.nn.layers, "recurrence", run)
+
+
+def reset_before_the_product(h: Any, x: Any, weights: Any, bias: Any) -> Any:
+    """n = tanh(x + W (r * h) + b), as in the paper."""
+    b = gates_of(bias, 3)
+    r, z = (sigmoid(x[k] + h @ weights[k] + b[k]) for k in (0, 1))
+    n = tanh(x[2] + (r * h) @ weights[2] + b[2])
+    return n + z * (h - n)
+
+
+def bias_outside_the_reset(h: Any, x: Any, weights: Any, bias: Any) -> Any:
+    """n = tanh(x + r * (W h) + b)."""
+    b = gates_of(bias, 3)
+    r, z = (sigmoid(x[k] + h @ weights[k] + b[k]) for k in (0, 1))
+    n = tanh(x[2] + r * (h @ weights[2]) + b[2])
+    return n + z * (h - n)
+
+
+def recurrence_with(
+    *,
+    weight: Callable[[Any], Any] = lambda w: w,
+    bias: Callable[[Any], Any] = lambda b: b,
+    gates: Callable[[Any], Any] = lambda x: x,
+    carry: Callable[[Any], Any] = lambda c: c,
+    reverse: Callable[[bool], bool] = lambda r: r,
+    alive: Callable[[Any], Any] = lambda a: a,
+    result: Callable[[Any, bool], Any] = lambda result, reverse: result,
+) -> Fault:
+    """The recurrence with one of its arguments, or its result, changed."""
+
+    def run(cell: Cell, back: bool, w: Any, b: Any, before: Any, x: Any, mask: Any = None) -> Any:
+        after = recurrence(
+            cell, reverse(back), weight(w), bias(b), carry(before), gates(x), alive(mask)
+        )
+        return result(after, back)
+
+    return replaced(jaxrnn.nn.layers, "recurrence", run)
+
+
+def stack_with(change: Callable[..., Any]) -> Fault:
+    """`RNN` with its call replaced by `change(call, self, carry, xs, **options)`."""
+
+    def around(call: Any) -> Any:
+        def run(self: RNN, carry: Any, xs: Any, **options: Any) -> Any:
+            return change(call, self, carry, xs, **options)
+
+        return run
+
+    return wrapped(RNN, "__call__", around)
+
+
+def directions_exchanged(call: Any, self: RNN, carry: Any, xs: Any, **options: Any) -> Any:
+    """The backward outputs stand first."""
+    carry, ys = call(self, carry, xs, **options)
+    forward, backward = jnp.split(ys, 2, axis=-1)
+    return carry, jnp.concatenate([backward, forward], axis=-1)
+
+
+def carries_exchanged(call: Any, self: RNN, carry: Any, xs: Any, **options: Any) -> Any:
+    """The carry is read in the opposite order of layers and directions."""
+    return call(self, carry[::-1], xs, **options)
+
+
+def dropped_after_the_last(call: Any, self: RNN, carry: Any, xs: Any, **options: Any) -> Any:
+    """The last layer's outputs are dropped too."""
+    carry, ys = call(self, carry, xs, **options)
+    return carry, jnp.where(options["dropout_masks"][-1], ys / (1 - self.dropout), 0)
+
+
+def layers_exchanged() -> Fault:
+    """The recurrent weights of layers 0 and 1 change places."""
+    other = {"weight_hh_l0": "weight_hh_l1", "weight_hh_l1": "weight_hh_l0"}
+
+    def around(param: Any) -> Any:
+        def read(self: nn.Module, name: str, *rest: Any, **options: Any) -> Any:
+            return param(self, other.get(name, name), *rest, **options)
+
+        return read
+
+    return wrapped(nn.Module, "param", around)
+
+
+def dropping(change: Callable[[Any, Any, float], Any]) -> Fault:
+    """Dropout as `change(xs, mask, rate)`."""
+
+    def drop(self: RNN, xs: Any, mask: Any) -> Any:
+        return change(xs, mask, self.dropout)
+
+    return replaced(RNN, "_drop", drop)
+
+
+def backward_with(change: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> Fault:
+    """The hand-written backward pass with its gradients changed: weight, bias, carry, gates."""
+
+    def around(backward: Any) -> Any:
+        def run(*args: Any) -> Any:
+            return (*change(backward(*args)[:4]), None)
+
+        return run
+
+    return wrapped(recurrence, "bwd", around)
+
+
+def loss_with(change: Callable[..., Any]) -> Fault:
+    """The loss as `change(loss, log_probs, targets, weights)`."""
+
+    def around(loss: Any) -> Any:
+        return lambda log_probs, targets, weights=None: change(loss, log_probs, targets, weights)
+
+    return wrapped(jaxrnn.training.steps, "nll_loss", around)
+
+
+def log_softmax_with(value: Callable[[Any], Any]) -> Fault:
+    """Every model's last step replaced."""
+    return replaced(nn, "log_softmax", value)
+
+
+def embedding_with(change: Callable[[Any, Any], Any]) -> Fault:
+    """The embedding's lookup as `change(table, tokens)`."""
+
+    def lookup(self: nn.Embed, tokens: Any) -> Any:
+        table = self.embedding
+        return change(table, tokens)
+
+    return replaced(nn.Embed, "__call__", lookup)
+
+
+def cell_with(cell: Cell, change: Callable[[Any], Any]) -> Fault:
+    """A cell whose step's arguments are sent through `change` first."""
+    step = cell.step
+
+    def changed(carry: Any, x_gates: Any, h_gates: Any) -> Any:
+        return step(carry, change(x_gates), change(h_gates))
+
+    return replaced(cell, "step", changed)
+
+
+def stepping(cell: Cell, step: Callable[..., Any]) -> Fault:
+    """A cell with another step."""
+    return replaced(cell, "step", step)

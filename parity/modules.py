@@ -1,0 +1,131 @@
+"""Parity for modules of your own: any pure JAX function against any PyTorch module.
+
+Flax Linen and NNX, Haiku, Equinox and plain JAX all fit: what is needed is a function
+`jax_function(params, *inputs)`, its tree of parameters, and a `WeightMap` between the paths of
+that tree and the keys of the PyTorch module.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from torch import nn
+
+from parity.bridge import is_float, named_leaves, rebuilt
+from parity.checks import Check, draw_case, value_findings
+from parity.compare import Finding, Outcome
+from parity.recognise import recognised
+from parity.report import Report
+from parity.sides import jax_side
+from parity.subjects import Subject, projection
+from parity.weights import WeightMap
+
+
+def check(
+    jax_function: Callable[..., Any],
+    params: Any,
+    torch_module: nn.Module,
+    weight_map: WeightMap,
+    inputs: Sequence[Any],
+    *,
+    dtypes: Sequence[str] = ("float64", "float32"),
+    name: str | None = None,
+) -> Report:
+    """Compare outputs and gradients of a JAX function and a PyTorch module.
+
+    Both get the same weights, drawn so that no bias is zero, in every precision that is asked
+    for. Where a recurrent layer differs in float64, the report says which equation it computes
+    instead, if that is a known one.
+
+    Args:
+        jax_function: `jax_function(params, *inputs)` gives a tree of arrays; it has to be pure.
+        params: a tree of parameters as the function takes it; only its structure and shapes count.
+        torch_module: `torch_module(*inputs)` gives the same arrays in the same order.
+        weight_map: the module's keys and the paths of `params`, such as "dense_h/kernel".
+        inputs: arrays, or tuples of arrays, as both sides take them. Integers stay integers.
+        dtypes: "float64", "float32", "bfloat16".
+        name: as the report calls it; the module's class if None.
+
+    Raises:
+        WeightMapError: if the map, the module and the parameters do not fit; all is named.
+    """
+    name = name or f"JAX against {type(torch_module).__name__}"
+    _check_map(weight_map, torch_module, params)
+    subject = _subject(name, jax_function, params, torch_module, weight_map, inputs)
+    run = Check(name, "values", lambda: value_findings(subject, tuple(dtypes)))
+    findings = run.findings()
+    remarks = [f"{path}: {lost}." for path, lost in weight_map.inexact.items()]
+    if _differs(findings):
+        remarks += _causes(subject, torch_module, inputs)
+    return Report(name, tuple(findings), tuple(dict.fromkeys(remarks)))
+
+
+def assert_parity(*arguments: Any, **options: Any) -> None:
+    """`check`, for pytest: an AssertionError with the whole summary unless it passes."""
+    report = check(*arguments, **options)
+    if not report.passed:
+        raise AssertionError(report.summary())
+
+
+def _check_map(weight_map: WeightMap, module: nn.Module, params: Any) -> None:
+    state = {key: tensor.detach().cpu().numpy() for key, tensor in module.state_dict().items()}
+    shapes = {path: tuple(np.shape(leaf)) for path, leaf in named_leaves(params).items()}
+    weight_map.from_torch(state, like=shapes)
+
+
+def _subject(
+    name: str,
+    jax_function: Callable[..., Any],
+    params: Any,
+    torch_module: nn.Module,
+    weight_map: WeightMap,
+    inputs: Sequence[Any],
+) -> Subject:
+    arrays, structure = jax.tree.flatten(tuple(inputs))
+    named = {f"{k}": np.asarray(array) for k, array in enumerate(arrays)}
+
+    def arguments(given: Any) -> Any:
+        return jax.tree.unflatten(structure, [given[name] for name in named])
+
+    def jax_outputs(params: Any, given: Any) -> dict[str, Any]:
+        return _numbered(jax_function(params, *arguments(given)))
+
+    def torch_outputs(module: nn.Module, given: Any) -> dict[str, Any]:
+        return _numbered(module(*arguments(given)))
+
+    return Subject(
+        name=name,
+        module=lambda: copy.deepcopy(torch_module),
+        weight_map=weight_map,
+        params=lambda weights: rebuilt(params, weights),
+        draw=lambda rng: named,
+        jax_outputs=jax_outputs,
+        jax_loss=lambda params, given: projection(jax_outputs(params, given)),
+        torch_outputs=torch_outputs,
+        torch_loss=lambda module, given: projection(torch_outputs(module, given)),
+        differentiable=tuple(name for name, array in named.items() if is_float(array)),
+    )
+
+
+def _numbered(outputs: Any) -> dict[str, Any]:
+    return {f"output {k}": leaf for k, leaf in enumerate(jax.tree.leaves(outputs))}
+
+
+def _differs(findings: Sequence[Finding]) -> bool:
+    return any(f.gate == "G1" and f.outcome is Outcome.FAIL for f in findings)
+
+
+def _causes(subject: Subject, module: nn.Module, inputs: Sequence[Any]) -> list[str]:
+    weights, drawn = draw_case(subject, 0, "float64")
+    outputs = jax_side(subject, "float64")(weights, drawn)["forward"]
+    layer = type(module).__name__
+    structure = jax.tree.structure(tuple(inputs))
+    rounded_inputs = jax.tree.unflatten(structure, list(drawn.values()))
+    words = recognised(module, weights, rounded_inputs, outputs["output 0"])
+    if words is None:
+        return []
+    if not words:
+        return [f"The outputs are those of {layer}; the difference lies elsewhere."]
+    return [f"A different equation than {layer}, not round-off: {words}."]

@@ -1,0 +1,234 @@
+"""Trajectories: hundreds of updates on real text with the carry going on, on either side.
+
+The JAX side is what `jaxrnn train` runs: `train_steps`, whole chunks of updates in one program,
+windows cut on the device and padded. The PyTorch side is a plain loop over plain slices.
+
+In float64 training at 1e-3 stays digit by digit the same (G1). In float32 round-off grows, in
+PyTorch as well; how fast, the envelope of PyTorch runs says whose first weights differ by one
+unit in the last place (G4).
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from jaxrnn.data.corpora import data_folder, load_corpus
+from jaxrnn.data.vocabulary import Vocabulary
+from jaxrnn.data.windows import BpttStream
+from jaxrnn.nn.models import StatefulModel
+from jaxrnn.training.state import TrainState
+from jaxrnn.training.steps import train_steps
+from parity.bridge import jax_dtype, numpy_of, tensor_of
+from parity.compare import (
+    UNIT_ROUNDOFF,
+    Arrays,
+    Comparison,
+    Finding,
+    Outcome,
+    meaning,
+    relative_l2,
+    structure,
+)
+from parity.sides import jax_params, precision, torch_device, torch_module, torch_names
+from parity.subjects import Subject, model_subject, named_carry_of_jax, named_carry_of_torch
+from parity.training import ADAM, TwinTraining, windows_of
+
+EMBEDDING, HIDDEN = 24, 64
+BATCH, BPTT = 16, 8
+RATE = 1e-3
+CHUNK = 25
+"""Updates in one program, after which the weights are looked at."""
+ENVELOPE_RUNS = 8
+ENVELOPE_FACTOR = 3.0
+"""G4: how far outside the envelope JAX may be at any step."""
+FLOOR = 4 * UNIT_ROUNDOFF["float32"]
+"""No envelope is narrower: either side may round its own result twice (G2's floor)."""
+HORIZON = 1e-3
+"""Where the envelope is this wide, training can no longer be followed digit by digit."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """Real text to train on, as tokens.
+
+    Attributes:
+        name: the corpus.
+        tokens: the stateful vocabulary's indices.
+        vocabulary: V.
+    """
+
+    name: str
+    tokens: np.ndarray
+    vocabulary: int
+
+
+def load_text(name: str | None = None) -> Text:
+    """A corpus by name, in the stateful models' vocabulary.
+
+    If no name is given: nietzsche where it lies in the data folder, else python-docs, which needs
+    no download.
+    """
+    if name is None:
+        name = "nietzsche" if (data_folder() / "nietzsche.txt").is_file() else "python-docs"
+    documents, _ = load_corpus(name).split()
+    vocabulary = Vocabulary.from_frequency(documents)
+    return Text(name, vocabulary.encode_documents(documents), len(vocabulary))
+
+
+class Trajectory(NamedTuple):
+    """What a run went through.
+
+    Attributes:
+        losses: (S,) of every step.
+        gradient_norms: (S,) of every step.
+        weights: after every chunk, all weights by PyTorch's keys.
+        carry: after the last step.
+    """
+
+    losses: np.ndarray
+    gradient_norms: np.ndarray
+    weights: list[dict[str, np.ndarray]]
+    carry: dict[str, np.ndarray]
+
+    def flat(self, chunk: int) -> np.ndarray:
+        """All weights after a chunk in one vector, in float64."""
+        kept = self.weights[chunk]
+        return np.concatenate([np.asarray(kept[key], np.float64).ravel() for key in sorted(kept)])
+
+
+def trained_subject(kind: type[StatefulModel], text: Text, **options: Any) -> Subject:
+    """A stateful model of a size that is quick to train, for the vocabulary of a text."""
+    return model_subject(kind.__name__, kind(text.vocabulary, EMBEDDING, HIDDEN, **options))
+
+
+def first_weights(subject: Subject, seed: int) -> dict[str, np.ndarray]:
+    """Weights as PyTorch initialises them."""
+    torch.manual_seed(seed)
+    return {key: numpy_of(t).astype(float) for key, t in subject.module().state_dict().items()}
+
+
+def jax_trajectory(
+    subject: Subject, weights: Arrays, text: Text, steps: int, dtype: str
+) -> Trajectory:
+    """Train with `train_steps`."""
+    stream, optimizer = _stream(text), ADAM.in_jax()
+    model = subject.model
+    assert isinstance(model, StatefulModel)
+    losses, norms, kept = [], [], []
+    with precision(dtype):
+        params, carry = jax_params(subject, weights, dtype), model.initial_carry(BATCH)
+        carry = jax.tree.map(lambda a: a.astype(jax_dtype(dtype)), carry)
+        key, step = jax.random.key(0), jnp.zeros((), jnp.int32)
+        state = TrainState(params, optimizer.init(params), carry, step, key)
+        tokens, rates = jnp.asarray(text.tokens), jnp.full(CHUNK, RATE, jax_dtype(dtype))
+        for first in range(0, steps, CHUNK):
+            windows = stream.windows(0, first, CHUNK)
+            state, metrics = train_steps(
+                model,
+                optimizer,
+                state,
+                tokens,
+                windows,
+                rates,
+                jnp.asarray(CHUNK),
+                sizes=stream.sizes,
+                padded=stream.padded,
+            )
+            losses.append(numpy_of(metrics.loss))
+            norms.append(numpy_of(metrics.gradient_norm))
+            kept.append(torch_names(subject, state.params))
+        last = {name: numpy_of(a) for name, a in named_carry_of_jax(state.carry).items()}
+    return Trajectory(np.concatenate(losses), np.concatenate(norms), kept, last)
+
+
+def torch_trajectory(
+    subject: Subject, weights: Arrays, text: Text, steps: int, dtype: str
+) -> Trajectory:
+    """Train with a plain loop."""
+    windows = windows_of(text.tokens, BATCH, _stream(text).windows(0, 0, steps).lengths)
+    seen, kept = [], []
+    with precision(dtype):
+        training = TwinTraining(torch_module(subject, weights, dtype), ADAM)  # type: ignore[arg-type]
+        for step, window in enumerate(windows, 1):
+            tokens, targets = (tensor_of(part, dtype, torch_device()) for part in window)
+            seen.append(training.step(tokens, targets, RATE))
+            if step % CHUNK == 0:
+                kept.append(training.weights())
+        last = {n: numpy_of(t) for n, t in named_carry_of_torch(training.carry).items()}
+    losses, norms = (np.stack(values) for values in zip(*seen, strict=True))
+    return Trajectory(losses, norms, kept, last)
+
+
+def followed(subject: Subject, text: Text, steps: int) -> list[Finding]:
+    """G1: `steps` updates in float64, `steps` a multiple of the chunk."""
+    what = Comparison(subject.name, "trajectory", "float64")
+    weights = first_weights(subject, seed=0)
+    got, reference = (
+        _named(run(subject, weights, text, steps, "float64"))
+        for run in (jax_trajectory, torch_trajectory)
+    )
+    return structure(what, got, reference) + meaning(what, got, reference)
+
+
+def within_envelope(subject: Subject, text: Text, steps: int) -> list[Finding]:
+    """G4: `steps` updates in float32, held against PyTorch runs one ulp apart."""
+    what = Comparison(subject.name, "trajectory", "float32")
+    weights = first_weights(subject, seed=0)
+    center = torch_trajectory(subject, weights, text, steps, "float32")
+    got = jax_trajectory(subject, weights, text, steps, "float32")
+    runs = [
+        torch_trajectory(subject, _nudged(weights, seed), text, steps, "float32")
+        for seed in range(ENVELOPE_RUNS)
+    ]
+    distances = np.stack([_distances(run, center) for run in runs])  # (runs, 2, chunks)
+    envelope = np.maximum.accumulate(distances.max(axis=0), axis=-1)
+    envelope = np.maximum(envelope, FLOOR)
+    ratios = (_distances(got, center) / envelope).max(axis=-1)
+    wide = np.flatnonzero(envelope[0] > HORIZON)
+    horizon = f"horizon {CHUNK * (wide[0] + 1)}" if len(wide) else f"horizon beyond {steps}"
+    notes = [f"envelope {e[-1]:.1e} after {steps} steps, {horizon}" for e in envelope]
+    return structure(what, _named(got), _named(center)) + [
+        what.finding(
+            "G4",
+            name,
+            Outcome.PASS if ratio <= ENVELOPE_FACTOR else Outcome.FAIL,
+            value=float(ratio),
+            limit=ENVELOPE_FACTOR,
+            note=note,
+        )
+        for name, ratio, note in zip(("weights", "losses"), ratios, notes, strict=True)
+    ]
+
+
+def _stream(text: Text) -> BpttStream:
+    return BpttStream(text.tokens, BATCH, BPTT, random_bptt=True)
+
+
+def _named(trajectory: Trajectory) -> dict[str, np.ndarray]:
+    arrays = {f"{key} at the end": a for key, a in trajectory.weights[-1].items()}
+    seen = {"losses": trajectory.losses, "gradient norms": trajectory.gradient_norms}
+    return arrays | seen | trajectory.carry
+
+
+def _distances(run: Trajectory, center: Trajectory) -> np.ndarray:
+    """How far apart the weights and the losses of two runs are after every chunk: (2, chunks)."""
+    chunks = range(len(center.weights))
+    weights = [relative_l2(run.flat(k), center.flat(k)) for k in chunks]
+    cuts = [slice(CHUNK * k, CHUNK * (k + 1)) for k in chunks]
+    losses = [relative_l2(run.losses[cut], center.losses[cut]) for cut in cuts]
+    return np.array([weights, losses])
+
+
+def _nudged(weights: Arrays, seed: int) -> dict[str, np.ndarray]:
+    """The same weights, each one unit in the last place of float32 up or down."""
+    rng = np.random.default_rng(seed)
+
+    def nudge(array: np.ndarray) -> np.ndarray:
+        towards = np.where(rng.random(array.shape) < 0.5, -np.inf, np.inf).astype(np.float32)
+        return np.nextafter(array.astype(np.float32), towards).astype(np.float64)
+
+    return {key: nudge(array) for key, array in weights.items()}

@@ -1,0 +1,168 @@
+"""The checks pass on the code as it is, and fail when the code is broken."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import jaxrnn.training.optimizers
+from jaxrnn.nn.cells import GRU, LSTM, Cell, Hidden
+from jaxrnn.nn.layers import RNN
+from jaxrnn.nn.models import CharLM, CharRnn, CharSeqRnn, CharSeqStatefulGRU, CharSeqStatefulRnn
+from parity.checks import Check, suite, update_findings, value_findings
+from parity.compare import Outcome, worst_outcome
+from parity.generation import greedy_findings
+from parity.initialisation import initialisation_findings
+from parity.sides import draw_weights
+from parity.subjects import LAYER_DROPOUT, F, H, T, V, layer_subject, model_subject
+from parity.training import RULES, sgdr_rates, windows_of
+from parity.trajectories import followed, load_text, trained_subject, within_envelope
+
+GOOD = {Outcome.PASS, Outcome.WARN}
+
+
+def failed(findings):
+    return {(f.check, f.gate) for f in findings if f.outcome in (Outcome.FAIL, Outcome.ERROR)}
+
+
+@pytest.fixture(scope="module")
+def text():
+    return load_text("python-docs")
+
+
+def test_values_agree():
+    findings = value_findings(model_subject("model", CharRnn(V, F, H)), ("float64", "float32"))
+    assert worst_outcome(findings) in GOOD
+    assert {f.check for f in findings} == {"forward", "loss", "gradients"}
+    assert {f.gate for f in findings} == {"G0", "G1", "G2", "G3"}
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        layer_subject(RNN(LSTM, H, 2, bidirectional=True), lengths=True),
+        layer_subject(RNN(GRU, H, 3, dropout=LAYER_DROPOUT)),
+    ],
+    ids=lambda subject: subject.name,
+)
+def test_stacks_agree_with_packed_sequences_and_torch_dropout(subject):
+    findings = value_findings(subject, ("float64",))
+    assert worst_outcome(findings) is Outcome.PASS
+    assert any(f.array == "input xs" for f in findings)
+
+
+def test_bfloat16_agrees():
+    findings = value_findings(model_subject("model", CharRnn(V, F, H)), ("bfloat16",))
+    assert worst_outcome(findings) in GOOD
+
+
+def test_a_padded_window_agrees_with_a_short_one():
+    subject = model_subject("model", CharSeqStatefulRnn(V, F, H), length=T - 2)
+    assert worst_outcome(value_findings(subject, ("float64",))) is Outcome.PASS
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_updates_agree(rule):
+    subject = model_subject("model", CharSeqStatefulRnn(V, F, H))
+    findings = update_findings("model", subject, rule, ("float64",))
+    assert worst_outcome(findings) is Outcome.PASS
+    moments = {f.array.split(" of ")[0] for f in findings if " of " in f.array}
+    assert moments == {"move", "weights", *rule.moments.values()} - _absent(rule)
+
+
+def _absent(rule):
+    """RMSprop's and SGD's states have a momentum buffer only with momentum."""
+    return (
+        set()
+        if dict(rule.options).get("momentum") or rule.optimizer == "adam"
+        else {"momentum_buffer"}
+    )
+
+
+def test_updates_agree_in_float32():
+    subject = model_subject("model", CharSeqStatefulRnn(V, F, H))
+    findings = update_findings("model", subject, RULES[0], ("float32",))
+    assert worst_outcome(findings) in GOOD
+
+
+def test_greedy_texts_agree():
+    subject = model_subject("model", CharSeqStatefulGRU(V, F, H))
+    weights = draw_weights(subject, np.random.default_rng(1))
+    (finding,) = greedy_findings(subject, weights, "float32")
+    assert (finding.gate, finding.outcome) == ("G5", Outcome.PASS)
+    assert "margin" in finding.note
+
+
+def test_initialisation_agrees_and_notices_a_missing_identity():
+    right = model_subject("model", CharSeqRnn(V, F, H, identity=True))
+    assert worst_outcome(initialisation_findings(right)) is Outcome.PASS
+    wrong = replace(right, model=CharSeqRnn(V, F, H))
+    bad = [f.array for f in initialisation_findings(wrong) if f.outcome is Outcome.FAIL]
+    assert bad == ["rnn.weight_hh_l0"]
+
+
+def test_a_trajectory_is_followed_digit_by_digit(text):
+    subject = trained_subject(CharSeqStatefulRnn, text)
+    assert worst_outcome(followed(subject, text, 50)) is Outcome.PASS
+
+
+@pytest.mark.slow
+def test_a_float32_trajectory_stays_within_the_envelope(text):
+    subject = trained_subject(CharSeqStatefulRnn, text)
+    findings = within_envelope(subject, text, 50)
+    assert worst_outcome(findings) is Outcome.PASS
+    assert "envelope" in findings[-1].note
+
+
+def test_a_broken_cell_fails_in_every_value():
+    def step(carry, x_gates, h_gates):
+        after = GRU.step(carry, x_gates, h_gates)
+        return Hidden(after.h * (1 + 1e-9))
+
+    broken = model_subject("model", CharLM(V, F, H, cell=Cell("gru", GRU.gates, step)))
+    failures = failed(value_findings(broken, ("float64",)))
+    assert failures == {("forward", "G1"), ("loss", "G1"), ("gradients", "G1")}
+
+
+def test_a_clipping_epsilon_is_noticed(monkeypatch):
+    monkeypatch.setattr(jaxrnn.training.optimizers, "CLIP_EPSILON", 0.0)
+    subject = model_subject("model", CharSeqStatefulRnn(V, F, H))
+    rule = next(rule for rule in RULES if rule.name == "SGD, clipped")
+    assert ("update", "G1") in failed(update_findings("model", subject, rule, ("float64",)))
+
+
+def test_what_cannot_run_is_an_error_not_a_crash():
+    def run():
+        raise RuntimeError("no such thing")
+
+    (finding,) = Check("subject", "values", run).findings()
+    assert finding.outcome is Outcome.ERROR
+    assert "no such thing" in finding.note
+
+
+def test_the_quick_suite_reaches_every_model_and_gate(text):
+    checks = list(suite(quick=True, text=text))
+    names = {check.subject for check in checks}
+    assert {
+        "Char3Model",
+        "CharSeqStatefulLSTM",
+        "CharLM, gru, tied",
+        "fit CharSeqStatefulGRU",
+    } <= names
+    kinds = {check.kind for check in checks}
+    assert kinds == {"values", "update", "initialisation", "generation", "trajectory"}
+
+
+def test_restarts_follow_the_course():
+    rates = sgdr_rates(0.1, 2, 40)
+    assert len(rates) == 120
+    assert rates[:3] == [0.001, 0.001, rates[2]]
+    assert rates[2] > 0.09
+    assert rates[40] == pytest.approx(0.1)
+
+
+def test_windows_are_parallel_streams():
+    (inputs, targets), (rest, _) = windows_of(np.arange(12), 2, [3, 3])
+    assert inputs.tolist() == [[0, 6], [1, 7], [2, 8]]
+    assert targets.tolist() == [[1, 7], [2, 8], [3, 9]]
+    assert rest.tolist() == [[3, 9], [4, 10]]

@@ -1,0 +1,155 @@
+"""Other people's modules: Linen's LSTM passes, NNX's and Haiku's GRU are other equations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import linen, nnx
+from jax import lax
+
+import parity
+from parity import Absent, Chain, FoldBiases, PermuteGates, SplitGates, Transpose, WeightMap, entry
+
+T, B, I, H = 5, 3, 4, 6  # noqa: E741: the field's letter
+RNG = np.random.default_rng(0)
+XS, H0, C0 = RNG.normal(size=(T, B, I)), RNG.normal(size=(1, B, H)), RNG.normal(size=(1, B, H))
+BIASES = ("bias_ih_l0", "bias_hh_l0")
+
+
+def linen_lstm(params, xs, carry):
+    """The Linen cell over time, called and answering as `torch.nn.LSTM`."""
+    cell = linen.OptimizedLSTMCell(H)
+    h, c = (state[0] for state in carry)
+    (c, h), ys = lax.scan(lambda carry, x: cell.apply({"params": params}, carry, x), (c, h), xs)
+    return ys, (h[None], c[None])
+
+
+def linen_lstm_case():
+    zeros = jnp.zeros((B, H))
+    cell = linen.OptimizedLSTMCell(H)
+    params = cell.init(jax.random.key(0), (zeros, zeros), jnp.zeros((B, I)))["params"]
+    kernel = Chain((SplitGates(4), Transpose()))
+    weight_map = WeightMap(
+        [
+            entry("weight_ih_l0", [f"i{gate}/kernel" for gate in "ifgo"], kernel),
+            entry("weight_hh_l0", [f"h{gate}/kernel" for gate in "ifgo"], kernel),
+            entry(
+                BIASES,
+                [f"h{gate}/bias" for gate in "ifgo"],
+                Chain((FoldBiases(), SplitGates(4))),
+            ),
+        ]
+    )
+    return linen_lstm, params, torch.nn.LSTM(I, H), weight_map, (XS, (H0, C0))
+
+
+def nnx_gru_case(biases):
+    graph, params = nnx.split(nnx.GRUCell(I, H, rngs=nnx.Rngs(0)), nnx.Param)
+
+    def run(params, xs, h):
+        cell = nnx.merge(graph, params)
+        h, ys = lax.scan(lambda h, x: cell(h, x), h[0], xs)
+        return ys, h[None]
+
+    pure = nnx.to_pure_dict(params)
+
+    def from_dict(pure, xs, h):
+        state = jax.tree.map(lambda leaf: leaf, params)
+        nnx.replace_by_pure_dict(state, pure)
+        return run(state, xs, h)
+
+    weight_map = WeightMap(
+        [
+            entry("weight_ih_l0", "dense_i/kernel", Transpose()),
+            entry("weight_hh_l0", "dense_h/kernel", Transpose()),
+            *biases,
+        ]
+    )
+    return from_dict, pure, torch.nn.GRU(I, H), weight_map, (XS, H0)
+
+
+def haiku_gru_case():
+    haiku = pytest.importorskip("haiku")
+
+    def over_time(xs, h):
+        return haiku.dynamic_unroll(haiku.GRU(H), xs, h)
+
+    network = haiku.without_apply_rng(haiku.transform(over_time))
+    params = network.init(jax.random.key(0), jnp.zeros((T, B, I)), jnp.zeros((B, H)))
+
+    def run(params, xs, h):
+        ys, h = network.apply(params, xs, h[0])
+        return ys, h[None]
+
+    zrn = PermuteGates((1, 0, 2))
+    weight_map = WeightMap(
+        [
+            entry("weight_ih_l0", "gru/w_i", Chain((zrn, Transpose()))),
+            entry("weight_hh_l0", "gru/w_h", Chain((zrn, Transpose()))),
+            entry(BIASES, "gru/b", Chain((FoldBiases(), zrn))),
+        ]
+    )
+    return run, params, torch.nn.GRU(I, H), weight_map, (XS, H0)
+
+
+def test_linen_lstm_passes_and_the_folded_biases_are_named():
+    report = parity.check(*linen_lstm_case())
+    assert report.passed, report.summary()
+    assert any("trajectory" in remark and "folded" in remark for remark in report.remarks)
+    assert {f.gate for f in report.findings} == {"G0", "G1", "G2", "G3"}
+
+
+@pytest.mark.parametrize(
+    ("biases", "found"),
+    [
+        ([entry(BIASES, "dense_i/bias", FoldBiases())], "b_hn is missing inside the reset gate"),
+        (
+            [entry("bias_ih_l0", "dense_i/bias"), entry("bias_hh_l0", (), Absent((3 * H,)))],
+            "hidden bias b_hh is missing",
+        ),
+    ],
+)
+def test_the_missing_hidden_bias_of_the_nnx_gru_is_named(biases, found):
+    report = parity.check(*nnx_gru_case(biases))
+    assert not report.passed
+    assert found in report.summary()
+    with pytest.raises(AssertionError, match=found):
+        parity.assert_parity(*nnx_gru_case(biases), dtypes=("float64",))
+
+
+def test_the_haiku_gru_is_a_different_equation():
+    report = parity.check(*haiku_gru_case())
+    assert not report.passed
+    assert "A different equation than GRU, not round-off" in report.summary()
+    assert "reset gate is applied before the product" in report.summary()
+
+
+def test_what_does_not_fit_is_named_at_once():
+    function, params, module, _, inputs = linen_lstm_case()
+    wrong = WeightMap([entry("weight_ih_l0", "ii/kernel"), entry("bias", "hi/bias")])
+    with pytest.raises(parity.weights.WeightMapError) as caught:
+        parity.check(function, params, module, wrong, inputs)
+    for problem in ("bias is missing", "weight_hh_l0 is unknown", "hf/kernel is unknown", "(4, 6)"):
+        assert problem in str(caught.value)
+
+
+def test_other_outputs_than_declared_fail_the_structure():
+    _, params, module, weight_map, inputs = linen_lstm_case()
+
+    def only_the_last(params, xs, carry):
+        return linen_lstm(params, xs, carry)[0][-1]
+
+    report = parity.check(only_the_last, params, module, weight_map, inputs, dtypes=("float64",))
+    notes = [f.note for f in report.findings if f.gate == "G0"]
+    assert any("expected shape" in note for note in notes)
+    assert any("is missing" in note for note in notes)
+
+
+def test_a_function_that_crashes_is_an_error():
+    def crashing(params, xs, carry):
+        raise KeyError("no such weight")
+
+    report = parity.check(crashing, *linen_lstm_case()[1:])
+    assert report.outcome.value == "ERROR"
+    assert "no such weight" in report.summary()

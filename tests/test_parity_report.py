@@ -1,0 +1,132 @@
+"""Reports: nothing is lost in JSON, nothing is executed in HTML, and the command line is polite."""
+
+import json
+import math
+from html.parser import HTMLParser
+
+import pytest
+
+from jaxrnn.nn.cells import GRU, LSTM, TANH
+from parity.cli import main
+from parity.compare import Comparison, Outcome
+from parity.faults import gru_step, stepping
+from parity.localise import draw, localise, reproduction, shrunken
+from parity.page import html_page
+from parity.report import Report
+
+EVIL = "<script>alert('x')</script>"
+WHAT = Comparison(EVIL, "gradients", "float64")
+FINDINGS = (
+    WHAT.finding("G1", "w", Outcome.PASS, value=1e-16, limit=1e-11),
+    WHAT.finding("G1", "v", Outcome.FAIL, value=math.inf, limit=1e-11, note=EVIL),
+    WHAT.finding("G0", "u", Outcome.ERROR, note="it broke"),
+)
+REPORT = Report(EVIL, FINDINGS, (EVIL,), grids={"a map": {EVIL: {"0": 1e-16, "1": 0.0}}})
+
+
+class Balanced(HTMLParser):
+    """Fails on a tag that is closed in the wrong place; collects the tags."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.seen = [], set()
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.add(tag)
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_json_has_every_finding_and_the_environment():
+    content = json.loads(REPORT.to_json())
+    assert content["outcome"] == "ERROR"
+    assert [f["array"] for f in content["findings"]] == ["w", "v", "u"]
+    assert content["findings"][1]["value"] == "inf"
+    assert {"jax", "torch"} <= set(content["environment"]["packages"])
+    assert content["environment"]["torch_threads"] >= 1
+
+
+def test_the_page_is_whole_and_escaped():
+    page, parser = html_page(REPORT), Balanced()
+    parser.feed(page)
+    assert parser.open == []
+    assert "script" not in parser.seen
+    assert "&lt;script&gt;" in page
+    assert "http" not in page
+    assert {"svg", "table"} <= parser.seen
+
+
+def test_the_table_shows_the_worst_of_each_group():
+    _, rows = REPORT.table()
+    assert [row[6] for row in rows] == ["FAIL", "ERROR"]
+    assert rows[0][3] == "2"
+
+
+def test_only_a_report_with_something_that_passed_passes():
+    assert not REPORT.passed
+    assert Report("t", FINDINGS[:1]).passed
+    assert not Report("t", ()).passed
+    assert "it broke" in REPORT.summary()
+
+
+@pytest.mark.parametrize("cell", [GRU, LSTM], ids=lambda cell: cell.name)
+def test_nothing_is_found_where_nothing_is_wrong(cell):
+    found = localise(draw(cell))
+    assert (found.origin, found.cause) == ("", "")
+    assert max(max(row.values()) for row in found.free.values()) < 1e-14
+    assert shrunken(cell) is None
+
+
+def test_layer_step_and_cause_are_named_and_the_case_shrinks():
+    with stepping(GRU, gru_step(r_gate=1, z_gate=0)):
+        found = localise(draw(GRU))
+        assert found.origin.startswith("layer 0 h at step 0")
+        assert "r and z exchanged" in found.cause
+        case = shrunken(GRU)
+        assert case is not None
+        assert case.xs.shape == (1, 1, 1)
+        shown = {}
+        exec(reproduction(case).replace("print(", "shown = ("), shown)
+        assert "r and z exchanged" in shown["shown"]
+
+
+def test_a_cell_that_is_wrong_backwards_only_is_found_there():
+    import jax
+
+    with stepping(TANH, jax.custom_jvp(TANH.step)):
+        TANH.step.defjvp(lambda p, t: (_tanh(*p), jax.tree.map(lambda x: 2 * x, _tanh_jvp(p, t))))
+        found = localise(draw(TANH))
+    assert found.origin == "the backward pass of layer 0, gate h"
+
+
+def _tanh(carry, x_gates, h_gates):
+    import jax.numpy as jnp
+
+    return type(carry)(jnp.tanh(x_gates + h_gates))
+
+
+def _tanh_jvp(primals, tangents):
+    import jax
+
+    return jax.jvp(_tanh, primals, tangents)[1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["check", "--fast"],
+        ["check", "--corpus", "nowhere.txt"],
+        ["mutants", "--only", "?"],
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
