@@ -47,7 +47,7 @@ class Sampler:
 
     def __call__(self, key: Array, log_probs: Float[Array, "B V"]) -> Int[Array, " B"]:
         """Draw one token a row."""
-        return jax.random.categorical(key, self.allowed(log_probs))
+        return jax.random.categorical(key, self.allowed(log_probs)).astype(jnp.int32)
 
     def allowed(self, log_probs: Float[Array, "B V"]) -> Float[Array, "B V"]:
         """The log probabilities of what may be drawn, not normalised; -inf for the rest."""

@@ -46,7 +46,8 @@ CAPS = {
     "tf32": {"forward": 2e-2, "loss": 1e-2, "gradients": 4e-2, "update": 4e-2},
     "bfloat16": {"forward": 3e-2, "loss": 1e-2, "gradients": 6e-2, "update": 6e-2},
 }
-"""G3: at least five times the distance seen on the subjects of `parity check`."""
+"""G3: a wide net below G2; in float32 some thirty times the distance seen by `parity check`, in
+bfloat16 two to three times. Those of tf32 are estimates."""
 
 
 class Outcome(enum.Enum):

@@ -188,8 +188,8 @@ def test_recipes_are_listed(capsys):
     ("content", "message"),
     [
         (b"", "text.txt is empty"),
-        (b"a", "too short for 8 streams"),
-        (b"abcabcabc", "too short for 8 streams"),
+        (b"a", "No character occurs at least 3 times"),
+        (b"aaabbbccc", "too short for 8 streams"),
         (b"caf\xe9", "not UTF-8: byte 0xe9 at position 3"),
     ],
 )

@@ -54,6 +54,14 @@ def test_window_mode_is_the_courses_get_next_n(model):
     np.testing.assert_array_equal(written, jnp.stack(expected))
 
 
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("model", [CharRnn(V, 5, 16), CharLM(V, 5, 16)], ids=repr)
+def test_float64_writes_too(model):
+    params = jax.tree.map(lambda p: p.astype(jnp.float64), params_of(model))
+    _, written = generate(model, params, PROMPT, LENGTH, KEY)
+    assert written.shape == (LENGTH, B)
+
+
 def test_texts_that_are_written_together_are_drawn_apart_and_repeatably():
     model = CharLM(V, 5, 16)
     params, same = params_of(model), jnp.zeros((2, 4), int)
