@@ -43,7 +43,9 @@ def test_stateful_mode_equals_reading_the_whole_text_again():
     assert relative(carry, expected) < FLOAT32
 
 
-@pytest.mark.parametrize("model", [CharRnn(V, 5, 16), CharSeqRnn(V, 5, 16)], ids=repr)
+@pytest.mark.parametrize(
+    "model", [CharRnn(V, 5, 16), CharSeqRnn(V, 5, 16)], ids=lambda model: type(model).__name__
+)
 def test_window_mode_is_the_courses_get_next_n(model):
     params, window, expected = params_of(model), PROMPT, []
     for _ in range(LENGTH):
@@ -55,7 +57,9 @@ def test_window_mode_is_the_courses_get_next_n(model):
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("model", [CharRnn(V, 5, 16), CharLM(V, 5, 16)], ids=repr)
+@pytest.mark.parametrize(
+    "model", [CharRnn(V, 5, 16), CharLM(V, 5, 16)], ids=lambda model: type(model).__name__
+)
 def test_float64_writes_too(model):
     params = jax.tree.map(lambda p: p.astype(jnp.float64), params_of(model))
     _, written = generate(model, params, PROMPT, LENGTH, KEY)
