@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import jax
-import numpy as np
 import pooch
+import tyro
 from tyro.conf import OmitArgPrefixes, Positional, subcommand
 
 from jaxrnn.data.corpora import load_corpus
-from jaxrnn.generation import Sampler, read_prompt
+from jaxrnn.exchange.commands import Export, Import, config_in
+from jaxrnn.generation import Sampler
 from jaxrnn.nn.losses import bits_per_character, perplexity
 from jaxrnn.terminal import (
     Screen,
@@ -24,18 +25,16 @@ from jaxrnn.terminal import (
 )
 from jaxrnn.training.config import Config
 from jaxrnn.training.evaluation import Source, evaluation
-from jaxrnn.training.experiment import Experiment, evaluation_source, prepare
+from jaxrnn.training.experiment import evaluation_source, prepare, prompt_for
 from jaxrnn.training.plots import draw_rates
 from jaxrnn.training.range_test import range_test
 from jaxrnn.training.recipes import RECIPES
-from jaxrnn.training.runs import Run, checked_name
+from jaxrnn.training.runs import RUNS, Run, checked_name
 from jaxrnn.watch import watch
 
 DESCRIPTION = """Recurrent character models in JAX: train them on text, let them write.
 
 Start with `train`; it needs no download."""
-
-RUNS = Path("runs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +62,8 @@ class Train:
             with Screen() as screen:
                 screen.show("reading the text", 0.0)
                 experiment = prepare(self.config)
-            run = Run.create(folder, experiment, prompt=self._prompt(experiment))
+            prompt = prompt_for(experiment, self.prompt, RECIPES[self.recipe].prompt)
+            run = Run.create(folder, experiment, prompt=prompt)
         return watch(run, experiment, resume=self.resume is not None)
 
     def _folder(self) -> Path:
@@ -74,19 +74,6 @@ class Train:
         base = base if own_text and base else self.recipe
         names = [base, *(f"{base}-{n}" for n in range(2, 10_000))]
         return next(RUNS / name for name in names if not (RUNS / name).exists())
-
-    def _prompt(self, experiment: Experiment) -> str:
-        model, vocabulary, window = experiment.model, experiment.vocabulary, self.config.bptt
-        prompt = RECIPES[self.recipe].prompt if self.prompt is None else self.prompt
-        try:
-            read_prompt(model, vocabulary, prompt, window=window)
-            return prompt
-        except ValueError:
-            if self.prompt is not None:
-                raise
-        tokens = experiment.validation.tokens
-        known = tokens[~np.isin(tokens, vocabulary.unprintable)][:window]
-        return vocabulary.decode(known) or max(vocabulary.itos, key=lambda token: len(token) == 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,13 +204,16 @@ class Recipes:
         return 0
 
 
+Command = Train | Sample | Evaluate | FindRate | Recipes | Export | Import
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     return run_command(lambda: _command(given)())
 
 
-def _command(given: list[str]) -> Train | Sample | Evaluate | FindRate | Recipes:
+def _command(given: list[str]) -> Command:
     name = _value_of("--recipe", given) or "python-docs"
     if name not in RECIPES:
         raise ValueError(f"There is no recipe {name!r}: take one of {', '.join(RECIPES)}.")
@@ -231,16 +221,17 @@ def _command(given: list[str]) -> Train | Sample | Evaluate | FindRate | Recipes
     if given[:1] == ["train"] and "--resume" in resuming and len(resuming) > 1:
         raise ValueError("--resume goes on with a run as it was begun and takes no other flag.")
     config = RECIPES[name].config
+    importing = Import(file=tyro.MISSING, recipe=name, config=config_in(given) or config)
     kinds = (
         Annotated[Train, subcommand("train", default=Train(recipe=name, config=config))]
         | Annotated[Sample, subcommand("sample")]
         | Annotated[Evaluate, subcommand("evaluate")]
         | Annotated[FindRate, subcommand("find-rate", default=FindRate(recipe=name, config=config))]
         | Annotated[Recipes, subcommand("recipes")]
+        | Annotated[Export, subcommand("export")]
+        | Annotated[Import, subcommand("import", default=importing)]
     )
-    command: Train | Sample | Evaluate | FindRate | Recipes = parse(
-        kinds, given, program=command_name(), description=DESCRIPTION
-    )
+    command: Command = parse(kinds, given, program=command_name(), description=DESCRIPTION)
     jax.config.update("jax_compilation_cache_dir", str(pooch.os_cache("jaxrnn") / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     return command

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from torch import nn
 
+from jaxrnn.exchange.weights import WeightMap
 from parity.bridge import is_float, named_leaves, rebuilt
 from parity.checks import Check, draw_case, value_findings
 from parity.compare import Finding, Outcome
@@ -20,7 +21,6 @@ from parity.recognise import recognised
 from parity.report import Report
 from parity.sides import jax_side
 from parity.subjects import Subject, projection
-from parity.weights import WeightMap
 
 
 def check(

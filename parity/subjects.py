@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from jaxrnn.exchange.weights import WeightMap
 from jaxrnn.nn.cells import CELLS, Cell
 from jaxrnn.nn.layers import RNN
 from jaxrnn.nn.models import (
@@ -29,7 +30,6 @@ from jaxrnn.nn.models import (
 from jaxrnn.training.steps import Batch, batch_loss
 from parity.bridge import named_leaves
 from parity.twins import LAYERS, CharTwin, twin_of
-from parity.weights import WeightMap
 
 T, B, V, F, H = 5, 3, 17, 6, 10
 """Sizes of the cases."""

@@ -128,7 +128,7 @@ def test_the_haiku_gru_is_a_different_equation():
 def test_what_does_not_fit_is_named_at_once():
     function, params, module, _, inputs = linen_lstm_case()
     wrong = WeightMap([entry("weight_ih_l0", "ii/kernel"), entry("bias", "hi/bias")])
-    with pytest.raises(parity.weights.WeightMapError) as caught:
+    with pytest.raises(parity.WeightMapError) as caught:
         parity.check(function, params, module, wrong, inputs)
     for problem in ("bias is missing", "weight_hh_l0 is unknown", "hf/kernel is unknown", "(4, 6)"):
         assert problem in str(caught.value)

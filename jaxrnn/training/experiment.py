@@ -17,6 +17,7 @@ from jaxrnn.data.windows import (
     split_starts,
     trigram_starts,
 )
+from jaxrnn.generation import read_prompt
 from jaxrnn.nn.model import CharModel
 from jaxrnn.training.config import Config
 from jaxrnn.training.evaluation import Source
@@ -89,6 +90,21 @@ def prepare(config: Config, *, vocabulary: Vocabulary | None = None) -> Experime
         source=source,
         validation=validation,
     )
+
+
+def prompt_for(experiment: Experiment, asked: str | None, usual: str) -> str:
+    """The prompt that is asked for, or the usual one, or one of the text if that cannot be read."""
+    model, vocabulary, window = experiment.model, experiment.vocabulary, experiment.config.bptt
+    prompt = usual if asked is None else asked
+    try:
+        read_prompt(model, vocabulary, prompt, window=window)
+        return prompt
+    except ValueError:
+        if asked is not None:
+            raise
+    tokens = experiment.validation.tokens
+    known = tokens[~np.isin(tokens, vocabulary.unprintable)][:window]
+    return vocabulary.decode(known) or max(vocabulary.itos, key=lambda token: len(token) == 1)
 
 
 def evaluation_source(

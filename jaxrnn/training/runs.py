@@ -30,6 +30,8 @@ from jaxrnn.training.history import Position, Row
 from jaxrnn.training.loop import Progress, training
 from jaxrnn.training.state import TrainState
 
+RUNS = Path("runs")
+"""Where the command line keeps runs."""
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 PACKAGES = ("jaxrnn", "jax", "jaxlib", "flax", "optax", "numpy")
 """Those whose versions a run records."""

@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxrnn.nn.models import MODELS, CharLM
-from parity.bridge import numpy_of
-from parity.operations import (
+from jaxrnn.exchange.operations import (
     Chain,
     FoldBiases,
     Identity,
@@ -14,9 +12,11 @@ from parity.operations import (
     StackLayers,
     Transpose,
 )
+from jaxrnn.exchange.weights import WeightMap, WeightMapError, entry
+from jaxrnn.nn.models import MODELS, CharLM
+from parity.bridge import numpy_of
 from parity.subjects import H, V, course_subjects, model_subject
 from parity.twins import twin_of
-from parity.weights import WeightMap, WeightMapError, entry
 
 RNG = np.random.default_rng(0)
 

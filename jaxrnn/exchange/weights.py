@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parity.operations import Identity, Operation, Transpose
+from jaxrnn.exchange.operations import Identity, Operation, Transpose
 
 Arrays = Mapping[str, np.ndarray]
 Shapes = Mapping[str, tuple[int, ...]]

@@ -1,0 +1,93 @@
+"""The commands that carry weights from and to PyTorch."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import OmitArgPrefixes, Positional
+
+from jaxrnn.exchange.runs import described, export_run, import_run, read_vocabulary
+from jaxrnn.terminal import command_name
+from jaxrnn.training.config import Config
+from jaxrnn.training.experiment import prepare, prompt_for
+from jaxrnn.training.recipes import RECIPES
+from jaxrnn.training.runs import RUNS, Run, checked_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write a trained model's weights for PyTorch, by its own names and shapes."""
+
+    run: Positional[Path]
+    """The run's folder."""
+    file: Positional[Path]
+    """The safetensors file to write; `load_state_dict(load_file(FILE), strict=True)` takes it."""
+    checkpoint: Literal["best", "last"] = "best"
+    """Which checkpoint to use."""
+
+    def __call__(self) -> int:
+        tensors = export_run(Run(self.run), self.file, checkpoint=self.checkpoint)
+        for name, tensor in tensors.items():
+            print(f"{name:24} {tensor.dtype}{list(tensor.shape)}")
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Import:
+    """Make a run of weights from PyTorch: a safetensors file or a checkpoint of torch.save.
+
+    The flags say what the weights belong to. For a file that `export` wrote, they are not needed.
+    """
+
+    file: Positional[Path]
+    """The weights."""
+    recipe: str = "python-docs"
+    """Where the other values come from; `recipes` lists them."""
+    name: str | None = None
+    """The run's folder in runs/; the file's name if None."""
+    rename: tuple[str, ...] = ()
+    """Modules that the file calls otherwise, as THEIRS=OURS: encoder=e decoder=l_out."""
+    vocabulary: Path | None = None
+    """A vocabulary.json, as a run has it, or a JSON list; made from the corpus if None."""
+    prompt: str | None = None
+    """What samples begin with; the recipe's, or the beginning of the validation text, if None."""
+    config: OmitArgPrefixes[Config] = RECIPES["python-docs"].config
+    """The values of the recipe."""
+
+    def __call__(self) -> int:
+        ours = described(self.file)
+        vocabulary = None if ours is None else ours[1]
+        if self.vocabulary is not None:
+            vocabulary = read_vocabulary(self.vocabulary)
+        experiment = prepare(self.config, vocabulary=vocabulary)
+        recipe_prompt = RECIPES[self.recipe].prompt if ours is None else ours[2]
+        folder = RUNS / checked_name(self.name or self.file.stem)
+        run = import_run(
+            self.file,
+            folder,
+            experiment,
+            renamed=_pairs(self.rename),
+            prompt=prompt_for(experiment, self.prompt, recipe_prompt),
+        )
+        command = command_name()
+        print(f"{run.folder} has the weights of {self.file}. What to type next:")
+        print(f"  {command} evaluate {run.folder}\n  {command} sample {run.folder}")
+        print(f"  {command} train --resume {run.folder}")
+        return 0
+
+
+def config_in(given: Sequence[str]) -> Config | None:
+    """The configuration that an exported file on the command line brings along."""
+    if given[:1] != ["import"]:
+        return None
+    found = [described(a) for a in given[1:] if a.endswith(".safetensors")]
+    return next((ours[0] for ours in found if ours is not None), None)
+
+
+def _pairs(renames: Sequence[str]) -> dict[str, str]:
+    wrong = [rename for rename in renames if not re.fullmatch(r"[^=]+=[^=]+", rename)]
+    if wrong:
+        raise ValueError(f"--rename takes THEIRS=OURS, got {', '.join(wrong)}.")
+    return dict(rename.split("=") for rename in renames)
