@@ -1,6 +1,6 @@
 """The suite: which checks there are, and how the two sides' results become findings."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,13 +14,14 @@ from jaxrnn.nn.models import (
     CharSeqStatefulRnn2,
     StatefulModel,
 )
-from parity.bridge import is_float, rounded
+from parity.cases import draw_case, pooled
 from parity.compare import Arrays, Comparison, Finding, Outcome, meaning, numerics, structure
 from parity.generation import greedy_findings
 from parity.initialisation import initialisation_findings
 from parity.runs import overlapping, run_findings, streams
-from parity.sides import Results, Side, draw_weights, jax_side, torch_side
-from parity.subjects import Subject, course_subjects, layer_subjects
+from parity.sides import Side, jax_side, torch_side
+from parity.stack_subjects import layer_subjects
+from parity.subjects import Subject, course_subjects
 from parity.training import ADAM, RULES, Rule
 from parity.trajectories import Text, followed, trained_subject, within_envelope
 from parity.updates import MOVE, SECOND_MOMENTS, STEPS, jax_updates, torch_updates, undecided
@@ -179,15 +180,6 @@ def sided_findings(
     return findings
 
 
-def pooled(side: Side, cases: Sequence[tuple[Arrays, Arrays]]) -> Results:
-    """A side's results on all cases, each array with a leading axis for the cases."""
-    results = [side(weights, inputs) for weights, inputs in cases]
-    return {
-        check: {name: np.stack([r[check][name] for r in results]) for name in arrays}
-        for check, arrays in results[0].items()
-    }
-
-
 def _resolved(arrays: Arrays, masks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays that a low precision can tell, without the entries that it cannot.
 
@@ -200,17 +192,3 @@ def _resolved(arrays: Arrays, masks: Mapping[str, np.ndarray]) -> dict[str, np.n
         elif name.startswith(SECOND_MOMENTS):
             resolved[name] = np.sqrt(array)
     return resolved
-
-
-def draw_case(
-    subject: Subject, seed: int, dtype: str
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Weights and inputs that the precision can hold; in float64, those of float32."""
-    rng = np.random.default_rng(seed)
-    stored = "float32" if dtype == "float64" else dtype
-    weights = {key: rounded(array, stored) for key, array in draw_weights(subject, rng).items()}
-    inputs = {
-        name: rounded(array, stored) if is_float(array) else array
-        for name, array in subject.draw(rng).items()
-    }
-    return weights, inputs

@@ -22,14 +22,17 @@ from jaxrnn.nn.models import (
     CharSeqStatefulLSTM,
     CharSeqStatefulRnn,
 )
-from parity.checks import Check, draw_case, update_findings, value_findings
+from parity.cases import draw_case
+from parity.checks import Check, update_findings, value_findings
 from parity.compare import Finding, Outcome
 from parity.faults import Fault
 from parity.generation import greedy_findings
 from parity.initialisation import initialisation_findings
-from parity.localise import draw, localise
+from parity.localise import localise
+from parity.stacks import draw
 from parity.runs import overlapping, run_findings, streams
-from parity.subjects import LAYER_DROPOUT, F, H, T, V, layer_subject, model_subject
+from parity.stack_subjects import LAYER_DROPOUT, layer_subject
+from parity.subjects import F, H, T, V, model_subject
 from parity.training import RULES
 from parity.trajectories import Text, followed, trained_subject
 

@@ -14,7 +14,8 @@ from parity.compare import Outcome, worst_outcome
 from parity.generation import greedy_findings
 from parity.initialisation import initialisation_findings
 from parity.sides import draw_weights
-from parity.subjects import LAYER_DROPOUT, F, H, T, V, layer_subject, model_subject
+from parity.stack_subjects import LAYER_DROPOUT, layer_subject
+from parity.subjects import F, H, T, V, model_subject
 from parity.training import RULES, sgdr_rates, windows_of
 from parity.trajectories import followed, load_text, trained_subject, within_envelope
 
