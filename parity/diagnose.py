@@ -20,7 +20,7 @@ from parity.localise import differs, localise
 from parity.sides import Results, jax_side, precision, torch_device, torch_module, torch_side
 from parity.stack_causes import fitting
 from parity.stacks import draw
-from parity.subjects import Subject, carry_of_torch
+from parity.subjects import Subject
 
 
 def diagnose_values(subject: Subject) -> Diagnosis | None:

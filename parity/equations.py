@@ -10,7 +10,7 @@ deviation and every pair of them; the one that reproduces the numbers names the 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations, permutations
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -48,8 +48,8 @@ def sigmoid(x: Array) -> Array:
 def _changed(w: Weights, options: Options) -> Weights:
     """Weights with the deviations that every cell can have, in all gates or in one."""
     hidden = w.hh.shape[1]
-    missing, gate = options.get("missing", (None, None))  # type: ignore[misc]
-    if missing:
+    if "missing" in options:
+        missing, gate = cast(tuple[str, int | None], options["missing"])
         bias = np.array(getattr(w, missing))
         bias[slice(None) if gate is None else slice(gate * hidden, (gate + 1) * hidden)] = 0
         w = w._replace(**{missing: bias})

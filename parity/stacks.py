@@ -110,7 +110,7 @@ def draw(
     rng = np.random.default_rng(seed)
     stack = RNN(cell, hidden, layers, bidirectional=bidirectional, dropout=dropout)
     rows, directions = len(cell.gates) * hidden, 2 if bidirectional else 1
-    weights = {}
+    weights: dict[str, np.ndarray] = {}
     for name in part_names(stack):
         width = inputs if name.startswith("l0") else directions * hidden
         shapes = (rows, width), (rows, hidden), (rows,), (rows,)

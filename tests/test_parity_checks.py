@@ -9,13 +9,14 @@ import jaxrnn.training.optimizers
 from jaxrnn.nn.cells import GRU, LSTM, Cell, Hidden
 from jaxrnn.nn.layers import RNN
 from jaxrnn.nn.models import CharLM, CharRnn, CharSeqRnn, CharSeqStatefulGRU, CharSeqStatefulRnn
-from parity.checks import Check, suite, update_findings, value_findings
+from parity.checks import Check, update_findings, value_findings
 from parity.compare import Outcome, worst_outcome
 from parity.generation import greedy_findings
 from parity.initialisation import initialisation_findings
 from parity.sides import draw_weights
 from parity.stack_subjects import LAYER_DROPOUT, layer_subject
 from parity.subjects import F, H, T, V, model_subject
+from parity.suite import suite
 from parity.training import RULES, sgdr_rates, windows_of
 from parity.trajectories import followed, load_text, trained_subject, within_envelope
 
