@@ -15,24 +15,23 @@ from tyro.conf import subcommand
 
 from jaxrnn.nn.cells import CELLS
 from jaxrnn.terminal import FAILED, Screen, parse, run_command
-from parity.checks import Check as CheckToRun
 from parity.compare import Finding
 from parity.localise import grids
 from parity.mutant_list import MUTANTS
 from parity.mutants import Verdict, tried, unharmed
 from parity.page import html_page
 from parity.report import Report
-from parity.shrink import failed, reproduction
 from parity.stacks import draw
 from parity.suite import suite
 from parity.trajectories import load_text
+from parity.workers import default_jobs, results
 
 DESCRIPTION = """Show that JAX and PyTorch compute the same thing, and that we would have noticed
 if they did not."""
 
 
 EXPLAINED = 3
-"""Failed checks of which place, cause and a small case are looked for."""
+"""Failed checks of which place, cause and a small case are shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,25 +149,22 @@ def _checked(*, quick: bool, corpus: str | None) -> Report:
     remarks = [f"The trajectories train on {text.name}."]
     if not gpu:
         remarks.append("JAX sees no GPU: everything ran on the CPU, and TF32 was left out.")
-    checks = list(suite(quick=quick, text=text, tf32=gpu))
+    count = sum(1 for _ in suite(quick=quick, text=text, tf32=gpu))
+    jobs = default_jobs(gpu=gpu)
     findings: list[Finding] = []
     explained: list[str] = []
     with Screen() as screen:
         started = time.perf_counter()
-        for done, check in enumerate(checks):
-            screen.show(f"{check.kind}: {check.subject}", done / len(checks))
-            found = check.findings()
-            findings += found
-            if failed(found) and len(explained) < EXPLAINED:
-                screen.show(f"looking for the cause: {check.subject}", done / len(checks))
-                explained.append(explanation(check))
-        remarks.append(f"{len(checks)} checks in {time.perf_counter() - started:.0f} s.")
-    return Report("jaxrnn against PyTorch", tuple(findings), (*remarks, *explained))
-
-
-def explanation(check: CheckToRun) -> str:
-    """Place and cause of what a check found, and lines of Python that show it again."""
-    return f"{check.subject}, {check.kind}: {check.diagnosis()}\n{reproduction(check)}"
+        screen.show("starting", 0.0)
+        for done, result in enumerate(
+            results(quick=quick, corpus=corpus, tf32=gpu, chosen=range(count), jobs=jobs), 1
+        ):
+            screen.show(result.name, done / count)
+            findings += result.findings
+            explained += [result.explanation] if result.explanation else []
+        seconds = time.perf_counter() - started
+        remarks.append(f"{count} checks in {seconds:.0f} s, in {jobs} processes.")
+    return Report("jaxrnn against PyTorch", tuple(findings), (*remarks, *explained[:EXPLAINED]))
 
 
 def _grids() -> dict[str, dict[str, dict[str, float]]]:
