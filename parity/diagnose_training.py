@@ -119,7 +119,9 @@ def diagnose_course(
 
 
 def _same(got: Weights, expected: Weights) -> bool:
-    pairs = ((got[name], array) for name, array in expected.items())
+    """Whether losses, norms and weights agree; a carry that is not handed on may be anything."""
+    seen = {name: array for name, array in expected.items() if not name.startswith("carry.")}
+    pairs = ((got[name], array) for name, array in seen.items())
     return all(a.shape == b.shape and relative_l2(a, b) <= FOLLOWED for a, b in pairs)
 
 

@@ -73,7 +73,7 @@ FORWARD = (
         "layer 1 reverse: carry starts from zeros",
         lambda: f.only_in("l1_reverse", lambda: f.recurrence_with(carry=f.zeros)),
         _both,
-        "layer 1 reverse, h at step 0",
+        "layer 1 reverse, c at step 0",
         "starts from zeros",
     ),
     Mutant(

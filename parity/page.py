@@ -45,7 +45,7 @@ def html_page(report: Report) -> str:
         "<h2>How far from the limit</h2><p>Numbers by the power of ten of value / limit; "
         "right of 0 is failure.</p>",
         _histograms(report.findings),
-        "<h2>Where</h2><p>Errors as powers of ten; empty where nothing was compared, 0 where the "
+        "<h2>Where</h2><p>Errors as powers of ten; empty where nothing was compared, = where the "
         "numbers are the same to the last bit.</p>",
         _legend(),
         *(_heat_map(title, grid) for title, grid in report_grids(report).items()),
@@ -70,12 +70,12 @@ def _remark(remark: str) -> str:
 def _legend() -> str:
     """The colours of the heat maps."""
     cells = "".join(_cell(10.0**power) for power in range(SMALLEST, LARGEST + 1))
-    row = f"<td>0</td>{cells}"
+    row = f"{_cell(0.0)}{cells}"
     ends = (
-        f"<td>the same</td><td colspan=3>round-off</td>"
+        "<td>the same</td><td colspan=3>round-off</td>"
         f"<td colspan={LARGEST - SMALLEST - 5}></td><td colspan=3>no digit in common</td>"
     )
-    return f"<table class=map><tr>{row}</tr><tr>{ends}</tr></table>"
+    return f"<div class=scroll><table class=map><tr>{row}</tr><tr>{ends}</tr></table></div>"
 
 
 def report_grids(report: Report) -> dict[str, Grid]:
@@ -106,7 +106,7 @@ def _cell(value: float | None) -> str:
     if value is None:
         return "<td></td>"
     if value == 0:
-        return '<td style="background:#f4f6f8">0</td>'
+        return '<td style="background:#f4f6f8">=</td>'
     power = math.log10(value) if math.isfinite(value) else math.inf
     return f'<td style="background:{_colour(power)}" title="{value:.3g}">{power:.0f}</td>'
 
