@@ -146,7 +146,7 @@ BACKWARD = (
         "gradient cut between layers",
         lambda: f.wrapped(RNN, "_run", f.cut_between_layers),
         _gru,
-        "the backward pass between layer 1 and layer 0",
+        "the backward pass of layer 1, gradient of xs",
         "nothing flows back",
     ),
 )
