@@ -1,56 +1,76 @@
-"""The suite: which checks there are, and how the two sides' results become findings."""
+"""How the two sides' results become findings, and what a check is."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
-from jaxrnn.nn.models import (
-    COURSE_MODELS,
-    CharLoopModel,
-    CharSeqStatefulGRU,
-    CharSeqStatefulLSTM,
-    CharSeqStatefulRnn2,
-    StatefulModel,
+from parity.cases import draw_case, pooled
+from parity.compare import (
+    Arrays,
+    Comparison,
+    Diagnosis,
+    Finding,
+    Outcome,
+    meaning,
+    numerics,
+    structure,
 )
-from parity.bridge import is_float, rounded
-from parity.compare import Arrays, Comparison, Finding, Outcome, meaning, numerics, structure
+from parity.courses import Course
+from parity.diagnose import diagnose_values
+from parity.diagnose_training import (
+    diagnose_course,
+    diagnose_generation,
+    diagnose_initialisation,
+    diagnose_update,
+)
 from parity.generation import greedy_findings
 from parity.initialisation import initialisation_findings
-from parity.runs import overlapping, run_findings, streams
-from parity.sides import Results, Side, draw_weights, jax_side, torch_side
-from parity.subjects import Subject, course_subjects, layer_subjects
-from parity.training import ADAM, RULES, Rule
-from parity.trajectories import Text, followed, trained_subject, within_envelope
+from parity.runs import Data, jax_run, run_findings, run_subject, torch_run
+from parity.sides import Side, jax_side, torch_side
+from parity.subjects import B, Subject
+from parity.training import Rule
+from parity.trajectories import (
+    CHUNK,
+    SMALL,
+    Scale,
+    Text,
+    course_of,
+    first_weights,
+    followed,
+    jax_trajectory,
+    named_results,
+    torch_trajectory,
+    within_envelope,
+)
 from parity.updates import MOVE, SECOND_MOMENTS, STEPS, jax_updates, torch_updates, undecided
 
 DRAWS = {"float64": 2, "float32": 16, "tf32": 16, "bfloat16": 16}
 """How many sets of weights and inputs are compared. In the lower precisions they are pooled: the
 round-off of one small array is a matter of luck, that of sixteen is not."""
-QUICK = ("CharLoopConcatModel", "CharSeqStatefulGRU")
-"""What the quick form does in full; of the others it looks at the values in float64."""
-INITIALISED = (
-    "CharSeqRnn, identity",
-    "CharLoopConcatModel",
-    "CharLM, gru, tied",
-    "CharLM, gru, 2 layers",
-    "CharSeqStatefulRnn2",
-    "CharSeqStatefulLSTM",
-)
-"""Between them they have every initialiser; the first is the quick form's."""
-LONG, SHORT = 1000, 100
-"""Updates of the trajectories."""
-ENVELOPE_STEPS = 100
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing to run: its subject, its kind, and the function that gives the findings."""
+    """One thing to run.
+
+    Attributes:
+        subject: its subject.
+        kind: what is compared.
+        run: gives the findings.
+        explain: traces a difference to its place and cause; None of a difference if there is none.
+        target: what is compared, where a smaller case of it can be made.
+        rule: how it is updated, if it is.
+    """
 
     subject: str
     kind: str
     run: Callable[[], list[Finding]]
+    explain: Callable[[], Diagnosis | None] = lambda: None
+    target: Subject | None = None
+    rule: Rule | None = None
 
     def findings(self) -> list[Finding]:
         """Run it; what cannot be run is a finding too."""
@@ -61,68 +81,78 @@ class Check:
             note = " ".join(f"{type(error).__name__}: {error}".split())
             return [what.finding("G0", "", Outcome.ERROR, note=note)]
 
-
-def suite(*, quick: bool, text: Text, tf32: bool = False) -> Iterator[Check]:
-    """Every check, in order.
-
-    Args:
-        quick: every model and cell, but fewer sizes, precisions and steps.
-        text: what the trajectories train on.
-        tf32: whether to compare with products rounded to TF32, too; needs a GPU.
-    """
-    low = ("float32",) if quick else ("float32", "bfloat16", "tf32")[: 3 if tf32 else 2]
-    models, layers = course_subjects(), layer_subjects(quick=quick)
-    for subject in [*models, *layers]:
-        dtypes = ("float64", *_low(subject, low, quick=quick))
-        yield Check(subject.name, "values", partial(value_findings, subject, dtypes))
-    yield from _update_checks(models, quick=quick)
-    for subject in models:
-        if subject.name in INITIALISED[: 1 if quick else None]:
-            run = partial(initialisation_findings, subject)
-            yield Check(subject.name, "initialisation", run)
-    for subject in models[: len(COURSE_MODELS)]:
-        if quick and subject.name not in QUICK:
-            continue
-        run = partial(greedy_findings, subject, draw_case(subject, 0, "float32")[0], "float32")
-        yield Check(subject.name, "generation", run)
-    yield from _trajectory_checks(text, quick=quick)
+    def diagnosis(self) -> Diagnosis:
+        """Place and cause of what the findings show; a search that fails says why."""
+        try:
+            return self.explain() or Diagnosis("nowhere that was looked at")
+        except Exception as error:  # a broken model may break the search as well
+            return Diagnosis("unknown", f"{type(error).__name__} while looking for it")
 
 
-def _low(subject: Subject, low: tuple[str, ...], *, quick: bool) -> tuple[str, ...]:
-    """The precisions below float64 for a subject: all for a model, for a stack only float32."""
-    if subject.model is not None:
-        return low if not quick or subject.name in QUICK else ()
-    both = "lengths" in subject.name or "dropout" in subject.name
-    return ("float32",) if both and not quick else ()
+def values_check(subject: Subject, dtypes: Sequence[str] = ("float64",)) -> Check:
+    """Outputs, loss and gradients."""
+    run = partial(value_findings, subject, tuple(dtypes))
+    return Check(subject.name, "values", run, partial(diagnose_values, subject), subject)
 
 
-def _update_checks(models: list[Subject], *, quick: bool) -> Iterator[Check]:
-    by_name = {subject.name: subject for subject in models}
-    pairs = [(by_name["CharSeqStatefulRnn"], rule, not quick) for rule in RULES]
-    if not quick:
-        others = [subject for subject in models if subject.name != "CharSeqStatefulRnn"]
-        pairs += [(subject, ADAM, "CharLM" in subject.name) for subject in others]
-        pairs += [(by_name["CharSeqStatefulLSTM"], rule, False) for rule in RULES[1:]]
-    for subject, rule, low in pairs:
-        name = f"{subject.name}, {rule.name}"
-        dtypes = ("float64", "float32") if low else ("float64",)
-        yield Check(name, "update", partial(update_findings, name, subject, rule, dtypes))
+def update_check(
+    subject: Subject,
+    rule: Rule,
+    dtypes: Sequence[str] = ("float64",),
+    rows: Sequence[int] = (B,) * STEPS,
+) -> Check:
+    """Updates by a rule, with these batch sizes."""
+    name = f"{subject.name}, {rule.name}" + (", batch changing" if len(set(rows)) > 1 else "")
+    run = partial(update_findings, name, subject, rule, tuple(dtypes), rows)
+    return Check(name, "update", run, partial(diagnose_update, subject, rule), subject, rule)
 
 
-def _trajectory_checks(text: Text, *, quick: bool) -> Iterator[Check]:
-    run = partial(run_findings, CharSeqStatefulGRU, streams(text))
-    yield Check("fit CharSeqStatefulGRU", "trajectory", run)
-    if not quick:
-        run = partial(run_findings, CharLoopModel, overlapping(text))
-        yield Check("fit CharLoopModel", "trajectory", run)
-    kinds = [kind for kind in COURSE_MODELS if issubclass(kind, StatefulModel)]
-    for kind in kinds[2:3] if quick else kinds:
-        options = {"dropout": 0.0} if kind is CharSeqStatefulLSTM else {}
-        subject, steps = trained_subject(kind, text, **options), SHORT if quick else LONG
-        yield Check(kind.__name__, "trajectory", partial(followed, subject, text, steps))
-        if not quick and kind is not CharSeqStatefulRnn2:  # its round-off is that of its sibling
-            within = partial(within_envelope, subject, text, ENVELOPE_STEPS)
-            yield Check(kind.__name__, "trajectory", within)
+def initialisation_check(subject: Subject) -> Check:
+    """Fresh weights."""
+    run = partial(initialisation_findings, subject)
+    return Check(subject.name, "initialisation", run, partial(diagnose_initialisation, subject))
+
+
+def generation_check(subject: Subject) -> Check:
+    """Greedy texts."""
+    weights = draw_case(subject, 0, "float32")[0]
+    run = partial(greedy_findings, subject, weights, "float32")
+    return Check(subject.name, "generation", run, partial(diagnose_generation, subject))
+
+
+def trajectory_check(
+    subject: Subject, text: Text, steps: int, scale: Scale = SMALL, *, envelope: bool = False
+) -> Check:
+    """Updates on real text, in float64, or in float32 within the envelope."""
+    judge = within_envelope if envelope else followed
+    name = f"{subject.name}, {scale.hidden} units"
+    run = partial(judge, subject, text, steps, scale)
+    return Check(name, "trajectory", run, partial(diagnose_trajectory, subject, text, scale))
+
+
+def diagnose_trajectory(subject: Subject, text: Text, scale: Scale) -> Diagnosis | None:
+    """Place and cause of a difference in the first chunk of a trajectory."""
+    weights = first_weights(subject, seed=0)
+    got = named_results(jax_trajectory(subject, weights, text, CHUNK, "float64", scale))
+
+    def run(course: Course) -> dict[str, np.ndarray]:
+        """What a PyTorch run on this course ends with."""
+        return named_results(torch_trajectory(subject, weights, course, "float64"))
+
+    return diagnose_course(course_of(text, CHUNK, scale), text.tokens, got, run)
+
+
+def fit_check(kind: Any, data: Data) -> Check:
+    """A whole run of `jaxrnn.fit`."""
+    subject = run_subject(kind, data)
+
+    def explain() -> Diagnosis | None:
+        """Place and cause of a difference of the run."""
+        got = jax_run(subject, data)
+        run = partial(torch_run, subject)
+        return diagnose_course(data.course, data.source.tokens, got, run)
+
+    return Check(f"fit {kind.__name__}", "trajectory", partial(run_findings, kind, data), explain)
 
 
 def value_findings(subject: Subject, dtypes: tuple[str, ...]) -> list[Finding]:
@@ -131,19 +161,28 @@ def value_findings(subject: Subject, dtypes: tuple[str, ...]) -> list[Finding]:
 
 
 def update_findings(
-    name: str, subject: Subject, rule: Rule, dtypes: tuple[str, ...]
+    name: str,
+    subject: Subject,
+    rule: Rule,
+    dtypes: tuple[str, ...],
+    rows: Sequence[int] = (B,) * STEPS,
 ) -> list[Finding]:
-    """Moves of the weights, moments, gradient norms and carry."""
+    """Moves of the weights, moments, gradient norms and carry.
+
+    There is one update for each batch size in `rows`; in low precisions only the first.
+    """
 
     findings = []
     for dtype in dtypes:
-        steps = STEPS if dtype == "float64" else 1
+        made = rows if dtype == "float64" else rows[:1]
 
-        def in_jax(subject: Subject, dtype: str, steps: int = steps) -> Side:
-            return jax_updates(subject, rule, steps, dtype)
+        def in_jax(subject: Subject, dtype: str, made: Sequence[int] = made) -> Side:
+            """`train_step`."""
+            return jax_updates(subject, rule, made, dtype)
 
-        def in_torch(subject: Subject, dtype: str, steps: int = steps) -> Side:
-            return torch_updates(subject, rule, steps, dtype)
+        def in_torch(subject: Subject, dtype: str, made: Sequence[int] = made) -> Side:
+            """torch's optimizer."""
+            return torch_updates(subject, rule, made, dtype)
 
         findings += sided_findings(name, subject, in_jax, in_torch, (dtype,))
     return findings
@@ -179,15 +218,6 @@ def sided_findings(
     return findings
 
 
-def pooled(side: Side, cases: Sequence[tuple[Arrays, Arrays]]) -> Results:
-    """A side's results on all cases, each array with a leading axis for the cases."""
-    results = [side(weights, inputs) for weights, inputs in cases]
-    return {
-        check: {name: np.stack([r[check][name] for r in results]) for name in arrays}
-        for check, arrays in results[0].items()
-    }
-
-
 def _resolved(arrays: Arrays, masks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays that a low precision can tell, without the entries that it cannot.
 
@@ -200,17 +230,3 @@ def _resolved(arrays: Arrays, masks: Mapping[str, np.ndarray]) -> dict[str, np.n
         elif name.startswith(SECOND_MOMENTS):
             resolved[name] = np.sqrt(array)
     return resolved
-
-
-def draw_case(
-    subject: Subject, seed: int, dtype: str
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Weights and inputs that the precision can hold; in float64, those of float32."""
-    rng = np.random.default_rng(seed)
-    stored = "float32" if dtype == "float64" else dtype
-    weights = {key: rounded(array, stored) for key, array in draw_weights(subject, rng).items()}
-    inputs = {
-        name: rounded(array, stored) if is_float(array) else array
-        for name, array in subject.draw(rng).items()
-    }
-    return weights, inputs

@@ -15,17 +15,23 @@ from tyro.conf import subcommand
 
 from jaxrnn.nn.cells import CELLS
 from jaxrnn.terminal import FAILED, Screen, parse, run_command
-from parity.checks import suite
 from parity.compare import Finding
-from parity.localise import draw, localise
+from parity.localise import grids
 from parity.mutant_list import MUTANTS
 from parity.mutants import Verdict, tried, unharmed
 from parity.page import html_page
 from parity.report import Report
+from parity.stacks import draw
+from parity.suite import suite
 from parity.trajectories import load_text
+from parity.workers import default_jobs, results
 
 DESCRIPTION = """Show that JAX and PyTorch compute the same thing, and that we would have noticed
 if they did not."""
+
+
+EXPLAINED = 3
+"""Failed checks of which place, cause and a small case are shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +85,8 @@ class Mutants:
 
     only: str = ""
     """Only the mutants whose names have this in them."""
+    reproduce: bool = False
+    """Whether to print, for each, the smallest case that shows it, as lines of Python."""
     corpus: str | None = None
     """What the trajectories train on; as for `check`."""
 
@@ -92,17 +100,18 @@ class Mutants:
             sound = Report("the code without a fault", tuple(unharmed(chosen, text)))
             screen.line(sound.summary())
             verdicts = []
-            for done, verdict in enumerate(tried(chosen, text), 1):
+            for done, verdict in enumerate(tried(chosen, text, self.reproduce), 1):
                 verdicts.append(verdict)
-                screen.show(verdict.mutant, done / len(chosen))
+                screen.show(verdict.mutant.name, done / len(chosen))
         _print_table(VERDICT_HEADER, [_verdict_row(verdict) for verdict in verdicts])
         killed = sum(verdict.killed for verdict in verdicts)
         print(f"\n{killed} of {len(verdicts)} mutants caught.")
-        located = [verdict for verdict in verdicts if verdict.located]
-        right = sum(verdict.right for verdict in located)
-        print(f"Layer and cause named for {right} of {len(located)} that have a known one:")
-        for verdict in located:
-            print(f"  {'' if verdict.right else 'WRONG '}{verdict.mutant}: {verdict.located}")
+        right = sum(verdict.right for verdict in verdicts)
+        print(f"Place and cause named rightly for {right} of {len(verdicts)}:")
+        for verdict in verdicts:
+            print(f"  {'' if verdict.right else 'WRONG '}{verdict.mutant.name} -> {verdict.named}")
+            if verdict.lines:
+                print(verdict.lines, end="\n\n")
         return 0 if sound.passed and killed == len(verdicts) else FAILED
 
 
@@ -112,7 +121,7 @@ VERDICT_HEADER = ("mutant", "", "gates", "margin", "check", "clearest in")
 def _verdict_row(verdict: Verdict) -> tuple[str, ...]:
     state = "caught" if verdict.killed else "SURVIVED"
     numbers = (", ".join(verdict.gates), f"{verdict.margin:.0e}")
-    return verdict.mutant, state, *numbers, verdict.probe, verdict.where
+    return verdict.mutant.name, state, *numbers, verdict.mutant.probe, verdict.where
 
 
 COMMANDS = (
@@ -140,26 +149,31 @@ def _checked(*, quick: bool, corpus: str | None) -> Report:
     remarks = [f"The trajectories train on {text.name}."]
     if not gpu:
         remarks.append("JAX sees no GPU: everything ran on the CPU, and TF32 was left out.")
-    checks = list(suite(quick=quick, text=text, tf32=gpu))
+    count = sum(1 for _ in suite(quick=quick, text=text, tf32=gpu))
+    jobs = default_jobs(gpu=gpu)
     findings: list[Finding] = []
+    explained: list[str] = []
     with Screen() as screen:
         started = time.perf_counter()
-        for done, check in enumerate(checks):
-            screen.show(f"{check.kind}: {check.subject}", done / len(checks))
-            findings += check.findings()
-        remarks.append(f"{len(checks)} checks in {time.perf_counter() - started:.0f} s.")
-    return Report("jaxrnn against PyTorch", tuple(findings), tuple(remarks))
+        screen.show("starting", 0.0)
+        for done, result in enumerate(
+            results(quick=quick, corpus=corpus, tf32=gpu, chosen=range(count), jobs=jobs), 1
+        ):
+            screen.show(result.name, done / count)
+            findings += result.findings
+            explained += [result.explanation] if result.explanation else []
+        seconds = time.perf_counter() - started
+        remarks.append(f"{count} checks in {seconds:.0f} s, in {jobs} processes.")
+    return Report("jaxrnn against PyTorch", tuple(findings), (*remarks, *explained[:EXPLAINED]))
 
 
 def _grids() -> dict[str, dict[str, dict[str, float]]]:
     """Layer x time and layer x gate, for every cell."""
-    grids = {}
-    for name, cell in CELLS.items():
-        found = localise(draw(cell))
-        grids[f"{name}: layer x time step, running freely"] = found.free
-        grids[f"{name}: layer x time step, each with PyTorch's input"] = found.clamped
-        grids[f"{name}: layer x gate, gradient of one step"] = found.backward
-    return grids
+    return {
+        f"{name}: {title}": grid
+        for name, cell in CELLS.items()
+        for title, grid in grids(draw(cell)).items()
+    }
 
 
 def _show(report: Report) -> None:

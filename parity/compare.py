@@ -97,6 +97,21 @@ class Finding:
         return self.value / self.limit if self.limit > 0 else np.inf if self.value else 0.0
 
 
+class Diagnosis(NamedTuple):
+    """What a difference was traced to.
+
+    Attributes:
+        place: where it starts, such as "layer 1 reverse, c at step 0, gate f".
+        cause: the known fault that gives the same numbers; empty if none does.
+    """
+
+    place: str
+    cause: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.cause or 'no known cause fits'}"
+
+
 class Comparison(NamedTuple):
     """What is compared: its subject, the check, the precision."""
 

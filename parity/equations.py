@@ -10,7 +10,7 @@ deviation and every pair of them; the one that reproduces the numbers names the 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations, permutations
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -46,12 +46,18 @@ def sigmoid(x: Array) -> Array:
 
 
 def _changed(w: Weights, options: Options) -> Weights:
-    """Weights with the deviations that every cell can have."""
-    missing = options.get("missing")
-    if options.get("transposed") and w.hh.shape[0] == w.hh.shape[1]:
-        w = w._replace(hh=w.hh.T)
-    if missing in ("b_ih", "b_hh"):
-        w = w._replace(**{str(missing): np.zeros_like(w.b_ih)})
+    """Weights with the deviations that every cell can have, in all gates or in one."""
+    hidden = w.hh.shape[1]
+    if "missing" in options:
+        missing, gate = cast(tuple[str, int | None], options["missing"])
+        bias = np.array(getattr(w, missing))
+        bias[slice(None) if gate is None else slice(gate * hidden, (gate + 1) * hidden)] = 0
+        w = w._replace(**{missing: bias})
+    if "transposed" in options:
+        gates = np.split(w.hh, len(w.hh) // hidden)
+        chosen = options["transposed"]
+        turned = [g.T if chosen in (k, "all") else g for k, g in enumerate(gates)]
+        w = w._replace(hh=np.concatenate(turned))
     return w
 
 
@@ -69,14 +75,17 @@ def _gru_step(
     w: Weights, x: Array, carry: tuple[Array, ...], options: Options
 ) -> tuple[Array, ...]:
     w, (h,) = _changed(w, options), carry
-    squash = _hard_sigmoid if options.get("hard") else sigmoid
+    hard = str(options.get("hard", ""))
     order = options.get("order", (0, 1, 2))
     assert isinstance(order, tuple)
     xs, us, bs = (
         np.split(a, 3, axis=axis) for a, axis in ((x @ w.ih.T, 1), (w.hh, 0), (w.b_hh, 0))
     )
     cs = np.split(w.b_ih, 3)
-    r, z = (squash(xs[k] + cs[k] + h @ us[k].T + bs[k]) for k in order[:2])
+    r, z = (
+        (_hard_sigmoid if name in hard else sigmoid)(xs[k] + cs[k] + h @ us[k].T + bs[k])
+        for name, k in zip("rz", order, strict=False)
+    )
     k = order[2]
     b_in, b_hn = cs[k], bs[k]
     if options.get("b_hn") in ("outside", "missing"):
@@ -125,12 +134,24 @@ def _orders(names: str) -> list[Deviation]:
     return found
 
 
-_COMMON = [
-    Deviation("missing", "b_hh", "the hidden bias b_hh is missing"),
-    Deviation("missing", "b_ih", "the input bias b_ih is missing"),
-    Deviation("transposed", True, "the recurrent weight is transposed"),
-    Deviation("carry_in", "zeros", FROM_ZEROS),
-]
+def _common(gates: str) -> list[Deviation]:
+    """What can be wrong with the weights and the carry of every cell."""
+    biases = {"b_hh": "hidden", "b_ih": "input"}
+    found = [
+        Deviation("missing", (name, None), f"the {kind} bias {name} is missing")
+        for name, kind in biases.items()
+    ]
+    found.append(Deviation("transposed", "all", "the recurrent weight is transposed"))
+    found.append(Deviation("carry_in", "zeros", FROM_ZEROS))
+    for k, gate in enumerate(gates if len(gates) > 1 else ""):
+        for name, kind in biases.items():
+            words = f"the {kind} bias {name} of gate {gate} is missing"
+            found.append(Deviation("missing", (name, k), words))
+        words = f"the recurrent weight of gate {gate} is transposed"
+        found.append(Deviation("transposed", k, words))
+    return found
+
+
 _GRU = [
     Deviation("reset", "before", "the reset gate is applied before the product"),
     Deviation("reset", "none", "there is no reset gate"),
@@ -142,7 +163,9 @@ _GRU = [
         "as if folded into the input bias",
     ),
     Deviation("z", "new", "z weighs the new candidate instead of the old state"),
-    Deviation("hard", True, "the gates use a hard sigmoid"),
+    Deviation("hard", "rz", "the gates use a hard sigmoid"),
+    Deviation("hard", "r", "gate r uses a hard sigmoid"),
+    Deviation("hard", "z", "gate z uses a hard sigmoid"),
     *_orders("rzn"),
 ]
 _LSTM = [
@@ -159,10 +182,10 @@ _ACTIVATIONS = [
 ]
 
 EQUATIONS: dict[str, tuple[Step, list[Deviation]]] = {
-    "tanh": (_plain_step(np.tanh), [*_ACTIVATIONS[1:], *_COMMON]),
-    "relu": (_plain_step(_relu), [*_ACTIVATIONS[::2], *_COMMON]),
-    "gru": (_gru_step, [*_GRU, *_COMMON]),
-    "lstm": (_lstm_step, [*_LSTM, *_COMMON]),
+    "tanh": (_plain_step(np.tanh), [*_ACTIVATIONS[1:], *_common("h")]),
+    "relu": (_plain_step(_relu), [*_ACTIVATIONS[::2], *_common("h")]),
+    "gru": (_gru_step, [*_GRU, *_common("rzn")]),
+    "lstm": (_lstm_step, [*_LSTM, *_common("ifgo")]),
 }
 """PyTorch's equation of each cell, and how it is known to be varied."""
 

@@ -41,14 +41,53 @@ def wrapped(owner: Any, name: str, change: Callable[[Any], Any]) -> Fault:
     return replaced(owner, name, change(owner.__dict__[name]))
 
 
+def only_in(part: str, fault: Callable[[], Fault]) -> Fault:
+    """A fault that acts in one layer and direction alone, such as "l1_reverse"."""
+
+    def around(run: Any) -> Any:
+        """Each layer and direction, with the fault where it belongs."""
+
+        def limited(self: RNN, name: str, *rest: Any) -> Any:
+            """As `_run`."""
+            with fault() if name == part else contextlib.nullcontext():
+                return run(self, name, *rest)
+
+        return limited
+
+    return wrapped(RNN, "_run", around)
+
+
+def rows_of(gate: int, count: int, change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Changes the rows of one of `count` gates of a weight, a bias or a gradient."""
+
+    def changed(array: Any) -> Any:
+        """The same array but for that gate."""
+        blocks = jnp.split(array, count)
+        blocks[gate] = change(blocks[gate])
+        return jnp.concatenate(blocks)
+
+    return changed
+
+
+def zeros(tree: Any) -> Any:
+    """Zeros of the same shapes."""
+    return jax.tree.map(jnp.zeros_like, tree)
+
+
 def gru_step(
-    *, r_gate: int = 0, z_gate: int = 1, keep: bool = True, squash: Any = sigmoid
+    *,
+    r_gate: int = 0,
+    z_gate: int = 1,
+    keep: bool = True,
+    squash: Any = sigmoid,
+    squash_z: Any = None,
 ) -> Callable[..., Hidden]:
     """The GRU with one thing changed: which gate is which, what z keeps, how gates are squashed."""
 
     def step(carry: Hidden, x_gates: Any, h_gates: Any) -> Hidden:
         x, h = gates_of(x_gates, 3), gates_of(h_gates, 3)
-        r, z = squash(x[r_gate] + h[r_gate]), squash(x[z_gate] + h[z_gate])
+        r = squash(x[r_gate] + h[r_gate])
+        z = (squash_z or squash)(x[z_gate] + h[z_gate])
         n = tanh(x[2] + r * h[2])
         return Hidden(n + z * (carry.h - n) if keep else carry.h + z * (n - carry.h))
 
@@ -159,6 +198,16 @@ def dropped_after_the_last(call: Any, self: RNN, carry: Any, xs: Any, **options:
     """The last layer's outputs are dropped too."""
     carry, ys = call(self, carry, xs, **options)
     return carry, jnp.where(options["dropout_masks"][-1], ys / (1 - self.dropout), 0)
+
+
+def cut_between_layers(run: Any) -> Any:
+    """No gradient flows from a layer to the one below."""
+
+    def cut(self: RNN, name: str, carry: Any, xs: Any, alive: Any) -> Any:
+        """As `_run`."""
+        return run(self, name, carry, xs if name.startswith("l0") else lax.stop_gradient(xs), alive)
+
+    return cut
 
 
 def layers_exchanged() -> Fault:

@@ -55,12 +55,23 @@ def ks_distance(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def _judged(what: Comparison, key: str, got: np.ndarray, expected: np.ndarray) -> Finding:
-    if np.ptp(expected, axis=0).max() == 0:
-        distance, limit, note = float(np.abs(got - expected).max()), 0.0, "the same in every draw"
-    else:
-        distance, limit, note = ks_distance(got, expected), _limit(expected.size), ""
+    distance, limit = _distance(got, expected)
+    note = "" if limit else "the same in every draw"
     outcome = Outcome.PASS if distance <= limit else Outcome.FAIL
     return what.finding("G0", key, outcome, value=distance, limit=limit, note=note)
+
+
+def same_distribution(got: np.ndarray, expected: np.ndarray) -> bool:
+    """Whether two parameters, (draws, ...), start in the same way."""
+    distance, limit = _distance(got, expected)
+    return distance <= limit
+
+
+def _distance(got: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
+    """How far two samples are apart, and how far they may be."""
+    if np.ptp(expected, axis=0).max() == 0:
+        return float(np.abs(got - expected).max()), 0.0
+    return ks_distance(got, expected), _limit(expected.size)
 
 
 def _limit(size: int) -> float:

@@ -1,243 +1,228 @@
-"""Where does a difference start, and what is it? Layer x time x gate, forward and backward.
+"""Where in a recurrent stack does a difference start, and what is it?
 
-Shapes: T time steps, B batch, I input size, H hidden size, L layers.
+Shapes: T time steps, B batch, I input size, H hidden size.
 
-A free run shows where the numbers differ; from there the difference spreads. A clamped run hands
-every step of every layer PyTorch's own input and carry, so what differs there, starts there. The
-gradient of a clamped step, gate by gate, does the same for the backward pass.
+The search goes with the data: each layer and direction by itself, fed with PyTorch's numbers,
+first step by step, then over time; then what lies between the layers; then the same backwards
+over the gradients. The first that differs is the place. Known faults are tried there, and the one
+that gives the same numbers is the cause.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from itertools import combinations
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn.nn.cells import Cell
-from jaxrnn.nn.layers import RNN
-from parity.bridge import numpy_of
-from parity.compare import MEANING_LIMIT, relative_l2
-from parity.equations import Weights, variants
-from parity.recognise import match
-from parity.sides import precision
-from parity.subjects import nested
+from parity.compare import MEANING_LIMIT, Diagnosis, relative_l2
+from parity.jax_stacks import JaxStack
+from parity.stack_causes import (
+    cause_between,
+    cause_in_carry,
+    cause_in_cell,
+    cause_in_gradient,
+    cause_in_loop,
+)
+from parity.stacks import (
+    NAMES,
+    Case,
+    Part,
+    Ran,
+    joined,
+    part_names,
+    reference,
+    run_part,
+    single_steps,
+    stack_gradients,
+)
 
 Grid = dict[str, dict[str, float]]
 """Errors by row and column, such as layer and time step."""
 
-Layer = Callable[..., tuple[tuple[np.ndarray, ...], np.ndarray]]
-
-STEP = 1e-6
-"""Of the central differences behind the reference gradients, which are good to about 1e-9."""
-BACKWARD_LIMIT = 1e-6
-ROUNDED = 1e-6
-"""A smaller error than this is no other equation, but float32 somewhere."""
+SATURATED = 40.0
+"""Added to a gate's bias it leaves nothing of the gate but 0 or 1, or -1 or 1."""
 
 
-@dataclass(frozen=True)
-class Case:
-    """A stack of layers, weights and inputs, all in float64.
-
-    Attributes:
-        cell: the cell, as the library has it.
-        weights: one entry a layer.
-        xs: (T, B, I).
-        carry: for each layer, the carry's fields (B, H).
-    """
-
-    cell: Cell
-    weights: tuple[Weights, ...]
-    xs: np.ndarray
-    carry: tuple[tuple[np.ndarray, ...], ...]
+def layer_words(name: str) -> str:
+    """ "l1_reverse" as "layer 1 reverse"."""
+    return name.replace("l", "layer ", 1).replace("_", " ")
 
 
-@dataclass(frozen=True)
-class Localisation:
-    """What was found.
-
-    Attributes:
-        free: error of h at (layer, time step) when the layers run by themselves.
-        clamped: error of each field of the carry when every step gets the reference's input.
-        backward: error of the gradient of a clamped step at (layer, gate).
-        origin: the first (layer, time step, field) of the clamped run that differs, in words;
-            empty if none does.
-        cause: the known equation that the layer computes instead, in words; empty if unknown.
-    """
-
-    free: Grid
-    clamped: Grid
-    backward: Grid
-    origin: str
-    cause: str
-
-    def summary(self) -> str:
-        """Origin and cause in one line."""
-        return f"{self.origin or 'no single step differs'}: {self.cause or 'no known cause fits'}"
+def differs(got: np.ndarray, expected: np.ndarray, check: str = "forward") -> bool:
+    """Whether two arrays differ by more than round-off, or in precision."""
+    if got.shape != expected.shape or got.dtype != expected.dtype:
+        return True
+    return not relative_l2(got, expected) <= MEANING_LIMIT[check]
 
 
-def draw(
-    cell: Cell,
-    *,
-    steps: int = 4,
-    batch: int = 3,
-    inputs: int = 6,
-    hidden: int = 5,
-    layers: int = 2,
-    seed: int = 0,
-) -> Case:
-    """A random case; no weight, bias or carry is zero."""
-    rng = np.random.default_rng(seed)
-    rows = len(cell.gates) * hidden
-    fan_in = [inputs, *[hidden] * (layers - 1)]
-
-    def weights(width: int) -> Weights:
-        shapes = (rows, width), (rows, hidden), (rows,), (rows,)
-        return Weights(*(rng.uniform(-1, 1, shape) for shape in shapes))
-
-    count = len(cell.carry._fields)
-    carry = tuple(
-        tuple(rng.uniform(-0.9, 0.9, (batch, hidden)) for _ in range(count)) for _ in range(layers)
+def localise(case: Case) -> Diagnosis | None:
+    """Place and cause of the first difference; None if there is none."""
+    stack, right = JaxStack(case), reference(case)
+    searches: tuple[Callable[[], Iterator[Diagnosis]], ...] = (
+        lambda: _forward(case, stack, right),
+        lambda: _between(case, stack, right),
+        lambda: _backward(case, stack, right),
+        lambda: _between_backwards(case, stack),
     )
-    xs = rng.uniform(-1.5, 1.5, (steps, batch, inputs))
-    return Case(cell, tuple(weights(width) for width in fan_in), xs, carry)
+    return next((found for search in searches for found in search()), None)
 
 
-def localise(case: Case) -> Localisation:
-    """Compare the library's layers with PyTorch's equation, step by step."""
-    free: Grid = {}
+Right = Mapping[str, tuple[Part, Ran]]
+
+
+def _forward(case: Case, stack: JaxStack, right: Right) -> Iterator[Diagnosis]:
+    """Differences within layers and directions, each with the reference's input."""
+    for name, (part, ran) in right.items():
+        alone, times = single_steps(part, ran)
+        got, expected = stack.part(name, alone), run_part(alone)
+        wrong = list(_wrong_steps(case, got, expected, times))
+        if wrong:
+            t, field = min(wrong)
+            gates = faulty_gates(case, stack, name, alone)
+            place = f"{layer_words(name)}, {field} at step {t}{_gate_words(gates)}"
+            yield Diagnosis(place, cause_in_cell(case, name, alone, got, expected))
+            continue
+        together = stack.part(name, part)
+        steps = range(len(part.xs))[:: -1 if part.reverse else 1]
+        late = [t for t in steps if differs(together.ys[t], ran.ys[t])]
+        if late or any(map(differs, together.last, ran.last)):
+            where = f"step {late[0]}" if late else "the last carry"
+            place = f"{layer_words(name)}, loop over time, from {where}"
+            yield Diagnosis(place, cause_in_loop(part, together))
+
+
+def _wrong_steps(
+    case: Case, got: Ran, expected: Ran, times: np.ndarray
+) -> Iterator[tuple[int, str]]:
+    """The time steps and fields that differ when every step is run by itself."""
+    fields = [*case.stack.cell.carry._fields, "output"]
+    pairs = zip((*got.last, got.ys[0]), (*expected.last, expected.ys[0]), strict=True)
+    for field, (a, b) in zip(fields, pairs, strict=True):
+        for t in np.unique(times):
+            if differs(a[times == t], b[times == t]):
+                yield int(t), field
+
+
+def faulty_gates(case: Case, stack: JaxStack, name: str, alone: Part) -> tuple[str, ...]:
+    """The fewest gates that hide the difference when they are saturated; none if none do."""
+    gates, hidden = case.stack.cell.gates, case.stack.hidden
+    for count in range(1, len(gates) + 1 if len(gates) > 1 else 1):
+        for chosen in combinations(range(len(gates)), count):
+            rows = np.isin(np.arange(len(gates) * hidden) // hidden, chosen)
+            if all(_agrees(stack, name, alone, sign * SATURATED * rows) for sign in (-1, 1)):
+                return tuple(gates[k] for k in chosen)
+    return ()
+
+
+def _agrees(stack: JaxStack, name: str, alone: Part, added: np.ndarray) -> bool:
+    """Whether single steps agree when something is added to the input bias."""
+    part = alone._replace(w=alone.w._replace(b_ih=alone.w.b_ih + added))
+    got, expected = stack.part(name, part), run_part(part)
+    return not any(map(differs, (*got.last, got.ys), (*expected.last, expected.ys)))
+
+
+def _gate_words(gates: tuple[str, ...]) -> str:
+    return f", gate{'s' if len(gates) > 1 else ''} {', '.join(gates)}" if gates else ""
+
+
+def _between(case: Case, stack: JaxStack, right: Right) -> Iterator[Diagnosis]:
+    """Differences in what the stack hands to its layers, and in what it gives back."""
+    free, ys, _ = stack.free(case)
+    names = part_names(case.stack)
+    directions = 2 if case.stack.bidirectional else 1
+    for k, name in enumerate(names):
+        part, layer = right[name][0], k // directions
+        if any(map(differs, free[name][0].carry, part.carry)):
+            place = f"the carry handed to {layer_words(name)}"
+            yield Diagnosis(place, cause_in_carry(case, k, free[name][0].carry))
+        if differs(free[name][0].xs, part.xs):
+            below = [right[n][1].ys for n in names[max(0, (layer - 1) * directions) :][:directions]]
+            place = f"between layer {layer - 1} and layer {layer}" if layer else "the input"
+            yield Diagnosis(place, cause_between(case, below, layer - 1, free[name][0].xs))
+    last = [right[n][1].ys for n in names[-directions:]]
+    if differs(ys, joined(last)):
+        yield Diagnosis("after the last layer", cause_between(case, last, None, ys))
+
+
+def _backward(case: Case, stack: JaxStack, right: Right) -> Iterator[Diagnosis]:
+    """Differences of gradients within layers and directions, from the last one on."""
+    for name, (part, ran) in reversed(list(right.items())):
+        got = stack.part(name, part).gradients
+        wrong = [n for n in ran.gradients if differs(got[n], ran.gradients[n], "gradients")]
+        if not wrong:
+            continue
+        rows = _gate_grid(case, got, ran.gradients)
+        limit = MEANING_LIMIT["gradients"]
+        gates = [g for g in case.stack.cell.gates if any(r[g] > limit for r in rows.values())]
+        shown = gates if set(wrong) & set(NAMES) and len(case.stack.cell.gates) > 1 else []
+        place = f"the backward pass of {layer_words(name)}, gradient of {', '.join(wrong)}"
+        place += _gate_words(tuple(shown)) + _late(part, got, ran)
+        first = next((n for n in ("weight_hh", "bias_hh") if n in wrong), wrong[0])
+        causes = {n: cause_in_gradient(part, got[n], ran.gradients[n]) for n in wrong}
+        yield Diagnosis(place, causes[first] or next(filter(None, causes.values()), ""))
+
+
+def _late(part: Part, got: Mapping[str, np.ndarray], ran: Ran) -> str:
+    """The step from which the gradient of the inputs differs, on the way back."""
+    steps = range(len(part.xs))[:: 1 if part.reverse else -1]
+    bad = [t for t in steps if differs(got["xs"][t], ran.gradients["xs"][t], "gradients")]
+    return f", from step {bad[0]} backwards" if bad else ""
+
+
+def _gate_grid(
+    case: Case, got: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
+) -> Grid:
+    """Errors of the gradients of one layer by weight and gate."""
+    gates = case.stack.cell.gates
+    return {
+        name: {
+            gate: relative_l2(a, b)
+            for gate, a, b in zip(
+                gates,
+                np.split(got[name], len(gates)),
+                np.split(expected[name], len(gates)),
+                strict=True,
+            )
+        }
+        for name in NAMES
+    }
+
+
+def _between_backwards(case: Case, stack: JaxStack) -> Iterator[Diagnosis]:
+    """Differences of the whole stack's gradients, where every layer by itself is right."""
+    case = replace(case, lengths=None, masks=())
+    got, expected = stack.free(case)[2], stack_gradients(case)
+    for name in reversed(part_names(case.stack)):
+        key = f"weight_hh_{name}"
+        if differs(got[key], expected[key], "gradients"):
+            layer = int(name.split("_")[0][1:])
+            part = reference(case)[name][0]
+            place = f"the backward pass between layer {layer + 1} and layer {layer}"
+            yield Diagnosis(place, cause_in_gradient(part, got[key], expected[key]))
+
+
+def grids(case: Case) -> dict[str, Grid]:
+    """Heat maps of a stack: layer x time, free and step by step, and layer x gate backwards."""
+    stack, right = JaxStack(case), reference(case)
+    free, _, _ = stack.free(case)
+    running: Grid = {}
     clamped: Grid = {}
     backward: Grid = {}
-    inputs, ys = case.xs, case.xs
-    origin, cause = "", ""
-    layer = layer_of(case.cell)
-    for k, (w, before) in enumerate(zip(case.weights, case.carry, strict=True)):
-        name = f"layer {k}"
-        ys = layer(w, ys, before)[1]
-        carries = reference_carries(case.cell, w, inputs, before)
-        free[name] = {str(t): relative_l2(ys[t], c[0]) for t, c in enumerate(carries)}
-        errors = _clamped(layer, w, inputs, [before, *carries])
-        rows = dict(zip((f"{name} {f}" for f in case.cell.carry._fields), errors, strict=True))
-        clamped |= rows
-        backward[name] = gate_errors(case.cell, w, inputs[0], before)
-        if not origin:
-            origin = _first(rows) or _first_backward(name, backward[name])
-            cause = _cause(case.cell, layer, w, inputs, before) if origin else ""
-        inputs = np.stack([c[0] for c in carries])
-    return Localisation(free, clamped, backward, origin, cause)
-
-
-def layer_of(cell: Cell) -> Layer:
-    """One layer of the library, compiled afresh: (weights, xs, carry) -> last carry, outputs."""
-    program = jax.jit(partial(_apply, cell))
-
-    def run(
-        w: Weights, xs: np.ndarray, carry: tuple[np.ndarray, ...]
-    ) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
-        with precision("float64"):
-            fields = tuple(jnp.asarray(field) for field in carry)
-            last, ys = program(_params(w), jnp.asarray(xs), fields)
-            return tuple(numpy_of(field) for field in last[0]), numpy_of(ys)
-
-    return run
-
-
-def _apply(cell: Cell, params: Any, xs: Any, carry: Any) -> Any:
-    stack = RNN(cell, carry[0].shape[-1])
-    return stack.apply({"params": params}, (cell.carry(*carry),), xs)
-
-
-def _params(w: Weights) -> Any:
-    names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
-    return nested({name: jnp.asarray(array) for name, array in zip(names, w, strict=True)})
-
-
-def reference_carries(
-    cell: Cell, w: Weights, xs: np.ndarray, carry: tuple[np.ndarray, ...]
-) -> list[tuple[np.ndarray, ...]]:
-    """PyTorch's carry after every step."""
-    _, step = next(iter(variants(cell.name)))
-    carries = []
-    for x in xs:
-        carry = step(w, x, carry)
-        carries.append(carry)
-    return carries
-
-
-def _clamped(
-    layer: Layer, w: Weights, xs: np.ndarray, carries: list[tuple[np.ndarray, ...]]
-) -> list[dict[str, float]]:
-    """For each field of the carry, the error at every time step."""
-    rows: list[dict[str, float]] = [{} for _ in carries[0]]
-    for t, x in enumerate(xs):
-        got, _ = layer(w, x[None], carries[t])
-        for row, field, expected in zip(rows, got, carries[t + 1], strict=True):
-            row[str(t)] = relative_l2(field, expected)
-    return rows
-
-
-def gate_errors(
-    cell: Cell, w: Weights, x: np.ndarray, carry: tuple[np.ndarray, ...]
-) -> dict[str, float]:
-    """For each gate, the error of the gradient of one step with respect to its hidden bias."""
-    _, step = next(iter(variants(cell.name)))
-
-    def reference(bias: np.ndarray) -> float:
-        return float(sum(np.sum(f**2 + f) for f in step(w._replace(b_hh=bias), x, carry)))
-
-    def loss(bias: Any) -> Any:
-        fields = tuple(jnp.asarray(field) for field in carry)
-        params = {**_params(w), "bias_hh_l0": bias}
-        (last,), _ = _apply(cell, params, jnp.asarray(x[None]), fields)
-        return sum(jnp.sum(f**2 + f) for f in last)
-
-    with precision("float64"):
-        got = numpy_of(jax.jit(jax.grad(loss))(jnp.asarray(w.b_hh)))
-    unit = np.eye(len(w.b_hh)) * STEP
-    truth = np.array([reference(w.b_hh + e) - reference(w.b_hh - e) for e in unit]) / (2 * STEP)
-    pairs = zip(cell.gates, *(np.split(g, len(cell.gates)) for g in (got, truth)), strict=True)
-    return {gate: relative_l2(a, b) for gate, a, b in pairs}
-
-
-def _first(rows: Grid) -> str:
-    limit = MEANING_LIMIT["forward"]
-    bad = [(int(t), row) for row, errors in rows.items() for t, e in errors.items() if e > limit]
-    return "{1} at step {0}".format(*min(bad)) if bad else ""
-
-
-def _first_backward(name: str, errors: dict[str, float]) -> str:
-    bad = [gate for gate, error in errors.items() if error > BACKWARD_LIMIT]
-    return f"the backward pass of {name}, gate {', '.join(bad)}" if bad else ""
-
-
-def _cause(
-    cell: Cell, layer: Layer, w: Weights, xs: np.ndarray, carry: tuple[np.ndarray, ...]
-) -> str:
-    got = layer(w, xs, carry)[1]
-    words = match(cell.name, w, xs, carry, got)
-    expected = [c[0] for c in reference_carries(cell, w, xs, carry)]
-    if words is None and relative_l2(got, np.stack(expected)) < ROUNDED:
-        return "values are rounded to float32 on the way"
-    return words or ""
-
-
-def shrunken(cell: Cell) -> Case | None:
-    """The smallest case that still differs, or None: one step, sequence, layer and unit first."""
-    for steps, batch, hidden in ((1, 1, 1), (1, 1, 2), (2, 1, 2), (2, 2, 3), (4, 3, 5)):
-        case = draw(cell, steps=steps, batch=batch, inputs=hidden, hidden=hidden, layers=1)
-        if localise(case).origin:
-            return case
-    return None
-
-
-def reproduction(case: Case) -> str:
-    """Lines of Python that show the difference again."""
-    T, B, inputs = case.xs.shape
-    hidden, layers = case.carry[0][0].shape[1], len(case.weights)
-    return (
-        "from jaxrnn import CELLS\nfrom parity.localise import draw, localise\n"
-        f'case = draw(CELLS["{case.cell.name}"], steps={T}, batch={B}, inputs={inputs}, '
-        f"hidden={hidden}, layers={layers})\nprint(localise(case).summary())"
-    )
+    for name, (part, ran) in right.items():
+        row = layer_words(name)
+        pairs = zip(free[name][1].ys, ran.ys, strict=True)
+        running[row] = {str(t): relative_l2(a, b) for t, (a, b) in enumerate(pairs)}
+        alone, times = single_steps(part, ran)
+        got, expected = stack.part(name, alone), run_part(alone)
+        for field, a, b in zip(case.stack.cell.carry._fields, got.last, expected.last, strict=True):
+            clamped[f"{row}, {field}"] = {
+                str(t): relative_l2(a[times == t], b[times == t]) for t in np.unique(times)
+            }
+        gradients = stack.part(name, part).gradients
+        errors = _gate_grid(case, gradients, ran.gradients)
+        backward |= {f"{row}, {kind}": by_gate for kind, by_gate in errors.items()}
+    return {
+        "layer x time step, running freely": running,
+        "layer x time step, each step with PyTorch's input": clamped,
+        "layer x gate, gradients with PyTorch's input": backward,
+    }

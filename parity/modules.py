@@ -15,7 +15,8 @@ from torch import nn
 
 from jaxrnn.exchange.weights import WeightMap
 from parity.bridge import is_float, named_leaves, rebuilt
-from parity.checks import Check, draw_case, value_findings
+from parity.cases import draw_case
+from parity.checks import Check, value_findings
 from parity.compare import Finding, Outcome
 from parity.recognise import recognised
 from parity.report import Report

@@ -6,10 +6,10 @@ fails everything catches everything.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from jaxrnn.nn.cells import GRU, LSTM, RELU, TANH, Cell
+from jaxrnn.nn.cells import GRU, LSTM, RELU, TANH
 from jaxrnn.nn.layers import RNN
 from jaxrnn.nn.models import (
     Char3Model,
@@ -22,21 +22,28 @@ from jaxrnn.nn.models import (
     CharSeqStatefulLSTM,
     CharSeqStatefulRnn,
 )
-from parity.checks import Check, draw_case, update_findings, value_findings
-from parity.compare import Finding, Outcome
+from parity.checks import (
+    Check,
+    fit_check,
+    generation_check,
+    initialisation_check,
+    trajectory_check,
+    update_check,
+    values_check,
+)
+from parity.compare import Diagnosis, Finding, Outcome
 from parity.faults import Fault
-from parity.generation import greedy_findings
-from parity.initialisation import initialisation_findings
-from parity.localise import draw, localise
-from parity.runs import overlapping, run_findings, streams
-from parity.subjects import LAYER_DROPOUT, F, H, T, V, layer_subject, model_subject
-from parity.training import RULES
-from parity.trajectories import Text, followed, trained_subject
+from parity.runs import overlapping, streams
+from parity.shrink import reproduction
+from parity.stack_subjects import LAYER_DROPOUT, layer_subject
+from parity.subjects import F, H, T, V, model_subject
+from parity.training import RULES, Rule
+from parity.trajectories import Text, trained_subject
 
 STEPS = 25
 """Updates of the trajectories of mutants."""
 
-Probe = Callable[[Text], list[Finding]]
+Probe = Callable[[Text], Check]
 
 
 @dataclass(frozen=True)
@@ -47,40 +54,41 @@ class Mutant:
         name: what is wrong, in words.
         fault: makes the context manager within which it is.
         probe: the name of the check that has to notice.
-        cause: what localisation should say, where a layer computes another equation.
+        place: where localisation should find it, in words that its answer has to contain.
+        cause: what it should say of it, likewise.
     """
 
     name: str
     fault: Callable[[], Fault]
     probe: str
+    place: str = ""
     cause: str = ""
 
-    @property
-    def cell(self) -> Cell:
-        """The cell in which the fault is looked for."""
-        return next((c for c in (LSTM, GRU, RELU) if c.name in self.probe.lower()), TANH)
+    def fits(self, named: Diagnosis) -> bool:
+        """Whether place and cause are those of this fault."""
+        return self.place in named.place and self.cause in named.cause
 
 
 class Verdict(NamedTuple):
     """What became of a mutant.
 
     Attributes:
-        mutant: its name.
-        probe: the check that was run.
+        mutant: the mutant.
         gates: those that failed, in order; empty if it survived.
         margin: the largest value / limit among the failures.
         where: the array in which it was largest.
-        located: origin and cause as localisation tells them; empty if it was not asked.
-        right: whether it named layer and cause.
+        named: place and cause as localisation tells them; None if nothing was found.
+        right: whether they are those of the fault.
+        lines: Python that shows it in the smallest case; empty if it was not asked for.
     """
 
-    mutant: str
-    probe: str
+    mutant: Mutant
     gates: tuple[str, ...]
     margin: float
     where: str
-    located: str = ""
+    named: Diagnosis | None = None
     right: bool = False
+    lines: str = ""
 
     @property
     def killed(self) -> bool:
@@ -89,37 +97,24 @@ class Verdict(NamedTuple):
 
 
 def _values(model: Callable[[], CharModel], *, length: int | None = None) -> Probe:
-    def probe(text: Text) -> list[Finding]:
-        return value_findings(model_subject("model", model(), length=length), ("float64",))
-
-    return probe
+    return lambda text: values_check(model_subject("model", model(), length=length))
 
 
 def _stack(stack: Callable[[], RNN], *, lengths: bool = False) -> Probe:
-    return lambda text: value_findings(layer_subject(stack(), lengths=lengths), ("float64",))
+    return lambda text: values_check(layer_subject(stack(), lengths=lengths))
 
 
-def _update(rule_name: str) -> Probe:
-    rule = next(rule for rule in RULES if rule.name == rule_name)
-
-    def probe(text: Text) -> list[Finding]:
-        subject = model_subject("model", CharSeqStatefulRnn(V, F, H))
-        return update_findings("model", subject, rule, ("float64",))
-
-    return probe
+def _update(rule: Rule) -> Probe:
+    return lambda text: update_check(model_subject("model", CharSeqStatefulRnn(V, F, H)), rule)
 
 
 def _initialisation(model: Callable[[], CharModel]) -> Probe:
-    return lambda text: initialisation_findings(model_subject("model", model()))
+    return lambda text: initialisation_check(model_subject("model", model()))
 
 
-def _generation(text: Text) -> list[Finding]:
-    subject = model_subject("model", CharSeqStatefulGRU(V, F, H))
-    return greedy_findings(subject, draw_case(subject, 0, "float32")[0], "float32")
-
-
-def _trajectory(text: Text) -> list[Finding]:
-    return followed(trained_subject(CharSeqStatefulLSTM, text, dropout=0.0), text, STEPS)
+def _trajectory(text: Text) -> Check:
+    subject = trained_subject(CharSeqStatefulLSTM, text, dropout=0.0)
+    return trajectory_check(subject, text, STEPS)
 
 
 PROBES: dict[str, Probe] = {
@@ -135,13 +130,15 @@ PROBES: dict[str, Probe] = {
     "values of a gru stack": _stack(lambda: RNN(GRU, H, 2)),
     "values of an lstm stack": _stack(lambda: RNN(LSTM, H, 2, bidirectional=True), lengths=True),
     "dropout": _stack(lambda: RNN(LSTM, H, 3, dropout=LAYER_DROPOUT)),
-    **{f"update, {rule.name}": _update(rule.name) for rule in RULES},
+    **{f"update, {rule.name}": _update(rule) for rule in RULES},
     "initialisation of CharSeqRnn": _initialisation(lambda: CharSeqRnn(V, F, H, identity=True)),
     "initialisation of CharSeqStatefulLSTM": _initialisation(lambda: CharSeqStatefulLSTM(V, F, H)),
-    "generation": _generation,
+    "generation": lambda text: generation_check(
+        model_subject("model", CharSeqStatefulGRU(V, F, H))
+    ),
     "trajectory": _trajectory,
-    "fit, stream": lambda text: run_findings(CharSeqStatefulGRU, streams(text)),
-    "fit, windows": lambda text: run_findings(CharLoopModel, overlapping(text)),
+    "fit, stream": lambda text: fit_check(CharSeqStatefulGRU, streams(text)),
+    "fit, windows": lambda text: fit_check(CharLoopModel, overlapping(text)),
 }
 """The checks of the suite that faults are tried on."""
 
@@ -149,19 +146,28 @@ PROBES: dict[str, Probe] = {
 def unharmed(mutants: Iterable[Mutant], text: Text) -> list[Finding]:
     """What the probes of these mutants find in the code as it is."""
     names = dict.fromkeys(mutant.probe for mutant in mutants)
-    return [finding for name in names for finding in _found(name, text)]
+    return [finding for name in names for finding in probe_check(name, text).findings()]
 
 
-def tried(mutants: Iterable[Mutant], text: Text) -> Iterator[Verdict]:
-    """Each mutant, and the gates that caught it."""
+def probe_check(name: str, text: Text) -> Check:
+    """The check of a probe, under the probe's name."""
+    return replace(PROBES[name](text), subject=name)
+
+
+def tried(mutants: Iterable[Mutant], text: Text, reproduced: bool = False) -> Iterator[Verdict]:
+    """Each mutant, the gates that caught it, and the place and cause that were named.
+
+    What is expected of a mutant is only read afterwards, to judge by. If `reproduced`, the
+    smallest case that shows it is looked for, too.
+    """
     for mutant in mutants:
         with mutant.fault():
-            result = verdict(mutant, _found(mutant.probe, text))
-            if mutant.cause:
-                found = localise(draw(mutant.cell))
-                right = "layer 0" in found.origin and mutant.cause in found.cause
-                result = result._replace(located=found.summary(), right=right)
-        yield result
+            check = probe_check(mutant.probe, text)
+            result = verdict(mutant, check.findings())
+            named = check.diagnosis() if result.killed else None
+            lines = reproduction(check) if reproduced and result.killed else ""
+        right = named is not None and mutant.fits(named)
+        yield result._replace(named=named, right=right, lines=lines)
 
 
 def verdict(mutant: Mutant, findings: Iterable[Finding]) -> Verdict:
@@ -170,8 +176,4 @@ def verdict(mutant: Mutant, findings: Iterable[Finding]) -> Verdict:
     gates = tuple(sorted({f.gate for f in bad}))
     clearest = max(bad, key=lambda f: f.margin if f.margin == f.margin else 0.0, default=None)
     where = "" if clearest is None else f"{clearest.check}: {clearest.array}"
-    return Verdict(mutant.name, mutant.probe, gates, clearest.margin if clearest else 0.0, where)
-
-
-def _found(probe: str, text: Text) -> list[Finding]:
-    return Check(probe, "mutant", lambda: PROBES[probe](text)).findings()
+    return Verdict(mutant, gates, clearest.margin if clearest else 0.0, where)

@@ -25,7 +25,9 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .18rem .6rem; text-align: left; border-bottom: 1px solid #e3e6ea; }
 .map td { border: 1px solid #fff; text-align: center; min-width: 2.6rem; font-size: .8rem; }
-.scroll { overflow-x: auto; } .PASS { color: #17692f; } .WARN, .ABSTAIN { color: #8a5a00; }
+.scroll { overflow-x: auto; } pre { background: #f4f6f8; padding: .6rem; overflow-x: auto; }
+.map th { font-weight: 400; font-size: .85rem; white-space: nowrap; }
+.PASS { color: #17692f; } .WARN, .ABSTAIN { color: #8a5a00; }
 .FAIL, .ERROR { color: #b3161b; font-weight: 600; } figure { display: inline-block; margin: 1rem; }
 figcaption { font-size: .85rem; } svg text { font-size: 9px; fill: #57606a; }
 """
@@ -37,14 +39,15 @@ def html_page(report: Report) -> str:
     header, rows = report.table()
     parts = [
         f"<h1>{escape(report.title)}: <span class={outcome}>{outcome}</span></h1>",
-        "".join(f"<p>{escape(remark)}</p>" for remark in report.remarks),
+        "".join(_remark(remark) for remark in report.remarks),
         "<h2>Worst number of each check</h2>",
         _table(header, rows),
         "<h2>How far from the limit</h2><p>Numbers by the power of ten of value / limit; "
         "right of 0 is failure.</p>",
         _histograms(report.findings),
-        "<h2>Where</h2><p>Errors as powers of ten; empty where nothing was compared, 0 where the "
+        "<h2>Where</h2><p>Errors as powers of ten; empty where nothing was compared, = where the "
         "numbers are the same to the last bit.</p>",
+        _legend(),
         *(_heat_map(title, grid) for title, grid in report_grids(report).items()),
         "<h2>Failures and warnings</h2>",
         _findings(report.findings),
@@ -56,6 +59,23 @@ def html_page(report: Report) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f"<title>{title}</title><style>{STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
     )
+
+
+def _remark(remark: str) -> str:
+    """A paragraph; of several lines, those after the first are shown as code."""
+    first, _, code = remark.partition("\n")
+    return f"<p>{escape(first)}</p>" + (f"<pre>{escape(code)}</pre>" if code else "")
+
+
+def _legend() -> str:
+    """The colours of the heat maps."""
+    cells = "".join(_cell(10.0**power) for power in range(SMALLEST, LARGEST + 1))
+    row = f"{_cell(0.0)}{cells}"
+    ends = (
+        "<td>the same</td><td colspan=3>round-off</td>"
+        f"<td colspan={LARGEST - SMALLEST - 5}></td><td colspan=3>no digit in common</td>"
+    )
+    return f"<div class=scroll><table class=map><tr>{row}</tr><tr>{ends}</tr></table></div>"
 
 
 def report_grids(report: Report) -> dict[str, Grid]:
@@ -70,6 +90,7 @@ def report_grids(report: Report) -> dict[str, Grid]:
 
 def _heat_map(title: str, grid: Grid) -> str:
     columns = list(dict.fromkeys(column for row in grid.values() for column in row))
+    corner = "time step" if "time step" in title else "gate" if "gate" in title else ""
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
     body = "".join(
         f"<tr><th>{escape(name)}</th>{''.join(_cell(row.get(c)) for c in columns)}</tr>"
@@ -77,7 +98,7 @@ def _heat_map(title: str, grid: Grid) -> str:
     )
     return (
         f"<h3>{escape(title)}</h3><div class=scroll><table class=map>"
-        f"<tr><th></th>{head}</tr>{body}</table></div>"
+        f"<tr><th>{corner}</th>{head}</tr>{body}</table></div>"
     )
 
 
@@ -85,7 +106,7 @@ def _cell(value: float | None) -> str:
     if value is None:
         return "<td></td>"
     if value == 0:
-        return '<td style="background:#f4f6f8">0</td>'
+        return '<td style="background:#f4f6f8">=</td>'
     power = math.log10(value) if math.isfinite(value) else math.inf
     return f'<td style="background:{_colour(power)}" title="{value:.3g}">{power:.0f}</td>'
 

@@ -5,7 +5,6 @@ cosine restarts, a last batch that is smaller, and the carry that flows from tra
 validation and back.
 """
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +17,7 @@ from jaxrnn.nn.models import CharModel
 from jaxrnn.training.state import TrainState
 from parity.bridge import jax_dtype, numpy_of, tensor_of
 from parity.compare import Comparison, Finding, meaning, structure
+from parity.courses import Course, Window, window_at
 from parity.sides import jax_params, precision, torch_device, torch_module, torch_names
 from parity.subjects import F, H, Subject, model_subject, named_carry_of_jax, named_carry_of_torch
 from parity.training import ADAM, TwinTraining, sgdr_rates, windows_of
@@ -32,16 +32,13 @@ TRAINING_TOKENS, VALIDATION_TOKENS = 1500, 700
 WINDOW_TOKENS, WINDOW_BATCH = 400, 37
 """Windows are many more than tokens / T; the last batch has fewer than 37."""
 
-Windows = list[tuple[np.ndarray, np.ndarray]]
-
 
 class Data(NamedTuple):
-    """The same text, as jaxrnn reads it and as slices, for training and validation."""
+    """The same text, as jaxrnn reads it, for training and validation, and as a PyTorch run does."""
 
     source: Any
     validation: Any
-    windows: Windows
-    validation_windows: Windows
+    course: Course
 
 
 def streams(text: Text) -> Data:
@@ -49,7 +46,9 @@ def streams(text: Text) -> Data:
     tokens, rest = text.tokens[:TRAINING_TOKENS], text.tokens[TRAINING_TOKENS:][:VALIDATION_TOKENS]
     source, validation = (BpttStream(part, STREAM_BATCH, BPTT) for part in (tokens, rest))
     slices = [windows_of(part, STREAM_BATCH, [BPTT] * _count(part)) for part in (tokens, rest)]
-    return Data(source, validation, *slices)
+    rows = len(tokens) // STREAM_BATCH
+    starts = [k * BPTT + np.arange(STREAM_BATCH) * rows for k in range(len(slices[0]))]
+    return Data(source, validation, _course(slices[0], starts, slices[1]))
 
 
 def _count(tokens: np.ndarray) -> int:
@@ -62,23 +61,30 @@ def overlapping(text: Text) -> Data:
     tokens = text.tokens[:WINDOW_TOKENS]
     starts = overlapping_starts(len(tokens), BPTT)
     source = WindowSet(tokens, starts, BPTT, WINDOW_BATCH, shuffled=False)
-    slices = list(_batches(np.asarray(tokens, np.int64)))
-    return Data(source, source, slices, slices)
+    count = len(tokens) - BPTT - 1
+    firsts = [np.arange(count)[k : k + WINDOW_BATCH] for k in range(0, count, WINDOW_BATCH)]
+    windows = [window_at(np.asarray(tokens, np.int64), first, BPTT) for first in firsts]
+    return Data(source, source, _course(windows, firsts, windows))
 
 
-def _batches(tokens: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    windows = [tokens[j : j + BPTT + 1] for j in range(len(tokens) - BPTT - 1)]
-    for first in range(0, len(windows), WINDOW_BATCH):
-        together = np.stack(windows[first : first + WINDOW_BATCH], axis=1)  # (T + 1, B)
-        yield together[:-1], together[1:]
+def _course(windows: list[Window], starts: list[np.ndarray], validation: list[Window]) -> Course:
+    """At a fixed rate for an epoch, then with cosine restarts."""
+    rates = [RATE] * len(windows) + sgdr_rates(RATE, 2, len(windows))
+    batch = windows[0][0].shape[1]
+    return Course(windows, starts, rates, EPOCHS, validation=validation, batch=batch)
+
+
+def run_subject(kind: type[CharModel], data: Data) -> Subject:
+    """A small model for the text's vocabulary."""
+    vocabulary = int(max(data.source.tokens.max(), data.validation.tokens.max())) + 1
+    return model_subject(kind.__name__, kind(vocabulary, F, H))
 
 
 def run_findings(kind: type[CharModel], data: Data) -> list[Finding]:
     """G1: a model trained by `fit` and by the loop."""
-    vocabulary = int(max(data.source.tokens.max(), data.validation.tokens.max())) + 1
-    subject = model_subject(kind.__name__, kind(vocabulary, F, H))
+    subject = run_subject(kind, data)
     what = Comparison(f"fit {kind.__name__}", "trajectory", "float64")
-    got, reference = jax_run(subject, data), torch_run(subject, data)
+    got, reference = jax_run(subject, data), torch_run(subject, data.course)
     return structure(what, got, reference) + meaning(what, got, reference)
 
 
@@ -104,24 +110,24 @@ def jax_run(subject: Subject, data: Data, dtype: str = "float64") -> dict[str, n
         return {"validation losses": losses, **torch_names(subject, state.params), **carry}
 
 
-def torch_run(subject: Subject, data: Data, dtype: str = "float64") -> dict[str, np.ndarray]:
+def torch_run(subject: Subject, course: Course, dtype: str = "float64") -> dict[str, np.ndarray]:
     """Train with a plain loop; the same."""
-    steps = len(data.windows)
-    rates = [RATE] * steps + sgdr_rates(RATE, 2, steps)
-    losses = []
+    steps, losses = len(course.windows), []
     with precision(dtype):
         twin = torch_module(subject, first_weights(subject, seed=0), dtype)
         training = TwinTraining(twin, ADAM)  # type: ignore[arg-type]
-        for epoch in range(EPOCHS):
-            for step, window in enumerate(data.windows, epoch * steps):
+        for epoch in range(course.epochs):
+            for step, window in enumerate(course.windows, epoch * steps):
+                training.carry = training.carry if course.carried else None
                 tokens, targets = _tensors(window, dtype)
-                training.step(tokens, targets, rates[step])
-            evaluated = [training.evaluate(*_tensors(w, dtype)) for w in data.validation_windows]
-            sizes = [tokens.size for tokens, _ in data.validation_windows]
+                training.step(tokens, targets, course.rates[step])
+            training.carry = training.carry if course.validation_carried else None
+            evaluated = [training.evaluate(*_tensors(w, dtype)) for w in course.validation]
+            sizes = [tokens.size for tokens, _ in course.validation]
             losses.append(np.average(np.asarray(evaluated, float), weights=sizes))
         carry = {n: numpy_of(t) for n, t in named_carry_of_torch(training.carry).items()}
         return {"validation losses": np.array(losses), **training.weights(), **carry}
 
 
-def _tensors(window: tuple[np.ndarray, np.ndarray], dtype: str) -> Any:
+def _tensors(window: Window, dtype: str) -> Any:
     return tuple(tensor_of(part, dtype, torch_device()) for part in window)

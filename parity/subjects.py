@@ -6,8 +6,7 @@ D directions. All sizes differ, so that a swapped axis or a missing transpose ca
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.traverse_util
 import jax
@@ -17,24 +16,35 @@ import torch
 from torch import nn
 
 from jaxrnn.exchange.weights import WeightMap
-from jaxrnn.nn.cells import CELLS, Cell
+from jaxrnn.nn.cells import CELLS, TANH, Cell
 from jaxrnn.nn.layers import RNN
 from jaxrnn.nn.models import (
     COURSE_MODELS,
     CharLM,
     CharModel,
+    CharRnn,
     CharSeqRnn,
     CharSeqStatefulLSTM,
     StatefulModel,
 )
 from jaxrnn.training.steps import Batch, batch_loss
 from parity.bridge import named_leaves
-from parity.twins import LAYERS, CharTwin, twin_of
+from parity.twins import CharTwin, twin_of
 
-T, B, V, F, H = 5, 3, 17, 6, 10
-"""Sizes of the cases."""
-LAYER_DROPOUT = 0.4
-"""Share of the outputs that the dropout cases drop."""
+
+class Sizes(NamedTuple):
+    """Sizes of a case: time steps, batch, vocabulary, embedding and hidden size."""
+
+    T: int = 5
+    B: int = 3
+    V: int = 17
+    F: int = 6
+    H: int = 10
+
+
+SIZES = Sizes()
+T, B, V, F, H = SIZES
+"""Sizes of the cases, unless others are asked for."""
 
 Inputs = Mapping[str, Any]
 
@@ -55,6 +65,8 @@ class Subject:
         torch_loss: (module, inputs) -> scalar.
         differentiable: the inputs whose gradients are compared too.
         model: the model that can be trained, where the subject is one.
+        stack: its recurrent layers, or those that the subject is.
+        lengths: whether sequences have lengths of their own.
     """
 
     name: str
@@ -68,6 +80,8 @@ class Subject:
     torch_loss: Callable[[Any, Inputs], torch.Tensor]
     differentiable: tuple[str, ...] = ()
     model: CharModel | None = None
+    stack: RNN | None = None
+    lengths: bool = False
 
 
 def nested(weights: dict[str, Any]) -> Any:
@@ -124,56 +138,94 @@ def carry_of_torch(inputs: Inputs) -> Any:
     return states[0] if len(states) == 1 else states
 
 
-def model_subject(name: str, model: CharModel, *, length: int | None = None) -> Subject:
+@dataclass(frozen=True)
+class _Model:
+    """A character model and its twin: what each of them computes from the same inputs."""
+
+    model: CharModel
+    length: int | None
+    sizes: Sizes
+
+    @property
+    def cell(self) -> Cell | None:
+        """The cell of a model with a carry."""
+        return self.model.stack.cell if isinstance(self.model, StatefulModel) else None
+
+    @property
+    def steps(self) -> int:
+        """T, or the only number of characters that the model reads."""
+        return 3 if self.model.reads == "trigrams" else self.sizes.T
+
+    def draw(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Tokens, targets and a carry."""
+        tokens = rng.integers(0, self.model.vocabulary, (2, self.steps, self.sizes.B))
+        tokens[:, 0, 0] = 0  # a padding character is a character like any other
+        inputs = {"tokens": tokens[0], "targets": tokens[1]}
+        if isinstance(self.model, StatefulModel):
+            inputs |= draw_carry(rng, self.model.stack, self.sizes.B)
+        return inputs
+
+    def carry(self, inputs: Inputs) -> Any:
+        """The model's carry among the inputs."""
+        return carry_of_jax(self.cell, inputs) if self.cell else ()
+
+    def jax_outputs(self, params: Any, inputs: Inputs) -> dict[str, jax.Array]:
+        """Log probabilities of the steps that count, and the carry."""
+        counts = {} if self.length is None else {"lengths": jnp.full(self.sizes.B, self.length)}
+        carry, log_probs = apply(self.model, params, self.carry(inputs), inputs["tokens"], **counts)
+        shown = log_probs if self.length is None else log_probs[: self.length]
+        return {"log_probs": shown, **named_carry_of_jax(carry)}
+
+    def jax_loss(self, params: Any, inputs: Inputs) -> jax.Array:
+        """The loss that training takes the gradient of."""
+        count = None if self.length is None else jnp.asarray(self.length)
+        batch = Batch(inputs["tokens"], inputs["targets"], count)
+        return batch_loss(self.model, params, self.carry(inputs), batch)[0]
+
+    def torch_outputs(self, twin: CharTwin, inputs: Inputs) -> dict[str, torch.Tensor]:
+        """The same of the twin, which gets no steps that do not count."""
+        carry, log_probs = twin(carry_of_torch(inputs), inputs["tokens"][: self.length])
+        return {"log_probs": log_probs, **named_carry_of_torch(carry)}
+
+    def torch_loss(self, twin: CharTwin, inputs: Inputs) -> torch.Tensor:
+        """torch's own loss."""
+        return twin_loss(twin, carry_of_torch(inputs), inputs, self.length)[1]
+
+
+def model_subject(
+    name: str, model: CharModel, *, length: int | None = None, sizes: Sizes = SIZES
+) -> Subject:
     """A character model and its twin.
 
     Args:
         name: as the report shows it.
-        model: the model, of the sizes above.
+        model: the model.
         length: for a stateful model, how many of the T steps count; the twin gets no others.
+        sizes: T and B of the inputs; the model has the other sizes.
     """
-    cell = model.stack.cell if isinstance(model, StatefulModel) else None
-    steps = 3 if model.reads == "trigrams" else T
-
-    def draw(rng: np.random.Generator) -> dict[str, np.ndarray]:
-        tokens = rng.integers(0, model.vocabulary, (2, steps, B))
-        tokens[:, 0, 0] = 0  # a padding character is a character like any other
-        inputs = {"tokens": tokens[0], "targets": tokens[1]}
-        return inputs | (_draw_carry(rng, cell, model.stack, B) if cell else {})
-
-    def jax_outputs(params: Any, inputs: Inputs) -> dict[str, jax.Array]:
-        carry = carry_of_jax(cell, inputs) if cell else ()
-        lengths = {} if length is None else {"lengths": jnp.full(B, length)}
-        carry, log_probs = apply(model, params, carry, inputs["tokens"], **lengths)
-        shown = log_probs if length is None else log_probs[:length]
-        return {"log_probs": shown, **named_carry_of_jax(carry)}
-
-    def jax_loss(params: Any, inputs: Inputs) -> jax.Array:
-        carry = carry_of_jax(cell, inputs) if cell else ()
-        count = None if length is None else jnp.asarray(length)
-        batch = Batch(inputs["tokens"], inputs["targets"], count)
-        return batch_loss(model, params, carry, batch)[0]
-
-    def torch_outputs(twin: CharTwin, inputs: Inputs) -> dict[str, torch.Tensor]:
-        carry, log_probs = twin(carry_of_torch(inputs), inputs["tokens"][:length])
-        return {"log_probs": log_probs, **named_carry_of_torch(carry)}
-
-    def torch_loss(twin: CharTwin, inputs: Inputs) -> torch.Tensor:
-        return twin_loss(twin, carry_of_torch(inputs), inputs, length)[1]
-
+    both = _Model(model, length, sizes)
     return Subject(
         name=name,
         module=lambda: twin_of(model),
-        weight_map=WeightMap.for_flax(_linen_paths(model, steps)),
+        weight_map=WeightMap.for_flax(_linen_paths(model, both.steps)),
         params=nested,
-        draw=draw,
-        jax_outputs=jax_outputs,
-        jax_loss=jax_loss,
-        torch_outputs=torch_outputs,
-        torch_loss=torch_loss,
-        differentiable=tuple(f"carry.{f}" for f in cell.carry._fields) if cell else (),
+        draw=both.draw,
+        jax_outputs=both.jax_outputs,
+        jax_loss=both.jax_loss,
+        torch_outputs=both.torch_outputs,
+        torch_loss=both.torch_loss,
+        differentiable=tuple(f"carry.{f}" for f in both.cell.carry._fields) if both.cell else (),
         model=model,
+        stack=recurrent_layers(model),
+        lengths=length is not None,
     )
+
+
+def recurrent_layers(model: CharModel) -> RNN | None:
+    """The recurrent layers of a model, if it has any."""
+    if isinstance(model, StatefulModel):
+        return model.stack
+    return RNN(TANH, model.hidden) if isinstance(model, CharRnn | CharSeqRnn) else None
 
 
 def twin_loss(
@@ -194,77 +246,11 @@ def _linen_paths(model: CharModel, steps: int) -> list[str]:
     return list(named_leaves(shapes["params"]))
 
 
-def _draw_carry(
-    rng: np.random.Generator, cell: Cell, stack: RNN, batch: int
-) -> dict[str, np.ndarray]:
+def draw_carry(rng: np.random.Generator, stack: RNN, batch: int) -> dict[str, np.ndarray]:
+    """A carry for every layer and direction, by name."""
     count = stack.layers * (2 if stack.bidirectional else 1)
     shape = (count, batch, stack.hidden)
-    return {f"carry.{f}": rng.uniform(-0.9, 0.9, shape) for f in cell.carry._fields}
-
-
-def layer_subject(stack: RNN, *, lengths: bool = False) -> Subject:
-    """A recurrent stack and torch's; with lengths, torch's on a packed sequence.
-
-    With dropout, torch's own masks, drawn again from the same seed, are injected on the JAX side.
-    """
-    directions = 2 if stack.bidirectional else 1
-    torch_seed = 20
-
-    def make() -> nn.Module:
-        options: dict[str, Any] = {"bidirectional": stack.bidirectional, "dropout": stack.dropout}
-        return LAYERS[stack.cell.name](F, stack.hidden, stack.layers, **options)
-
-    def draw(rng: np.random.Generator) -> dict[str, np.ndarray]:
-        inputs = {"xs": rng.uniform(-1.5, 1.5, (T, B, F))}
-        inputs |= _draw_carry(rng, stack.cell, stack, B)
-        return inputs | ({"lengths": np.array([T - 2, T, 1])} if lengths else {})
-
-    def masks() -> list[jax.Array] | None:
-        if not stack.dropout:
-            return None
-        torch.manual_seed(torch_seed)
-        ones = torch.ones(T, B, directions * stack.hidden)
-        drawn = (nn.functional.dropout(ones, stack.dropout) for _ in range(stack.layers - 1))
-        return [jnp.asarray((mask != 0).numpy()) for mask in drawn]
-
-    def jax_outputs(params: Any, inputs: Inputs) -> dict[str, jax.Array]:
-        carry = carry_of_jax(stack.cell, inputs)
-        carry, ys = apply(
-            stack, params, carry, inputs["xs"], lengths=inputs.get("lengths"), dropout_masks=masks()
-        )
-        return {"ys": ys, **named_carry_of_jax(carry)}
-
-    def torch_outputs(module: nn.Module, inputs: Inputs) -> dict[str, torch.Tensor]:
-        xs, carry = inputs["xs"], carry_of_torch(inputs)
-        torch.manual_seed(torch_seed)
-        if lengths:
-            counts = inputs["lengths"].cpu()
-            xs = nn.utils.rnn.pack_padded_sequence(xs, counts, enforce_sorted=False)
-        ys, carry = module(xs, carry)
-        if lengths:
-            ys, _ = nn.utils.rnn.pad_packed_sequence(ys, total_length=T)
-        return {"ys": ys, **named_carry_of_torch(carry)}
-
-    return Subject(
-        name=_layer_name(stack, lengths),
-        module=make,
-        weight_map=WeightMap.for_flax(name for name, _ in make().named_parameters()),
-        params=nested,
-        draw=draw,
-        jax_outputs=jax_outputs,
-        jax_loss=lambda params, inputs: projection(jax_outputs(params, inputs)),
-        torch_outputs=torch_outputs,
-        torch_loss=lambda module, inputs: projection(torch_outputs(module, inputs)),
-        differentiable=("xs", *(f"carry.{f}" for f in stack.cell.carry._fields)),
-    )
-
-
-def _layer_name(stack: RNN, lengths: bool) -> str:
-    parts = [stack.cell.name, f"{stack.layers} layer{'s' if stack.layers > 1 else ''}"]
-    parts += ["both directions"] if stack.bidirectional else []
-    parts += ["lengths"] if lengths else []
-    parts += ["dropout"] if stack.dropout else []
-    return ", ".join(parts)
+    return {f"carry.{f}": rng.uniform(-0.9, 0.9, shape) for f in stack.cell.carry._fields}
 
 
 def course_subjects() -> list[Subject]:
@@ -280,17 +266,3 @@ def course_subjects() -> list[Subject]:
         subjects.append(model_subject(f"CharLM, {name}, 2 layers", model, length=T - 1))
     tied = CharLM(V, H, H, tied=True)
     return [*subjects, model_subject("CharLM, gru, tied", tied)]
-
-
-def layer_subjects(*, quick: bool) -> list[Subject]:
-    """Recurrent stacks: cells x layers x directions, with lengths and with dropout."""
-    subjects = [
-        layer_subject(RNN(cell, H, 2, bidirectional=True), lengths=True) for cell in CELLS.values()
-    ]
-    dropped = [RNN(cell, H, 3, dropout=LAYER_DROPOUT) for cell in CELLS.values()]
-    subjects += [layer_subject(stack) for stack in dropped[-1 if quick else 0 :]]
-    if quick:
-        return subjects
-    for cell, layers, both in product(CELLS.values(), (1, 3), (False, True)):
-        subjects.append(layer_subject(RNN(cell, H, layers, bidirectional=both)))
-    return subjects

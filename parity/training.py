@@ -1,6 +1,6 @@
 """Training as a PyTorch user writes it: the reference for updates, trajectories and recipes."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +80,9 @@ RULES = (
 """The updates that are compared. A norm of 0.1 clips every gradient of the cases."""
 
 
+RULES_BY_NAME = {rule.name: rule for rule in RULES}
+
+
 class TwinTraining:
     """A twin, its optimizer and its carry.
 
@@ -92,6 +95,7 @@ class TwinTraining:
     def __init__(self, twin: CharTwin, rule: Rule, carry: Carry | None = None) -> None:
         self.twin, self.rule, self.carry = twin, rule, carry
         self.optimizer = rule.in_torch(twin.parameters(), 1.0)
+        self.watch: Callable[[], object] = lambda: None  # called when the gradient is there
 
     def step(self, tokens: Tensor, targets: Tensor, rate: float) -> tuple[np.ndarray, np.ndarray]:
         """One update; the loss and the norm of the gradient before clipping."""
@@ -101,6 +105,7 @@ class TwinTraining:
         self.optimizer.zero_grad()
         loss = self._loss(tokens, targets)
         loss.backward()
+        self.watch()
         clip = float("inf") if self.rule.clip is None else self.rule.clip
         norm = clip_grad_norm_(self.twin.parameters(), clip)
         self.optimizer.step()

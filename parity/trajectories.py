@@ -33,12 +33,25 @@ from parity.compare import (
     relative_l2,
     structure,
 )
+from parity.courses import Course
 from parity.sides import jax_params, precision, torch_device, torch_module, torch_names
 from parity.subjects import Subject, model_subject, named_carry_of_jax, named_carry_of_torch
 from parity.training import ADAM, TwinTraining, windows_of
 
-EMBEDDING, HIDDEN = 24, 64
-BATCH, BPTT = 16, 8
+
+class Scale(NamedTuple):
+    """How large a trajectory's model and windows are, and whether their lengths are random."""
+
+    batch: int
+    bptt: int
+    embedding: int
+    hidden: int
+    random_bptt: bool
+
+
+SMALL = Scale(16, 8, 24, 64, random_bptt=True)
+COURSE = Scale(64, 8, 42, 256, random_bptt=False)
+"""The size at which the course trains its stateful models."""
 RATE = 1e-3
 CHUNK = 25
 """Updates in one program, after which the weights are looked at."""
@@ -100,9 +113,12 @@ class Trajectory(NamedTuple):
         return np.concatenate([np.asarray(kept[key], np.float64).ravel() for key in sorted(kept)])
 
 
-def trained_subject(kind: type[StatefulModel], text: Text, **options: Any) -> Subject:
-    """A stateful model of a size that is quick to train, for the vocabulary of a text."""
-    return model_subject(kind.__name__, kind(text.vocabulary, EMBEDDING, HIDDEN, **options))
+def trained_subject(
+    kind: type[StatefulModel], text: Text, scale: Scale = SMALL, **options: Any
+) -> Subject:
+    """A stateful model for the vocabulary of a text."""
+    model = kind(text.vocabulary, scale.embedding, scale.hidden, **options)
+    return model_subject(kind.__name__, model)
 
 
 def first_weights(subject: Subject, seed: int) -> dict[str, np.ndarray]:
@@ -112,15 +128,15 @@ def first_weights(subject: Subject, seed: int) -> dict[str, np.ndarray]:
 
 
 def jax_trajectory(
-    subject: Subject, weights: Arrays, text: Text, steps: int, dtype: str
+    subject: Subject, weights: Arrays, text: Text, steps: int, dtype: str, scale: Scale = SMALL
 ) -> Trajectory:
     """Train with `train_steps`."""
-    stream, optimizer = _stream(text), ADAM.in_jax()
+    stream, optimizer = _stream(text, scale), ADAM.in_jax()
     model = subject.model
     assert isinstance(model, StatefulModel)
     losses, norms, kept = [], [], []
     with precision(dtype):
-        params, carry = jax_params(subject, weights, dtype), model.initial_carry(BATCH)
+        params, carry = jax_params(subject, weights, dtype), model.initial_carry(scale.batch)
         carry = jax.tree.map(lambda a: a.astype(jax_dtype(dtype)), carry)
         key, step = jax.random.key(0), jnp.zeros((), jnp.int32)
         state = TrainState(params, optimizer.init(params), carry, step, key)
@@ -145,17 +161,15 @@ def jax_trajectory(
     return Trajectory(np.concatenate(losses), np.concatenate(norms), kept, last)
 
 
-def torch_trajectory(
-    subject: Subject, weights: Arrays, text: Text, steps: int, dtype: str
-) -> Trajectory:
+def torch_trajectory(subject: Subject, weights: Arrays, course: Course, dtype: str) -> Trajectory:
     """Train with a plain loop."""
-    windows = windows_of(text.tokens, BATCH, _stream(text).windows(0, 0, steps).lengths)
     seen, kept = [], []
     with precision(dtype):
         training = TwinTraining(torch_module(subject, weights, dtype), ADAM)  # type: ignore[arg-type]
-        for step, window in enumerate(windows, 1):
+        for step, (window, rate) in enumerate(zip(course.windows, course.rates, strict=True), 1):
+            training.carry = training.carry if course.carried else None
             tokens, targets = (tensor_of(part, dtype, torch_device()) for part in window)
-            seen.append(training.step(tokens, targets, RATE))
+            seen.append(training.step(tokens, targets, rate))
             if step % CHUNK == 0:
                 kept.append(training.weights())
         last = {n: numpy_of(t) for n, t in named_carry_of_torch(training.carry).items()}
@@ -163,25 +177,36 @@ def torch_trajectory(
     return Trajectory(losses, norms, kept, last)
 
 
-def followed(subject: Subject, text: Text, steps: int) -> list[Finding]:
+def course_of(text: Text, steps: int, scale: Scale = SMALL) -> Course:
+    """The first windows of a text, as a PyTorch run reads them."""
+    stream = _stream(text, scale)
+    cuts = np.cumsum([0, *stream.windows(0, 0, steps).lengths])
+    rows = len(text.tokens) // scale.batch
+    starts = [cut + np.arange(scale.batch) * rows for cut in cuts[:-1]]
+    windows = windows_of(text.tokens, scale.batch, np.diff(cuts))
+    return Course(windows, starts, [RATE] * steps, sizes=stream.sizes, batch=scale.batch)
+
+
+def followed(subject: Subject, text: Text, steps: int, scale: Scale = SMALL) -> list[Finding]:
     """G1: `steps` updates in float64, `steps` a multiple of the chunk."""
     what = Comparison(subject.name, "trajectory", "float64")
     weights = first_weights(subject, seed=0)
-    got, reference = (
-        _named(run(subject, weights, text, steps, "float64"))
-        for run in (jax_trajectory, torch_trajectory)
-    )
-    return structure(what, got, reference) + meaning(what, got, reference)
+    got = jax_trajectory(subject, weights, text, steps, "float64", scale)
+    reference = torch_trajectory(subject, weights, course_of(text, steps, scale), "float64")
+    arrays = named_results(got), named_results(reference)
+    return structure(what, *arrays) + meaning(what, *arrays)
 
 
-def within_envelope(subject: Subject, text: Text, steps: int) -> list[Finding]:
+def within_envelope(
+    subject: Subject, text: Text, steps: int, scale: Scale = SMALL
+) -> list[Finding]:
     """G4: `steps` updates in float32, held against PyTorch runs one ulp apart."""
     what = Comparison(subject.name, "trajectory", "float32")
-    weights = first_weights(subject, seed=0)
-    center = torch_trajectory(subject, weights, text, steps, "float32")
-    got = jax_trajectory(subject, weights, text, steps, "float32")
+    weights, course = first_weights(subject, seed=0), course_of(text, steps, scale)
+    center = torch_trajectory(subject, weights, course, "float32")
+    got = jax_trajectory(subject, weights, text, steps, "float32", scale)
     runs = [
-        torch_trajectory(subject, _nudged(weights, seed), text, steps, "float32")
+        torch_trajectory(subject, _nudged(weights, seed), course, "float32")
         for seed in range(ENVELOPE_RUNS)
     ]
     distances = np.stack([_distances(run, center) for run in runs])  # (runs, 2, chunks)
@@ -191,7 +216,7 @@ def within_envelope(subject: Subject, text: Text, steps: int) -> list[Finding]:
     wide = np.flatnonzero(envelope[0] > HORIZON)
     horizon = f"horizon {CHUNK * (wide[0] + 1)}" if len(wide) else f"horizon beyond {steps}"
     notes = [f"envelope {e[-1]:.1e} after {steps} steps, {horizon}" for e in envelope]
-    return structure(what, _named(got), _named(center)) + [
+    return structure(what, named_results(got), named_results(center)) + [
         what.finding(
             "G4",
             name,
@@ -204,11 +229,12 @@ def within_envelope(subject: Subject, text: Text, steps: int) -> list[Finding]:
     ]
 
 
-def _stream(text: Text) -> BpttStream:
-    return BpttStream(text.tokens, BATCH, BPTT, random_bptt=True)
+def _stream(text: Text, scale: Scale) -> BpttStream:
+    return BpttStream(text.tokens, scale.batch, scale.bptt, random_bptt=scale.random_bptt)
 
 
-def _named(trajectory: Trajectory) -> dict[str, np.ndarray]:
+def named_results(trajectory: Trajectory) -> dict[str, np.ndarray]:
+    """The weights at the end, and what was seen on the way, by name."""
     arrays = {f"{key} at the end": a for key, a in trajectory.weights[-1].items()}
     seen = {"losses": trajectory.losses, "gradient norms": trajectory.gradient_norms}
     return arrays | seen | trajectory.carry

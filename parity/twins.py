@@ -43,9 +43,13 @@ class CharTwin(nn.Module):
         self.e = nn.Embedding(vocabulary, embedding)
         self.l_out = nn.Linear(hidden, vocabulary)
 
+    def logits(self, outputs: Tensor) -> Tensor:
+        """(..., H) to (..., V)."""
+        return self.l_out(outputs)
+
     def log_probs(self, outputs: Tensor) -> Tensor:
         """(..., H) to the log probabilities (..., V)."""
-        return functional.log_softmax(self.l_out(outputs), dim=-1)
+        return functional.log_softmax(self.logits(outputs), dim=-1)
 
     def initial_carry(self, batch: int) -> Carry:
         """The carry from which a text starts."""
@@ -176,11 +180,9 @@ class TiedTwin(StatefulTwin):
         nn.init.uniform_(self.e.weight, -(hidden**-0.5), hidden**-0.5)
         self.bias_out = nn.Parameter(torch.zeros(vocabulary))
 
-    def log_probs(self, outputs: Tensor) -> Tensor:
-        """(..., H) to the log probabilities (..., V)."""
-        return functional.log_softmax(
-            functional.linear(outputs, self.e.weight, self.bias_out), dim=-1
-        )
+    def logits(self, outputs: Tensor) -> Tensor:
+        """(..., H) to (..., V), with the embedding's table as the kernel."""
+        return functional.linear(outputs, self.e.weight, self.bias_out)
 
 
 def twin_of(model: models.CharModel) -> CharTwin:

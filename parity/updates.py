@@ -6,6 +6,7 @@ and RMSprop divide the gradient by its own size, so where it is nearly zero its 
 which way a weight moves: those entries are then left out of the weights, not of the moments.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from parity.bridge import jax_of, named_leaves, numpy_of, tensor_of
 from parity.compare import Arrays
 from parity.sides import Side, jax_params, precision, torch_device, torch_module, torch_names
 from parity.subjects import (
+    B,
     Subject,
     carry_of_jax,
     carry_of_torch,
@@ -30,8 +32,11 @@ STEPS = 3
 """Updates in float64: momentum does not show in the first, and a wrong power of a decay only from
 the second on. In lower precisions one has to do: a weight that round-off moved the wrong way
 changes the next gradient."""
+CHANGING = (B, B - 1, B - 1, B)
+"""Batch sizes of updates between which the carry starts from zeros."""
 RATE = 1e-2
 """Large enough that the rounding of the weights does not drown the update in float32."""
+READ = ("tokens", "targets")
 MOVE = "move of "
 """What the names of moves begin with."""
 SECOND_MOMENTS = ("exp_avg_sq", "square_avg")
@@ -39,18 +44,23 @@ UNDECIDED = 1e-3
 """A gradient below this share of the largest of its array may be mostly round-off."""
 
 
-def jax_updates(subject: Subject, rule: Rule, steps: int, dtype: str) -> Side:
-    """`train_step`, a few times; every step reads the same tokens one row further on."""
+def jax_updates(subject: Subject, rule: Rule, rows: Sequence[int], dtype: str) -> Side:
+    """`train_step`, once for each batch size in `rows`, at most that of the inputs.
+
+    Every step reads the same tokens one row further on.
+    """
     optimizer = rule.in_jax()
 
     def run(weights: Arrays, inputs: Arrays) -> dict[str, dict[str, np.ndarray]]:
+        """Moves, moments, gradient norms and carry."""
         with precision(dtype):
             before = jax_params(subject, weights, dtype)
             cast = {name: jax_of(array, dtype) for name, array in inputs.items()}
             state = jax_state(subject, before, optimizer.init(before), cast)
             norms = []
-            for step in range(steps):
-                batch = Batch(*(jnp.roll(cast[n], step, axis=0) for n in ("tokens", "targets")))
+            for step, count in enumerate(rows):
+                read = (jnp.roll(cast[n], step, axis=0) for n in READ)
+                batch = Batch(*(array[:, :count] for array in read))
                 state, metrics = train_step(subject.model, optimizer, state, batch, RATE)
                 norms.append(numpy_of(metrics.gradient_norm))
             first, last = torch_names(subject, before), torch_names(subject, state.params)
@@ -61,17 +71,18 @@ def jax_updates(subject: Subject, rule: Rule, steps: int, dtype: str) -> Side:
     return run
 
 
-def torch_updates(subject: Subject, rule: Rule, steps: int, dtype: str) -> Side:
+def torch_updates(subject: Subject, rule: Rule, rows: Sequence[int], dtype: str) -> Side:
     """The same with torch's optimizer."""
 
     def run(weights: Arrays, inputs: Arrays) -> dict[str, dict[str, np.ndarray]]:
+        """Moves, moments, gradient norms and carry."""
         with precision(dtype):
             twin = torch_module(subject, weights, dtype)
             cast = {n: tensor_of(a, dtype, torch_device()) for n, a in inputs.items()}
             training = TwinTraining(twin, rule, carry_of_torch(cast))  # type: ignore[arg-type]
             before, norms = training.weights(), []
-            for step in range(steps):
-                tokens, targets = (cast[n].roll(step, 0) for n in ("tokens", "targets"))
+            for step, count in enumerate(rows):
+                tokens, targets = (cast[n].roll(step, 0)[:, :count] for n in READ)
                 norms.append(training.step(tokens, targets, RATE)[1])
             results = _weights(before, training.weights())
             carry = {n: numpy_of(t) for n, t in named_carry_of_torch(training.carry).items()}

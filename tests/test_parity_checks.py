@@ -6,17 +6,28 @@ import numpy as np
 import pytest
 
 import jaxrnn.training.optimizers
-from jaxrnn.nn.cells import GRU, LSTM, Cell, Hidden
+from jaxrnn.nn.cells import CELLS, GRU, LSTM, Cell, Hidden
 from jaxrnn.nn.layers import RNN
-from jaxrnn.nn.models import CharLM, CharRnn, CharSeqRnn, CharSeqStatefulGRU, CharSeqStatefulRnn
-from parity.checks import Check, suite, update_findings, value_findings
+from jaxrnn.nn.models import (
+    COURSE_MODELS,
+    CharLM,
+    CharRnn,
+    CharSeqRnn,
+    CharSeqStatefulGRU,
+    CharSeqStatefulRnn,
+)
+from parity.checks import Check, update_check, update_findings, value_findings
 from parity.compare import Outcome, worst_outcome
 from parity.generation import greedy_findings
 from parity.initialisation import initialisation_findings
 from parity.sides import draw_weights
-from parity.subjects import LAYER_DROPOUT, F, H, T, V, layer_subject, model_subject
-from parity.training import RULES, sgdr_rates, windows_of
+from parity.stack_subjects import LAYER_DROPOUT, layer_subject
+from parity.subjects import F, H, T, V, model_subject
+from parity.suite import suite
+from parity.training import ADAM, RULES, sgdr_rates, windows_of
 from parity.trajectories import followed, load_text, trained_subject, within_envelope
+from parity.updates import CHANGING
+from parity.workers import results
 
 GOOD = {Outcome.PASS, Outcome.WARN}
 
@@ -140,17 +151,50 @@ def test_what_cannot_run_is_an_error_not_a_crash():
     assert "no such thing" in finding.note
 
 
-def test_the_quick_suite_reaches_every_model_and_gate(text):
+PARTS = 4
+"""Into so many tests the quick suite is cut, for workers to share."""
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_the_quick_suite_passes(part, text):
+    """What `parity check --quick` runs, but for the updates, which have a test of their own."""
+    checks = [check for check in suite(quick=True, text=text) if check.kind != "update"]
+    for check in checks[part::PARTS]:
+        findings = check.findings()
+        assert worst_outcome(findings) in GOOD, (check.subject, check.kind, failed(findings))
+
+
+def test_the_quick_suite_reaches_every_model_cell_optimizer_and_gate(text):
     checks = list(suite(quick=True, text=text))
-    names = {check.subject for check in checks}
-    assert {
-        "Char3Model",
-        "CharSeqStatefulLSTM",
-        "CharLM, gru, tied",
-        "fit CharSeqStatefulGRU",
-    } <= names
+    valued = {check.subject for check in checks if check.kind == "values"}
+    assert {kind.__name__ for kind in COURSE_MODELS} <= valued
+    assert {f"CharLM, {cell}, 2 layers" for cell in CELLS} | {"CharLM, gru, tied"} <= valued
+    assert {f"{cell}, 2 layers, both directions, lengths" for cell in CELLS} <= valued
+    updated = {check.rule for check in checks if check.kind == "update"}
+    assert updated == set(RULES)
     kinds = {check.kind for check in checks}
     assert kinds == {"values", "update", "initialisation", "generation", "trajectory"}
+
+
+def test_the_full_suite_updates_several_models_by_every_rule(text):
+    checks = [check for check in suite(quick=False, text=text) if check.kind == "update"]
+    for rule in RULES:
+        assert len({check.target.name for check in checks if check.rule == rule}) >= 3
+
+
+def test_processes_give_what_one_gives():
+    options = {"quick": True, "corpus": "python-docs", "tf32": False, "chosen": [2]}
+    (alone,), (other,) = (list(results(**options, jobs=jobs)) for jobs in (1, 2))
+    assert alone == other
+    assert alone.findings
+    assert not alone.explanation
+
+
+def test_a_batch_size_that_changes_starts_from_zeros_on_both_sides():
+    subject = model_subject("model", CharSeqStatefulRnn(V, F, H))
+    findings = update_check(subject, ADAM, rows=CHANGING).findings()
+    assert worst_outcome(findings) is Outcome.PASS
+    assert len(set(CHANGING)) > 1
 
 
 def test_restarts_follow_the_course():

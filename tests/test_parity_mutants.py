@@ -9,6 +9,9 @@ from parity.trajectories import load_text
 
 FEWEST = 40
 SAMPLE = (
+    "layer 1: GRU: hard sigmoid in z",
+    "layer 0 reverse: gradient of bias_hh lost in f",
+    "loss summed",
     "GRU: reset before the product",
     "carry not cut",
     "Adam: bias correction in float32",
@@ -33,7 +36,7 @@ def test_a_mutant_is_caught(name, text):
     (verdict,) = tried(chosen, text)
     assert verdict.killed
     assert verdict.margin > 10
-    assert verdict.right or not chosen[0].cause, verdict.located
+    assert verdict.right, verdict.named
 
 
 def test_without_a_fault_the_same_checks_pass_again(text):
@@ -44,6 +47,6 @@ def test_without_a_fault_the_same_checks_pass_again(text):
 @pytest.mark.slow
 def test_every_mutant_is_caught_and_its_cause_named(text):
     verdicts = list(tried(MUTANTS, text))
-    assert [verdict.mutant for verdict in verdicts if not verdict.killed] == []
-    located = [verdict for verdict in verdicts if verdict.located]
-    assert sum(verdict.right for verdict in located) >= 0.9 * len(located)
+    assert [verdict.mutant.name for verdict in verdicts if not verdict.killed] == []
+    wrong = [(verdict.mutant.name, str(verdict.named)) for verdict in verdicts if not verdict.right]
+    assert len(wrong) <= 0.1 * len(verdicts), wrong

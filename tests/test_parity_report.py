@@ -7,12 +7,17 @@ from html.parser import HTMLParser
 import pytest
 
 from jaxrnn.nn.cells import GRU, LSTM, TANH
+from jaxrnn.nn.layers import RNN
+from parity.checks import values_check
 from parity.cli import main
 from parity.compare import Comparison, Outcome
-from parity.faults import gru_step, stepping
-from parity.localise import draw, localise, reproduction, shrunken
+from parity.faults import gru_step, only_in, stepping
+from parity.localise import grids, localise
 from parity.page import html_page
 from parity.report import Report
+from parity.shrink import reproduction, shrunken
+from parity.stack_subjects import layer_subject
+from parity.stacks import draw
 
 EVIL = "<script>alert('x')</script>"
 WHAT = Comparison(EVIL, "gradients", "float64")
@@ -74,23 +79,37 @@ def test_only_a_report_with_something_that_passed_passes():
 
 @pytest.mark.parametrize("cell", [GRU, LSTM], ids=lambda cell: cell.name)
 def test_nothing_is_found_where_nothing_is_wrong(cell):
-    found = localise(draw(cell))
-    assert (found.origin, found.cause) == ("", "")
-    assert max(max(row.values()) for row in found.free.values()) < 1e-14
-    assert shrunken(cell) is None
+    case = draw(cell, bidirectional=True, lengths=True)
+    assert localise(case) is None
+    for grid in grids(case).values():
+        assert max(max(row.values()) for row in grid.values()) < 1e-13
 
 
-def test_layer_step_and_cause_are_named_and_the_case_shrinks():
-    with stepping(GRU, gru_step(r_gate=1, z_gate=0)):
-        found = localise(draw(GRU))
-        assert found.origin.startswith("layer 0 h at step 0")
-        assert "r and z exchanged" in found.cause
-        case = shrunken(GRU)
-        assert case is not None
-        assert case.xs.shape == (1, 1, 1)
-        shown = {}
-        exec(reproduction(case).replace("print(", "shown = ("), shown)
-        assert "r and z exchanged" in shown["shown"]
+def test_layer_step_gates_and_cause_are_named():
+    with only_in("l1_reverse", lambda: stepping(GRU, gru_step(r_gate=1, z_gate=0))):
+        found = localise(draw(GRU, bidirectional=True))
+    assert found.place == "layer 1 reverse, h at step 0, gates r, z"
+    assert "r and z exchanged" in found.cause
+
+
+def test_the_case_shrinks_and_its_lines_show_the_difference(capsys):
+    check = values_check(layer_subject(RNN(GRU, 10, 2)))
+    with stepping(GRU, gru_step(keep=False)):
+        small = shrunken(check)
+        assert (small.layers, small.sizes.T, small.sizes.B, small.sizes.H) == (1, 1, 1, 1)
+        lines = reproduction(check)
+        exec(lines, {})
+        assert "Outcome.FAIL" in capsys.readouterr().out
+    exec(lines, {})
+    assert "Outcome.FAIL" not in capsys.readouterr().out
+    assert shrunken(check) is None
+
+
+def test_a_fault_of_the_second_layer_needs_two_layers_to_show():
+    check = values_check(layer_subject(RNN(GRU, 10, 2)))
+    with only_in("l1", lambda: stepping(GRU, gru_step(keep=False))):
+        small = shrunken(check)
+    assert (small.layers, small.sizes.T, small.sizes.B, small.sizes.H) == (2, 1, 1, 1)
 
 
 def test_a_cell_that_is_wrong_backwards_only_is_found_there():
@@ -99,7 +118,7 @@ def test_a_cell_that_is_wrong_backwards_only_is_found_there():
     with stepping(TANH, jax.custom_jvp(TANH.step)):
         TANH.step.defjvp(lambda p, t: (_tanh(*p), jax.tree.map(lambda x: 2 * x, _tanh_jvp(p, t))))
         found = localise(draw(TANH))
-    assert found.origin == "the backward pass of layer 0, gate h"
+    assert found.place.startswith("the backward pass of layer 1, gradient of weight_ih, weight_hh")
 
 
 def _tanh(carry, x_gates, h_gates):

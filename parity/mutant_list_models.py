@@ -1,0 +1,113 @@
+"""The mutants of models and losses."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from parity import faults as f
+from parity import faults_training as t
+from parity.mutants import Mutant
+
+_gru, _lstm = "values of CharSeqStatefulGRU", "values of CharLM, lstm"
+_rnn = "values of CharSeqStatefulRnn"
+
+MODELS = (
+    Mutant(
+        "square kernel transposed",
+        lambda: f.wrapped(nn.Module, "param", _transposed),
+        "values of CharLoopModel",
+        "l_hidden",
+        "transposed",
+    ),
+    Mutant(
+        "bias of a Dense dropped",
+        lambda: f.wrapped(nn.Module, "param", _without_bias),
+        "values of Char3Model",
+        "every Dense",
+        "bias is missing",
+    ),
+    Mutant(
+        "embedding row shift",
+        lambda: f.embedding_with(lambda e, x: e[x - 1]),
+        _rnn,
+        "e",
+        "rows are shifted by one",
+    ),
+    Mutant(
+        "padding row not trained",
+        lambda: f.embedding_with(lambda e, x: e.at[0].set(lax.stop_gradient(e[0]))[x]),
+        _rnn,
+        "gradient of e.weight",
+        "row 0 is not trained",
+    ),
+    Mutant(
+        "embedding scaled",
+        lambda: f.embedding_with(lambda e, x: e[x] * e.shape[1] ** 0.5),
+        "values of CharLoopConcatModel",
+        "e",
+        "root of its width",
+    ),
+    Mutant(
+        "log_softmax over the batch",
+        lambda: f.log_softmax_with(lambda x: jax.nn.log_softmax(x, axis=-2)),
+        "values of Char3Model",
+        "log_softmax",
+        "over the batch",
+    ),
+    Mutant(
+        "log_softmax left out",
+        lambda: f.log_softmax_with(lambda x: x),
+        _gru,
+        "log_softmax",
+        "left out",
+    ),
+    Mutant(
+        "loss summed",
+        lambda: f.loss_with(lambda loss, p, y, w: loss(p, y, w) * y.size),
+        _rnn,
+        "the loss, from equal log prob",
+        "it is summed",
+    ),
+    Mutant(
+        "loss averaged over time only",
+        lambda: f.loss_with(lambda loss, p, y, w: loss(p, y, w) * y.shape[-1]),
+        _rnn,
+        "the loss, from equal log prob",
+        "averaged over time only",
+    ),
+    Mutant(
+        "time and batch exchanged in the loss",
+        lambda: f.loss_with(lambda loss, p, y, w: loss(p, y.T.reshape(y.shape), w)),
+        _rnn,
+        "the loss, from equal log prob",
+        "time and batch of the targets",
+    ),
+    Mutant(
+        "padded steps counted",
+        lambda: f.loss_with(lambda loss, p, y, w: loss(p, y, None)),
+        _lstm,
+        "the loss, from equal log prob",
+        "steps beyond the length count",
+    ),
+    Mutant("carry not cut", t.history_kept, _rnn, "gradient of input carry.h", "not cut"),
+)
+
+
+def _transposed(param: Any) -> Any:
+    def read(self: nn.Module, name: str, *rest: Any, **options: Any) -> Any:
+        value = param(self, name, *rest, **options)
+        square = value.ndim == 2 and value.shape[0] == value.shape[1]
+        return value.T if square else value
+
+    return read
+
+
+def _without_bias(param: Any) -> Any:
+    def read(self: nn.Module, name: str, *rest: Any, **options: Any) -> Any:
+        value = param(self, name, *rest, **options)
+        return jnp.zeros_like(value) if name == "bias" else value
+
+    return read

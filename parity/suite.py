@@ -1,0 +1,113 @@
+"""Which checks there are."""
+
+from collections.abc import Iterator
+
+from jaxrnn.nn.cells import LSTM
+from jaxrnn.nn.models import (
+    COURSE_MODELS,
+    CharLM,
+    CharLoopModel,
+    CharSeqStatefulGRU,
+    CharSeqStatefulLSTM,
+    CharSeqStatefulRnn,
+    StatefulModel,
+)
+from parity.checks import (
+    Check,
+    fit_check,
+    generation_check,
+    initialisation_check,
+    trajectory_check,
+    update_check,
+    values_check,
+)
+from parity.runs import overlapping, streams
+from parity.stack_subjects import layer_subjects
+from parity.subjects import Subject, course_subjects
+from parity.training import ADAM, RULES
+from parity.trajectories import COURSE, SMALL, Text, trained_subject
+from parity.updates import CHANGING
+
+QUICK = ("CharLoopConcatModel", "CharSeqStatefulGRU")
+"""What the quick form does in full; of the others it looks at the values in float64."""
+INITIALISED = (
+    "CharSeqRnn, identity",
+    "CharLoopConcatModel",
+    "CharLM, gru, tied",
+    "CharLM, gru, 2 layers",
+    "CharSeqStatefulRnn2",
+    "CharSeqStatefulLSTM",
+)
+"""Between them they have every initialiser; the first is the quick form's."""
+EVERY_RULE = ("CharSeqStatefulRnn", "CharSeqStatefulLSTM", "CharLM, gru, tied")
+"""The models that are updated by every rule; the first is the quick form's."""
+LONG, SHORT = 1000, 100
+"""Updates of the trajectories."""
+
+
+def suite(*, quick: bool, text: Text, tf32: bool = False) -> Iterator[Check]:
+    """Every check, the longest first.
+
+    Args:
+        quick: every model and cell, but fewer sizes, precisions and steps.
+        text: what the trajectories train on.
+        tf32: whether to compare with products rounded to TF32, too; needs a GPU.
+    """
+    low = ("float32",) if quick else ("float32", "bfloat16", "tf32")[: 3 if tf32 else 2]
+    models, layers = course_subjects(), layer_subjects(quick=quick)
+    yield from _trajectory_checks(text, quick=quick)
+    for subject in [*models, *layers]:
+        yield values_check(subject, ("float64", *_low(subject, low, quick=quick)))
+    yield from _update_checks(models, quick=quick)
+    for subject in models:
+        if subject.name in INITIALISED[: 1 if quick else None]:
+            yield initialisation_check(subject)
+    for subject in models[: len(COURSE_MODELS)]:
+        if not quick or subject.name in QUICK:
+            yield generation_check(subject)
+
+
+def _low(subject: Subject, low: tuple[str, ...], *, quick: bool) -> tuple[str, ...]:
+    """The precisions below float64 for a subject: all for a model, for a stack if it has all."""
+    if subject.model is not None:
+        return low if not quick or subject.name in QUICK else ()
+    both = "lengths" in subject.name or "dropout" in subject.name
+    return low if both and not quick else ()
+
+
+def _update_checks(models: list[Subject], *, quick: bool) -> Iterator[Check]:
+    by_name = {subject.name: subject for subject in models}
+    first, *others = (by_name[name] for name in EVERY_RULE)
+    for rule in RULES:
+        yield update_check(first, rule, ("float64",) if quick else ("float64", "float32"))
+    yield update_check(first, ADAM, rows=CHANGING)
+    if quick:
+        return
+    for subject in models:
+        if subject is not first:
+            low = ("float32",) if "CharLM" in subject.name else ()
+            yield update_check(subject, ADAM, ("float64", *low))
+    for subject in others:
+        for rule in RULES[1:]:
+            yield update_check(subject, rule)
+        yield update_check(subject, ADAM, rows=CHANGING)
+
+
+def _trajectory_checks(text: Text, *, quick: bool) -> Iterator[Check]:
+    if not quick:
+        yield from _long_trajectories(text)
+        yield fit_check(CharLoopModel, overlapping(text))
+    yield fit_check(CharSeqStatefulGRU, streams(text))
+    kinds = [kind for kind in COURSE_MODELS if issubclass(kind, StatefulModel)]
+    for kind in kinds[2:3] if quick else kinds:
+        options = {"dropout": 0.0} if kind is CharSeqStatefulLSTM else {}
+        yield trajectory_check(trained_subject(kind, text, SMALL, **options), text, SHORT)
+
+
+def _long_trajectories(text: Text) -> Iterator[Check]:
+    """The course's size: one layer of each cell."""
+    for kind in (CharLM, CharSeqStatefulGRU, CharSeqStatefulRnn):
+        options = {"cell": LSTM} if kind is CharLM else {}
+        subject = trained_subject(kind, text, COURSE, **options)
+        yield trajectory_check(subject, text, LONG, COURSE)
+        yield trajectory_check(subject, text, SHORT, COURSE, envelope=True)
