@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(given: list[str]) -> int:
     description = (__doc__ or "").strip()
     options = parse(Options, given, program="benchmark.py", description=description)
+    options.check()
     found = results.read(options.read) if options.read else _measured(options, given)
     text = report(found)
     if options.markdown:

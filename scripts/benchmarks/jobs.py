@@ -95,7 +95,7 @@ def _ours(recipe: str, schedule: str, settings: Settings, folder: Path, limit: f
 
 def _torch(recipe: str, schedule: str, threads: int, folder: Path, limit: float) -> Record:
     text, script = data_folder() / "nietzsche.txt", SCRIPTS / "benchmarks" / "plain_torch_job.py"
-    command = [sys.executable, str(script), os.path.abspath(text), CELLS[recipe], schedule]
+    command = [sys.executable, "-P", str(script), os.path.abspath(text), CELLS[recipe], schedule]
     variables = environment(threads, folder / "cache-torch")
     return timed([*command, str(threads)], variables, folder, limit)
 

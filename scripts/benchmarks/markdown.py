@@ -33,15 +33,15 @@ def report(results: dict[str, Any]) -> str:
     return "\n\n".join(piece for piece in pieces if piece) + "\n"
 
 
-def summary(records: Sequence[Result], jax_rivals: Sequence[str]) -> dict[str, float | None]:
-    """Geometric means of the ratios: for each rival, and for the best JAX rival of each case."""
+def summary(records: Sequence[Result], group: Sequence[str]) -> dict[str, float | None]:
+    """Geometric means of the ratios: for each rival, and for the best of `group` in each case."""
     names = {name: None for record in records for name in record["contestants"] if name != OURS}
     means = {name: geometric_mean(_ratio_column(records, name)) for name in names}
-    best = (_best_jax_ratio(record, jax_rivals) for record in records)
-    return means | {BEST_JAX: geometric_mean(ratio for ratio in best if ratio is not None)}
+    best = (_best_ratio(record, group) for record in records)
+    return means | {BEST: geometric_mean(ratio for ratio in best if ratio is not None)}
 
 
-BEST_JAX = "best JAX rival"
+BEST = "best of a group"
 
 
 def _heading(results: dict[str, Any]) -> str:
@@ -69,29 +69,33 @@ def _ours(records: Sequence[Result]) -> str:
 def _ratios(results: dict[str, Any], records: Sequence[Result]) -> str:
     names = _rivals(records)
     titles = [results["titles"].get(name, name) for name in names]
-    means = summary(records, results["jax_rivals"])
-    with_best = means[BEST_JAX] is not None
+    writing = records[0]["case"]["kind"] == "generation"  # where all rivals are PyTorch's
+    group, title = (names, "best PyTorch") if writing else (results["jax_rivals"], "best JAX rival")
+    means = summary(records, group)
+    with_best = means[BEST] is not None
     rows = []
     for record in records:
         cells = [_ratio_cell(record["contestants"].get(name, {})) for name in names]
-        best = _best_jax_ratio(record, results["jax_rivals"])
+        best = _best_ratio(record, group)
         rows.append([Case(**record["case"]).label, *cells, *([_number(best)] * with_best)])
-    last = [*(means[name] for name in names), *([means[BEST_JAX]] * with_best)]
+    last = [*(means[name] for name in names), *([means[BEST]] * with_best)]
     rows.append(["geometric mean", *(_number(mean) for mean in last)])
-    heads = ["times as long as jaxrnn", *titles, *([BEST_JAX] * with_best)]
+    heads = ["times as long as jaxrnn", *titles, *([title] * with_best)]
     return table(heads, rows) if names else ""
 
 
 def _costs(results: dict[str, Any], records: Sequence[Result]) -> str:
     """First call (compilation and one repetition), and peak memory."""
     names = [OURS, *_rivals(records)]
+    seconds = [record["contestants"].get(OURS, {}).get("second_start_s") for record in records]
+    with_second = any(second is not None for second in seconds)
     rows = []
-    for record in records:
+    for record, second in zip(records, seconds, strict=True):
         cells = [_cost_cell(record["contestants"].get(name, {})) for name in names]
-        second = record["contestants"].get(OURS, {}).get("second_start_s")
-        rows.append([Case(**record["case"]).label, *cells, _number(second)])
+        rows.append([Case(**record["case"]).label, *cells, *([_number(second)] * with_second)])
     titles = [results["titles"].get(name, name) for name in names]
-    return table(["first call, s / peak, MiB", *titles, "jaxrnn, second start, s"], rows)
+    titles += ["jaxrnn, second start, s"] * with_second
+    return table(["first call, s / peak, MiB", *titles], rows)
 
 
 def _remarks(results: dict[str, Any], records: Sequence[Result]) -> str:
@@ -146,8 +150,8 @@ def _ratio_column(records: Sequence[Result], name: str) -> list[float]:
     return [entry["ratio"]["median"] for entry in entries if "ratio" in entry]
 
 
-def _best_jax_ratio(record: Result, jax_rivals: Sequence[str]) -> float | None:
-    entries = {n: e for n, e in record["contestants"].items() if n in jax_rivals and "ratio" in e}
+def _best_ratio(record: Result, group: Sequence[str]) -> float | None:
+    entries = {n: e for n, e in record["contestants"].items() if n in group and "ratio" in e}
     best = fastest({name: entry["time"]["median"] for name, entry in entries.items()})
     return None if best is None else float(entries[best]["ratio"]["median"])
 

@@ -61,7 +61,8 @@ class Options:
     read: Path | None = None
     """Measure nothing: make table and pictures from this JSON file."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise a ValueError for a name that is unknown or a number that is out of range."""
         known = [name for name in CONTESTANTS if name != OURS]
         for what, named, among in (
             ("part", self.parts, get_args(Part)),

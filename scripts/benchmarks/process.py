@@ -106,6 +106,7 @@ class Worker:
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([stdout], [], [], left)[0]:
                 self._process.kill()
+                self._process.wait()
                 raise WorkerError(f"No answer within {limit:g} s.")
             read = os.read(stdout.fileno(), 1 << 16)
             if not read:
