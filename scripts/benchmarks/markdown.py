@@ -7,7 +7,7 @@ over ours, round by round, its median: above 1, ours is faster.
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from benchmarks.arithmetic import fastest, geometric_mean
+from benchmarks.arithmetic import fastest, geometric_mean, spread
 from benchmarks.cases import Case
 from benchmarks.contestants import OURS
 
@@ -106,7 +106,7 @@ def _remarks(results: dict[str, Any], records: Sequence[Result]) -> str:
         for name, entry in record["contestants"].items():
             title = results["titles"].get(name, name)
             if entry.get("differs"):
-                text = f"{title}, {case.cell}: another equation, {entry['differs']}."
+                text = f"{title}, {case.cell}: another equation (marked *), {entry['differs']}."
                 remarks.setdefault(text, [])
             if entry["status"] != "measured":
                 text = f"{title} {entry['status']}: {entry.get('reason', '')}"
@@ -126,7 +126,7 @@ def _jobs(records: Sequence[Result]) -> str:
                 rows.append([record["recipe"], title, entry["status"], "", "", ""])
                 continue
             time = entry["time"]
-            loss = min(run["validation"] for run in entry["runs"])
+            loss = spread([run["validation"] for run in entry["runs"]]).median
             cells = [f"{time['median']:.1f}", f"{time['lower']:.1f} - {time['upper']:.1f}"]
             ratio = _number(entry.get("ratio", {}).get("median"))
             rows.append([record["recipe"], title, *cells, f"{loss:.4f}", ratio])

@@ -13,8 +13,8 @@
 6. For ours, a second process starts with the cache that a first one has left, and times its first
    call: the second start.
 
-Peak memory is the process's largest resident set, libraries included; before the first call it is
-noted too, so that the difference is the case's.
+Peak memory is the process's largest resident set, libraries included; before the first computation
+it is noted too, so that the difference is the case's.
 """
 
 import tempfile
@@ -90,7 +90,7 @@ def measure(case: Case, names: Sequence[str], settings: Settings, say: Say) -> R
             stack.callback(worker.close)
             workers[name] = worker
         entrants = _Entrants(case, workers, records)
-        entrants.each(lambda worker, record: worker.ready())
+        entrants.each(_ready)
         entrants.each(_check("loss" if case.kind != "generation" else "characters"))
         entrants.exclude_who_disagrees()
         say(f"{case.kind} {case.label}: first calls")
@@ -177,6 +177,11 @@ class _Entrants:
         self.workers.pop(name).close()
 
 
+def _ready(worker: Worker, record: Record) -> None:
+    worker.ready()
+    record["start_mib"] = worker.memory()
+
+
 def _check(what: str) -> Callable[[Worker, Record], None]:
     def check(worker: Worker, record: Record) -> None:
         record["checked"], record["check"] = what, worker.check()
@@ -185,7 +190,6 @@ def _check(what: str) -> Callable[[Worker, Record], None]:
 
 
 def _first_call(worker: Worker, record: Record) -> None:
-    record["start_mib"] = worker.memory()
     record["first_call_s"] = worker.run(1)
 
 
