@@ -32,7 +32,7 @@ def build(name, case, change=None):
 @pytest.mark.parametrize("cell", ["tanh", "gru", "lstm"])
 @pytest.mark.parametrize("name", RIVALS)
 def test_the_loss_is_that_of_torch_exactly_where_the_equation_is(name, cell):
-    case = tiny("training", cell, layers=2)
+    case = tiny("training", cell, layers=2 if cell == "tanh" else 1)
     loss, torch_loss = build(name, case).check(), build("torch", case).check()
     same_equation = cell not in CONTESTANTS[name].differs
     assert agree(loss, torch_loss, TOLERANCE) == same_equation
