@@ -1,0 +1,65 @@
+"""The same weights and the same text for every contestant.
+
+Shapes: T time steps, B batch, V vocabulary, F embedding size, H hidden size, G gates, N tokens.
+
+The weights have torch's names, shapes, gate order and default initialisation; each contestant
+maps them to its own. The text is drawn with Zipf's distribution, so that five steps of training
+already learn something that can be compared.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.cases import EMBEDDING, VOCABULARY, Case
+
+Weights = dict[str, np.ndarray]
+
+WINDOWS = 64
+"""Windows in an epoch of the text; after them, reading starts again at the first."""
+GATES = {"tanh": 1, "gru": 3, "lstm": 4}
+BIASES = ("bias_ih", "bias_hh")
+
+
+def make_weights(case: Case, seed: int = 0) -> Weights:
+    """The weights of `e`, `rnn` and `l_out`, uniform as torch draws them, standard normal for e."""
+    rng = np.random.default_rng(seed)
+    H, bound = case.hidden, case.hidden**-0.5
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer in range(case.layers):
+        rows = GATES[case.cell] * H
+        shapes[f"rnn.weight_ih_l{layer}"] = (rows, H if layer else EMBEDDING)
+        shapes[f"rnn.weight_hh_l{layer}"] = (rows, H)
+        shapes |= {f"rnn.{bias}_l{layer}": (rows,) for bias in BIASES}
+    shapes |= {"l_out.weight": (VOCABULARY, H), "l_out.bias": (VOCABULARY,)}
+    weights = {name: rng.uniform(-bound, bound, shape) for name, shape in shapes.items()}
+    weights["e.weight"] = rng.standard_normal((VOCABULARY, EMBEDDING))
+    return {name: array.astype(np.float32) for name, array in weights.items()}
+
+
+def make_tokens(case: Case, seed: int = 1) -> np.ndarray:
+    """(N,) the text: B streams of `WINDOWS` windows; for generation, the prompt of B characters."""
+    rng = np.random.default_rng(seed)
+    rows = 1 if case.kind == "generation" else WINDOWS * case.steps + 1
+    shares = 1 / np.arange(1, VOCABULARY + 1)
+    drawn = rng.choice(VOCABULARY, size=case.batch * rows, p=shares / shares.sum())
+    return drawn.astype(np.uint8)
+
+
+def streams(tokens: np.ndarray, case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets of every window, (WINDOWS, T, B): window k goes on where k - 1 ended."""
+    matrix = tokens.reshape(case.batch, -1).T.astype(np.int32)  # (rows, B)
+    shape = (WINDOWS, case.steps, case.batch)
+    return matrix[:-1].reshape(shape), matrix[1:].reshape(shape)
+
+
+def save(case: Case, path: Path) -> None:
+    """Write weights and text of a case for the workers to load."""
+    np.savez(path, tokens=make_tokens(case), **make_weights(case))  # type: ignore[arg-type]
+
+
+def load(path: Path) -> tuple[Weights, np.ndarray]:
+    """What `save` wrote."""
+    with np.load(path) as file:
+        weights = {name: file[name] for name in file.files}
+    return weights, weights.pop("tokens")

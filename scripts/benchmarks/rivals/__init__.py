@@ -1,0 +1,1 @@
+"""The contestants: ours, and each rival as its own documentation recommends it."""

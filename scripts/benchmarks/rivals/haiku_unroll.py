@@ -1,0 +1,101 @@
+"""Haiku's `dynamic_unroll` over its own cores, time-major.
+
+Its GRU multiplies the reset gate before the product: another equation. Its LSTM adds 1 to the
+forget gate, which the weights take back. Its `VanillaRNN` is a relu, so the tanh cell is a core
+of a few lines, written like it.
+"""
+
+from typing import Any
+
+import haiku as hk
+import jax.numpy as jnp
+
+from benchmarks.cases import EMBEDDING, VOCABULARY, Case
+from benchmarks.data import Weights
+from benchmarks.mapping import (
+    IGFO,
+    ZRN,
+    LayerMap,
+    LessForgetOffset,
+    SideBySide,
+    biases,
+    keys,
+    whole_map,
+)
+from benchmarks.rivals.jax_training import Network, zeros
+from jaxrnn.exchange.operations import Chain, FoldBiases, PermuteGates, Transpose
+from jaxrnn.exchange.weights import entry
+
+
+class TanhRNN(hk.RNNCore):
+    """`hk.VanillaRNN` with tanh instead of relu, one bias."""
+
+    def __init__(self, hidden: int, name: str | None = None) -> None:
+        super().__init__(name=name)
+        self.hidden = hidden
+
+    def __call__(self, inputs: Any, prev_state: Any) -> tuple[Any, Any]:
+        """One step."""
+        x = hk.Linear(self.hidden)(inputs)
+        out = jnp.tanh(x + hk.Linear(self.hidden, with_bias=False)(prev_state))
+        return out, out
+
+    def initial_state(self, batch_size: int | None) -> Any:
+        """Zeros."""
+        return jnp.zeros([self.hidden] if batch_size is None else [batch_size, self.hidden])
+
+
+CORES: dict[str, Any] = {"tanh": TanhRNN, "gru": hk.GRU, "lstm": hk.LSTM}
+
+
+def network(case: Case, weights: Weights) -> Network:
+    """The model with torch's weights."""
+
+    def forward(carry: tuple[Any, ...], tokens: Any) -> tuple[tuple[Any, ...], Any]:
+        xs, after = hk.Embed(VOCABULARY, EMBEDDING, name="e")(tokens), []
+        for k in range(case.layers):
+            core = CORES[case.cell](case.hidden, name=f"core_{k}")
+            xs, last = hk.dynamic_unroll(core, xs, carry[k], time_major=True)
+            after.append(last)
+        return tuple(after), hk.Linear(VOCABULARY, name="l_out")(xs)
+
+    table = whole_map(case.layers, LAYERS[case.cell], "e|embeddings", "l_out|w", "l_out|b")
+    params: dict[str, Any] = {}
+    for path, array in table.from_torch(weights).items():
+        module, name = path.split("|")
+        params.setdefault(module, {})[name] = array
+    model: Any = hk.without_apply_rng(hk.transform(forward))
+    carry = hk.LSTMState(zeros(case), zeros(case)) if case.cell == "lstm" else zeros(case)
+    return Network(params, (carry,) * case.layers, model.apply)
+
+
+def _tanh(k: int) -> Any:
+    return [
+        entry(keys(k, "weight_ih"), f"core_{k}/linear|w", Transpose()),
+        entry(keys(k, "weight_hh"), f"core_{k}/linear_1|w", Transpose()),
+        entry(biases(k), f"core_{k}/linear|b", FoldBiases()),
+    ]
+
+
+def _gru(k: int) -> Any:
+    order = PermuteGates(ZRN)
+    return [
+        entry(keys(k, "weight_ih"), f"core_{k}|w_i", Chain((order, Transpose()))),
+        entry(keys(k, "weight_hh"), f"core_{k}|w_h", Chain((order, Transpose()))),
+        entry(biases(k), f"core_{k}|b", Chain((FoldBiases(), order))),
+    ]
+
+
+def _lstm(k: int) -> Any:
+    order, bias = PermuteGates(IGFO), Chain((FoldBiases(), PermuteGates(IGFO), LessForgetOffset()))
+    return [
+        entry(
+            keys(k, "weight_ih", "weight_hh"),
+            f"core_{k}/linear|w",
+            Chain((order, SideBySide())),
+        ),
+        entry(biases(k), f"core_{k}/linear|b", bias),
+    ]
+
+
+LAYERS: dict[str, LayerMap] = {"tanh": _tanh, "gru": _gru, "lstm": _lstm}

@@ -1,0 +1,244 @@
+"""The benchmark's protocol, arithmetic, tables and command line; no time is ever asserted."""
+
+import json
+import os
+import sys
+from contextlib import closing
+
+import benchmark
+import numpy as np
+import pytest
+from benchmarks import pictures, plain_torch_job, rounds
+from benchmarks.arithmetic import geometric_mean, ratios, spread
+from benchmarks.cases import GRID, Case
+from benchmarks.contestants import CONTESTANTS
+from benchmarks.data import save
+from benchmarks.jobs import timed
+from benchmarks.markdown import BEST, report, summary
+from benchmarks.options import Options
+from benchmarks.process import Worker, WorkerError
+from benchmarks.rounds import Settings, measure
+
+from jaxrnn import BpttStream, Vocabulary
+
+CASE = Case(kind="training", cell="tanh", batch=2, steps=3, hidden=4)
+SPEED = {"jaxrnn": 1.0, "torch": 2.0, "flax-linen": 4.0, "haiku": 3.0}
+
+
+class FakeWorker:
+    """A worker whose clock is made up: every round is half as long again as the one before."""
+
+    asked: list[str] = []  # noqa: RUF012
+    loss = 4.0
+
+    def __init__(self, name, case, data, threads, cache, *, limit):
+        self.name, self.runs = name, 0
+
+    def ready(self):
+        if self.name == "equinox":
+            raise WorkerError("it died")
+
+    def check(self):
+        learnt = 0.1 if self.runs else 0.0
+        return [(4.1 if self.name == "keras" else self.loss) - learnt]
+
+    def run(self, count):
+        self.asked.append(self.name)
+        self.runs += 1
+        return count * SPEED[self.name] * 1.5**self.runs
+
+    def memory(self):
+        return 100.0 + self.runs
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def record(monkeypatch):
+    monkeypatch.setattr(rounds, "Worker", FakeWorker)
+    monkeypatch.setattr(rounds, "PAUSE", 0.0)
+    monkeypatch.setattr(type(CONTESTANTS["haiku"]), "missing", lambda self: self.packages[2:])
+    FakeWorker.asked = []
+    return measure(CASE, [*SPEED, "equinox", "keras"], Settings(rounds=3), lambda text: None)
+
+
+def test_ratios_are_paired_round_by_round():
+    assert ratios([1.0, 2.0, 4.0], [2.0, 4.0, 8.0]) == [2.0, 2.0, 2.0]
+    with pytest.raises(ValueError, match="cannot be paired: 1 of ours, 2 of theirs"):
+        ratios([1.0], [1.0, 2.0])
+
+
+def test_spread_is_median_and_quartiles():
+    assert spread([5.0, 1.0, 3.0, 2.0, 4.0]) == (3.0, 2.0, 4.0)
+
+
+def test_geometric_mean():
+    assert geometric_mean([1.0, 4.0]) == pytest.approx(2.0)
+    assert geometric_mean([]) is None
+
+
+def test_contestants_take_turns_and_drift_cancels(record):
+    turns = FakeWorker.asked[-3 * len(SPEED) - 2 : -2]  # the last two are the second start
+    assert turns == [*SPEED] * 3
+    entries = record["contestants"]
+    for name in ("torch", "flax-linen", "haiku"):
+        assert entries[name]["ratio"]["median"] == pytest.approx(SPEED[name])
+        assert entries[name]["ratio"]["lower"] == pytest.approx(SPEED[name])
+    assert len(entries["jaxrnn"]["seconds"]) == 3
+
+
+def test_who_dies_and_who_disagrees_is_reported_and_not_measured(record):
+    entries = record["contestants"]
+    assert (entries["equinox"]["status"], entries["equinox"]["reason"]) == ("failed", "it died")
+    assert entries["keras"]["status"] == "disagrees"
+    assert "4.1" in entries["keras"]["reason"]
+    assert "ratio" not in entries["keras"]
+
+
+def test_what_is_not_installed_is_reported(monkeypatch):
+    monkeypatch.setattr(rounds, "Worker", FakeWorker)
+    monkeypatch.setattr(type(CONTESTANTS["haiku"]), "missing", lambda self: [*self.packages])
+    entries = measure(CASE, ["jaxrnn", "haiku"], Settings(rounds=1), lambda text: None)
+    assert entries["contestants"]["haiku"] == {"status": "not installed", "reason": "haiku"}
+
+
+def results_of(record):
+    """Results around a record, once through JSON."""
+    found = {
+        "command": "python scripts/benchmark.py",
+        "date": "2026-01-02T03:04:05+00:00",
+        "machine": {"cpu": "abacus", "cores": 2},
+        "versions": {"jax": "1.2"},
+        "settings": {"threads": 2, "rounds": 3, "seconds": 0.3},
+        "titles": {name: c.title for name, c in CONTESTANTS.items()},
+        "jax_rivals": ["flax-linen", "haiku", "equinox", "keras"],
+        "training": [record],
+        "scaling": [record | {"case": record["case"] | {"batch": 64, "steps": 64, "hidden": 256}}],
+    }
+    return json.loads(json.dumps(found))
+
+
+def test_the_table_is_made_from_the_json(record):
+    text = report(results_of(record))
+    assert "2026-01-02; abacus, 2 cores, 2 threads each; 3 rounds of about 0.3 s" in text
+    assert (
+        "| times as long as jaxrnn | PyTorch eager | Flax Linen | Haiku | Equinox | Keras on JAX "
+        "| best JAX rival |" in text
+    )
+    assert "| tanh 2, 3, 4, 1 | 2.00 | 4.00 | 3.00 | failed | disagrees | 3.00 |" in text
+    assert "| geometric mean | 2.00 | 4.00 | 3.00 |  |  | 3.00 |" in text
+    assert "- Equinox failed: it died (tanh 2, 3, 4, 1)" in text
+
+
+def test_the_best_rival_of_a_group_is_chosen_for_each_case(record):
+    other = json.loads(json.dumps(record))
+    entry = other["contestants"]["flax-linen"]
+    entry["time"]["median"], entry["ratio"]["median"] = 0.0, 1.5
+    means = summary([record, other], ["flax-linen", "haiku"])
+    assert means[BEST] == pytest.approx((3.0 * 1.5) ** 0.5)
+
+
+def test_pictures_are_drawn_from_the_json(record, tmp_path):
+    drawn = pictures.draw(results_of(record), tmp_path)
+    assert [path.name for path in drawn] == [
+        "tanh-time-against-T.png",
+        "tanh-time-against-H.png",
+        "tanh-time-against-B.png",
+        "tanh-memory-against-T.png",
+    ]
+    with pytest.raises(ValueError, match="no scaling results"):
+        pictures.draw({}, tmp_path)
+
+
+def test_the_command_makes_the_table_from_a_file(record, tmp_path, capsys):
+    (tmp_path / "r.json").write_text(json.dumps(results_of(record)))
+    code = benchmark.main(["--read", f"{tmp_path}/r.json", "--markdown", f"{tmp_path}/r.md"])
+    assert code == 1  # Keras disagrees
+    assert (tmp_path / "r.md").read_text() in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cells", "elman"], "There is no cell 'elman': take of tanh, gru, lstm."),
+        (["--rivals", "theano"], "There is no rival 'theano'"),
+        (["--shapes", "64,8"], "A shape is B,T,H,LAYERS, such as 64,8,256,1; got '64,8'."),
+        (["--rounds", "0"], "rounds must be at least 1, got 0."),
+        (["--seconds", "0"], "seconds must be above 0"),
+        (["--threads", "0"], "threads must be at least 1"),
+        (["--parts", "sleeping"], "sleeping"),
+        (["--recipes", "loop"], "There is no recipe of job 'loop'"),
+        (["--fast"], "--fast"),
+        (["--read", "nowhere.json"], "Cannot read results from nowhere.json"),
+    ],
+)
+def test_a_wrong_flag_is_one_line_and_exit_code_2(arguments, message, capsys):
+    assert benchmark.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+
+
+def test_quick_is_the_course_against_torch_and_flax():
+    quick = Options(quick=True)
+    assert quick.names("training") == ["jaxrnn", "torch", "flax-linen"]
+    assert {(c.batch, c.steps, c.hidden, c.layers) for c in quick.cases("training")} == {*GRID[:2]}
+    assert len(quick.cases("training")) == 6
+    assert len(Options().cases("training")) == 3 * len(GRID)
+
+
+def test_a_worker_answers_dies_and_is_given_up(tmp_path):
+    pytest.importorskip("torch")
+    save(CASE, tmp_path / "case.npz")
+
+    def worker(data, limit=60.0):
+        return Worker("torch", CASE, tmp_path / data, 1, tmp_path, limit=limit)
+
+    with (
+        closing(worker("case.npz")) as asked,
+        closing(worker("other.npz")) as broken,
+        closing(worker("case.npz", limit=1e-3)) as slow,
+    ):
+        asked.ready()
+        assert asked.check()[0] == pytest.approx(4.4, abs=0.5)  # near ln 85: untrained
+        assert asked.run(1) > 0
+        assert asked.memory() > 10
+        with pytest.raises(WorkerError, match=r"FileNotFoundError: .*other\.npz"):
+            broken.ready()
+        slow.ready()
+        with pytest.raises(WorkerError, match=r"No answer within 0\.001 s"):
+            slow.run(100_000)
+        with pytest.raises(WorkerError, match="The process ended with code -9"):
+            slow.run(1)
+
+
+def test_a_job_is_timed_to_the_line_of_its_last_epoch(tmp_path):
+    lines = (
+        "epoch train validation\\n    1   1.811      1.8029\\n    2   1.5      1.7 and more\\n\\nx"
+    )
+    run = timed([sys.executable, "-c", f"print('{lines}')"], dict(os.environ), tmp_path, 60.0)
+    assert run["validation"] == 1.7
+    assert run["total"] >= run["seconds"] > 0
+    with pytest.raises(WorkerError, match="ended with code 3: oh"):
+        timed([sys.executable, "-c", "import os; os.write(2, b'oh'); os._exit(3)"], {}, tmp_path, 9)
+
+
+def test_the_plain_torch_job_reads_the_text_as_ours_does(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.setattr(plain_torch_job, "TRAINING_LINES", 40)
+    rng = np.random.default_rng(0)
+    lines = ["".join(rng.choice([*"abcdeÉé  Z"], size=20)) for _ in range(80)]
+    (tmp_path / "text.txt").write_text("\n".join(lines), encoding="utf-8")
+    matrices = plain_torch_job.read(tmp_path / "text.txt")
+    halves = ["\n".join(lines[:40]), "\n".join(lines[40:])]
+    vocabulary = Vocabulary.from_frequency(halves[:1])
+    assert matrices[2] == len(vocabulary)
+    for matrix, half in zip(matrices, halves, strict=False):
+        ours = BpttStream(vocabulary.encode_documents([half]), 64, 8).matrix
+        assert np.array_equal(matrix.numpy(), ours)
+
+
+def test_the_plain_torch_schedule_is_read():
+    assert plain_torch_job.parse("2 x 1e-3, 1 x 1e-4") == [1e-3, 1e-3, 1e-4]
