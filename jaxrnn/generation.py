@@ -13,6 +13,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from jaxrnn.data.tokens import check_tokens
 from jaxrnn.data.vocabulary import Unknown, Vocabulary
 from jaxrnn.nn.cells import Carry
 from jaxrnn.nn.model import CharModel, apply_model
@@ -102,11 +103,15 @@ def generate(
 
     Returns:
         The carry before the last character that was written, and the written tokens.
+
+    Raises:
+        ValueError: if the prompt has another shape or a token outside [0, V), or N is below 1.
     """
     if prompt.ndim != 2 or prompt.shape[0] < 1:
         raise ValueError(f"prompt must be (P, B) with P at least 1, got shape {prompt.shape}.")
     if length < 1:
         raise ValueError(f"length must be at least 1, got {length}.")
+    check_tokens(prompt, model.vocabulary)
     prompt = jnp.asarray(prompt, jnp.int32)
     if carry is None:
         carry = model.initial_carry(prompt.shape[1], jax.tree.leaves(params)[0].dtype)
