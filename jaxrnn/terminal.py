@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import jax
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -48,8 +49,10 @@ def run_command(command: Callable[[], int]) -> int:
     except BrokenPipeError:  # a reader such as `head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
         message = " ".join(str(error).split())
+        if isinstance(error, MemoryError) or message.startswith("RESOURCE_EXHAUSTED"):
+            message = f"There is not enough memory: choose smaller numbers. {message}"
         print(f"error: {message}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Checks of token arrays on the host: on the device a token out of range is no error."""
+"""Checks on the host of tokens and numbers: on the device a token out of range is no error."""
 
 from typing import Any
 
@@ -51,3 +51,9 @@ def check_at_least_1(**values: int) -> None:
     for name, value in values.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}.")
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that is none of a random key's."""
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must lie in [0, 2**32), got {seed}.")

@@ -12,12 +12,9 @@ loss.png             the loss curves
 .lock                locked while a process trains
 """
 
-import hashlib
 import json
-import os
 import platform
 import re
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -32,19 +29,16 @@ from jaxrnn.training.checkpoints import CheckpointError, DamagedCheckpointError,
 from jaxrnn.training.chunks import Progress
 from jaxrnn.training.config import Config
 from jaxrnn.training.experiment import Experiment, fresh_state, prepare
-from jaxrnn.training.files import sync_folder, write_whole
+from jaxrnn.training.files import write_whole
 from jaxrnn.training.history import Position, Row
+from jaxrnn.training.sealed import RunError as RunError
+from jaxrnn.training.sealed import make_sealed, read_sealed
 from jaxrnn.training.state import TrainState
 
 KEPT = ("last", "last-1", "last-2")
 """The checkpoints to go on from, the newest first."""
-SUMS = "SHA256SUMS"
 PACKAGES = ("jaxrnn", "jax", "jaxlib", "flax", "optax", "numpy")
 """Those whose versions a run records."""
-
-
-class RunError(ValueError):
-    """A run folder that cannot be made, read or gone on with; the message says what to do."""
 
 
 class Saved(NamedTuple):
@@ -95,8 +89,6 @@ class Run:
             RunError: if something is there already, or the folder cannot be made.
         """
         run = cls(folder)
-        if run.folder.exists():
-            raise run._exists()
         described = {
             "config": experiment.config.to_dict(),
             "corpus_sha256": experiment.corpus_sha256,
@@ -110,31 +102,8 @@ class Run:
             "config.json": json.dumps(described, indent=2) + "\n",
             "vocabulary.json": json.dumps(listed, indent=0) + "\n",
         }
-        sums = [f"{hashlib.sha256(t.encode()).hexdigest()}  {n}\n" for n, t in files.items()]
-        run._appear(files | {SUMS: "".join(sums)})
+        make_sealed(run.folder, files)
         return run
-
-    def _appear(self, files: dict[str, str]) -> None:
-        """Make the folder, with these files, in one move."""
-        partial = self.folder.with_name(f".{self.folder.name}.{os.getpid()}.partial")
-        try:
-            partial.mkdir(parents=True)
-            for name, text in files.items():
-                write_whole(partial / name, text.encode())
-            os.rename(partial, self.folder)
-            sync_folder(self.folder.parent)
-        except OSError as error:
-            if self.folder.exists():
-                raise self._exists() from None
-            raise RunError(f"Cannot make {self.folder}: {error.strerror}.") from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-
-    def _exists(self) -> "RunError":
-        return RunError(
-            f"{self.folder} exists. Go on with it (--resume {self.folder}), or choose another "
-            "--name."
-        )
 
     @property
     def config(self) -> Config:
@@ -288,29 +257,13 @@ class Run:
 
     @property
     def _described(self) -> dict[str, Any]:
-        return self._json("config.json")
+        described = self._json("config.json")
+        return self._checked(lambda: dict(described.items()), "config.json")
 
     def _json(self, name: str) -> Any:
-        """What a file of the run holds, if it is the one that was written."""
         if not (self.folder / "config.json").is_file():
             raise RunError(f"{self.folder} is not a run: it has no config.json.")
-        text, found = self._bytes(name), {}
-        for line in self._bytes(SUMS).decode(errors="replace").splitlines():
-            checksum, _, listed = line.partition("  ")
-            found[listed] = checksum
-        checksum = hashlib.sha256(text).hexdigest()
-        if found.get(name) != checksum:
-            raise RunError(
-                f"{self.folder / name} is damaged or was changed since the run began: expected "
-                f"sha256 {found.get(name)!a}, got {checksum}. Put back the old file."
-            )
-        return self._checked(lambda: json.loads(text), name)
-
-    def _bytes(self, name: str) -> bytes:
-        try:
-            return (self.folder / name).read_bytes()
-        except OSError as error:
-            raise RunError(f"Cannot read {self.folder / name}: {error.strerror}.") from error
+        return self._checked(lambda: json.loads(read_sealed(self.folder, name)), name)
 
     def _checked(self, read: Callable[[], Any], name: str) -> Any:
         try:
