@@ -118,7 +118,8 @@ def test_a_run_that_is_stopped_and_resumed_equals_one_that_is_not(capsys, monkey
     assert all(one[name].tobytes() == other[name].tobytes() for name in one)
 
 
-def test_an_interrupted_process_saves_and_says_how_to_go_on():
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_process_saves_and_says_how_to_go_on(number, code):
     command = [
         sys.executable,
         "-m",
@@ -135,9 +136,9 @@ def test_an_interrupted_process_saves_and_says_how_to_go_on():
     )
     while process.poll() is None and not os.path.exists("runs/long/best.safetensors"):
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, "")
+    assert (process.returncode, err) == (code, "")
     assert "Stopped and saved. Go on with:" in out
     assert "train --resume runs/long" in out
 

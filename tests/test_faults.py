@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from drills.kill import COMPARED, different_files, kill_drill
+from jaxrnn.terminal import stop_requests
 from jaxrnn.training import files, upkeep
 from jaxrnn.training.chunks import Progress
 from jaxrnn.training.config import Config
@@ -212,10 +214,10 @@ def test_a_folder_that_cannot_be_written_stops_the_run_and_loses_nothing(
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 64 kB of its own, where this process may mount one."""
+    """A file system of 400 kB of its own, where this process may mount one."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)]
     if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("needs the right to mount a file system")
     yield folder
@@ -269,6 +271,26 @@ def test_a_run_appears_whole_or_not_at_all(experiment, tmp_path, monkeypatch):
         Run.create(tmp_path / "runs/fox", experiment)
 
 
+def test_an_interrupt_in_the_middle_of_a_write_loses_nothing(run, experiment, whole, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "replace", lambda *a: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            finish(run, experiment)
+    finish(run, experiment)
+    assert different_files(run.folder, whole) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_and_the_second_interrupts(number):
+    with stop_requests() as stopping:
+        assert stopping() == 0
+        signal.raise_signal(number)
+        assert stopping() == number
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 class SlowDisk:
     """A clock on which a write takes `cost` seconds, and a run that only counts writes."""
 
@@ -292,13 +314,16 @@ def test_writing_takes_two_percent_of_the_time_at_most(experiment, cost):
     for window in range(20_000):
         keeper.see(Progress(state, Position(window=window), 1))
         disk.now += 0.5
-    assert 0 < keeper.seconds <= 0.02 * disk.now
-    assert disk.written >= min(10_000 / upkeep.SECONDS_BETWEEN_CHECKPOINTS, 0.01 * disk.now / cost)
+    share = (keeper.seconds - cost) / disk.now  # the first one, before training, is extra
+    assert 0 < share <= upkeep.LARGEST_SHARE
+    often = min(1 / upkeep.SECONDS_BETWEEN_CHECKPOINTS, upkeep.LARGEST_SHARE / cost)
+    assert disk.written >= 0.9 * often * disk.now
 
 
 def test_the_history_says_how_healthy_training_is(whole, experiment):
     rows = Run(whole).history
-    assert len(rows) == 30
+    assert [row.epoch for row in rows if row.validation] == [1, 2, 3]
+    assert len(rows) == 27  # 34 steps an epoch, a row after every fourth
     assert all(0 < row.update_ratio < 1 for row in rows)
     assert all(0 <= row.saturated <= 1 for row in rows)
     assert np.isfinite([row.gradient_norm for row in rows]).all()
