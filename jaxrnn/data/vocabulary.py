@@ -36,6 +36,8 @@ class Vocabulary:
     lowercase: bool = False
 
     def __post_init__(self) -> None:
+        if not self.itos:
+            raise ValueError("A vocabulary needs at least one token, got none.")
         if len(set(self.itos)) != len(self.itos):
             twice = next(token for token, count in Counter(self.itos).items() if count > 1)
             raise ValueError(f"The vocabulary lists {twice!r} twice.")
