@@ -14,14 +14,11 @@ import numpy as np
 import pytest
 
 from drills.kill import COMPARED, different_files, kill_drill
-from jaxrnn.terminal import stop_requests
 from jaxrnn.training import files, upkeep
-from jaxrnn.training.chunks import Progress
 from jaxrnn.training.config import Config
 from jaxrnn.training.experiment import prepare
-from jaxrnn.training.history import Position
 from jaxrnn.training.runs import Run, RunError
-from jaxrnn.training.upkeep import Upkeep, carry_out
+from jaxrnn.training.upkeep import carry_out
 
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 30
 
@@ -278,46 +275,6 @@ def test_an_interrupt_in_the_middle_of_a_write_loses_nothing(run, experiment, wh
             finish(run, experiment)
     finish(run, experiment)
     assert different_files(run.folder, whole) == []
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_asks_and_the_second_interrupts(number):
-    with stop_requests() as stopping:
-        assert stopping() == 0
-        signal.raise_signal(number)
-        assert stopping() == number
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(number)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-class SlowDisk:
-    """A clock on which a write takes `cost` seconds, and a run that only counts writes."""
-
-    def __init__(self, cost):
-        self.now, self.cost, self.written = 0.0, cost, 0
-
-    def clock(self):
-        return self.now
-
-    def save(self, *arguments):
-        self.now += self.cost
-        self.written += 1
-
-
-@pytest.mark.parametrize("cost", [0.001, 0.5, 5.0])
-def test_writing_takes_two_percent_of_the_time_at_most(experiment, cost):
-    disk = SlowDisk(cost)
-    keeper = Upkeep(disk, clock=disk.clock)
-
-    state = experiment.fresh_state()
-    for window in range(20_000):
-        keeper.see(Progress(state, Position(window=window), 1))
-        disk.now += 0.5
-    share = (keeper.seconds - cost) / disk.now  # the first one, before training, is extra
-    assert 0 < share <= upkeep.LARGEST_SHARE
-    often = min(1 / upkeep.SECONDS_BETWEEN_CHECKPOINTS, upkeep.LARGEST_SHARE / cost)
-    assert disk.written >= 0.9 * often * disk.now
 
 
 def test_the_history_says_how_healthy_training_is(whole, experiment):
