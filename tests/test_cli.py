@@ -134,7 +134,7 @@ def test_an_interrupted_process_saves_and_says_how_to_go_on(number, code):
     process = subprocess.Popen(
         [*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    while process.poll() is None and not os.path.exists("runs/long/best.safetensors"):
+    while process.poll() is None and not os.path.exists("runs/long/history.jsonl"):
         time.sleep(0.1)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
