@@ -48,6 +48,8 @@ class Train:
     another one, with a number if that is taken."""
     resume: Path | None = None
     """The folder of a run to go on with, exactly where it stopped; takes no other flag."""
+    debug_nans: bool = False
+    """When the loss or a gradient is not finite, find the first operation that made it so."""
     prompt: str | None = None
     """What samples begin with; the recipe's, or the beginning of the validation text, if None."""
     config: OmitArgPrefixes[Config] = RECIPES["python-docs"].config
@@ -64,7 +66,7 @@ class Train:
                 experiment = prepare(self.config)
             prompt = prompt_for(experiment, self.prompt, RECIPES[self.recipe].prompt)
             run = Run.create(folder, experiment, prompt=prompt)
-        return watch(run, experiment, resume=self.resume is not None)
+        return watch(run, experiment, resume=self.resume is not None, debug_nans=self.debug_nans)
 
     def _folder(self) -> Path:
         if self.name is not None:
@@ -217,9 +219,11 @@ def _command(given: list[str]) -> Command:
     name = _value_of("--recipe", given) or "python-docs"
     if name not in RECIPES:
         raise ValueError(f"There is no recipe {name!r}: take one of {', '.join(RECIPES)}.")
-    resuming = [a.split("=")[0] for a in given if a.startswith("--")]
-    if given[:1] == ["train"] and "--resume" in resuming and len(resuming) > 1:
-        raise ValueError("--resume goes on with a run as it was begun and takes no other flag.")
+    flags = {a.split("=")[0] for a in given if a.startswith("--")}
+    if given[:1] == ["train"] and "--resume" in flags and flags - {"--resume", "--debug-nans"}:
+        raise ValueError(
+            "--resume goes on with a run as it was begun and takes no other flag but --debug-nans."
+        )
     config = RECIPES[name].config
     importing = Import(file=tyro.MISSING, recipe=name, config=config_in(given) or config)
     kinds = (

@@ -13,9 +13,13 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from jaxrnn.data.tokens import check_at_least_1, check_seed, check_tokens
 from jaxrnn.data.vocabulary import Unknown, Vocabulary
 from jaxrnn.nn.cells import Carry
 from jaxrnn.nn.model import CharModel, apply_model
+
+MOST_CHARACTERS = 100_000_000
+"""That are written in one call, over all texts: more would not fit into memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,11 +106,19 @@ def generate(
 
     Returns:
         The carry before the last character that was written, and the written tokens.
+
+    Raises:
+        ValueError: if the prompt has another shape or a token outside [0, V), or N is below 1.
     """
     if prompt.ndim != 2 or prompt.shape[0] < 1:
         raise ValueError(f"prompt must be (P, B) with P at least 1, got shape {prompt.shape}.")
-    if length < 1:
-        raise ValueError(f"length must be at least 1, got {length}.")
+    check_at_least_1(length=length)
+    if length * prompt.shape[1] > MOST_CHARACTERS:
+        raise ValueError(
+            f"At most {MOST_CHARACTERS:,} characters are written at once, got {length:,} for each "
+            f"of {prompt.shape[1]:,} texts: write fewer, or go on from the end of the text."
+        )
+    check_tokens(prompt, model.vocabulary)
     prompt = jnp.asarray(prompt, jnp.int32)
     if carry is None:
         carry = model.initial_carry(prompt.shape[1], jax.tree.leaves(params)[0].dtype)
@@ -215,12 +227,12 @@ def write_texts(
     Raises:
         ValueError: if a number is below 1, or the prompt is too short or has unknown characters.
     """
-    if count < 1:
-        raise ValueError(f"count must be at least 1, got {count}.")
+    check_at_least_1(count=count, length=length)
+    check_seed(seed)
     tokens = read_prompt(model, vocabulary, prompt, window=window, unknown=unknown)
     read = tokens if model.reads == "streams" else tokens[-window:]
     sampler = replace(sampler or Sampler(), banned=vocabulary.unprintable)
-    prompts = jnp.broadcast_to(jnp.asarray(read)[:, None], (len(read), count))
+    prompts = jnp.asarray(np.broadcast_to(read[:, None], (len(read), count)))
     _, written = generate(model, params, prompts, length, jax.random.key(seed), sampler=sampler)
     return [
         vocabulary.decode(tokens) + vocabulary.decode(column) for column in np.asarray(written).T

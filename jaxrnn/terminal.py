@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import jax
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -18,8 +19,10 @@ USER_ERROR = 2
 """The exit code for a mistake of the user's."""
 FAILED = 1
 """The exit code for work that could not be finished."""
-INTERRUPTED = 130
-"""The exit code after Ctrl-C, as shells have it."""
+SIGNALLED = 128
+"""The exit code after a signal is this and the signal's number, as shells have it."""
+INTERRUPTED = SIGNALLED + signal.SIGINT
+"""The exit code after Ctrl-C."""
 
 
 def parse(kind: Any, arguments: Sequence[str], *, program: str, description: str) -> Any:
@@ -38,13 +41,18 @@ def parse(kind: Any, arguments: Sequence[str], *, program: str, description: str
 
 def run_command(command: Callable[[], int]) -> int:
     """Run a command; a mistake of the user's becomes one line and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what the terminal cannot show, it shows escaped
+            stream.reconfigure(errors="backslashreplace")
     try:
         return command()
     except BrokenPipeError:  # a reader such as `head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
         message = " ".join(str(error).split())
+        if isinstance(error, MemoryError) or message.startswith("RESOURCE_EXHAUSTED"):
+            message = f"There is not enough memory: choose smaller numbers. {message}"
         print(f"error: {message}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
@@ -60,18 +68,18 @@ def command_name() -> str:
 
 
 @contextlib.contextmanager
-def stop_requests() -> Iterator[Callable[[], bool]]:
+def stop_requests() -> Iterator[Callable[[], int]]:
     """Within it, Ctrl-C and SIGTERM only ask to stop; a second one interrupts at once.
 
-    Gives a function that tells whether a stop was asked for.
+    Gives a function that tells by which signal a stop was asked for, 0 if by none.
     """
-    asked = False
+    asked = 0
 
     def ask(number: int, frame: FrameType | None) -> None:
         nonlocal asked
         if asked:
             raise KeyboardInterrupt
-        asked = True
+        asked = number
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, ask) for number in numbers]
@@ -87,6 +95,7 @@ class Screen:
 
     def __init__(self) -> None:
         self.console = Console(highlight=False, soft_wrap=True)
+        self._errors = Console(highlight=False, soft_wrap=True, stderr=True)
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -110,6 +119,10 @@ class Screen:
     def show(self, what: str, done: float, note: str = "") -> None:
         """Set the bar: `done` is the share of the whole, in [0, 1]."""
         self._bar.update(self._task, description=what, completed=done, note=note)
+
+    def notice(self, text: str) -> None:
+        """Print a line on standard error: something that the user should know."""
+        self._errors.print(f"note: {text}", markup=False)
 
     def line(self, text: str = "") -> None:
         """Print a line above the bar."""

@@ -7,50 +7,56 @@ import jax
 import numpy as np
 
 from jaxrnn.generation import Sampler
-from jaxrnn.terminal import FAILED, INTERRUPTED, Screen, command_name, stop_requests
+from jaxrnn.terminal import FAILED, SIGNALLED, Screen, command_name, stop_requests
+from jaxrnn.training.chunks import Progress
+from jaxrnn.training.diagnosis import NonFiniteLossError
 from jaxrnn.training.experiment import Experiment
-from jaxrnn.training.history import NonFiniteLossError, Row
-from jaxrnn.training.loop import Progress
+from jaxrnn.training.history import Row
 from jaxrnn.training.plots import draw_losses
-from jaxrnn.training.runs import Run, carry_out
+from jaxrnn.training.runs import Run
+from jaxrnn.training.upkeep import carry_out
 
 SHOWN_TEMPERATURE = 0.5
 """Of the sample after training: bold enough that words are spelt right after a minute."""
 
 
-def watch(run: Run, experiment: Experiment, *, resume: bool = False) -> int:
+def watch(
+    run: Run, experiment: Experiment, *, resume: bool = False, debug_nans: bool = False
+) -> int:
     """Train with a progress bar and a line an epoch, draw the loss curve, show a sample.
 
     Args:
         run: the run's folder.
         experiment: what to train.
         resume: whether to go on from the run's last checkpoint.
+        debug_nans: whether to look for the operation when something is not finite.
 
     Returns:
         The exit code.
     """
     epochs = experiment.schedule.epochs
-    stopped = False
+    signal = 0
     with Screen() as screen, stop_requests() as stopping:
         screen.line(_introduction(run, experiment))
         screen.show("compiling", 0.0)
-        progresses = carry_out(run, experiment, resume=resume)
+        progresses = carry_out(
+            run, experiment, resume=resume, debug_nans=debug_nans, say=screen.notice
+        )
         try:
             for progress in progresses:
                 _show(screen, progress, epochs)
-                if progress.position.epoch < epochs and stopping():
-                    stopped = True
+                if progress.position.epoch < epochs and (signal := stopping()):
                     progresses.close()
                     break
         except NonFiniteLossError as error:
             print(f"error: {error}", file=sys.stderr)
-            print(f"The last good checkpoint is {run.folder}/last.safetensors.", file=sys.stderr)
+            print(f"The last good checkpoint is {run.path('last')}.", file=sys.stderr)
             return FAILED
     draw_losses(run.history, run.folder / "loss.png", title=run.folder.name)
     command = command_name()
-    if stopped:
+    if signal:
         print(f"\nStopped and saved. Go on with:\n  {command} train --resume {run.folder}")
-        return INTERRUPTED
+        return SIGNALLED + signal
     print(f"\n{run.folder.name} writes:\n")
     print(run.write(None, length=400, sampler=Sampler(temperature=SHOWN_TEMPERATURE))[0])
     print(f"\nThe loss curve is {run.folder / 'loss.png'}. What to type next:")
@@ -81,9 +87,8 @@ def _show(screen: Screen, progress: Progress, epochs: int) -> None:
     if progress.validating is not None:
         screen.show("validating", share, f"loss {position.train:.3f}")
         return
-    if row is not None:
-        speed = row.characters_per_second
-    else:
+    speed = None if row is None else row.characters_per_second
+    if speed is None:
         speed = position.characters / max(position.seconds, 1e-9)
     note = f"loss {position.train:.3f}  {speed / 1000:,.0f}k chars/s"
     screen.show(f"epoch {min(position.epoch + 1, epochs)}/{epochs}", share, note)

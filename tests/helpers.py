@@ -1,5 +1,6 @@
 """Oracles: slow, obvious versions of what the library does fast."""
 
+import json
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ from jax import lax
 
 from jaxrnn import RNN, Cell
 from jaxrnn.nn.cells import Carry
+from jaxrnn.training import checkpoints
 
 EXACT = 1e-12
 """For float64: round-off of sums of about 100 terms is near 1e-15, a wrong term near 1e-2."""
@@ -70,3 +72,11 @@ def random_stack(
     xs = jax.random.normal(keys[1], (steps, batch, inputs), dtype)
     params = jax.jit(rnn.init)(keys[2], carry, xs)["params"]
     return jax.tree.map(lambda p: p.astype(dtype), params), carry, xs
+
+
+def sealed_bytes(header, body=b""):
+    """A checkpoint with any header, whose checksum is right: as an attacker would make it."""
+    described = {"sha256": "0" * 64, "format": checkpoints.FORMAT, "metadata": {}}
+    begin = {"__metadata__": {"jaxrnn": json.dumps(described)}}
+    text = json.dumps(begin | header, separators=(",", ":")).encode()
+    return checkpoints.seal(len(text).to_bytes(8, "little") + text + body)

@@ -37,8 +37,6 @@ def train(*flags):
 def history(name):
     lines = Path(f"runs/{name}/history.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
-    for row in rows:
-        del row["characters_per_second"]
     return rows
 
 
@@ -60,11 +58,15 @@ def test_train_sample_evaluate(capsys, tmp_path):
     assert "CharSeqStatefulGRU with" in printed
     assert "jaxrnn sample runs/fox" in printed
     files = {p.name for p in (tmp_path / "runs/fox").iterdir()}
-    assert files == {
+    assert files - {"last-2.safetensors"} == {  # how many are due depends on the clock
         "config.json",
         "vocabulary.json",
+        "SHA256SUMS",
+        ".lock",
         "history.jsonl",
+        "timing.jsonl",
         "last.safetensors",
+        "last-1.safetensors",
         "best.safetensors",
         "loss.png",
     }
@@ -116,7 +118,8 @@ def test_a_run_that_is_stopped_and_resumed_equals_one_that_is_not(capsys, monkey
     assert all(one[name].tobytes() == other[name].tobytes() for name in one)
 
 
-def test_an_interrupted_process_saves_and_says_how_to_go_on():
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_process_saves_and_says_how_to_go_on(number, code):
     command = [
         sys.executable,
         "-m",
@@ -131,11 +134,11 @@ def test_an_interrupted_process_saves_and_says_how_to_go_on():
     process = subprocess.Popen(
         [*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    while process.poll() is None and not os.path.exists("runs/long/best.safetensors"):
+    while process.poll() is None and not os.path.exists("runs/long/history.jsonl"):
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, "")
+    assert (process.returncode, err) == (code, "")
     assert "Stopped and saved. Go on with:" in out
     assert "train --resume runs/long" in out
 
@@ -169,8 +172,8 @@ def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(capsys):
     assert "with learning rate 1e+30" in error
     assert "at step" in error
     run = runs.Run("runs/wild")
-    _, position, _ = run.load("last", jax.eval_shape(run.experiment().fresh_state))
-    assert position.epoch == 1
+    saved = run.load("last", jax.eval_shape(run.experiment().fresh_state))
+    assert saved.position.epoch == 1
 
 
 def test_find_rate_suggests_and_draws(capsys, tmp_path):
@@ -241,6 +244,4 @@ def test_mistakes_with_a_run(capsys, tmp_path):
     listed = json.loads((tmp_path / "runs/fox/vocabulary.json").read_text())
     listed["itos"].append("é")
     (tmp_path / "runs/fox/vocabulary.json").write_text(json.dumps(listed))
-    assert "params/e/embedding: expected" in error_of(capsys, *sample)
-    (tmp_path / "runs/fox/vocabulary.json").write_text("{")
-    assert "vocabulary.json is damaged" in error_of(capsys, *sample)
+    assert "vocabulary.json is damaged or was changed" in error_of(capsys, *sample)

@@ -1,6 +1,9 @@
 """Corpora: named ones, files, folders, and what is wrong with them."""
 
 import hashlib
+import threading
+from functools import partial
+from http.server import HTTPServer, SimpleHTTPRequestHandler
 
 import pytest
 
@@ -101,3 +104,25 @@ def test_without_a_network_the_remedy_is_named(tmp_path, monkeypatch):
     with pytest.raises(CorpusError, match=r"Put the file at .*nietzsche\.txt.*python-docs"):
         load_corpus("nietzsche")
     assert not any(tmp_path.iterdir())
+
+
+class Silent(SimpleHTTPRequestHandler):
+    """Serves a folder without a log."""
+
+    def log_message(self, *arguments):
+        pass
+
+
+def test_a_download_of_another_text_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served/nietzsche.txt").write_text("not he")
+    handler = partial(Silent, directory=str(tmp_path / "served"))
+    with HTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/nietzsche.txt"
+        monkeypatch.setattr(corpora, "NIETZSCHE_URL", url)
+        monkeypatch.setenv("JAXRNN_DATA", str(tmp_path / "data"))
+        with pytest.raises(CorpusError, match="Cannot download the nietzsche corpus"):
+            load_corpus("nietzsche")
+        server.shutdown()
+    assert not list((tmp_path / "data").iterdir())

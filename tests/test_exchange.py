@@ -20,10 +20,10 @@ from jaxrnn import cli, evaluate
 from jaxrnn.exchange.files import read_tensors
 from jaxrnn.nn.model import apply_model
 from jaxrnn.nn.models import COURSE_MODELS
+from jaxrnn.training.chunks import Progress
 from jaxrnn.training.config import Config
 from jaxrnn.training.experiment import prepare
 from jaxrnn.training.history import Position
-from jaxrnn.training.loop import Progress
 from jaxrnn.training.runs import Run
 from parity.twins import twin_of
 
@@ -126,6 +126,16 @@ def test_checkpoint_of_a_plain_script_goes_on(file):
     assert cli.main(["train", "--resume", "runs/plain"]) == 0
     _, trained = evaluate(model, run.load_params(), source)
     assert trained < nats - 0.01
+
+
+def test_an_import_that_cannot_be_written_leaves_no_run(capsys, monkeypatch):
+    exported("CharSeqStatefulGRU")
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Run, "save", full)
+    assert "No space left" in error_of(capsys, "import", "model.safetensors", "--name", "x")
 
 
 def test_half_precision_and_prefixes_are_read():

@@ -10,7 +10,8 @@ from helpers import FLOAT32, relative
 
 from jaxrnn import GRU, RELU, BpttStream, CharLM, evaluate, fit, make_optimizer, make_state
 from jaxrnn.data import windows
-from jaxrnn.training.history import NonFiniteLossError, Position
+from jaxrnn.training.diagnosis import NonFiniteLossError
+from jaxrnn.training.history import Position
 from jaxrnn.training.loop import training
 from jaxrnn.training.schedules import parse_schedule
 

@@ -82,6 +82,14 @@ def test_decoding_refuses_what_is_no_token():
         Vocabulary.from_characters(["ab"]).decode(np.array([1, 3]))
 
 
+def test_tokens_are_characters_or_special():
+    with pytest.raises(ValueError, match="at least one token"):
+        Vocabulary(())
+    for token in ("ab", "", 1, "<bos>"):
+        with pytest.raises(ValueError, match="A token is one character or one of <unk>"):
+            Vocabulary(("a", token))
+
+
 def test_a_token_stands_once():
     with pytest.raises(ValueError, match="'a' twice"):
         Vocabulary(("a", "b", "a"))

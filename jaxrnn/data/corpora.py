@@ -203,6 +203,11 @@ def _read(path: Path, what: str) -> tuple[str, ...]:
             if what == "corpus"
             else f"There is no {what} {path}: expected a text file or folder."
         )
+    if not path.is_file():
+        raise CorpusError(
+            f"The {what} {path} is no regular file: copy the text to a file, which a run can read "
+            "again when it goes on."
+        )
     text = _read_file(path)
     if not text:
         raise CorpusError(f"The {what} {path} is empty.")

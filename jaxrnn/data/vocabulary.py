@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 PADDING = "\0"
-UNKNOWN, PAD, END = "<unk>", "<pad>", "<eos>"
+UNKNOWN, PAD, END = SPECIAL = ("<unk>", "<pad>", "<eos>")
 
 CODE_POINTS = 0x110000
 CHUNK = 1 << 20
@@ -36,9 +36,16 @@ class Vocabulary:
     lowercase: bool = False
 
     def __post_init__(self) -> None:
+        if not self.itos:
+            raise ValueError("A vocabulary needs at least one token, got none.")
         if len(set(self.itos)) != len(self.itos):
             twice = next(token for token, count in Counter(self.itos).items() if count > 1)
             raise ValueError(f"The vocabulary lists {twice!r} twice.")
+        for token in self.itos:
+            if not isinstance(token, str) or (len(token) != 1 and token not in SPECIAL):
+                raise ValueError(
+                    f"A token is one character or one of {', '.join(SPECIAL)}, got {token!r:.60}."
+                )
 
     @classmethod
     def from_characters(cls, documents: Iterable[str]) -> "Vocabulary":

@@ -14,6 +14,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from jaxrnn.data.tokens import check_at_least_1, check_starts, check_tokens
+
 STREAM_DEVIATION = 5
 """Standard deviation of the random bptt, in characters (TorchText's)."""
 SHORTEST = 5
@@ -61,9 +63,11 @@ class WindowSet:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_at_least_1(batch=self.batch)
+        check_at_least_1(batch=self.batch, length=self.length)
         if len(self.starts) == 0:
             raise ValueError(f"The text has {len(self.tokens)} characters: too short for a window.")
+        check_tokens(self.tokens, axes=1)
+        check_starts(self.starts, self.length, len(self.tokens))
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -179,7 +183,8 @@ class BpttStream:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_at_least_1(batch=self.batch, bptt=self.bptt)
+        check_at_least_1(batch=self.batch, bptt=self.bptt)
+        check_tokens(self.tokens, axes=1)
         if len(self.tokens) >= 2**31:
             raise ValueError(f"A stream holds at most 2**31 - 1 tokens, got {len(self.tokens)}.")
         if self.rows < 2:
@@ -245,12 +250,6 @@ class BpttStream:
         if not self.random_bptt:
             return np.minimum(np.arange(self.steps_per_epoch + 1) * self.bptt, self.rows - 1)
         return _random_cuts(self.rows, self.bptt, self.steps_per_epoch, self.seed, epoch)
-
-
-def _check_at_least_1(**values: int) -> None:
-    for name, value in values.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}.")
 
 
 @lru_cache(maxsize=2)

@@ -5,7 +5,6 @@ code, and PyTorch's files are read with `weights_only=True`, which refuses it.
 """
 
 import json
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
+
+from jaxrnn.training.files import write_whole
 
 ABOUT = "jaxrnn"
 """The entry of a safetensors header under which we say what the weights belong to."""
@@ -38,13 +39,10 @@ def write_tensors(path: Path | str, tensors: Mapping[str, np.ndarray], about: An
     Raises:
         TensorFileError: if the file cannot be written.
     """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
+    data = serialize(dict(tensors), {"format": "pt", ABOUT: json.dumps(about)})
     try:
-        partial.write_bytes(serialize(dict(tensors), {"format": "pt", ABOUT: json.dumps(about)}))
-        os.replace(partial, path)
+        write_whole(Path(path), data)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise TensorFileError(f"Cannot write {path}: {error.strerror}.") from error
 
 

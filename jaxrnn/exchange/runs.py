@@ -1,6 +1,7 @@
 """Whole runs from and to PyTorch: weights by torch's names and shapes, and what they belong to."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ import numpy as np
 from jaxrnn.data.vocabulary import Vocabulary
 from jaxrnn.exchange.files import TensorFileError, read_about, read_tensors, write_tensors
 from jaxrnn.exchange.weights import WeightMap
+from jaxrnn.training.chunks import Progress
 from jaxrnn.training.config import Config
 from jaxrnn.training.experiment import Experiment
 from jaxrnn.training.history import Position
-from jaxrnn.training.loop import Progress
 from jaxrnn.training.runs import Run
 from jaxrnn.tree import named_leaves
 
@@ -116,7 +117,11 @@ def import_run(
     params = jax.tree.unflatten(jax.tree.structure(state.params), leaves)
     run = Run.create(folder, experiment, prompt=prompt)
     progress = Progress(state._replace(params=params), Position(), experiment.source.steps(0))
-    run.save("last", progress, float("inf"))
+    try:
+        run.save("last", progress, float("inf"))
+    except BaseException:  # without its weights it would be trained from the beginning
+        shutil.rmtree(run.folder)
+        raise
     return run
 
 

@@ -1,48 +1,76 @@
 """Save and load training states: safetensors, nothing that could be executed.
 
 A checkpoint is one file: every array of the state under its path in the tree
-("params/rnn/weight_hh_l0"), and JSON in the file's metadata. It is written beside its place and
-then moved there, so that a crash leaves the old one.
+("params/rnn/weight_hh_l0"), and JSON in the header, which begins with the sha256 of the whole
+file, the checksum itself read as zeros. A bit that is flipped anywhere is noticed. Every later
+format begins in the same way, so that an older program can tell a newer file from a damaged one.
 """
 
+import hashlib
 import json
-import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.numpy import load as deserialize
 from safetensors.numpy import save as serialize
 
-FORMAT = "jaxrnn 1"
+from jaxrnn.training.files import write_whole
+from jaxrnn.tree import named_leaves
+
+FORMAT = 2
+"""Files of another format are refused. Format 1 had no checksum."""
+BEGINNING = b'{"__metadata__":{"jaxrnn":"{\\"sha256\\": \\"'
+"""How the header begins; the checksum follows."""
+CHECKSUM_AT = 8 + len(BEGINNING)
+NO_CHECKSUM = b"0" * 64
+ROOM = 1 << 26
+"""Bytes that a file may have beyond four times those of the state that is asked for."""
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be read or does not fit."""
 
 
-def save(path: Path | str, tree: Any, metadata: dict[str, Any] | None = None) -> None:
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint that is missing or is not what was written."""
+
+
+def save(
+    path: Path | str,
+    tree: Any,
+    metadata: dict[str, Any] | None = None,
+    *,
+    older: Sequence[Path] = (),
+) -> None:
     """Write a pytree of arrays, and metadata that JSON can express, to one file.
 
     Args:
         path: the file; one that exists is replaced at the end, in one move.
         tree: arrays, typed random keys among them.
         metadata: goes into the file's header.
+        older: where earlier files move to; see `write_whole`.
     """
-    path = Path(path)
-    arrays = {name: _as_array(leaf) for name, leaf in _named_leaves(tree)}
-    header = {"format": FORMAT, "metadata": json.dumps(metadata or {})}
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with open(partial, "wb") as file:
-            file.write(serialize(arrays, header))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(Path(path), pack(tree, metadata), older=older)
+
+
+def pack(tree: Any, metadata: dict[str, Any] | None = None) -> bytes:
+    """The bytes of a checkpoint; the same for the same tree and metadata."""
+    arrays = {name: _as_array(leaf) for name, leaf in named_leaves(tree).items()}
+    described = {"sha256": NO_CHECKSUM.decode(), "format": FORMAT, "metadata": metadata or {}}
+    return seal(serialize(arrays, {"jaxrnn": json.dumps(described)}))
+
+
+def seal(data: bytes) -> bytes:
+    """A checkpoint's bytes with the checksum put in."""
+    assert data[8:CHECKSUM_AT] == BEGINNING
+    checksum = _checksum(data).encode()
+    return data[:CHECKSUM_AT] + checksum + data[CHECKSUM_AT + len(checksum) :]
 
 
 def load(path: Path | str, like: Any) -> tuple[Any, dict[str, Any]]:
@@ -54,35 +82,78 @@ def load(path: Path | str, like: Any) -> tuple[Any, dict[str, Any]]:
             `jax.eval_shape`. A carry may have another batch size in the file.
 
     Raises:
-        CheckpointError: if there is no such file, if it is damaged or no checkpoint, or if arrays
-            are missing, unknown or of another shape; all of them are named.
+        CheckpointError: if there is no such file, if it is damaged, no checkpoint or of another
+            format, or if arrays are missing, unknown or of another shape; all of them are named.
     """
-    path = Path(path)
-    try:
-        with safe_open(path, framework="numpy") as file:
-            header = file.metadata() or {}
-            if header.get("format") != FORMAT:
-                raise CheckpointError(
-                    f"{path} is not a checkpoint of format {FORMAT!r}, "
-                    f"but of {header.get('format')!r}."
-                )
-            arrays = {name: file.get_tensor(name) for name in list(file.keys())}
-    except FileNotFoundError as error:
-        raise CheckpointError(f"There is no checkpoint {path}.") from error
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged or no checkpoint: {error}.") from error
-    problems = _problems(dict(_named_leaves(like)), arrays)
+    path, expected = Path(path), named_leaves(like)
+    needed = sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in expected.values())
+    arrays, metadata = read(path, at_most=4 * needed + ROOM)
+    problems = _problems(expected, arrays)
     if problems:
         raise CheckpointError(f"{path} does not fit the model: " + "; ".join(problems) + ".")
-    leaves, tree = jax.tree.flatten(like)
-    names = [name for name, _ in _named_leaves(like)]
-    read = [_from_array(arrays[name], leaf.dtype) for name, leaf in zip(names, leaves, strict=True)]
-    return jax.tree.unflatten(tree, read), json.loads(header["metadata"])
+    leaves = [_from_array(arrays[name], leaf.dtype) for name, leaf in expected.items()]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves), metadata
 
 
-def _named_leaves(tree: Any) -> list[tuple[str, Any]]:
-    flat = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in flat]
+def read(path: Path, *, at_most: int | None = None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays and the metadata of a checkpoint, whose checksum is verified.
+
+    Args:
+        path: the file.
+        at_most: how many bytes it may have; a larger one is refused before it is read.
+
+    Raises:
+        DamagedCheckpointError: if it is missing, too large, damaged or no checkpoint.
+        CheckpointError: if it is of another format.
+    """
+    data = _bytes(path, at_most)
+    if data[8:CHECKSUM_AT] != BEGINNING:
+        raise DamagedCheckpointError(f"{path} is damaged or no checkpoint: its beginning is not.")
+    expected = data[CHECKSUM_AT : CHECKSUM_AT + len(NO_CHECKSUM)].decode("ascii", "replace")
+    if not re.fullmatch("[0-9a-f]{64}", expected) or expected != _checksum(data):
+        raise DamagedCheckpointError(
+            f"{path} is damaged: expected sha256 {expected!a}, got {_checksum(data)}."
+        )
+    try:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        described = json.loads(header["__metadata__"]["jaxrnn"])
+        if described["format"] == FORMAT:
+            return deserialize(data), dict(described["metadata"])
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedCheckpointError(f"{path} is no checkpoint: {error!r}.") from error
+    raise CheckpointError(_other_format(path, described["format"]))
+
+
+def _bytes(path: Path, at_most: int | None) -> bytes:
+    try:
+        size = path.stat().st_size
+        if not path.is_file() or (at_most is not None and size > at_most):
+            raise DamagedCheckpointError(
+                f"{path} has {size:,} bytes: no checkpoint of this model is so large."
+            )
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise DamagedCheckpointError(f"There is no checkpoint {path}.") from error
+    except OSError as error:
+        raise DamagedCheckpointError(f"Cannot read {path}: {error.strerror}.") from error
+
+
+def _checksum(data: bytes) -> str:
+    """The sha256 of a checkpoint in whose place for it there are zeros."""
+    view = memoryview(data)
+    digest = hashlib.sha256(view[:CHECKSUM_AT])
+    digest.update(NO_CHECKSUM)
+    digest.update(view[CHECKSUM_AT + len(NO_CHECKSUM) :])
+    return digest.hexdigest()
+
+
+def _other_format(path: Path, found: Any) -> str:
+    if isinstance(found, int) and found > FORMAT:
+        return (
+            f"{path} was written by a newer jaxrnn: it has checkpoint format {found}, and this one "
+            f"reads format {FORMAT}. Install that newer jaxrnn."
+        )
+    return f"{path} has checkpoint format {found!r}, and this jaxrnn reads format {FORMAT}."
 
 
 def _is_key(dtype: Any) -> bool:
@@ -103,8 +174,10 @@ def _problems(expected: dict[str, Any], got: dict[str, np.ndarray]) -> list[str]
     problems = [f"{name} is missing" for name in expected if name not in got]
     problems += [f"{name} is unknown" for name in got if name not in expected]
     for name, leaf in expected.items():
-        if name not in got or _is_key(leaf.dtype):
+        if name not in got:
             continue
+        if _is_key(leaf.dtype):
+            leaf = jax.eval_shape(jax.random.key_data, leaf)
         shape = tuple(leaf.shape)
         free = name.startswith("carry/")
         fits = got[name].shape[1:] == shape[1:] if free else got[name].shape == shape

@@ -2,8 +2,9 @@
 
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from jaxrnn.data.tokens import check_at_least_1, check_seed
 from jaxrnn.data.windows import Split
 from jaxrnn.nn.cells import CELLS
 from jaxrnn.nn.model import CharModel
@@ -24,6 +25,16 @@ ModelName = Literal[
     "CharSeqStatefulLSTM",
     "CharLM",
 ]
+
+LARGEST = {
+    "embedding": 1 << 16,
+    "hidden": 1 << 16,
+    "layers": 64,
+    "batch": 1 << 20,
+    "bptt": 1 << 20,
+    "min_frequency": 1 << 31,
+}
+"""Far above what is useful: larger numbers are mistakes, and some would never end."""
 
 MODEL_OPTIONS = ("cell", "layers", "dropout", "tied", "identity")
 """The fields that only some models have."""
@@ -86,9 +97,11 @@ class Config:
     """Of the initial weights, the windows and the dropout masks."""
 
     def __post_init__(self) -> None:
-        for name in ("embedding", "hidden", "layers", "batch", "bptt", "min_frequency"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        self._check_types()
+        for name, most in LARGEST.items():
+            check_at_least_1(**{name: getattr(self, name)})
+            if getattr(self, name) > most:
+                raise ValueError(f"{name} must be at most {most}, got {getattr(self, name)}.")
         for name in ("dropout", "momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}.")
@@ -98,8 +111,7 @@ class Config:
             )
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay must be at least 0, got {self.weight_decay}.")
-        if self.seed < 0:
-            raise ValueError(f"seed must be at least 0, got {self.seed}.")
+        check_seed(self.seed)
         for name, kind in (
             ("model", ModelName),
             ("split", Split),
@@ -143,6 +155,20 @@ class Config:
                 f"The configuration does not fit: missing {missing}, unknown {unknown}."
             )
         return cls(**values)
+
+    def _check_types(self) -> None:
+        """Refuse values of another type, which a file can hold."""
+        hints = get_type_hints(type(self))
+        for field in fields(self):
+            value, allowed = getattr(self, field.name), get_args(hints[field.name])
+            kinds = tuple(a for a in allowed if isinstance(a, type)) or (hints[field.name],)
+            if get_origin(hints[field.name]) is Literal:
+                kinds = (str,)
+            if float in kinds:
+                kinds = (*kinds, int)
+            if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+                named = " or ".join(k.__name__ for k in kinds)
+                raise ValueError(f"{field.name} must be of type {named}, got {value!r:.60}.")
 
     def _check_model_options(self) -> None:
         if self.cell not in CELLS:

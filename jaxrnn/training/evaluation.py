@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrnn.data.tokens import check_tokens
 from jaxrnn.data.windows import Windows
 from jaxrnn.nn.cells import Carry
 from jaxrnn.nn.model import CharModel
@@ -48,6 +49,16 @@ class Evaluated(NamedTuple):
     nats: float
 
 
+def on_device(source: Source, model: CharModel) -> jax.Array:
+    """The tokens of `source` on the device.
+
+    Raises:
+        ValueError: if one is outside the model's vocabulary.
+    """
+    check_tokens(source.tokens, model.vocabulary)
+    return jnp.asarray(source.tokens)
+
+
 def evaluation(
     model: CharModel,
     params: Any,
@@ -72,7 +83,7 @@ def evaluation(
     if carry is None:
         carry = model.initial_carry(source.batch, jax.tree.leaves(params)[0].dtype)
     carry = carry_for(model, carry, source.batch)
-    tokens = jnp.asarray(source.tokens) if tokens is None else tokens
+    tokens = on_device(source, model) if tokens is None else tokens
     total, weight, count = 0.0, 0.0, source.steps(epoch)
     for first in range(0, count, STEPS_IN_ONE_PROGRAM):
         windows = source.windows(epoch, first, STEPS_IN_ONE_PROGRAM)

@@ -21,6 +21,7 @@ from jaxrnn.generation import read_prompt
 from jaxrnn.nn.model import CharModel
 from jaxrnn.training.config import Config
 from jaxrnn.training.evaluation import Source
+from jaxrnn.training.memory import check_memory
 from jaxrnn.training.schedules import Schedule, parse_schedule
 from jaxrnn.training.state import TrainState, make_state
 
@@ -74,13 +75,14 @@ def prepare(config: Config, *, vocabulary: Vocabulary | None = None) -> Experime
         vocabulary: that of an earlier run, to go on with; made from the text if None.
 
     Raises:
-        ValueError: if the corpus cannot be loaded or is too short for the batch.
+        ValueError: if the corpus cannot be loaded or is too short for the batch, or the run does
+            not fit into memory.
     """
     corpus = load_corpus(config.corpus, validation=config.validation)
     streams = config.make_model(1).reads == "streams"
     make = _streams if streams else _windows
     made, source, validation = make(config, corpus, vocabulary)
-    return Experiment(
+    experiment = Experiment(
         config=config,
         corpus_sha256=corpus.sha256,
         vocabulary=made,
@@ -90,6 +92,13 @@ def prepare(config: Config, *, vocabulary: Vocabulary | None = None) -> Experime
         source=source,
         validation=validation,
     )
+    check_memory(
+        jax.eval_shape(experiment.fresh_state),
+        steps=max(source.sizes),
+        batch=config.batch,
+        vocabulary=len(made),
+    )
+    return experiment
 
 
 def prompt_for(experiment: Experiment, asked: str | None, usual: str) -> str:

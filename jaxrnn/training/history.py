@@ -1,6 +1,7 @@
 """The history of a run, where it stands, and the averages in between."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -9,10 +10,6 @@ from jaxrnn.nn.losses import bits_per_character, perplexity
 
 AVERAGE_DECAY = 0.98
 """Of the exponential average that is shown as the training loss, as in the course's fastai."""
-
-
-class NonFiniteLossError(FloatingPointError):
-    """The loss or the gradient is no longer a number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +22,11 @@ class Row:
         train: exponential average of the loss, nats per character.
         gradient_norm: mean norm of the gradient, unclipped, since the row before.
         rate: the learning rate of the last step.
-        characters_per_second: trained on since the row before.
+        update_ratio: norm of the last update over the norm of the parameters; near 1e-3 is usual.
+        saturated: the share of sigmoids and tanhs in the cells that are near an end of their
+            range, in [0, 1]; None where the model has no recurrent layer.
+        characters_per_second: trained on since the row before; measured, so it is no part of what
+            a resumed run repeats, and None in rows that are read from a file.
         validation: nats per character, at the end of an epoch.
         bits_per_character: of `validation`.
         perplexity: of `validation`.
@@ -36,7 +37,9 @@ class Row:
     train: float
     gradient_norm: float
     rate: float
-    characters_per_second: float
+    update_ratio: float
+    saturated: float | None = None
+    characters_per_second: float | None = None
     validation: float | None = None
     bits_per_character: float | None = None
     perplexity: float | None = None
@@ -45,6 +48,12 @@ class Row:
         """The same row with a validation loss, in all three units."""
         bits, among = bits_per_character(nats), perplexity(nats)
         return replace(self, validation=nats, bits_per_character=bits, perplexity=among)
+
+    def repeatable(self) -> dict[str, Any]:
+        """The fields, without the speed: those that are the same whenever a run is repeated."""
+        return {
+            name: value for name, value in asdict(self).items() if name != "characters_per_second"
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +70,7 @@ class Position:
         characters: the characters trained on since the last row.
         seconds: the time that took.
         rate: the learning rate of the last step.
+        update_norm: the norm of the last update.
     """
 
     epoch: int = 0
@@ -72,6 +82,7 @@ class Position:
     characters: int = 0
     seconds: float = 0.0
     rate: float = 0.0
+    update_norm: float = 0.0
 
     @property
     def train(self) -> float:
@@ -82,40 +93,52 @@ class Position:
         self,
         losses: np.ndarray,
         norms: np.ndarray,
+        updates: np.ndarray,
         windows: Windows,
-        rate: float,
-        seconds: float,
+        rates: np.ndarray,
     ) -> "Position":
         """The position after some more steps of the same epoch.
+
+        Sums go step by step: how many steps are taken at once depends on the clock, and must
+        change no bit of them.
 
         Args:
             losses: (S,) the loss of each step.
             norms: (S,) the norm of each gradient.
+            updates: (S,) the norm of each update.
             windows: what the steps read; the first S count.
-            rate: the learning rate of the last step.
-            seconds: how long the steps took.
+            rates: the learning rates; the first S count.
         """
-        average, steps = self.average, len(losses)
-        for loss in losses.tolist():
+        average, total = self.average, self.norms
+        for loss, norm in zip(losses.tolist(), norms.tolist(), strict=True):
             average = AVERAGE_DECAY * average + (1 - AVERAGE_DECAY) * loss
-        return Position(
-            epoch=self.epoch,
+            total += norm
+        steps = len(losses)
+        read = int((windows.lengths * windows.rows)[:steps].sum())
+        return replace(
+            self,
             window=self.window + steps,
             average=average,
             averaged=self.averaged + steps,
-            norms=self.norms + float(norms.sum()),
+            norms=total,
             steps=self.steps + steps,
-            characters=self.characters + int((windows.lengths * windows.rows)[:steps].sum()),
-            seconds=self.seconds + seconds,
-            rate=rate,
+            characters=self.characters + read,
+            rate=float(rates[steps - 1]),
+            update_norm=float(updates[-1]),
         )
 
     def after_row(self) -> "Position":
         """The position with the sums for the next row begun anew."""
         return replace(self, norms=0.0, steps=0, characters=0, seconds=0.0)
 
-    def row(self, step: int, of: int) -> Row:
-        """The row of history at this position: `step` updates made, `of` windows an epoch."""
+    def row(self, step: int, of: int, **health: float | None) -> Row:
+        """The row of history at this position.
+
+        Args:
+            step: updates made.
+            of: windows of the epoch.
+            health: `update_ratio` and `saturated`.
+        """
         return Row(
             epoch=round(self.epoch + self.window / of, 3),
             step=step,
@@ -123,16 +146,5 @@ class Position:
             gradient_norm=self.norms / max(self.steps, 1),
             rate=self.rate,
             characters_per_second=self.characters / max(self.seconds, 1e-9),
-        )
-
-
-def check_finite(losses: np.ndarray, norms: np.ndarray, rates: np.ndarray, step: int) -> None:
-    """Raise `NonFiniteLossError` if a loss or a norm of the steps after `step` is not finite."""
-    bad = ~(np.isfinite(losses) & np.isfinite(norms))
-    if bad.any():
-        first = int(np.argmax(bad))
-        what = "gradient" if np.isfinite(losses[first]) else "loss"
-        raise NonFiniteLossError(
-            f"The {what} is {norms[first] if what == 'gradient' else losses[first]} at step "
-            f"{step + first + 1} with learning rate {rates[first]:g}. Try a smaller rate or clip."
+            **health,  # type: ignore[arg-type]
         )

@@ -4,11 +4,9 @@
 (show it, save it, stop) is the caller's part; `fit` just runs it to the end.
 """
 
-import time
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,36 +14,18 @@ import numpy as np
 import optax
 
 from jaxrnn.nn.model import CharModel
-from jaxrnn.training.evaluation import STEPS_IN_ONE_PROGRAM, Source, evaluation
-from jaxrnn.training.history import Position, Row, check_finite
+from jaxrnn.training.chunks import Progress, Trainer, check_validation
+from jaxrnn.training.evaluation import STEPS_IN_ONE_PROGRAM, Source, evaluation, on_device
+from jaxrnn.training.history import Position, Row
 from jaxrnn.training.optimizers import make_optimizer
 from jaxrnn.training.schedules import Schedule, parse_schedule
 from jaxrnn.training.state import TrainState, carry_for, make_state
-from jaxrnn.training.steps import train_steps
 
 SECONDS_IN_ONE_PROGRAM = 0.5
 """Aimed at: so often can a caller look and stop."""
 ROWS_PER_EPOCH = 10
 """How many rows of history an epoch gives."""
 CarryPolicy = Literal["never", "epoch", "evaluation"]
-
-
-class Progress(NamedTuple):
-    """How far a run has come.
-
-    Attributes:
-        state: the training state. The next step uses up its buffers: save it before going on.
-        position: where the run stands; `training(..., state, position)` goes on from there.
-        of: how many windows the epoch under way has.
-        row: the row of history that has just become complete, if any.
-        validating: the share of the validation that is done, while it is under way.
-    """
-
-    state: TrainState
-    position: Position
-    of: int
-    row: Row | None = None
-    validating: float | None = None
 
 
 def training(
@@ -58,6 +38,7 @@ def training(
     position: Position | None = None,
     *,
     carry_policy: CarryPolicy = "never",
+    debug_nans: bool = False,
 ) -> Iterator[Progress]:
     """Train, and yield the progress every half second or so.
 
@@ -72,29 +53,32 @@ def training(
         carry_policy: "never" lets the carry flow through training, validation and the next epoch
             as the course does; "epoch" starts each epoch and each validation from zeros;
             "evaluation" validates from zeros and puts the training carry aside meanwhile.
+        debug_nans: whether to look for the operation, too, when something is not finite.
 
     Raises:
-        NonFiniteLossError: when a loss or a gradient is no longer finite; names step and rate.
+        NonFiniteLossError: when a loss or a gradient is no longer finite; names the first bad
+            tensor, step and rate, and has the last good progress.
+        ValueError: if a token is outside the model's vocabulary.
     """
-    tokens = jnp.asarray(source.tokens)
-    validation_tokens = None if validation is None else jnp.asarray(validation.tokens)
+    trainer = Trainer(model, source, schedule, optimizer, debug_nans)
+    held_out = None if validation is None else on_device(validation, model)
     position = position or Position()
     while position.epoch < schedule.epochs:
         count = source.steps(position.epoch)
         if position.window == 0:
-            state, position = _begin_epoch(model, schedule, state, position, carry_policy)
-        epoch = _train_epoch(model, source, schedule, optimizer, tokens, state, position)
-        for progress in epoch:
+            state, position = _begin_epoch(schedule, state, position, carry_policy)
+        for progress in _train_epoch(trainer, state, position):
             state, position = progress.state, progress.position
             if position.window < count:
                 yield progress
-        row = position.row(int(state.step), count)
+        row = trainer.row(state, position)
         if validation is not None:
             start = state.carry if carry_policy == "never" else None
             for evaluated in evaluation(
-                model, state.params, validation, start, position.epoch, tokens=validation_tokens
+                model, state.params, validation, start, position.epoch, tokens=held_out
             ):
                 yield Progress(state, position, count, validating=evaluated.share)
+            check_validation(evaluated.nats, Progress(state, position, count))
             row = row.with_validation(evaluated.nats)
             if carry_policy == "never":
                 state = state._replace(carry=evaluated.carry)
@@ -143,11 +127,7 @@ def fit(
 
 
 def _begin_epoch(
-    model: CharModel,
-    schedule: Schedule,
-    state: TrainState,
-    position: Position,
-    carry_policy: CarryPolicy,
+    schedule: Schedule, state: TrainState, position: Position, carry_policy: CarryPolicy
 ) -> tuple[TrainState, Position]:
     if carry_policy == "epoch":
         state = state._replace(carry=jax.tree.map(jnp.zeros_like, state.carry))
@@ -156,44 +136,21 @@ def _begin_epoch(
     return state, position
 
 
-def _train_epoch(
-    model: CharModel,
-    source: Source,
-    schedule: Schedule,
-    optimizer: optax.GradientTransformation,
-    tokens: jax.Array,
-    state: TrainState,
-    position: Position,
-) -> Iterator[Progress]:
+def _train_epoch(trainer: Trainer, state: TrainState, position: Position) -> Iterator[Progress]:
     """Train to the end of the epoch under way; a row is complete at every tenth of it."""
-    epoch, count = position.epoch, source.steps(position.epoch)
-    phase, first_epoch = schedule.phase(epoch)
-    before = sum(source.steps(e) for e in range(first_epoch, epoch))
+    count = trainer.source.steps(position.epoch)
     row_steps = -(-count // ROWS_PER_EPOCH)
-    state = state._replace(carry=carry_for(model, state.carry, source.batch))
-    dtype = jax.tree.leaves(state.params)[0].dtype
-
-    run = partial(train_steps, model, optimizer, sizes=source.sizes, padded=source.padded)
-    chunk = 0  # the first call makes no step: it compiles, outside the time that is measured
+    state = state._replace(carry=carry_for(trainer.model, state.carry, trainer.source.batch))
+    if position.window < count:
+        state, _, _ = trainer.make(state, position, 0)  # compiles, outside the time measured
+    chunk = 1
     while position.window < count:
         first = position.window
         steps = min(chunk, count - first, row_steps - first % row_steps)
-        windows = source.windows(epoch, first, STEPS_IN_ONE_PROGRAM)
-        rates = phase.rates(
-            before + first + np.arange(STEPS_IN_ONE_PROGRAM), source.steps_per_epoch
-        )
-        started = time.perf_counter()
-        state, metrics = run(state, tokens, windows, rates.astype(dtype), steps)
-        losses, norms = (np.asarray(m, float)[:steps] for m in metrics)
-        seconds = time.perf_counter() - started
-        if steps == 0:
-            chunk = 1
-            continue
-        check_finite(losses, norms, rates, int(state.step) - steps)
-        position = position.after(losses, norms, windows, float(rates[steps - 1]), seconds)
+        state, position, seconds = trainer.make(state, position, steps)
         chunk = int(np.clip(SECONDS_IN_ONE_PROGRAM * steps / seconds, 1, STEPS_IN_ONE_PROGRAM))
         row = None
         if position.window % row_steps == 0 and position.window < count:
-            row = position.row(int(state.step), count)
+            row = trainer.row(state, position)
             position = position.after_row()
         yield Progress(state, position, count, row)

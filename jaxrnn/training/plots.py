@@ -50,6 +50,6 @@ def _figure(title: str):  # type: ignore[no-untyped-def]
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.set_title(title)
+    axes.set_title(title, parse_math=False)
     axes.grid(alpha=0.3)
     return figure, axes

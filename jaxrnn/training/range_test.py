@@ -3,6 +3,7 @@
 Smith 2017, https://arxiv.org/abs/1506.01186; fastai's `lr_find`.
 """
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from jaxrnn.training.experiment import Experiment
 from jaxrnn.training.history import AVERAGE_DECAY
 from jaxrnn.training.steps import train_steps
 
+MOST_STEPS = 1_000_000
+"""More rates than anybody could tell apart in a picture."""
 DIVERGED = 4.0
 """The test ends when the averaged loss is this many times the lowest so far."""
 
@@ -44,9 +47,9 @@ def range_test(
         highest: the last rate, above `lowest`.
         steps: how many steps to make at the most, at least 3.
     """
-    if not 0 < lowest < highest or steps < 3:
+    if not 0 < lowest < highest < math.inf or not 3 <= steps <= MOST_STEPS:
         raise ValueError(
-            "A range test needs 0 < lowest < highest and at least 3 steps, "
+            f"A range test needs 0 < lowest < highest and at least 3 steps, at most {MOST_STEPS}, "
             f"got {lowest}, {highest} and {steps}."
         )
     source, state = experiment.source, experiment.fresh_state()

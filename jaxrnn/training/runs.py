@@ -2,43 +2,61 @@
 
 config.json          the configuration, the corpus's checksum, the versions
 vocabulary.json      the tokens
-history.jsonl        one row of history a line
-last.safetensors     the state to go on from
+SHA256SUMS           the checksums of the two, for `sha256sum --check`
+history.jsonl        one row of history a line; a resumed run repeats it to the byte
+timing.jsonl         the speed of each row, of those that were trained twice too
+last.safetensors     the state to go on from, and the history so far
+last-1.safetensors   the one before it, then last-2: what is fallen back to
 best.safetensors     the state with the lowest validation loss
 loss.png             the loss curves
+.lock                locked while a process trains
 """
 
 import json
-import os
 import platform
 import re
-import time
-from collections.abc import Generator
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from jaxrnn.data.vocabulary import Vocabulary
 from jaxrnn.generation import write_texts
-from jaxrnn.training.checkpoints import load, save
+from jaxrnn.training.checkpoints import CheckpointError, DamagedCheckpointError, load, read, save
+from jaxrnn.training.chunks import Progress
 from jaxrnn.training.config import Config
 from jaxrnn.training.experiment import Experiment, fresh_state, prepare
+from jaxrnn.training.files import write_whole
 from jaxrnn.training.history import Position, Row
-from jaxrnn.training.loop import Progress, training
+from jaxrnn.training.sealed import RunError as RunError
+from jaxrnn.training.sealed import make_sealed, read_sealed
 from jaxrnn.training.state import TrainState
 
 RUNS = Path("runs")
 """Where the command line keeps runs."""
-SECONDS_BETWEEN_CHECKPOINTS = 60.0
+KEPT = ("last", "last-1", "last-2")
+"""The checkpoints to go on from, the newest first."""
 PACKAGES = ("jaxrnn", "jax", "jaxlib", "flax", "optax", "numpy")
 """Those whose versions a run records."""
 
 
-class RunError(ValueError):
-    """A run folder that cannot be made, read or gone on with; the message says what to do."""
+class Saved(NamedTuple):
+    """What a checkpoint of a run holds.
+
+    Attributes:
+        state: the training state.
+        position: where the run stood.
+        best: the lowest validation loss so far.
+        history: the rows so far; only "last" has them.
+    """
+
+    state: TrainState
+    position: Position
+    best: float
+    history: list[Row]
 
 
 def checked_name(name: str) -> str:
@@ -73,15 +91,6 @@ class Run:
             RunError: if something is there already, or the folder cannot be made.
         """
         run = cls(folder)
-        try:
-            run.folder.mkdir(parents=True)
-        except FileExistsError:
-            raise RunError(
-                f"{run.folder} exists. Go on with it (--resume {run.folder}), or choose another "
-                "--name."
-            ) from None
-        except OSError as error:
-            raise RunError(f"Cannot make {run.folder}: {error.strerror}.") from error
         described = {
             "config": experiment.config.to_dict(),
             "corpus_sha256": experiment.corpus_sha256,
@@ -91,8 +100,11 @@ class Run:
         }
         vocabulary = experiment.vocabulary
         listed = {"lowercase": vocabulary.lowercase, "itos": vocabulary.itos}
-        run._write("config.json", json.dumps(described, indent=2) + "\n")
-        run._write("vocabulary.json", json.dumps(listed, indent=0) + "\n")
+        files = {
+            "config.json": json.dumps(described, indent=2) + "\n",
+            "vocabulary.json": json.dumps(listed, indent=0) + "\n",
+        }
+        make_sealed(run.folder, files)
         return run
 
     @property
@@ -115,12 +127,14 @@ class Run:
 
     @property
     def history(self) -> list[Row]:
-        """The rows of history."""
+        """The rows of history; a last line that a crash cut off is left out."""
         path = self.folder / "history.jsonl"
         if not path.is_file():
             return []
-        lines = path.read_text().splitlines()
-        return self._checked(lambda: [Row(**json.loads(line)) for line in lines], path.name)
+        return self._checked(
+            lambda: [Row(**json.loads(line)) for line in path.read_text().split("\n")[:-1]],
+            path.name,
+        )
 
     def experiment(self) -> Experiment:
         """Everything that is needed to go on with the run.
@@ -137,23 +151,77 @@ class Run:
             )
         return experiment
 
-    def save(self, name: str, progress: Progress, best: float) -> None:
-        """Write checkpoint `name` ("last" or "best")."""
-        metadata = {"position": asdict(progress.position), "best": best}
-        save(self.folder / f"{name}.safetensors", progress.state, metadata)
+    def save(self, name: str, progress: Progress, best: float, history: Sequence[Row] = ()) -> None:
+        """Write checkpoint `name` ("last" or "best"); the last ones before it are kept."""
+        metadata = {
+            "position": asdict(progress.position),
+            "best": best,
+            "history": [row.repeatable() for row in history],
+        }
+        older = [self.path(kept) for kept in KEPT[1:]] if name == KEPT[0] else []
+        save(self.path(name), progress.state, metadata, older=older)
 
-    def load(self, name: str, like: TrainState) -> tuple[TrainState, Position, float]:
-        """Read checkpoint `name`: the state, the position and the lowest validation loss so far."""
-        state, metadata = load(self.folder / f"{name}.safetensors", like)
-        return state, Position(**metadata["position"]), float(metadata["best"])
+    def path(self, name: str) -> Path:
+        """The file of checkpoint `name`."""
+        return self.folder / f"{name}.safetensors"
+
+    def load(self, name: str, like: TrainState) -> Saved:
+        """Read checkpoint `name`.
+
+        Raises:
+            CheckpointError: if it is missing, damaged or of another format, or does not fit.
+        """
+        state, metadata = load(self.path(name), like)
+        return self._checked(lambda: _saved(state, metadata), self.path(name).name)
+
+    def latest(self, like: TrainState, say: Callable[[str], None]) -> Saved | None:
+        """The newest checkpoint to go on from that is whole, or None where nothing was trained.
+
+        Args:
+            like: the shapes of the state.
+            say: is told, in a sentence, when a newer one is passed over.
+
+        Raises:
+            RunError: if all are damaged or missing, but something was trained.
+        """
+        damaged = []
+        for name in KEPT:
+            try:
+                saved = self.load(name, like)
+            except DamagedCheckpointError as error:
+                damaged.append(str(error))
+                continue
+            if damaged:
+                say(
+                    f"{' '.join(damaged)} Going on from {self.path(name)}, at step "
+                    f"{int(saved.state.step)}: nothing but time is lost."
+                )
+            return saved
+        begun = [self.path(name) for name in (*KEPT, "best")] + [self.folder / "history.jsonl"]
+        if not any(path.exists() for path in begun):
+            return None
+        raise RunError(f"{self.folder} has no whole checkpoint to go on from. {' '.join(damaged)}")
+
+    def best_is_whole(self, say: Callable[[str], None]) -> bool:
+        """Whether the best checkpoint can be read; says so if not."""
+        try:
+            read(self.path("best"))
+            return True
+        except CheckpointError as error:
+            say(f"{error} The next validation writes a new one, whatever its loss.")
+            return False
 
     def load_params(self, name: str = "best") -> Any:
         """The parameters of checkpoint `name`, or of "last" where there is no best one yet."""
         config = self.config
         model = config.make_model(len(self.vocabulary))
         like = jax.eval_shape(lambda: fresh_state(config, model))
-        there = (self.folder / f"{name}.safetensors").is_file()
-        return self.load(name if there else "last", like)[0].params
+        there = self.path(name).is_file()
+        try:
+            return self.load(name if there else "last", like).state.params
+        except DamagedCheckpointError as error:
+            other = "last" if name == "best" else "best"
+            raise RunError(f"{error} Try the other one: --checkpoint {other}.") from error
 
     def write(
         self, prompt: str | None, *, length: int, checkpoint: str = "best", **options: Any
@@ -178,84 +246,36 @@ class Run:
         )
 
     def add_row(self, row: Row) -> None:
-        """Append to the history."""
-        with open(self.folder / "history.jsonl", "a") as file:
-            file.write(json.dumps(asdict(row)) + "\n")
+        """Append to the history, and to the timing."""
+        timing = {"step": row.step, "characters_per_second": row.characters_per_second}
+        for name, line in (("history", row.repeatable()), ("timing", timing)):
+            with open(self.folder / f"{name}.jsonl", "a") as file:
+                file.write(json.dumps(line) + "\n")
 
-    def cut_history(self, step: int, position: Position) -> None:
-        """Drop the rows that were written after a checkpoint that is gone on from."""
-        last = step if position.steps == 0 else step - 1
-        rows = [row for row in self.history if row.step <= last]
-        self._write("history.jsonl", "".join(json.dumps(asdict(row)) + "\n" for row in rows))
+    def set_history(self, rows: Sequence[Row]) -> None:
+        """Make the history that of a checkpoint, whatever became of it since."""
+        text = "".join(json.dumps(row.repeatable()) + "\n" for row in rows)
+        write_whole(self.folder / "history.jsonl", text.encode())
 
     @property
     def _described(self) -> dict[str, Any]:
-        return self._json("config.json")
+        described = self._json("config.json")
+        return self._checked(lambda: dict(described.items()), "config.json")
 
     def _json(self, name: str) -> Any:
-        path = self.folder / name
-        if not path.is_file():
-            raise RunError(f"{self.folder} is not a run: it has no {name}.")
-        return self._checked(lambda: json.loads(path.read_text()), name)
+        if not (self.folder / "config.json").is_file():
+            raise RunError(f"{self.folder} is not a run: it has no config.json.")
+        return self._checked(lambda: json.loads(read_sealed(self.folder, name)), name)
 
-    def _checked(self, read: Any, name: str) -> Any:
+    def _checked(self, read: Callable[[], Any], name: str) -> Any:
         try:
             return read()
-        except RunError:
+        except (RunError, CheckpointError):
             raise
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{self.folder / name} is damaged: {error}") from error
-
-    def _write(self, name: str, text: str) -> None:
-        partial = self.folder / f".{name}.partial"
-        partial.write_text(text)
-        os.replace(partial, self.folder / name)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise RunError(f"{self.folder / name} is damaged: {error!r}.") from error
 
 
-def carry_out(
-    run: Run, experiment: Experiment, *, resume: bool = False
-) -> Generator[Progress, None, None]:
-    """Train, and keep the run's folder up to date; yields what `training` yields.
-
-    A caller that stops early calls `close()` on this generator: that writes the last checkpoint.
-
-    Args:
-        run: the run.
-        experiment: what to train.
-        resume: whether to go on from the run's last checkpoint.
-    """
-    best = float("inf")
-    if resume:
-        like = jax.eval_shape(experiment.fresh_state)
-        state, position, best = run.load("last", like)
-        run.cut_history(int(state.step), position)
-    else:
-        state, position = experiment.fresh_state(), Position()
-    progress = Progress(state, position, experiment.source.steps(position.epoch))
-    run.save("last", progress, best)
-    saved = time.monotonic()
-    try:
-        for progress in training(
-            experiment.model,
-            experiment.source,
-            experiment.validation,
-            experiment.schedule,
-            experiment.optimizer,
-            state,
-            position,
-            carry_policy=experiment.config.carry,
-        ):
-            row = progress.row
-            if row is not None:
-                run.add_row(row)
-            if row is not None and row.validation is not None and row.validation < best:
-                best = row.validation
-                run.save("best", progress, best)
-            due = time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS
-            if due or (row is not None and row.validation is not None):
-                run.save("last", progress, best)
-                saved = time.monotonic()
-            yield progress
-    except GeneratorExit:
-        run.save("last", progress, best)
-        raise
+def _saved(state: TrainState, metadata: dict[str, Any]) -> Saved:
+    rows = [Row(**row) for row in metadata["history"]]
+    return Saved(state, Position(**metadata["position"]), float(metadata["best"]), rows)

@@ -55,6 +55,12 @@ def repackage(carry: Carry) -> Carry:
     return jax.tree.map(lax.stop_gradient, carry)
 
 
+@jax.jit
+def copied(state: TrainState) -> TrainState:
+    """A copy in buffers of its own, which a step that uses the state up leaves alone."""
+    return jax.tree.map(jnp.copy, state)
+
+
 def carry_for(model: CharModel, carry: Carry, batch: int) -> Carry:
     """`carry`, or zeros if it belongs to another batch size.
 

@@ -4,7 +4,7 @@ Shapes: T time steps, B batch, V vocabulary, N tokens of the corpus, S steps in 
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +14,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from jaxrnn.data.tokens import check_tokens
 from jaxrnn.data.windows import Windows
 from jaxrnn.nn.cells import Carry
 from jaxrnn.nn.losses import nll_loss
@@ -22,10 +23,17 @@ from jaxrnn.training.state import TrainState, carry_for, repackage
 
 
 class Metrics(NamedTuple):
-    """What a step reports: the loss in nats per character, and the gradient's norm unclipped."""
+    """What a step reports.
+
+    Attributes:
+        loss: in nats per character.
+        gradient_norm: the gradient's norm, unclipped.
+        update_norm: the norm of what was subtracted from the parameters.
+    """
 
     loss: Float[Array, ""]
     gradient_norm: Float[Array, ""]
+    update_norm: Float[Array, ""]
 
 
 class Batch(NamedTuple):
@@ -71,6 +79,22 @@ def batch_loss(
     return nll_loss(log_probs, targets, weights), carry
 
 
+def host_tokens_checked(step: Any) -> Any:
+    """A step of `model` on a `Batch` that refuses NumPy tokens outside [0, V)."""
+
+    @wraps(step)
+    def checked(model: CharModel, *arguments: Any, **options: Any) -> Any:
+        for batch in (*arguments, *options.values()):
+            if isinstance(batch, Batch):
+                for tokens in (batch.inputs, batch.targets):
+                    if not isinstance(tokens, jax.Array):
+                        check_tokens(tokens, model.vocabulary)
+        return step(model, *arguments, **options)
+
+    return checked
+
+
+@host_tokens_checked
 @partial(jax.jit, static_argnames=("model", "optimizer"))
 def train_step(
     model: CharModel,
@@ -88,15 +112,24 @@ def train_step(
             carry starts from zeros.
         batch: the characters.
         rate: the learning rate.
+
+    Raises:
+        ValueError: if a token of a NumPy array is outside [0, V). Arrays on the device are not
+            looked at, which would wait for it.
     """
     return _update(model, optimizer, state, batch, rate)
 
 
+@host_tokens_checked
 @partial(jax.jit, static_argnames=("model",))
 def eval_step(
     model: CharModel, params: Any, carry: Carry, batch: Batch
 ) -> tuple[Carry, Float[Array, ""]]:
-    """The carry after one window, and the loss on it, in nats per character."""
+    """The carry after one window, and the loss on it, in nats per character.
+
+    Raises:
+        ValueError: as `train_step`.
+    """
     loss, carry = batch_loss(model, params, carry, batch)
     return carry, loss
 
@@ -140,7 +173,7 @@ def train_steps(
         return state, jax.tree.map(lambda all_, one: all_.at[i].set(one), metrics, new)
 
     zeros = jnp.zeros(len(rates), jax.tree.leaves(state.params)[0].dtype)
-    return lax.fori_loop(0, count, body, (state, Metrics(zeros, zeros)))
+    return lax.fori_loop(0, count, body, (state, Metrics(zeros, zeros, zeros)))
 
 
 @partial(jax.jit, static_argnames=("model", "sizes", "padded"))
@@ -186,7 +219,17 @@ def _update(
     direction, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = jax.tree.map(lambda p, d: p - (rate * d).astype(p.dtype), state.params, direction)
     after = TrainState(params, opt_state, carry, state.step + 1, state.key)
-    return after, Metrics(loss, optax.tree.norm(gradients))
+    update_norm = (rate * optax.tree.norm(direction)).astype(loss.dtype)
+    return after, Metrics(loss, optax.tree.norm(gradients), update_norm)
+
+
+def batch_at(
+    tokens: Array, windows: Windows, i: int, sizes: tuple[int, ...], padded: bool
+) -> Batch:
+    """The characters of step i, as `train_steps` cuts them."""
+    starts, length, rows = (jnp.asarray(a[i]) for a in windows)
+    size = next(size for size in sizes if size >= int(length))
+    return _cut(tokens, starts, length if padded else None, rows, size)
 
 
 def _at_size(

@@ -1,0 +1,84 @@
+"""What went wrong in a step whose loss or gradient is no longer finite.
+
+Training notices only that a loss or a norm is not finite, some steps later. The step is then made
+again from a copy of the state, and the values that it computes are looked through in their order.
+"""
+
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxrnn.nn.model import CharModel
+from jaxrnn.training.state import TrainState
+from jaxrnn.training.steps import Batch, batch_loss
+from jaxrnn.tree import named_leaves
+
+PACKAGE = Path(__file__).parents[1]
+
+
+class NonFiniteLossError(FloatingPointError):
+    """The loss or the gradient is no longer a number.
+
+    Attributes:
+        good: how far training had come when all was still finite, as `training` yields it, or None.
+    """
+
+    good: Any = None
+
+
+def first_bad(model: CharModel, state: TrainState, batch: Batch) -> str:
+    """The first tensor of a step that is not finite, in the order of computation, and its value.
+
+    Args:
+        model: the model.
+        state: the state before the step.
+        batch: what the step reads.
+    """
+    for name, leaf in _values(model, state, batch):
+        values = np.asarray(leaf, float)
+        bad = values[~np.isfinite(values)]
+        if bad.size:
+            return f"{name} is {bad.flat[0]}"
+    return "The update is not finite"
+
+
+def first_bad_operation(model: CharModel, state: TrainState, batch: Batch) -> str:
+    """The first operation of a step that gives NaN or infinity, and the line that asks for it.
+
+    The step is made operation by operation, which takes long.
+    """
+    key = jax.random.fold_in(state.key, state.step)
+    try:
+        with jax.debug_nans(True), jax.debug_infs(True), jax.disable_jit():
+            jax.value_and_grad(lambda p: batch_loss(model, p, state.carry, batch, key)[0])(
+                state.params
+            )
+    except FloatingPointError as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        ours = [f for f in frames if PACKAGE in Path(f.filename).parents]
+        where = ours[-1] if ours else frames[-1]
+        file = Path(where.filename).name
+        return f"{str(error).splitlines()[0]} ({file}, line {where.lineno}: {where.line})"
+    return "no single operation gives NaN or infinity when the step is made slowly"
+
+
+def _values(model: CharModel, state: TrainState, batch: Batch) -> Iterator[tuple[str, Any]]:
+    yield from _named("params", state.params)
+    yield from _named("carry", state.carry)
+    key = jax.random.fold_in(state.key, state.step)
+    gradient = jax.jit(
+        jax.value_and_grad(lambda p: batch_loss(model, p, state.carry, batch, key), has_aux=True)
+    )
+    (loss, carry), gradients = gradient(state.params)
+    yield from _named("carry", carry, " after the window")
+    yield "The loss", loss
+    yield from _named("The gradient of params", gradients)
+
+
+def _named(name: str, tree: Any, suffix: str = "") -> Iterator[tuple[str, Any]]:
+    for path, leaf in named_leaves(tree).items():
+        yield f"{name}/{path}{suffix}", leaf

@@ -1,0 +1,67 @@
+"""The command line of the drills: flags to calls, results to the screen."""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from drills.damage import damage_drill
+from drills.endurance import generation_drill, training_drill
+from drills.kill import KillDrillError, kill_drill
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a drill; returns 0 if all is well, 1 if not."""
+    options = _parser().parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return int(options.drill(options, Path(folder)))
+        except KillDrillError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="faults.py", description=__doc__)
+    drills = parser.add_subparsers(required=True)
+    kill = drills.add_parser("kill", help="kill a run many times; it must end the same to the byte")
+    kill.add_argument("--kills", type=int, default=50)
+    kill.add_argument("--seed", type=int, default=0)
+    kill.set_defaults(drill=_kill)
+    damage = drills.add_parser("damage", help="flip bits of a checkpoint; each must be noticed")
+    damage.add_argument("--flips", type=int, default=1000)
+    damage.add_argument("--seed", type=int, default=0)
+    damage.set_defaults(drill=_damage)
+    endurance = drills.add_parser("endurance", help="train and write for long; memory stays flat")
+    endurance.add_argument("--seconds", type=float, default=600.0)
+    endurance.add_argument("--texts", type=int, default=10_000)
+    endurance.set_defaults(drill=_endurance)
+    return parser
+
+
+def _kill(options: argparse.Namespace, folder: Path) -> int:
+    began = time.monotonic()
+    outcome = kill_drill(folder, options.kills, options.seed, say=lambda text: print(text))
+    for phase, count in outcome.kills.most_common():
+        print(f"{count:4d}  {phase}")
+    for note in sorted(set(outcome.notes)):
+        print(f"said: {note}")
+    print(f"{outcome.kills.total()} kills in {time.monotonic() - began:.0f} s.")
+    print(f"different: {', '.join(outcome.different) or 'nothing'}")
+    return 1 if outcome.different else 0
+
+
+def _damage(options: argparse.Namespace, folder: Path) -> int:
+    noticed = damage_drill(folder, options.flips, options.seed)
+    print(f"{noticed} of {options.flips} flipped bits were noticed.")
+    return 0 if noticed == options.flips else 1
+
+
+def _endurance(options: argparse.Namespace, folder: Path) -> int:
+    flat = True
+    for measured in (training_drill(options.seconds), generation_drill(options.texts)):
+        print(measured)
+        flat &= measured.flat
+    return 0 if flat else 1

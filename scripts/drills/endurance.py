@@ -1,0 +1,112 @@
+"""Train and write for long, and see that memory stays flat and nothing is compiled again."""
+
+import os
+import time
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxrnn import BpttStream, CharLM, Sampler, Vocabulary, make_optimizer, make_state
+from jaxrnn.generation import write_texts
+from jaxrnn.training.loop import training
+from jaxrnn.training.schedules import parse_schedule
+
+WARM = 0.2
+"""The share of a drill after which memory must no longer grow: caches are full by then."""
+ALLOWED = 8.0
+"""MiB that memory may still grow then: pages that the allocator keeps, no leak of a step."""
+
+
+class Measured(NamedTuple):
+    """What a drill measured.
+
+    Attributes:
+        what: what was done, in words.
+        memory: resident MiB over time.
+        compilations: programs compiled after the warm part.
+    """
+
+    what: str
+    memory: list[float]
+    compilations: int
+
+    @property
+    def growth(self) -> float:
+        """MiB between the end of the warm part and the end, medians of a few values each."""
+        begin = int(len(self.memory) * WARM)
+        few = max(1, len(self.memory) // 10)
+        return float(np.median(self.memory[-few:]) - np.median(self.memory[begin : begin + few]))
+
+    @property
+    def flat(self) -> bool:
+        """Whether memory stayed flat and nothing was compiled."""
+        return self.growth <= ALLOWED and self.compilations == 0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what}: {self.memory[0]:.1f} MiB at first, {self.memory[-1]:.1f} at last, "
+            f"{self.growth:+.1f} after the warm part; {self.compilations} programs compiled there."
+        )
+
+
+class CompilationCounter:
+    """Counts the programs that JAX compiles while it is entered."""
+
+    def __enter__(self) -> "CompilationCounter":
+        self.count = 0
+        jax.monitoring.register_event_duration_secs_listener(self._hear)
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        jax.monitoring.unregister_event_duration_listener(self._hear)
+
+    def _hear(self, event: str, duration_secs: float, **details: str | int) -> None:
+        self.count += event.endswith("backend_compile_duration")
+
+
+def training_drill(seconds: float) -> Measured:
+    """Train a small model with random windows for so long, validation and all."""
+    tokens = np.random.default_rng(0).integers(0, 20, 20_000).astype(np.uint8)
+    source = BpttStream(tokens, 8, 10, random_bptt=True)
+    validation = BpttStream(tokens[:2_000], 8, 10, random_bptt=True)
+    model, optimizer = CharLM(20, 8, 32), make_optimizer("adam")
+    state = make_state(model, optimizer, 8, jax.random.key(0))
+    schedule = parse_schedule("1000000 x 1e-3")
+    memory, cold = [], 0
+    began = time.monotonic()
+    with CompilationCounter() as counter:
+        for progress in training(model, source, validation, schedule, optimizer, state):
+            passed = time.monotonic() - began
+            memory.append(resident())
+            if progress.position.epoch < 1 or passed < WARM * seconds:
+                cold = counter.count
+            elif passed > seconds:
+                break
+    steps = int(progress.state.step)
+    return Measured(f"{steps:,} steps in {passed:.0f} s", memory, counter.count - cold)
+
+
+def generation_drill(texts: int) -> Measured:
+    """Write so many short texts, each from a prompt of its own."""
+    vocabulary = Vocabulary.from_characters(["abcdefgh"])
+    model = CharLM(len(vocabulary), 8, 32)
+    params = make_state(model, make_optimizer("sgd"), 1, jax.random.key(0)).params
+    memory, cold, sampler = [], 0, Sampler(temperature=0.8)
+    rng = np.random.default_rng(0)
+    with CompilationCounter() as counter:
+        for number in range(texts):
+            prompt = "".join(rng.choice(list("abcdefgh"), 4))
+            write_texts(
+                model, params, vocabulary, prompt, window=8, length=10, sampler=sampler, seed=number
+            )
+            memory.append(resident())
+            if number < WARM * texts:
+                cold = counter.count
+    return Measured(f"{texts:,} short texts", memory, counter.count - cold)
+
+
+def resident() -> float:
+    """The resident memory of this process in MiB."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
