@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn.nn.cells import Carry, Cell
-from jaxrnn.nn.recurrence import alive_steps, recurrence
+from jaxrnn.nn.recurrence import Lookup, alive_steps, input_gates, recurrence
 
 Initializer = Callable[..., Array]
 
@@ -58,6 +58,14 @@ def embed(
     """A Flax `Embed` that starts as `torch.nn.Embedding`, standard normal, if `init` is None."""
     init = init or nn.initializers.normal(1.0)
     return nn.Embed(vocabulary, features, embedding_init=init, name=name)
+
+
+def look_up(e: nn.Embed, tokens: Int[Array, "T B"]) -> Float[Array, "T B F"] | Lookup:
+    """The embedded tokens, or where a recurrent layer can look them up if that is less work."""
+    if tokens.size < e.num_embeddings:
+        return e(tokens)
+    e(tokens[0, :1])
+    return Lookup(e.embedding, tokens)
 
 
 def pure(layer: nn.Module, *example: Array) -> Callable[..., Any]:
@@ -122,7 +130,7 @@ class RNN(nn.Module):
     def __call__(
         self,
         carry: Sequence[Carry],
-        xs: Float[Array, "T B I"],
+        xs: Float[Array, "T B I"] | Lookup,
         *,
         lengths: Int[Array, " B"] | None = None,
         dropout_masks: Sequence[Bool[Array, "T B DH"]] | None = None,
@@ -140,7 +148,8 @@ class RNN(nn.Module):
         Returns:
             The carry after the last step, in the order of `carry`, and the last layer's outputs.
         """
-        alive = None if lengths is None else alive_steps(lengths, xs.shape[0])
+        steps = len(xs.tokens if isinstance(xs, Lookup) else xs)
+        alive = None if lengths is None else alive_steps(lengths, steps)
         suffixes = ["", "_reverse"] if self.bidirectional else [""]
         after: list[Carry] = []
         for layer in range(self.layers):
@@ -154,15 +163,18 @@ class RNN(nn.Module):
             xs = outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=-1)
         return tuple(after), xs
 
-    def _run(self, name: str, carry: Carry, xs: Array, alive: Array | None) -> tuple[Carry, Array]:
+    def _run(
+        self, name: str, carry: Carry, xs: Array | Lookup, alive: Array | None
+    ) -> tuple[Carry, Array]:
         width, init = len(self.cell.gates) * self.hidden, uniform(1 / math.sqrt(self.hidden))
-        weight_ih = self.param(f"weight_ih_{name}", init, (width, xs.shape[-1]))
+        inputs = (xs.table if isinstance(xs, Lookup) else xs).shape[-1]
+        weight_ih = self.param(f"weight_ih_{name}", init, (width, inputs))
         weight_hh = self.param(
             f"weight_hh_{name}", self.recurrent_init or init, (width, self.hidden)
         )
         bias_ih = self.param(f"bias_ih_{name}", init, (width,))
         bias_hh = self.param(f"bias_hh_{name}", init, (width,))
-        x_gates = xs @ weight_ih.T + bias_ih
+        x_gates = input_gates(xs, weight_ih, bias_ih)
         reverse = name.endswith("_reverse")
         return recurrence(self.cell, reverse, weight_hh, bias_hh, carry, x_gates, alive)
 
