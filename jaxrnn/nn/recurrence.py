@@ -34,8 +34,8 @@ UNROLLED = 1
 class Lookup(NamedTuple):
     """Rows of a table instead of (T, B, ...) inputs: step t reads `table[tokens[t]]`.
 
-    A product with the table serves all the T * B places where its rows are read, and a loop over
-    time reads rows of a few hundred kilobytes instead of all the steps' inputs.
+    A product with the table serves all the T * B places where its rows are read, and the loop over
+    time reads from a small table instead of from the inputs of all steps.
     """
 
     table: Float[Array, "V I"]
