@@ -7,7 +7,8 @@ import pytest
 from helpers import EXACT, random_stack, relative
 
 from jaxrnn import CELLS, GRU, LSTM, RNN, TANH
-from jaxrnn.nn.layers import dense, embed, identity
+from jaxrnn.nn.layers import dense, embed, identity, product
+from jaxrnn.nn.recurrence import Lookup
 
 T, B, I, H = 6, 4, 5, 7
 
@@ -43,6 +44,35 @@ def test_backward_direction_equals_forward_on_flipped_time(cell):
     backward = jax.jit(one.apply)({"params": only(params, 0, "_reverse")}, carry[1:], xs[::-1])
     assert relative(after, (forward[0][0], backward[0][0])) < EXACT
     assert relative(ys, jnp.concatenate([forward[1], backward[1][::-1]], axis=-1)) < EXACT
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_stack_that_looks_up_equals_stack_of_the_rows(bidirectional):
+    rnn = RNN(GRU, H, layers=2, bidirectional=bidirectional)
+    tokens = jax.random.randint(jax.random.key(3), (T, B), 0, 9)
+    table = jax.random.normal(jax.random.key(4), (9, I))
+    params, carry, _ = random_stack(rnn, I, B, T, jnp.float64)
+
+    def run(source):
+        def loss(params, table):
+            last, ys = rnn.apply({"params": params}, carry, source(table))
+            return jnp.sin(ys).sum() + sum(jnp.cos(c.h).sum() for c in last)
+
+        return jax.jit(jax.value_and_grad(loss, (0, 1)))(params, table)
+
+    assert relative(run(lambda t: Lookup(t, tokens)), run(lambda t: t[tokens])) < EXACT
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("shape", [(B, I), (T, B, I)])
+def test_product_has_the_gradients_of_the_plain_product(shape):
+    xs, kernel = (jax.random.normal(jax.random.key(k), s) for k, s in enumerate((shape, (I, H))))
+
+    def gradients(multiply):
+        return jax.grad(lambda xs, kernel: jnp.sin(multiply(xs, kernel)).sum(), (0, 1))(xs, kernel)
+
+    assert relative(gradients(product), gradients(jnp.matmul)) < EXACT
 
 
 def test_dropout_acts_between_layers_and_only_with_a_key():

@@ -141,3 +141,21 @@ def test_hidden_default_is_the_courses():
     assert MODELS["CharSeqStatefulGRU"](V).hidden == 256
     assert MODELS["CharSeqStatefulLSTM"](V).hidden == 512
     assert all(m.embedding == 42 for m in MODELS.values())
+
+
+@pytest.mark.parametrize("name", ["CharSeqStatefulGRU", "CharLM"])
+def test_looking_the_characters_up_changes_nothing(name, monkeypatch):
+    model, params, carry, tokens = made(name)
+    assert tokens.size >= V  # as many as it takes to look them up
+
+    def gradients():
+        def loss(params):
+            after, log_probs = apply_model(model, params, carry, tokens)
+            return jnp.sin(log_probs).sum() + jnp.cos(after[0].h).sum()
+
+        return jax.jit(jax.value_and_grad(loss))(params)
+
+    looked_up = gradients()
+    for module in ("model", "models"):
+        monkeypatch.setattr(f"jaxrnn.nn.{module}.look_up", lambda e, tokens: e(tokens))
+    assert relative(looked_up, gradients()) < EXACT

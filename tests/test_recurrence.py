@@ -7,7 +7,7 @@ import pytest
 from helpers import EXACT, loop_oracle, random_stack, random_tree, relative, scan_oracle
 
 from jaxrnn import CELLS, LSTM, RNN, TANH, Cell, Hidden, gates_of
-from jaxrnn.nn.recurrence import alive_steps, recurrence
+from jaxrnn.nn.recurrence import Lookup, alive_steps, input_gates, recurrence
 
 T, B, I, H = 6, 4, 5, 7  # all different, so that a swapped axis shows
 
@@ -98,6 +98,36 @@ def test_gradients_with_lengths_equal_autodiff(cell, reverse):
 
     ours = value_and_gradients(lambda *a: recurrence(cell, reverse, *a, alive), *args)
     assert relative(ours, value_and_gradients(plain, *args)) < EXACT
+
+
+@every_cell
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("lengths", [None, (6, 1, 4, 0)])
+def test_looking_up_equals_having_the_rows(cell, reverse, lengths):
+    """Row 0 is never read, so its gradient is zero; others are read several times."""
+    weight_hh, bias_hh, carry, table = arguments(cell)
+    table = table.reshape(-1, table.shape[-1])[:9]
+    tokens = jax.random.randint(jax.random.key(1), (T, B), 1, 9)
+    alive = None if lengths is None else alive_steps(jnp.array(lengths), T)
+
+    def run(source):
+        def of_table(weight_hh, bias_hh, carry, table):
+            x_gates = source(table)
+            return recurrence(cell, reverse, weight_hh, bias_hh, carry, x_gates, alive)
+
+        return value_and_gradients(of_table, weight_hh, bias_hh, carry, table)
+
+    ours, plain = run(lambda table: Lookup(table, tokens)), run(lambda table: table[tokens])
+    assert relative(ours, plain) < EXACT
+    assert not np.any(ours[1][3][0])
+
+
+def test_input_gates_of_a_table_are_those_of_its_rows():
+    keys = jax.random.split(jax.random.key(0), 4)
+    table, weight = jax.random.normal(keys[0], (9, I)), jax.random.normal(keys[1], (H, I))
+    bias, tokens = jax.random.normal(keys[2], (H,)), jax.random.randint(keys[3], (T, B), 0, 9)
+    gates = input_gates(Lookup(table, tokens), weight, bias)
+    assert relative(gates.table[gates.tokens], input_gates(table[tokens], weight, bias)) < EXACT
 
 
 @every_cell

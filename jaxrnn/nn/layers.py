@@ -13,11 +13,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn.nn.cells import Carry, Cell
-from jaxrnn.nn.recurrence import alive_steps, recurrence
+from jaxrnn.nn.recurrence import Lookup, alive_steps, input_gates, recurrence
 
 Initializer = Callable[..., Array]
 
@@ -49,7 +50,38 @@ def identity(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -
 def dense(features: int, fan_in: int, *, name: str | None = None) -> nn.Dense:
     """A Flax `Dense` that starts as `torch.nn.Linear`: uniform in +-1 / sqrt(fan_in), bias too."""
     init = uniform(1 / math.sqrt(fan_in))
-    return nn.Dense(features, kernel_init=init, bias_init=init, name=name)
+    return nn.Dense(features, kernel_init=init, bias_init=init, dot_general=_dot_general, name=name)
+
+
+@jax.custom_vjp
+def product(xs: Float[Array, "*N I"], kernel: Float[Array, "I O"]) -> Float[Array, "*N O"]:
+    """`xs @ kernel`, whose gradient for the kernel is made in the faster of its two layouts.
+
+    XLA would fold the transposition into the product d_kernel = xs.T @ d_ys, and then its slow
+    general product runs instead of the packed one: measured 1.6 times slower for 512 and 4,096
+    rows, I = 256, O = 85 on a CPU.
+    """
+    return xs @ kernel
+
+
+def _product_forward(xs: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return xs @ kernel, (xs, kernel)
+
+
+def _product_backward(kept: tuple[Array, Array], d_ys: Array) -> tuple[Array, Array]:
+    xs, kernel = kept
+    transposed = jnp.einsum(
+        "no,ni->oi", d_ys.reshape(-1, kernel.shape[1]), xs.reshape(-1, len(kernel))
+    )
+    return d_ys @ kernel.T, lax.optimization_barrier(transposed).T
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
+def _dot_general(xs: Array, kernel: Array, *settings: Any, **options: Any) -> Array:
+    """`product` in the form that Flax's `Dense` calls; it always contracts last with first."""
+    return product(xs, kernel)
 
 
 def embed(
@@ -58,6 +90,18 @@ def embed(
     """A Flax `Embed` that starts as `torch.nn.Embedding`, standard normal, if `init` is None."""
     init = init or nn.initializers.normal(1.0)
     return nn.Embed(vocabulary, features, embedding_init=init, name=name)
+
+
+def look_up(e: nn.Embed, tokens: Int[Array, "T B"]) -> Float[Array, "T B F"] | Lookup:
+    """The embedded tokens, or where a recurrent layer can look them up if that is less work.
+
+    It is, where there are at least as many tokens as rows in the table: the layer's input product
+    then goes over the rows instead of the tokens.
+    """
+    if tokens.size < e.num_embeddings:
+        return e(tokens)
+    e(tokens[0, :1])  # makes the parameters
+    return Lookup(e.embedding, tokens)
 
 
 def pure(layer: nn.Module, *example: Array) -> Callable[..., Any]:
@@ -122,7 +166,7 @@ class RNN(nn.Module):
     def __call__(
         self,
         carry: Sequence[Carry],
-        xs: Float[Array, "T B I"],
+        xs: Float[Array, "T B I"] | Lookup,
         *,
         lengths: Int[Array, " B"] | None = None,
         dropout_masks: Sequence[Bool[Array, "T B DH"]] | None = None,
@@ -131,7 +175,7 @@ class RNN(nn.Module):
 
         Args:
             carry: one carry a layer and direction: layer 0 forward, layer 0 backward, layer 1 ...
-            xs: the inputs, time first.
+            xs: the inputs, time first, or where to look them up.
             lengths: how many steps of each sequence count, in [0, T]; all T if None. The others
                 leave the carry as it is and give zeros. Each sequence runs as if it were alone.
             dropout_masks: for each layer but the last, which outputs are kept, instead of masks
@@ -140,29 +184,34 @@ class RNN(nn.Module):
         Returns:
             The carry after the last step, in the order of `carry`, and the last layer's outputs.
         """
-        alive = None if lengths is None else alive_steps(lengths, xs.shape[0])
+        steps = len(xs.tokens if isinstance(xs, Lookup) else xs)
+        alive = None if lengths is None else alive_steps(lengths, steps)
         suffixes = ["", "_reverse"] if self.bidirectional else [""]
         after: list[Carry] = []
         for layer in range(self.layers):
             if layer > 0:
-                xs = self._drop(xs, None if dropout_masks is None else dropout_masks[layer - 1])
+                mask = None if dropout_masks is None else dropout_masks[layer - 1]
+                xs = self._drop(ys, mask)
             outputs = []
             for suffix in suffixes:
-                last, ys = self._run(f"l{layer}{suffix}", carry[len(after)], xs, alive)
+                last, output = self._run(f"l{layer}{suffix}", carry[len(after)], xs, alive)
                 after.append(last)
-                outputs.append(ys)
-            xs = outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=-1)
-        return tuple(after), xs
+                outputs.append(output)
+            ys = outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=-1)
+        return tuple(after), ys
 
-    def _run(self, name: str, carry: Carry, xs: Array, alive: Array | None) -> tuple[Carry, Array]:
+    def _run(
+        self, name: str, carry: Carry, xs: Array | Lookup, alive: Array | None
+    ) -> tuple[Carry, Array]:
         width, init = len(self.cell.gates) * self.hidden, uniform(1 / math.sqrt(self.hidden))
-        weight_ih = self.param(f"weight_ih_{name}", init, (width, xs.shape[-1]))
+        inputs = (xs.table if isinstance(xs, Lookup) else xs).shape[-1]
+        weight_ih = self.param(f"weight_ih_{name}", init, (width, inputs))
         weight_hh = self.param(
             f"weight_hh_{name}", self.recurrent_init or init, (width, self.hidden)
         )
         bias_ih = self.param(f"bias_ih_{name}", init, (width,))
         bias_hh = self.param(f"bias_hh_{name}", init, (width,))
-        x_gates = xs @ weight_ih.T + bias_ih
+        x_gates = input_gates(xs, weight_ih, bias_ih)
         reverse = name.endswith("_reverse")
         return recurrence(self.cell, reverse, weight_hh, bias_hh, carry, x_gates, alive)
 

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jaxrnn.nn.cells import Carry
-from jaxrnn.nn.layers import RNN, dense, embed
+from jaxrnn.nn.layers import RNN, dense, embed, look_up
 
 Reads = Literal["trigrams", "overlapping", "non-overlapping", "streams"]
 
@@ -83,6 +83,6 @@ class StatefulModel(CharModel):
         *,
         lengths: Int[Array, " B"] | None = None,
     ) -> tuple[tuple[Carry, ...], Float[Array, "T B V"]]:
-        xs = embed(self.vocabulary, self.embedding, name="e")(tokens)
+        xs = look_up(embed(self.vocabulary, self.embedding, name="e"), tokens)
         carry, ys = self.stack.copy(name="rnn")(carry, xs, lengths=lengths)
         return carry, nn.log_softmax(dense(self.vocabulary, self.hidden, name="l_out")(ys))

@@ -21,7 +21,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxrnn.nn.cells import GRU, LSTM, TANH, Carry, Cell, Hidden
-from jaxrnn.nn.layers import RNN, RNNCell, dense, embed, identity, pure, uniform
+from jaxrnn.nn.layers import RNN, RNNCell, dense, embed, identity, look_up, pure, uniform
 from jaxrnn.nn.model import CharModel, Reads, StatefulModel
 from jaxrnn.nn.recurrence import alive_steps
 
@@ -232,7 +232,7 @@ class CharLM(StatefulModel):
             )
         init = uniform(1 / math.sqrt(self.hidden)) if self.tied else None
         e = embed(self.vocabulary, self.embedding, init=init, name="e")
-        carry, ys = self.stack.copy(name="rnn")(carry, e(tokens), lengths=lengths)
+        carry, ys = self.stack.copy(name="rnn")(carry, look_up(e, tokens), lengths=lengths)
         if self.tied:
             bias = self.param("bias_out", jax.nn.initializers.zeros, (self.vocabulary,))
             logits = e.attend(ys) + bias

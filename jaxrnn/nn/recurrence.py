@@ -13,11 +13,12 @@ the gradient of the weight:
 
     d weight_hh = sum_t  d h_gates[t].T @ h[t - 1]
 
-It is the same for every cell: nothing in it knows which cell it runs.
+It is the same for every cell: nothing in it knows which cell it runs. Where the cell only uses
+the sum of its two halves of the gates, their gradients are one array, and it is kept once.
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,26 @@ from jaxrnn.nn.cells import Carry, Cell
 
 UNROLLED = 1
 """Time steps laid out one after the other in a loop body: a loop this long has no overhead."""
+
+
+class Lookup(NamedTuple):
+    """Rows of a table instead of (T, B, ...) inputs: step t reads `table[tokens[t]]`.
+
+    A product with the table serves all the T * B places where its rows are read, and the loop over
+    time reads from a small table instead of from the inputs of all steps.
+    """
+
+    table: Float[Array, "V I"]
+    tokens: Int[Array, "T B"]
+
+
+def input_gates(
+    xs: Float[Array, "T B I"] | Lookup, weight_ih: Float[Array, "GH I"], bias_ih: Array
+) -> Float[Array, "T B GH"] | Lookup:
+    """The input half of the gates at every step: x @ weight_ih.T + bias_ih."""
+    if isinstance(xs, Lookup):
+        return xs._replace(table=xs.table @ weight_ih.T + bias_ih)
+    return xs @ weight_ih.T + bias_ih
 
 
 def alive_steps(lengths: Int[Array, " B"], steps: int) -> Bool[Array, "T B"]:
@@ -42,7 +63,7 @@ def recurrence(
     weight_hh: Float[Array, "GH H"],
     bias_hh: Float[Array, " GH"],
     carry: Carry,
-    x_gates: Float[Array, "T B GH"],
+    x_gates: Float[Array, "T B GH"] | Lookup,
     alive: Bool[Array, "T B"] | None = None,
 ) -> tuple[Carry, Float[Array, "T B H"]]:
     """Run `cell` over the T steps of `x_gates`, from the last one to the first if `reverse`.
@@ -53,7 +74,7 @@ def recurrence(
         weight_hh: the recurrent weight.
         bias_hh: the recurrent bias.
         carry: the carry before the first step that is run.
-        x_gates: the input half of the gates.
+        x_gates: the input half of the gates, or where to look it up.
         alive: where False, the step leaves the carry as it is and its output is zero. None
             runs every step.
 
@@ -61,12 +82,15 @@ def recurrence(
         The carry after the last step that is run, and the output of every step.
     """
 
+    table, inputs = _split(x_gates)
+
     def body(carry: Carry, x: Any) -> tuple[Carry, Array]:
-        x_gates, alive = x
-        carry = _step(cell, alive, carry, x_gates, _recurrent(weight_hh, bias_hh, carry))
+        x_t, alive = x
+        h_gates = _recurrent(weight_hh, bias_hh, carry)
+        carry = _step(cell, alive, carry, _look_up(table, x_t), h_gates)
         return carry, _output(carry, alive)
 
-    return _scan(body, carry, (x_gates, alive), reverse)
+    return _scan(body, carry, (inputs, alive), reverse)
 
 
 def _forward(
@@ -75,21 +99,25 @@ def _forward(
     weight_hh: Array,
     bias_hh: Array,
     carry: Carry,
-    x_gates: Array,
+    x_gates: Array | Lookup,
     alive: Array | None,
 ) -> tuple[tuple[Carry, Array], Any]:
+    table, inputs = _split(x_gates)
+
     def body(carry: Carry, x: Any) -> tuple[Carry, Any]:
-        x_gates, alive = x
+        x_t, alive = x
         h_gates = _recurrent(weight_hh, bias_hh, carry)
-        after, pull = jax.vjp(partial(_step, cell, alive), carry, x_gates, h_gates)
+        step = partial(_step, cell, alive)
+        after, pull = jax.vjp(step, carry, _look_up(table, x_t), h_gates)
         return after, (_output(after, alive), carry.h, pull)
 
-    last, (ys, hs_before, pulls) = _scan(body, carry, (x_gates, alive), reverse)
-    return (last, ys), (weight_hh, hs_before, pulls, alive)
+    last, (ys, hs_before, pulls) = _scan(body, carry, (inputs, alive), reverse)
+    looked_up = None if table is None else (len(table), inputs)
+    return (last, ys), (weight_hh, hs_before, pulls, alive, looked_up)
 
 
 def _backward(cell: Cell, reverse: bool, kept: Any, gradients: tuple[Carry, Array]) -> Any:
-    weight_hh, hs_before, pulls, alive = kept
+    weight_hh, hs_before, pulls, alive, looked_up = kept
     d_last, d_ys = gradients
 
     def body(d_carry: Carry, x: Any) -> tuple[Carry, Any]:
@@ -97,14 +125,35 @@ def _backward(cell: Cell, reverse: bool, kept: Any, gradients: tuple[Carry, Arra
         d_h = d_carry.h + (d_y if alive is None else jnp.where(alive[:, None], d_y, 0))
         d_before, d_x_gates, d_h_gates = pull(d_carry._replace(h=d_h))
         d_before = d_before._replace(h=d_before.h + d_h_gates @ weight_hh)
-        return d_before, (d_x_gates, d_h_gates)
+        return d_before, (None if d_x_gates is d_h_gates else d_x_gates, d_h_gates)
 
     d_carry, (d_x_gates, d_h_gates) = _scan(body, d_last, (pulls, d_ys, alive), not reverse)
+    d_x_gates = d_h_gates if d_x_gates is None else d_x_gates
     d_weight_hh = jnp.einsum("tbg,tbh->gh", d_h_gates, hs_before)
+    if looked_up is not None:
+        rows, tokens = looked_up
+        d_x_gates = Lookup(_gather_transposed(rows, tokens, d_x_gates), None)
     return d_weight_hh, d_h_gates.sum((0, 1)), d_carry, d_x_gates, None
 
 
 recurrence.defvjp(_forward, _backward)
+
+
+def _split(x_gates: Array | Lookup) -> tuple[Array | None, Array]:
+    """The table, if any, and what the loop over time goes through."""
+    if isinstance(x_gates, Lookup):
+        return x_gates.table, x_gates.tokens
+    return None, x_gates
+
+
+def _look_up(table: Array | None, x_t: Array) -> Float[Array, "B GH"]:
+    return x_t if table is None else table.at[x_t].get(mode="promise_in_bounds")
+
+
+def _gather_transposed(rows: int, tokens: Array, gradients: Array) -> Float[Array, "V GH"]:
+    """For each row of the table, the sum of the gradients where it was looked up: a product."""
+    where = jnp.arange(rows)[:, None] == tokens.reshape(-1)[None, :]
+    return where.astype(gradients.dtype) @ gradients.reshape(-1, gradients.shape[-1])
 
 
 def _recurrent(weight_hh: Array, bias_hh: Array, carry: Carry) -> Float[Array, "B GH"]:
