@@ -188,13 +188,14 @@ class RNN(nn.Module):
         alive = None if lengths is None else alive_steps(lengths, steps)
         suffixes = ["", "_reverse"] if self.bidirectional else [""]
         after: list[Carry] = []
+        ys: Any = xs
         for layer in range(self.layers):
             if layer > 0:
                 mask = None if dropout_masks is None else dropout_masks[layer - 1]
-                xs = self._drop(ys, mask)
+                ys = self._drop(ys, mask)
             outputs = []
             for suffix in suffixes:
-                last, output = self._run(f"l{layer}{suffix}", carry[len(after)], xs, alive)
+                last, output = self._run(f"l{layer}{suffix}", carry[len(after)], ys, alive)
                 after.append(last)
                 outputs.append(output)
             ys = outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=-1)

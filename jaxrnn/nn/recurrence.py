@@ -132,7 +132,8 @@ def _backward(cell: Cell, reverse: bool, kept: Any, gradients: tuple[Carry, Arra
     d_weight_hh = jnp.einsum("tbg,tbh->gh", d_h_gates, hs_before)
     if looked_up is not None:
         rows, tokens = looked_up
-        d_x_gates = Lookup(_gather_transposed(rows, tokens, d_x_gates), None)
+        none: Any = None  # tokens have no gradient
+        d_x_gates = Lookup(_gather_transposed(rows, tokens, d_x_gates), none)
     return d_weight_hh, d_h_gates.sum((0, 1)), d_carry, d_x_gates, None
 
 
