@@ -5,7 +5,6 @@ code, and PyTorch's files are read with `weights_only=True`, which refuses it.
 """
 
 import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -96,12 +95,12 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         ) from None
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise TensorFileError(
-            f"{path} holds code or objects beside tensors, which are never loaded: save the "
-            "state_dict alone."
-        ) from error
     except Exception as error:  # torch raises whatever the damage runs into: KeyError, EOFError ..
+        if type(error).__name__ == "UnpicklingError":
+            raise TensorFileError(
+                f"{path} holds code or objects beside tensors, which are never loaded: save the "
+                "state_dict alone."
+            ) from error
         raise TensorFileError(f"{path} is damaged or no file of PyTorch's.") from error
     tensors = _weights_in(found)
     wrong = sorted(str(name) for name, t in tensors.items() if not isinstance(t, torch.Tensor))
