@@ -61,12 +61,17 @@ def import_plain(file, *flags):
 
 def error_of(capsys, *arguments):
     """The one line that a mistake prints; nothing is left behind."""
-    before = sorted(Path().rglob("*"))
+    before = files()
     assert cli.main(list(arguments)) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1, lines
-    assert sorted(Path().rglob("*")) == before
+    assert files() == before
     return lines[0]
+
+
+def files():
+    """What lies in the working folder, but for compiled programs."""
+    return sorted(path for path in Path().rglob("*") if path.parts[0] != "cache")
 
 
 def exported(model, **options):
