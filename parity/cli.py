@@ -1,4 +1,4 @@
-"""The command line of the parity suite: `parity check`, `parity mutants`, `parity report`."""
+"""The command line of the parity suite: `parity check`, `mutants`, `report` and `caps`."""
 
 import sys
 import time
@@ -15,7 +15,8 @@ from tyro.conf import subcommand
 
 from jaxrnn.nn.cells import CELLS
 from jaxrnn.terminal import FAILED, Screen, parse, run_command
-from parity.compare import Finding
+from parity.caps import farthest
+from parity.compare import CAPS, MEASURED, Finding
 from parity.localise import grids
 from parity.mutant_list import MUTANTS
 from parity.mutants import Verdict, tried, unharmed
@@ -124,10 +125,36 @@ def _verdict_row(verdict: Verdict) -> tuple[str, ...]:
     return verdict.mutant.name, state, *numbers, verdict.mutant.probe, verdict.where
 
 
+@dataclass(frozen=True, kw_only=True)
+class Caps:
+    """Measure what the fixed caps of G3 are five times of: the largest distances in 20 draws.
+
+    Exits with 1 if one lies further out than `parity/compare.py` has it.
+    """
+
+    dtypes: tuple[str, ...] = ("float32", "bfloat16")
+    """The precisions to measure; tf32 needs a GPU."""
+
+    def __call__(self) -> int:
+        unknown = [dtype for dtype in self.dtypes if dtype not in CAPS]
+        if unknown:
+            raise ValueError(f"There are caps for {', '.join(CAPS)}, got {', '.join(unknown)}.")
+        rows, within = [], True
+        for dtype in self.dtypes:
+            for check, far in farthest(dtype).items():
+                kept, cap = MEASURED[dtype][check], CAPS[dtype][check]
+                numbers = (f"{far.value:.2g}", f"{kept:.2g}", f"{cap:.2g}")
+                rows.append((check, dtype, *numbers, far.where))
+                within = within and far.value <= kept
+        _print_table(("check", "precision", "measured", "kept", "cap", "where"), rows)
+        return 0 if within else FAILED
+
+
 COMMANDS = (
     Annotated[Check, subcommand("check")]
     | Annotated[Mutants, subcommand("mutants")]
     | Annotated[WriteReport, subcommand("report")]
+    | Annotated[Caps, subcommand("caps")]
 )
 
 
