@@ -1,6 +1,7 @@
 """What the caps of G3 are made of: the largest distance from the truth in twenty draws.
 
-A cap is `CAP_FACTOR` times the distance that `parity caps` measures; `compare.MEASURED` keeps it.
+A cap is `CAP_FACTOR` times the distance that `parity caps` measures, which `compare.MEASURED`
+keeps, and at most `compare.WIDEST`.
 Every draw is judged by itself here, where a check pools sixteen: single ones lie further out.
 """
 

@@ -221,7 +221,7 @@ def sided_findings(
     return findings
 
 
-JUMPS = "not judged: relu's derivative jumps where round-off decides the sign"
+JUMPS = "relu's derivative jumps where round-off decides the sign"
 
 
 def gradient_jumps(subject: Subject, what: Comparison) -> bool:

@@ -41,19 +41,28 @@ NOISE_FACTOR = {"float32": 2.0, "tf32": 2.0, "bfloat16": 3.0}
 WARNING_FACTOR = 1.5
 """G2: above this the outcome is a warning."""
 
-MEASURED = {
-    "float32": {"forward": 1e-6, "loss": 4e-7, "gradients": 4e-6, "update": 4e-6},
-    "tf32": {"forward": 4e-3, "loss": 2e-3, "gradients": 8e-3, "update": 8e-3},
-    "bfloat16": {"forward": 6e-3, "loss": 2e-3, "gradients": 12e-3, "update": 12e-3},
+WIDEST = {
+    "float32": {"forward": 5e-6, "loss": 2e-6, "gradients": 2e-5, "update": 2e-5},
+    "tf32": {"forward": 2e-2, "loss": 1e-2, "gradients": 4e-2, "update": 4e-2},
+    "bfloat16": {"forward": 3e-2, "loss": 1e-2, "gradients": 6e-2, "update": 6e-2},
 }
-"""The largest distance from PyTorch in float64 in 20 draws, as `parity caps` shows it. Those of
-tf32, which needs a GPU, and of updates in bfloat16, which are not compared, are estimates."""
+"""G3: no cap is wider, whatever was measured."""
+MEASURED = {
+    "float32": {"forward": 2.1e-7, "loss": 2.5e-7, "gradients": 7.4e-7, "update": 3.3e-6},
+    "bfloat16": {"forward": 9e-3, "loss": 7e-3, "gradients": 0.34},
+}
+"""The largest distance of JAX from PyTorch in float64 in 20 draws, as `parity caps` shows it. In
+bfloat16 one relu that changes sides moves the gradient of a single draw by a third; checks pool
+sixteen draws."""
 CAP_FACTOR = 5
 CAPS = {
-    dtype: {check: CAP_FACTOR * distance for check, distance in measured.items()}
-    for dtype, measured in MEASURED.items()
+    dtype: {
+        check: min(CAP_FACTOR * MEASURED.get(dtype, {}).get(check, cap), cap)
+        for check, cap in widest.items()
+    }
+    for dtype, widest in WIDEST.items()
 }
-"""G3: a wide net below G2."""
+"""G3: five times what was measured, which is a wide net below G2; the widest where nothing was."""
 
 
 class Outcome(enum.Enum):
