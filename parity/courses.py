@@ -64,8 +64,8 @@ def faulty_courses(course: Course, tokens: np.ndarray) -> Iterator[tuple[str, st
     yield "the windows", "the targets are the inputs", replace(course, windows=same)
     for words, cut in CUTS.items():
         windows = _cut(cut, course, tokens)
-        validation = _cut(cut, _validation(course), course.validation_tokens)
-        validation = validation or (windows if course.validation else ())
+        others = _cut(cut, _validation(course), course.validation_tokens)
+        validation = others or (windows if course.validation else [])
         yield "the windows", words, replace(course, windows=windows, validation=validation)
 
 
