@@ -27,6 +27,7 @@ th, td { padding: .18rem .6rem; text-align: left; border-bottom: 1px solid #e3e6
 .map td { border: 1px solid #fff; text-align: center; min-width: 2.6rem; font-size: .8rem; }
 .scroll { overflow-x: auto; } pre { background: #f4f6f8; padding: .6rem; overflow-x: auto; }
 .legend td { min-width: 2rem; padding: .18rem .3rem; }
+.map th + th { text-align: center; }
 .map th { font-weight: 400; font-size: .85rem; white-space: nowrap; }
 .PASS { color: #17692f; } .WARN, .ABSTAIN { color: #8a5a00; }
 .FAIL, .ERROR { color: #b3161b; font-weight: 600; } figure { display: inline-block; margin: 1rem; }
@@ -110,7 +111,8 @@ def _cell(value: float | None) -> str:
     if value == 0:
         return '<td style="background:#f4f6f8">=</td>'
     power = math.log10(value) if math.isfinite(value) else math.inf
-    return f'<td style="background:{_colour(power)}" title="{value:.3g}">{power:.0f}</td>'
+    shown = round(power) if math.isfinite(power) else "inf"
+    return f'<td style="background:{_colour(power)}" title="{value:.3g}">{shown}</td>'
 
 
 def _colour(power: float) -> str:
