@@ -1,7 +1,7 @@
 """How the two sides' results become findings, and what a check is."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -125,7 +125,7 @@ def trajectory_check(
 ) -> Check:
     """Updates on real text, in float64, or in float32 within the envelope."""
     judge = within_envelope if envelope else followed
-    name = f"{subject.name}, {scale.hidden} units"
+    name = f"{subject.name}, {scale.hidden} units, {steps} steps"
     run = partial(judge, subject, text, steps, scale)
     return Check(name, "trajectory", run, partial(diagnose_trajectory, subject, text, scale))
 
@@ -211,14 +211,37 @@ def sided_findings(
                 continue
             if low:
                 masks = undecided(reference[check])
-                kept = [_resolved(r[check], masks) for r in (got, peer, reference)]
-                findings += numerics(what, *kept)
+                kept = [resolved(r[check], masks) for r in (got, peer, reference)]
+                judged = numerics(what, *kept)
+                findings += (
+                    [_not_judged(f) for f in judged] if gradient_jumps(subject, what) else judged
+                )
             else:
                 findings += meaning(what, got[check], expected)
     return findings
 
 
-def _resolved(arrays: Arrays, masks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+JUMPS = "relu's derivative jumps where round-off decides the sign"
+
+
+def gradient_jumps(subject: Subject, what: Comparison) -> bool:
+    """Whether a gradient hangs on the signs of numbers that the precision cannot tell from 0.
+
+    In bfloat16 that is so for the gradient of relu cells: of some 450 arguments of a case a few
+    change sign, on either side, and each turns a derivative from 0 to 1. The ratio of G2 was
+    between 1.0 and 9.1, and the distance between 0.01 and 0.12, in sixteen repetitions with other
+    draws, with PyTorch's own distance as far as 0.11.
+    """
+    relu = subject.stack is not None and subject.stack.cell.name == "relu"
+    return relu and (what.dtype, what.check) == ("bfloat16", "gradients")
+
+
+def _not_judged(finding: Finding) -> Finding:
+    """The number, without a verdict."""
+    return replace(finding, outcome=Outcome.ABSTAIN, note=JUMPS)
+
+
+def resolved(arrays: Arrays, masks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays that a low precision can tell, without the entries that it cannot.
 
     Second moments are in the gradient's own unit: squared, few entries would outweigh the rest.

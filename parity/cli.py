@@ -1,7 +1,8 @@
-"""The command line of the parity suite: `parity check`, `parity mutants`, `parity report`."""
+"""The command line of the parity suite: `parity check`, `mutants`, `report` and `caps`."""
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,8 @@ from tyro.conf import subcommand
 
 from jaxrnn.nn.cells import CELLS
 from jaxrnn.terminal import FAILED, Screen, parse, run_command
-from parity.compare import Finding
+from parity.caps import farthest
+from parity.compare import CAPS, MEASURED, Finding, Outcome
 from parity.localise import grids
 from parity.mutant_list import MUTANTS
 from parity.mutants import Verdict, tried, unharmed
@@ -124,10 +126,36 @@ def _verdict_row(verdict: Verdict) -> tuple[str, ...]:
     return verdict.mutant.name, state, *numbers, verdict.mutant.probe, verdict.where
 
 
+@dataclass(frozen=True, kw_only=True)
+class Caps:
+    """Measure what the fixed caps of G3 are five times of: the largest distances in 20 draws.
+
+    Exits with 1 if one lies twice as far out as `parity/compare.py` has it.
+    """
+
+    dtypes: tuple[str, ...] = ("float32", "bfloat16")
+    """The precisions to measure."""
+
+    def __call__(self) -> int:
+        if unknown := [dtype for dtype in self.dtypes if dtype not in MEASURED]:
+            known = ", ".join(MEASURED)
+            raise ValueError(f"dtypes must be among {known}, got {', '.join(unknown)}.")
+        rows, within = [], True
+        for dtype in self.dtypes:
+            for check, far in farthest(dtype).items():
+                kept, cap = MEASURED[dtype][check], CAPS[dtype][check]
+                numbers = (f"{far.value:.2g}", f"{kept:.2g}", f"{cap:.2g}")
+                rows.append((check, dtype, *numbers, far.where))
+                within = within and far.value <= 2 * kept
+        _print_table(("check", "precision", "measured", "kept", "cap", "where"), rows)
+        return 0 if within else FAILED
+
+
 COMMANDS = (
     Annotated[Check, subcommand("check")]
     | Annotated[Mutants, subcommand("mutants")]
     | Annotated[WriteReport, subcommand("report")]
+    | Annotated[Caps, subcommand("caps")]
 )
 
 
@@ -164,7 +192,14 @@ def _checked(*, quick: bool, corpus: str | None) -> Report:
             explained += [result.explanation] if result.explanation else []
         seconds = time.perf_counter() - started
         remarks.append(f"{count} checks in {seconds:.0f} s, in {jobs} processes.")
+    remarks += _not_judged(findings)
     return Report("jaxrnn against PyTorch", tuple(findings), (*remarks, *explained[:EXPLAINED]))
+
+
+def _not_judged(findings: Sequence[Finding]) -> list[str]:
+    """A line for each reason for which numbers have no verdict."""
+    reasons = Counter(f.note for f in findings if f.outcome is Outcome.ABSTAIN)
+    return [f"{count} numbers have no verdict: {reason}." for reason, count in reasons.items()]
 
 
 def _grids() -> dict[str, dict[str, dict[str, float]]]:

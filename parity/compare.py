@@ -41,13 +41,28 @@ NOISE_FACTOR = {"float32": 2.0, "tf32": 2.0, "bfloat16": 3.0}
 WARNING_FACTOR = 1.5
 """G2: above this the outcome is a warning."""
 
-CAPS = {
+WIDEST = {
     "float32": {"forward": 5e-6, "loss": 2e-6, "gradients": 2e-5, "update": 2e-5},
     "tf32": {"forward": 2e-2, "loss": 1e-2, "gradients": 4e-2, "update": 4e-2},
     "bfloat16": {"forward": 3e-2, "loss": 1e-2, "gradients": 6e-2, "update": 6e-2},
 }
-"""G3: a wide net below G2; in float32 some thirty times the distance seen by `parity check`, in
-bfloat16 two to three times. Those of tf32 are estimates."""
+"""G3: no cap is wider, whatever was measured."""
+MEASURED = {
+    "float32": {"forward": 2.1e-7, "loss": 2.5e-7, "gradients": 7.4e-7, "update": 3.3e-6},
+    "bfloat16": {"forward": 9e-3, "loss": 7e-3, "gradients": 0.34},
+}
+"""The largest distance of JAX from PyTorch in float64 in 20 draws, as `parity caps` shows it. In
+bfloat16 one relu that changes sides moves the gradient of a single draw by a third; checks pool
+sixteen draws."""
+CAP_FACTOR = 5
+CAPS = {
+    dtype: {
+        check: min(CAP_FACTOR * MEASURED.get(dtype, {}).get(check, cap), cap)
+        for check, cap in widest.items()
+    }
+    for dtype, widest in WIDEST.items()
+}
+"""G3: five times what was measured, which is a wide net below G2; the widest where nothing was."""
 
 
 class Outcome(enum.Enum):

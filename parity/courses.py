@@ -23,6 +23,9 @@ class Course:
         epochs: how many there are.
         carried: whether the carry goes on from window to window.
         validation: the windows that are validated on after every epoch.
+        validation_starts: where each stream of those starts, in a text of their own; empty if the
+            validation reads the training's windows.
+        validation_tokens: that text.
         validation_carried: whether validation goes on from the training's carry.
         sizes: to which lengths the JAX side pads its windows.
         batch: how many streams a whole batch has.
@@ -34,6 +37,8 @@ class Course:
     epochs: int = 1
     carried: bool = True
     validation: Sequence[Window] = ()
+    validation_starts: Sequence[np.ndarray] = ()
+    validation_tokens: np.ndarray | None = None
     validation_carried: bool = True
     sizes: tuple[int, ...] = ()
     batch: int = 0
@@ -47,8 +52,9 @@ def faulty_courses(course: Course, tokens: np.ndarray) -> Iterator[tuple[str, st
         tokens: the whole text.
     """
     if len(set(course.rates)) > 1:
-        late = [course.rates[0], *course.rates[:-1]]
-        yield "the schedule", "the rate is that of the step before", replace(course, rates=late)
+        for first in (0, _changes(course.rates)):
+            late = [*course.rates[: first + 1], *course.rates[first:-1]]
+            yield "the schedule", "the rate is that of the step before", replace(course, rates=late)
     words = "every window starts from zeros: the carry is not handed on"
     yield "the carry between windows", words, replace(course, carried=False)
     if course.validation:
@@ -57,10 +63,27 @@ def faulty_courses(course: Course, tokens: np.ndarray) -> Iterator[tuple[str, st
     same = [(read, read) for read, _ in course.windows]
     yield "the windows", "the targets are the inputs", replace(course, windows=same)
     for words, cut in CUTS.items():
-        windows = [cut(course, k, np.asarray(tokens, np.int64)) for k in range(len(course.windows))]
-        whole = len(course.validation) == len(course.windows)
-        validation = windows if whole else course.validation
+        windows = _cut(cut, course, tokens)
+        others = _cut(cut, _validation(course), course.validation_tokens)
+        validation = others or (windows if course.validation else [])
         yield "the windows", words, replace(course, windows=windows, validation=validation)
+
+
+def _changes(rates: Sequence[float]) -> int:
+    """The first step whose rate is another than that of the first: there the restarts begin."""
+    return next(k for k, rate in enumerate(rates) if rate != rates[0])
+
+
+def _validation(course: Course) -> Course:
+    """The validation's windows as a course; none if they are the training's."""
+    starts = course.validation_starts
+    return replace(course, windows=course.validation if len(starts) else (), starts=starts)
+
+
+def _cut(cut: "Cut", course: Course, tokens: np.ndarray | None) -> list[Window]:
+    """The windows of a course, cut in another way."""
+    wide = np.asarray(tokens if tokens is not None else (), np.int64)
+    return [cut(course, k, wide) for k in range(len(course.windows))]
 
 
 def window_at(tokens: np.ndarray, starts: np.ndarray, length: int) -> Window:
@@ -91,7 +114,8 @@ def _filled(course: Course, k: int, tokens: np.ndarray) -> Window:
     return window_at(tokens, np.concatenate([starts, filler]), len(course.windows[k][0]))
 
 
-CUTS: dict[str, Callable[[Course, int, np.ndarray], Window]] = {
+Cut = Callable[[Course, int, np.ndarray], Window]
+CUTS: dict[str, Cut] = {
     "they start one character late": _late,
     "the streams are interleaved": _interleaved,
     "padded steps count and move the carry": _padded,

@@ -6,10 +6,13 @@ rates, whose numbers are those of the JAX run, names that fault.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from jaxrnn.training.steps import Batch, batch_loss
 from parity.bridge import jax_of, numpy_of, tensor_of
 from parity.cases import draw_case
 from parity.compare import Arrays, Diagnosis, relative_l2
@@ -23,7 +26,7 @@ from parity.sides import jax_params, precision, torch_device, torch_module, torc
 from parity.stack_causes import fitting
 from parity.subjects import B, Subject, carry_of_torch
 from parity.training import Rule, TwinTraining
-from parity.updates import RATE, READ, STEPS, jax_updates
+from parity.updates import RATE, READ, STEPS, jax_state, jax_updates
 
 Weights = dict[str, np.ndarray]
 
@@ -38,17 +41,23 @@ def diagnose_update(subject: Subject, rule: Rule) -> Diagnosis | None:
     replayed = jax_replayed(subject, rule, weights, gradients)
     if not _moves_differ(weights, replayed, moved):
         found = diagnose_values(subject)
-        return found or _around(subject, rule, weights, inputs, moved)
+        return found or _later(subject, rule, weights, inputs, moved)
     flat = _moves(weights, replayed)
     others = ((words, _moves(weights, w)) for words, w in variants(rule, weights, gradients, RATE))
     place = "the optimizer, given PyTorch's gradients"
     return Diagnosis(place, fitting(others, flat, "update"))
 
 
-def _around(
+def _later(
     subject: Subject, rule: Rule, weights: Arrays, inputs: Arrays, moved: Weights
 ) -> Diagnosis | None:
-    """What is left when gradient and optimizer are right: the training step itself."""
+    """What is left when the first gradient and the optimizer are right.
+
+    That is a later gradient, if JAX's gradients move the weights elsewhere through torch's
+    optimizer too; else the training step itself.
+    """
+    if _moves_differ(weights, torch_replayed(subject, rule, weights, inputs), moved):
+        return Diagnosis("a gradient after the first update, through torch's optimizer")
     got = jax_updates(subject, rule, (B,) * STEPS, "float64")(weights, inputs)["update"]
     after = {key: got[f"weights of {key}"] for key in weights}
     differ = _moves_differ(weights, after, moved)
@@ -71,6 +80,26 @@ def torch_gradients(
             tokens, targets = (cast[n].roll(step, 0) for n in READ)
             training.step(tokens, targets, RATE)
         return seen, training.weights()
+
+
+def torch_replayed(subject: Subject, rule: Rule, weights: Arrays, inputs: Arrays) -> Weights:
+    """The weights after torch's optimizer has had JAX's gradients, each at those weights."""
+
+    def loss(params: Any, carry: Any, batch: Batch) -> Any:
+        """The loss on a window, and the carry after it."""
+        return batch_loss(subject.model, params, carry, batch)  # type: ignore[arg-type]
+
+    gradient = jax.jit(jax.grad(loss, has_aux=True))
+    with precision("float64"):
+        training = TwinTraining(torch_module(subject, weights, "float64"), rule)  # type: ignore[arg-type]
+        cast = {name: jax_of(array, "float64") for name, array in inputs.items()}
+        carry = jax_state(subject, (), (), cast).carry
+        for step in range(STEPS):
+            batch = Batch(*(jnp.roll(cast[n], step, axis=0) for n in READ))
+            params = jax_params(subject, training.weights(), "float64")
+            tree, carry = gradient(params, carry, batch)
+            training.move(torch_names(subject, tree), RATE)
+        return training.weights()
 
 
 def jax_replayed(

@@ -63,6 +63,7 @@ def _changed(w: Weights, options: Options) -> Weights:
 
 def _plain_step(activation: Callable[[Array], Array]) -> Step:
     def step(w: Weights, x: Array, carry: tuple[Array, ...], options: Options) -> tuple[Array, ...]:
+        """One step: (weights, x, carry) to the next carry."""
         w = _changed(w, options)
         squash = options.get("activation", activation)
         assert callable(squash)

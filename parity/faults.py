@@ -85,6 +85,7 @@ def gru_step(
     """The GRU with one thing changed: which gate is which, what z keeps, how gates are squashed."""
 
     def step(carry: Hidden, x_gates: Any, h_gates: Any) -> Hidden:
+        """As `GRU.step`."""
         x, h = gates_of(x_gates, 3), gates_of(h_gates, 3)
         r = squash(x[r_gate] + h[r_gate])
         z = (squash_z or squash)(x[z_gate] + h[z_gate])
@@ -104,6 +105,7 @@ def lstm_step(
     """The LSTM with one thing changed: gate order, forget bias, what the output sees, the carry."""
 
     def step(carry: HiddenAndCell, x_gates: Any, h_gates: Any) -> HiddenAndCell:
+        """As `LSTM.step`."""
         gates = dict(zip(order, gates_of(x_gates + h_gates, 4), strict=True))
         c = sigmoid(gates["f"] + forget) * carry.c + sigmoid(gates["i"]) * tanh(gates["g"])
         h = sigmoid(gates["o"]) * output(c, carry.c)
@@ -124,7 +126,10 @@ def own_gru(step: Callable[..., Any]) -> Fault:
         x_gates: Any,
         alive: Any,
     ) -> Any:
+        """As `recurrence`, without lengths."""
+
         def body(carry: Hidden, x: Any) -> tuple[Hidden, Any]:
+            """One step."""
             after = Hidden(step(carry.h, gates_of(x, 3), gates_of(weight_hh.T, 3), bias_hh))
             return after, after.h
 
@@ -162,6 +167,7 @@ def recurrence_with(
     """The recurrence with one of its arguments, or its result, changed."""
 
     def run(cell: Cell, back: bool, w: Any, b: Any, before: Any, x: Any, mask: Any = None) -> Any:
+        """As `recurrence`."""
         after = recurrence(
             cell, reverse(back), weight(w), bias(b), carry(before), gates(x), alive(mask)
         )
@@ -174,7 +180,10 @@ def stack_with(change: Callable[..., Any]) -> Fault:
     """`RNN` with its call replaced by `change(call, self, carry, xs, **options)`."""
 
     def around(call: Any) -> Any:
+        """The changed call."""
+
         def run(self: RNN, carry: Any, xs: Any, **options: Any) -> Any:
+            """As `RNN.__call__`."""
             return change(call, self, carry, xs, **options)
 
         return run
@@ -215,7 +224,10 @@ def layers_exchanged() -> Fault:
     other = {"weight_hh_l0": "weight_hh_l1", "weight_hh_l1": "weight_hh_l0"}
 
     def around(param: Any) -> Any:
+        """Reads the other layer."""
+
         def read(self: nn.Module, name: str, *rest: Any, **options: Any) -> Any:
+            """As `param`."""
             return param(self, other.get(name, name), *rest, **options)
 
         return read
@@ -227,6 +239,7 @@ def dropping(change: Callable[[Any, Any, float], Any]) -> Fault:
     """Dropout as `change(xs, mask, rate)`."""
 
     def drop(self: RNN, xs: Any, mask: Any) -> Any:
+        """As `_drop`."""
         return change(xs, mask, self.dropout)
 
     return replaced(RNN, "_drop", drop)
@@ -236,7 +249,10 @@ def backward_with(change: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> Fault
     """The hand-written backward pass with its gradients changed: weight, bias, carry, gates."""
 
     def around(backward: Any) -> Any:
+        """The changed backward pass."""
+
         def run(*args: Any) -> Any:
+            """As the backward pass."""
             return (*change(backward(*args)[:4]), None)
 
         return run
@@ -248,6 +264,7 @@ def loss_with(change: Callable[..., Any]) -> Fault:
     """The loss as `change(loss, log_probs, targets, weights)`."""
 
     def around(loss: Any) -> Any:
+        """The changed loss."""
         return lambda log_probs, targets, weights=None: change(loss, log_probs, targets, weights)
 
     return wrapped(jaxrnn.training.steps, "nll_loss", around)
@@ -262,6 +279,7 @@ def embedding_with(change: Callable[[Any, Any], Any]) -> Fault:
     """The embedding's lookup as `change(table, tokens)`."""
 
     def lookup(self: nn.Embed, tokens: Any) -> Any:
+        """As `Embed.__call__`."""
         table = self.embedding
         return change(table, tokens)
 
@@ -273,6 +291,7 @@ def cell_with(cell: Cell, change: Callable[[Any], Any]) -> Fault:
     step = cell.step
 
     def changed(carry: Any, x_gates: Any, h_gates: Any) -> Any:
+        """As the step of the cell."""
         return step(carry, change(x_gates), change(h_gates))
 
     return replaced(cell, "step", changed)

@@ -38,7 +38,10 @@ def carry_with(change: Callable[[Any, Any], Any]) -> Fault:
     """The carry that a window leaves behind as `change(before, after)`."""
 
     def around(batch_loss: Any) -> Any:
+        """The changed loss and carry."""
+
         def run(model: Any, params: Any, carry: Any, *rest: Any) -> Any:
+            """As `batch_loss`."""
             loss, after = batch_loss(model, params, carry, *rest)
             return loss, jax.tree.map(change, carry, after)
 
@@ -61,6 +64,7 @@ def windows_with(kind: type[BpttStream] | type[WindowSet], change: Callable[...,
     """Where windows lie as `change(windows, source)`."""
 
     def around(windows: Any) -> Any:
+        """The changed windows."""
         return lambda self, *args: change(windows(self, *args), self)
 
     return wrapped(kind, "windows", around)
@@ -84,10 +88,12 @@ def adam_with(
     """
 
     def make(b1: float = 0.9, decay: float = 0.999, eps: float = 1e-8) -> Any:
+        """As `scale_by_adam`."""
         decay = decay if b2 is None else b2
         plain = optax.scale_by_adam(b1, decay, eps)
 
         def update(updates: Any, state: Any, params: Any = None) -> Any:
+            """One update with the plain rule's moments and another direction."""
             _, after = plain.update(updates, state, params)
             wide = jax.tree.leaves(updates)[0].dtype
             count = after.count.astype(dtype or wide)
@@ -116,7 +122,10 @@ def clip_with(scale: Callable[[Any, float], Any]) -> Fault:
     """Clipping that multiplies the gradient by `scale(gradient, norm)`."""
 
     def make(norm: float) -> Any:
+        """As `clip_by_norm`."""
+
         def update(updates: Any, state: Any, params: Any = None) -> Any:
+            """One update."""
             return scale(updates, norm), state
 
         return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
@@ -133,6 +142,7 @@ def clipped_by_leaf(updates: Any, norm: float) -> Any:
     """Every parameter on its own."""
 
     def clip(g: Any) -> Any:
+        """One parameter."""
         return g * jnp.minimum(1, norm / (jnp.linalg.norm(g.ravel()) + 1e-6))
 
     return jax.tree.map(clip, updates)
@@ -147,6 +157,7 @@ def rms_with(**changes: Any) -> Fault:
     """RMSprop with other options."""
 
     def around(scale: Any) -> Any:
+        """With the changes."""
         return lambda **options: scale(**{**options, **changes})
 
     return wrapped(optax, "scale_by_rms", around)
@@ -156,6 +167,7 @@ def rates_one_step_late() -> Fault:
     """Each step has the learning rate of the step before."""
 
     def around(rates: Any) -> Any:
+        """The changed rates."""
         return lambda self, at, per_epoch: rates(self, np.maximum(at - 1, 0), per_epoch)
 
     return wrapped(CosineRestarts, "rates", around)
@@ -170,6 +182,7 @@ def wrong_choice() -> Fault:
     """Greedy generation takes the second most likely character."""
 
     def allowed(self: Any, log_probs: Any) -> Any:
+        """As `Sampler.allowed`."""
         second = jnp.argsort(log_probs, axis=-1)[:, -2:-1]
         return jnp.where(jnp.arange(log_probs.shape[-1]) == second, 0.0, -jnp.inf)
 
@@ -180,6 +193,7 @@ def without_carry(evaluation: Any) -> Any:
     """Validation that starts from zeros and leaves zeros behind."""
 
     def run(model: Any, params: Any, source: Any, carry: Any, *rest: Any, **options: Any) -> Any:
+        """As `evaluation`."""
         return evaluation(model, params, source, None, *rest, **options)
 
     return run
@@ -189,8 +203,13 @@ def forgetful_start() -> Fault:
     """The forget gate of an LSTM starts with a bias of 1, as some libraries do it."""
 
     def around(uniform: Any) -> Any:
+        """The changed initialiser."""
+
         def make(bound: float) -> Any:
+            """As `uniform`."""
+
             def init(key: Any, shape: Any, dtype: Any = jnp.float32) -> Any:
+                """Vectors, which are biases, with 1 added to the second quarter."""
                 value = uniform(bound)(key, shape, dtype)
                 quarter = shape[0] // 4
                 return value.at[quarter : 2 * quarter].add(1.0) if len(shape) == 1 else value

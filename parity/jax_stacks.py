@@ -77,6 +77,7 @@ class JaxStack:
         """The whole stack: what every part got and gave, the outputs, the weights' gradients."""
 
         def run(weights: Any, xs: Any) -> Any:
+            """The projection, the outputs, and what every part got and gave."""
             carry = tuple(self.stack.cell.carry(*fields) for fields in case.carry)
             options: dict[str, Any] = {"lengths": case.lengths, "dropout_masks": case.masks or None}
             (_, ys), kept = self.all.apply(

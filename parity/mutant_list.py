@@ -245,6 +245,20 @@ RECURRENCE = (
         "between layer 0 and layer 1",
         "drops what should stay",
     ),
+    Mutant(
+        "outputs scaled between layers",
+        lambda: f.dropping(lambda xs, mask, rate: 1.5 * xs),
+        "values of a gru stack",
+        "between layer 0 and layer 1",
+        "1.5 times",
+    ),
+    Mutant(
+        "gradient cut where layers meet",
+        lambda: f.dropping(lambda xs, mask, rate: lax.stop_gradient(xs)),
+        "values of a gru stack",
+        "the backward pass between layer 1 and layer 0",
+        "nothing flows back",
+    ),
 )
 
 MUTANTS = (*CELLS, *RECURRENCE, *ONE_PART, *MODELS, *TRAINING)

@@ -98,6 +98,7 @@ MODELS = (
 
 def _transposed(param: Any) -> Any:
     def read(self: nn.Module, name: str, *rest: Any, **options: Any) -> Any:
+        """As `param`."""
         value = param(self, name, *rest, **options)
         square = value.ndim == 2 and value.shape[0] == value.shape[1]
         return value.T if square else value
@@ -107,6 +108,7 @@ def _transposed(param: Any) -> Any:
 
 def _without_bias(param: Any) -> Any:
     def read(self: nn.Module, name: str, *rest: Any, **options: Any) -> Any:
+        """As `param`."""
         value = param(self, name, *rest, **options)
         return jnp.zeros_like(value) if name == "bias" else value
 

@@ -15,7 +15,7 @@ Grid = Mapping[str, Mapping[str, float]]
 
 SMALLEST, LARGEST = -17, 0
 """Powers of ten at the ends of the colour scale."""
-BAR, HEIGHT = 14, 90
+BAR, HEIGHT = 26, 90
 """Pixels: the width of a histogram's bar and the height of the highest."""
 
 STYLE = """
@@ -26,6 +26,8 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .18rem .6rem; text-align: left; border-bottom: 1px solid #e3e6ea; }
 .map td { border: 1px solid #fff; text-align: center; min-width: 2.6rem; font-size: .8rem; }
 .scroll { overflow-x: auto; } pre { background: #f4f6f8; padding: .6rem; overflow-x: auto; }
+.legend td { min-width: 2rem; padding: .18rem .3rem; }
+.map th + th { text-align: center; }
 .map th { font-weight: 400; font-size: .85rem; white-space: nowrap; }
 .PASS { color: #17692f; } .WARN, .ABSTAIN { color: #8a5a00; }
 .FAIL, .ERROR { color: #b3161b; font-weight: 600; } figure { display: inline-block; margin: 1rem; }
@@ -42,8 +44,9 @@ def html_page(report: Report) -> str:
         "".join(_remark(remark) for remark in report.remarks),
         "<h2>Worst number of each check</h2>",
         _table(header, rows),
-        "<h2>How far from the limit</h2><p>Numbers by the power of ten of value / limit; "
-        "right of 0 is failure.</p>",
+        "<h2>How far from the limit</h2><p>How many numbers have which power of ten of value / "
+        "limit; bar -3 holds those from 0.001 to 0.01, and from bar 0 on, in red, they lie beyond "
+        "the limit.</p>",
         _histograms(report.findings),
         "<h2>Where</h2><p>Errors as powers of ten; empty where nothing was compared, = where the "
         "numbers are the same to the last bit.</p>",
@@ -72,10 +75,10 @@ def _legend() -> str:
     cells = "".join(_cell(10.0**power) for power in range(SMALLEST, LARGEST + 1))
     row = f"{_cell(0.0)}{cells}"
     ends = (
-        "<td>the same</td><td colspan=3>round-off</td>"
+        "<td>same</td><td colspan=3>round-off</td>"
         f"<td colspan={LARGEST - SMALLEST - 5}></td><td colspan=3>no digit in common</td>"
     )
-    return f"<div class=scroll><table class=map><tr>{row}</tr><tr>{ends}</tr></table></div>"
+    return f'<table class="map legend"><tr>{row}</tr><tr>{ends}</tr></table>'
 
 
 def report_grids(report: Report) -> dict[str, Grid]:
@@ -108,7 +111,8 @@ def _cell(value: float | None) -> str:
     if value == 0:
         return '<td style="background:#f4f6f8">=</td>'
     power = math.log10(value) if math.isfinite(value) else math.inf
-    return f'<td style="background:{_colour(power)}" title="{value:.3g}">{power:.0f}</td>'
+    shown = round(power) if math.isfinite(power) else "inf"
+    return f'<td style="background:{_colour(power)}" title="{value:.3g}">{shown}</td>'
 
 
 def _colour(power: float) -> str:
@@ -120,7 +124,7 @@ def _histograms(findings: Iterable[Finding]) -> str:
     gates: dict[str, list[float]] = {}
     for finding in findings:
         margin = finding.margin
-        if margin > 0 and not math.isnan(margin):
+        if finding.limit > 0 and margin > 0 and not math.isnan(margin):
             gates.setdefault(f"{finding.gate}, {finding.dtype}", []).append(margin)
     return "".join(_histogram(title, margins) for title, margins in gates.items())
 
@@ -130,7 +134,7 @@ def _histogram(title: str, margins: Sequence[float]) -> str:
     low, high = min(powers), max(*powers, 0)
     counts = [powers.count(power) for power in range(low, high + 1)]
     bars = "".join(_bar(k, low + k, count, max(counts)) for k, count in enumerate(counts))
-    width = BAR * len(counts) + 30
+    width = max(BAR * len(counts) + 8, 120)
     caption = f"<figcaption>{escape(title)}: {len(margins)} numbers</figcaption>"
     size = f'width="{width}" height="{HEIGHT + 30}"'
     return f"<figure>{caption}<svg {size} role=img>{bars}</svg></figure>"
@@ -138,9 +142,12 @@ def _histogram(title: str, margins: Sequence[float]) -> str:
 
 def _bar(place: int, power: int, count: int, most: int) -> str:
     height = HEIGHT * count / most
-    x, y = 10 + place * BAR, HEIGHT + 12 - height
+    x, y = 4 + place * BAR, HEIGHT + 14 - height
     colour = "#b3161b" if power >= 0 else "#3566b0"
-    shown = f'<text x="{x}" y="{HEIGHT + 24}">{power}</text>' if power % 3 == 0 else ""
+    middle = x + (BAR - 2) / 2
+    shown = f'<text x="{middle}" y="{HEIGHT + 24}" text-anchor="middle">{power}</text>'
+    if count:
+        shown += f'<text x="{middle}" y="{y - 3:.1f}" text-anchor="middle">{count}</text>'
     label = f"<title>10^{power}: {count}</title>"
     size = f'width="{BAR - 2}" height="{height:.1f}"'
     return f'<rect x="{x}" y="{y:.1f}" {size} fill="{colour}">{label}</rect>{shown}'

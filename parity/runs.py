@@ -5,6 +5,7 @@ cosine restarts, a last batch that is smaller, and the carry that flows from tra
 validation and back.
 """
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -46,9 +47,16 @@ def streams(text: Text) -> Data:
     tokens, rest = text.tokens[:TRAINING_TOKENS], text.tokens[TRAINING_TOKENS:][:VALIDATION_TOKENS]
     source, validation = (BpttStream(part, STREAM_BATCH, BPTT) for part in (tokens, rest))
     slices = [windows_of(part, STREAM_BATCH, [BPTT] * _count(part)) for part in (tokens, rest)]
-    rows = len(tokens) // STREAM_BATCH
-    starts = [k * BPTT + np.arange(STREAM_BATCH) * rows for k in range(len(slices[0]))]
-    return Data(source, validation, _course(slices[0], starts, slices[1]))
+    starts, others = ([_starts(part, k) for k in range(_count(part))] for part in (tokens, rest))
+    course = _course(slices[0], starts, slices[1])
+    return Data(
+        source, validation, replace(course, validation_starts=others, validation_tokens=rest)
+    )
+
+
+def _starts(tokens: np.ndarray, k: int) -> np.ndarray:
+    """Where window k of each stream starts."""
+    return k * BPTT + np.arange(STREAM_BATCH) * (len(tokens) // STREAM_BATCH)
 
 
 def _count(tokens: np.ndarray) -> int:

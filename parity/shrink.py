@@ -41,7 +41,9 @@ class Small:
         assert subject is not None
         if subject.model is None:
             assert subject.stack is not None
-            return subject.stack.clone(hidden=self.sizes.H, layers=self.layers, parent=None)
+            options: dict[str, Any] = {"hidden": self.sizes.H, "layers": self.layers}
+            options |= {"dropout": 0.0} if self.layers == 1 else {}  # there is none after the last
+            return subject.stack.clone(**options, parent=None)
         sizes: dict[str, Any] = {
             "vocabulary": self.sizes.V,
             "embedding": self.sizes.F,

@@ -47,12 +47,14 @@ def jax_side(subject: Subject, dtype: str) -> Side:
     """The JAX side of a subject; one program, compiled at its first call."""
 
     def loss_and_outputs(params: Any, varied: Any, fixed: Any) -> Any:
+        """The loss, and the outputs beside it."""
         inputs = {**varied, **fixed}
         return subject.jax_loss(params, inputs), subject.jax_outputs(params, inputs)
 
     program = jax.jit(jax.value_and_grad(loss_and_outputs, argnums=(0, 1), has_aux=True))
 
     def run(weights: Arrays, inputs: Arrays) -> Results:
+        """Results of the JAX side."""
         with precision(dtype):
             params = jax_params(subject, weights, dtype)
             cast = {name: jax_of(array, dtype) for name, array in inputs.items()}
@@ -82,6 +84,7 @@ def torch_side(subject: Subject, dtype: str) -> Side:
     """The PyTorch side of a subject."""
 
     def run(weights: Arrays, inputs: Arrays) -> Results:
+        """Results of the PyTorch side."""
         with precision(dtype):
             module = torch_module(subject, weights, dtype)
             cast = {n: tensor_of(a, dtype, torch_device()) for n, a in inputs.items()}

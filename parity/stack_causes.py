@@ -126,6 +126,8 @@ def cause_between(
             ("dropout drops what should stay", dropped(ys, ~case.masks[below], rate)),
             (f"the mask is that of layer {k}", dropped(ys, mask, rate)),
         ]
+    factor = float(np.vdot(ys, got) / np.vdot(ys, ys)) if ys.shape == got.shape else 0.0
+    candidates.append((f"they are {factor:.3g} times what they should be", factor * ys))
     return fitting(candidates, got)
 
 

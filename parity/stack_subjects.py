@@ -17,6 +17,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from jaxrnn.exchange.weights import WeightMap
 from jaxrnn.nn.cells import CELLS
 from jaxrnn.nn.layers import RNN
+from parity.bridge import TORCH_DTYPES
+from parity.sides import torch_device
 from parity.subjects import (
     SIZES,
     H,
@@ -62,23 +64,25 @@ class _Stack:
         counts = np.maximum([steps - 2, steps, *[1] * batch][:batch], 1)
         return inputs | ({"lengths": counts} if self.lengths else {})
 
-    def masks(self) -> list[jax.Array] | None:
-        """torch's dropout masks, drawn again from the seed that its run has."""
+    def masks(self, dtype: str) -> list[jax.Array] | None:
+        """torch's dropout masks, drawn again from the seed, and in the precision, of its run."""
         if not self.stack.dropout:
             return None
         torch.manual_seed(TORCH_SEED)
         width = self.stack.hidden * (2 if self.stack.bidirectional else 1)
-        ones = torch.ones(self.sizes.T, self.sizes.B, width)
+        shape = self.sizes.T, self.sizes.B, width
+        ones = torch.ones(shape, dtype=TORCH_DTYPES[dtype], device=torch_device())
         drawn = (
             nn.functional.dropout(ones, self.stack.dropout) for _ in range(self.stack.layers - 1)
         )
-        return [jnp.asarray((mask != 0).numpy()) for mask in drawn]
+        return [jnp.asarray((mask != 0).cpu().numpy()) for mask in drawn]
 
     def jax_outputs(self, params: Any, inputs: Inputs) -> dict[str, jax.Array]:
         """The outputs of every step, and the carry."""
         carry = carry_of_jax(self.stack.cell, inputs)
-        options = {"lengths": inputs.get("lengths"), "dropout_masks": self.masks()}
-        carry, ys = apply(self.stack, params, carry, inputs["xs"], **options)
+        xs = inputs["xs"]
+        options = {"lengths": inputs.get("lengths"), "dropout_masks": self.masks(str(xs.dtype))}
+        carry, ys = apply(self.stack, params, carry, xs, **options)
         return {"ys": ys, **named_carry_of_jax(carry)}
 
     def torch_outputs(self, module: nn.Module, inputs: Inputs) -> dict[str, torch.Tensor]:
@@ -87,7 +91,8 @@ class _Stack:
         torch.manual_seed(TORCH_SEED)
         if self.lengths:
             xs = pack_padded_sequence(xs, inputs["lengths"].cpu(), enforce_sorted=False)
-        ys, carry = module(xs, carry)
+        with torch.backends.cudnn.flags(enabled=not self.stack.dropout):  # its masks are its own
+            ys, carry = module(xs, carry)
         if self.lengths:
             ys, _ = pad_packed_sequence(ys, total_length=self.sizes.T)
         return {"ys": ys, **named_carry_of_torch(carry)}

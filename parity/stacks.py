@@ -19,6 +19,7 @@ from jaxrnn.nn.layers import RNN
 from parity.bridge import numpy_of
 from parity.equations import Weights
 from parity.recognise import layer_weights
+from parity.sides import torch_device
 from parity.subjects import projection
 from parity.twins import LAYERS
 
@@ -172,11 +173,11 @@ def run_part(part: Part) -> Ran:
     """torch's layer, one step after the other."""
     order = range(len(part.xs))[:: -1 if part.reverse else 1]
     hidden = part.carry[0].shape[-1]
-    module = LAYERS[part.cell](part.xs.shape[-1], hidden).double()
+    module = LAYERS[part.cell](part.xs.shape[-1], hidden).double().to(torch_device())
     keys = [f"{name}_l0" for name in NAMES]
     module.load_state_dict({k: torch.tensor(array) for k, array in zip(keys, part.w, strict=True)})
-    xs = torch.tensor(part.xs, requires_grad=True)
-    start = [torch.tensor(field, requires_grad=True) for field in part.carry]
+    xs = _tensor(part.xs).requires_grad_()
+    start = [_tensor(field).requires_grad_() for field in part.carry]
     carry, before, ys = start, {}, {}
     for t in order:
         before[t] = [field.detach() for field in carry]
@@ -200,7 +201,12 @@ def run_part(part: Part) -> Ran:
 
 
 def _alive_at(part: Part, t: int) -> torch.Tensor | None:
-    return None if part.alive is None else torch.tensor(part.alive[t])[:, None]
+    return None if part.alive is None else _tensor(part.alive[t])[:, None]
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    """A copy of an array where PyTorch computes."""
+    return torch.tensor(array, device=torch_device())
 
 
 def _torch_step(
@@ -231,9 +237,10 @@ def stack_gradients(case: Case) -> dict[str, np.ndarray]:
     """The gradients of torch's own stack, by weight; without lengths and dropout."""
     stack = case.stack
     options = {"num_layers": stack.layers, "bidirectional": stack.bidirectional}
-    module = LAYERS[stack.cell.name](case.xs.shape[-1], stack.hidden, **options).double()
+    module = LAYERS[stack.cell.name](case.xs.shape[-1], stack.hidden, **options)
+    module = module.double().to(torch_device())
     module.load_state_dict({name: torch.tensor(array) for name, array in case.weights.items()})
-    fields = tuple(torch.tensor(np.stack(field)) for field in zip(*case.carry, strict=True))
-    ys, _ = module(torch.tensor(case.xs), fields[0] if len(fields) == 1 else fields)
+    fields = tuple(_tensor(np.stack(field)) for field in zip(*case.carry, strict=True))
+    ys, _ = module(_tensor(case.xs), fields[0] if len(fields) == 1 else fields)
     projection({"ys": ys}).backward()
     return {name: numpy_of(parameter.grad) for name, parameter in module.named_parameters()}

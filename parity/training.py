@@ -1,6 +1,6 @@
 """Training as a PyTorch user writes it: the reference for updates, trajectories and recipes."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,16 +100,25 @@ class TwinTraining:
     def step(self, tokens: Tensor, targets: Tensor, rate: float) -> tuple[np.ndarray, np.ndarray]:
         """One update; the loss and the norm of the gradient before clipping."""
         self.twin.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         self.optimizer.zero_grad()
         loss = self._loss(tokens, targets)
         loss.backward()
         self.watch()
+        return numpy_of(loss), self._update(rate)
+
+    def move(self, gradients: Mapping[str, np.ndarray], rate: float) -> np.ndarray:
+        """One update by gradients from elsewhere; their norm before clipping."""
+        for name, parameter in self.twin.named_parameters():
+            parameter.grad = torch.tensor(gradients[name]).to(parameter)
+        return self._update(rate)
+
+    def _update(self, rate: float) -> np.ndarray:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
         clip = float("inf") if self.rule.clip is None else self.rule.clip
         norm = clip_grad_norm_(self.twin.parameters(), clip)
         self.optimizer.step()
-        return numpy_of(loss), numpy_of(norm)
+        return numpy_of(norm)
 
     @torch.no_grad()
     def evaluate(self, tokens: Tensor, targets: Tensor) -> np.ndarray:

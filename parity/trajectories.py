@@ -80,14 +80,15 @@ class Text:
 
 
 def load_text(name: str | None = None) -> Text:
-    """A corpus by name, in the stateful models' vocabulary.
+    """A corpus by name, in the stateful models' vocabulary: all of it, nothing kept for validation.
 
     If no name is given: nietzsche where it lies in the data folder, else python-docs, which needs
     no download.
     """
     if name is None:
         name = "nietzsche" if (data_folder() / "nietzsche.txt").is_file() else "python-docs"
-    documents, _ = load_corpus(name).split()
+    training, validation = load_corpus(name).split()
+    documents = [*training, *validation]
     vocabulary = Vocabulary.from_frequency(documents)
     return Text(name, vocabulary.encode_documents(documents), len(vocabulary))
 
@@ -229,6 +230,11 @@ def within_envelope(
     ]
 
 
+def longest(text: Text, steps: int, scale: Scale = SMALL) -> int:
+    """`steps`, or the most whole chunks that the text has windows for if those are fewer."""
+    return min(steps, _stream(text, scale).steps(0) // CHUNK * CHUNK)
+
+
 def _stream(text: Text, scale: Scale) -> BpttStream:
     return BpttStream(text.tokens, scale.batch, scale.bptt, random_bptt=scale.random_bptt)
 
@@ -254,6 +260,7 @@ def _nudged(weights: Arrays, seed: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
 
     def nudge(array: np.ndarray) -> np.ndarray:
+        """One array."""
         towards = np.where(rng.random(array.shape) < 0.5, -np.inf, np.inf).astype(np.float32)
         return np.nextafter(array.astype(np.float32), towards).astype(np.float64)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxrnn.training.optimizers
-from jaxrnn.nn.cells import CELLS, GRU, LSTM, Cell, Hidden
+from jaxrnn.nn.cells import CELLS, GRU, LSTM, RELU, Cell, Hidden
 from jaxrnn.nn.layers import RNN
 from jaxrnn.nn.models import (
     COURSE_MODELS,
@@ -16,8 +16,10 @@ from jaxrnn.nn.models import (
     CharSeqStatefulGRU,
     CharSeqStatefulRnn,
 )
+from parity.cases import draw_case
 from parity.checks import Check, update_check, update_findings, value_findings
-from parity.compare import Outcome, worst_outcome
+from parity.compare import Outcome, relative_l2, worst_outcome
+from parity.diagnose_training import torch_gradients, torch_replayed
 from parity.generation import greedy_findings
 from parity.initialisation import initialisation_findings
 from parity.sides import draw_weights
@@ -25,7 +27,13 @@ from parity.stack_subjects import LAYER_DROPOUT, layer_subject
 from parity.subjects import F, H, T, V, model_subject
 from parity.suite import suite
 from parity.training import ADAM, RULES, sgdr_rates, windows_of
-from parity.trajectories import followed, load_text, trained_subject, within_envelope
+from parity.trajectories import (
+    followed,
+    load_text,
+    longest,
+    trained_subject,
+    within_envelope,
+)
 from parity.updates import CHANGING
 from parity.workers import results
 
@@ -65,6 +73,27 @@ def test_stacks_agree_with_packed_sequences_and_torch_dropout(subject):
 def test_bfloat16_agrees():
     findings = value_findings(model_subject("model", CharRnn(V, F, H)), ("bfloat16",))
     assert worst_outcome(findings) in GOOD
+
+
+def test_gradients_of_relu_cells_in_bfloat16_are_shown_and_not_judged():
+    findings = value_findings(layer_subject(RNN(RELU, H)), ("bfloat16",))
+    numbers = {f.check: f.outcome for f in findings if f.gate == "G2"}
+    assert numbers["gradients"] is Outcome.ABSTAIN
+    assert {numbers["forward"], numbers["loss"]} <= GOOD
+
+
+def test_gradients_of_jax_move_the_weights_the_same_through_torchs_optimizer():
+    subject = model_subject("model", CharSeqStatefulRnn(V, F, H))
+    weights, inputs = draw_case(subject, 0, "float64")
+    _, moved = torch_gradients(subject, ADAM, weights, inputs)
+    replayed = torch_replayed(subject, ADAM, weights, inputs)
+    assert all(relative_l2(replayed[key] - w, moved[key] - w) < 1e-11 for key, w in weights.items())
+
+
+def test_a_long_trajectory_ends_with_the_text(text):
+    short = replace(text, tokens=text.tokens[: 16 * 8 * 60])
+    assert longest(text, 100) == 100
+    assert longest(short, 100) == 50
 
 
 def test_a_padded_window_agrees_with_a_short_one():

@@ -140,6 +140,7 @@ def _tanh_jvp(primals, tangents):
         ["check", "--fast"],
         ["check", "--corpus", "nowhere.txt"],
         ["mutants", "--only", "?"],
+        ["caps", "--dtypes", "float8"],
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(arguments, capsys):
