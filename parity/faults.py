@@ -15,7 +15,6 @@ from jax import lax
 
 import jaxrnn.nn.layers
 import jaxrnn.nn.models
-import jaxrnn.training.steps
 from jaxrnn.nn.cells import Cell, Hidden, HiddenAndCell, gates_of
 from jaxrnn.nn.layers import RNN
 from jaxrnn.nn.recurrence import recurrence
@@ -258,32 +257,6 @@ def backward_with(change: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> Fault
         return run
 
     return wrapped(recurrence, "bwd", around)
-
-
-def loss_with(change: Callable[..., Any]) -> Fault:
-    """The loss as `change(loss, log_probs, targets, weights)`."""
-
-    def around(loss: Any) -> Any:
-        """The changed loss."""
-        return lambda log_probs, targets, weights=None: change(loss, log_probs, targets, weights)
-
-    return wrapped(jaxrnn.training.steps, "nll_loss", around)
-
-
-def log_softmax_with(value: Callable[[Any], Any]) -> Fault:
-    """Every model's last step replaced."""
-    return replaced(nn, "log_softmax", value)
-
-
-def embedding_with(change: Callable[[Any, Any], Any]) -> Fault:
-    """The embedding's lookup as `change(table, tokens)`."""
-
-    def lookup(self: nn.Embed, tokens: Any) -> Any:
-        """As `Embed.__call__`."""
-        table = self.embedding
-        return change(table, tokens)
-
-    return replaced(nn.Embed, "__call__", lookup)
 
 
 def cell_with(cell: Cell, change: Callable[[Any], Any]) -> Fault:

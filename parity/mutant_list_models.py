@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+import jaxrnn.nn.recurrence
 from parity import faults as f
+from parity import faults_models as m
 from parity import faults_training as t
 from parity.mutants import Mutant
 
@@ -31,63 +33,73 @@ MODELS = (
     ),
     Mutant(
         "embedding row shift",
-        lambda: f.embedding_with(lambda e, x: e[x - 1]),
+        lambda: m.embedding_with(lambda e, x: e[x - 1]),
         _rnn,
         "e",
         "rows are shifted by one",
     ),
     Mutant(
         "padding row not trained",
-        lambda: f.embedding_with(lambda e, x: e.at[0].set(lax.stop_gradient(e[0]))[x]),
+        lambda: m.embedding_with(lambda e, x: e.at[0].set(lax.stop_gradient(e[0]))[x]),
         _rnn,
         "gradient of e.weight",
         "row 0 is not trained",
     ),
     Mutant(
         "embedding scaled",
-        lambda: f.embedding_with(lambda e, x: e[x] * e.shape[1] ** 0.5),
+        lambda: m.embedding_with(lambda e, x: e[x] * e.shape[1] ** 0.5),
         "values of CharLoopConcatModel",
         "e",
         "root of its width",
     ),
     Mutant(
+        "looked-up row shift",
+        lambda: m.looking_up(lambda table, x: table[x - 1]),
+        "values of CharLM, few tokens",
+    ),
+    Mutant(
+        "looked-up row counted once",
+        lambda: f.replaced(jaxrnn.nn.recurrence, "_gather_transposed", m.counted_once),
+        "values of CharLM, few tokens",
+    ),
+    Mutant(
         "log_softmax over the batch",
-        lambda: f.log_softmax_with(lambda x: jax.nn.log_softmax(x, axis=-2)),
+        lambda: m.log_softmax_with(lambda x: jax.nn.log_softmax(x, axis=-2)),
         "values of Char3Model",
         "log_softmax",
         "over the batch",
     ),
     Mutant(
         "log_softmax left out",
-        lambda: f.log_softmax_with(lambda x: x),
+        lambda: m.log_softmax_with(lambda x: x),
         _gru,
         "log_softmax",
         "left out",
     ),
     Mutant(
         "loss summed",
-        lambda: f.loss_with(lambda loss, p, y, w: loss(p, y, w) * y.size),
+        lambda: m.loss_with(lambda loss, p, y, w: loss(p, y, w) * y.size),
         _rnn,
         "the loss, from equal log prob",
         "it is summed",
     ),
     Mutant(
         "loss averaged over time only",
-        lambda: f.loss_with(lambda loss, p, y, w: loss(p, y, w) * y.shape[-1]),
+        lambda: m.loss_with(lambda loss, p, y, w: loss(p, y, w) * y.shape[-1]),
         _rnn,
         "the loss, from equal log prob",
         "averaged over time only",
     ),
     Mutant(
         "time and batch exchanged in the loss",
-        lambda: f.loss_with(lambda loss, p, y, w: loss(p, y.T.reshape(y.shape), w)),
+        lambda: m.loss_with(lambda loss, p, y, w: loss(p, y.T.reshape(y.shape), w)),
         _rnn,
         "the loss, from equal log prob",
         "time and batch of the targets",
     ),
     Mutant(
         "padded steps counted",
-        lambda: f.loss_with(lambda loss, p, y, w: loss(p, y, None)),
+        lambda: m.loss_with(lambda loss, p, y, w: loss(p, y, None)),
         _lstm,
         "the loss, from equal log prob",
         "steps beyond the length count",

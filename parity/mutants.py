@@ -36,7 +36,7 @@ from parity.faults import Fault
 from parity.runs import overlapping, streams
 from parity.shrink import reproduction
 from parity.stack_subjects import LAYER_DROPOUT, layer_subject
-from parity.subjects import F, H, T, V, model_subject
+from parity.subjects import FEW, F, H, T, V, model_subject
 from parity.training import RULES, Rule
 from parity.trajectories import Text, trained_subject
 
@@ -126,6 +126,7 @@ PROBES: dict[str, Probe] = {
     "values of CharLM, relu": _values(lambda: CharLM(V, F, H, cell=RELU)),
     "values of CharLM, lstm": _values(lambda: CharLM(V, F, H, cell=LSTM, layers=2), length=T - 1),
     "values of CharLM, tied": _values(lambda: CharLM(V, H, H, tied=True)),
+    "values of CharLM, few tokens": _values(lambda: CharLM(FEW, F, H)),
     "values of a tanh stack": _stack(lambda: RNN(TANH, H, 2)),
     "values of a gru stack": _stack(lambda: RNN(GRU, H, 2)),
     "values of an lstm stack": _stack(lambda: RNN(LSTM, H, 2, bidirectional=True), lengths=True),

@@ -45,6 +45,8 @@ class Sizes(NamedTuple):
 SIZES = Sizes()
 T, B, V, F, H = SIZES
 """Sizes of the cases, unless others are asked for."""
+FEW = 11
+"""A vocabulary of fewer tokens than T * B: recurrent layers look their gates up in a table."""
 
 Inputs = Mapping[str, Any]
 
@@ -262,7 +264,7 @@ def course_subjects() -> list[Subject]:
         subjects.append(model_subject(kind.__name__, model))
     subjects.append(model_subject("CharSeqRnn, identity", CharSeqRnn(V, F, H, identity=True)))
     for name, cell in CELLS.items():
-        model = CharLM(V, F, H, cell=cell, layers=2)
+        model = CharLM(FEW, F, H, cell=cell, layers=2)
         subjects.append(model_subject(f"CharLM, {name}, 2 layers", model, length=T - 1))
     tied = CharLM(V, H, H, tied=True)
     return [*subjects, model_subject("CharLM, gru, tied", tied)]
