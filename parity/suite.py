@@ -94,8 +94,8 @@ def _update_checks(models: list[Subject], *, quick: bool) -> Iterator[Check]:
             yield update_check(subject, ADAM, ("float64", *low))
     for subject in others:
         for rule in RULES[1:]:
-            yield update_check(subject, rule)
-        yield update_check(subject, ADAM, rows=CHANGING)
+            yield update_check(subject, rule, ("float64",))
+        yield update_check(subject, ADAM, ("float64",), rows=CHANGING)
 
 
 def _trajectory_checks(text: Text, *, quick: bool) -> Iterator[Check]:

@@ -90,7 +90,7 @@ def test_the_same_seed_makes_the_same_start():
         ({"carry": "always"}, "carry must be one of never, epoch, evaluation"),
         ({"validation_fraction": 1.0}, r"validation_fraction must lie in \(0, 1\)"),
         ({"weight_decay": -1.0}, "weight_decay must be at least 0"),
-        ({"seed": -1}, "seed must be at least 0"),
+        ({"seed": -1}, "seed must lie in"),
         ({"min_frequency": 0}, "min_frequency must be at least 1"),
     ],
 )
