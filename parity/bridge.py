@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 import torch
 
+from jaxrnn.tree import named_leaves as named_leaves
 from parity.compare import STORED_AS
 
 TORCH_DTYPES = {
@@ -60,12 +61,6 @@ def jax_of(array: np.ndarray, dtype: str) -> jax.Array:
 def is_float(array: np.ndarray) -> bool:
     """Whether an array holds floats, bfloat16 among them."""
     return bool(jnp.issubdtype(array.dtype, jnp.floating))
-
-
-def named_leaves(tree: Any) -> dict[str, Any]:
-    """The leaves of a pytree by their paths, such as "rnn/weight_ih_l0"."""
-    flat = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
 
 
 def rebuilt(like: Any, leaves: Mapping[str, Any]) -> Any:

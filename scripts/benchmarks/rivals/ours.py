@@ -17,6 +17,7 @@ from jaxrnn.exchange.weights import WeightMap
 from jaxrnn.training.evaluation import STEPS_IN_ONE_PROGRAM
 from jaxrnn.training.state import make_state
 from jaxrnn.training.steps import Batch, eval_steps, train_steps
+from jaxrnn.tree import named_leaves
 
 
 def model_of(case: Case) -> CharLM:
@@ -30,9 +31,7 @@ def params_of(model: CharLM, weights: Weights) -> Any:
         lambda key: model.init(key, model.initial_carry(1), jnp.zeros((1, 1), jnp.int32)),
         jax.random.key(0),
     )["params"]
-    leaves = jax.tree_util.tree_flatten_with_path(like)[0]
-    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
-    moved = WeightMap.for_flax(names).from_torch(weights)
+    moved = WeightMap.for_flax(named_leaves(like)).from_torch(weights)
     return nested({path: jnp.asarray(array) for path, array in moved.items()})
 
 
