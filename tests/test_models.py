@@ -1,5 +1,6 @@
 """The course's models against the course's equations and each other."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +8,9 @@ import pytest
 from helpers import EXACT, random_tree, relative
 
 from jaxrnn import GRU, LSTM, MODELS, Char3Model, CharLM
+from jaxrnn.nn.layers import embed, look_up
 from jaxrnn.nn.model import apply_model
+from jaxrnn.nn.recurrence import Lookup
 
 V, F, H, B, T = 13, 5, 7, 4, 6
 
@@ -141,6 +144,21 @@ def test_hidden_default_is_the_courses():
     assert MODELS["CharSeqStatefulGRU"](V).hidden == 256
     assert MODELS["CharSeqStatefulLSTM"](V).hidden == 512
     assert all(m.embedding == 42 for m in MODELS.values())
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "tokens", "looked_up"), [(15, 15, True), (15, 14, False), (16, 99, False)]
+)
+def test_characters_are_looked_up_where_that_is_less_work(vocabulary, tokens, looked_up):
+    """With a large vocabulary the table's gradient would cost more than it saves."""
+
+    class Both(nn.Module):
+        @nn.compact
+        def __call__(self, tokens):
+            return look_up(embed(vocabulary, F), tokens)
+
+    found, _ = Both().init_with_output(jax.random.key(0), jnp.zeros((1, tokens), jnp.int32))
+    assert isinstance(found, Lookup) == looked_up
 
 
 @pytest.mark.parametrize("name", ["CharSeqStatefulGRU", "CharLM"])

@@ -95,10 +95,10 @@ def embed(
 def look_up(e: nn.Embed, tokens: Int[Array, "T B"]) -> Float[Array, "T B F"] | Lookup:
     """The embedded tokens, or where a recurrent layer can look them up if that is less work.
 
-    It is, where there are at least as many tokens as rows in the table: the layer's input product
-    then goes over the rows instead of the tokens.
+    Having the rows takes three products of F * T * B * GH (forward, and two gradients), looking
+    them up F * V * GH and, for the table's gradient, V * T * B * GH: less for few characters.
     """
-    if tokens.size < e.num_embeddings:
+    if e.num_embeddings > min(tokens.size, 3 * e.features):
         return e(tokens)
     e(tokens[0, :1])  # makes the parameters
     return Lookup(e.embedding, tokens)

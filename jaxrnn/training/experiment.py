@@ -142,6 +142,7 @@ def _streams(
     )
 
     def stream(documents: Sequence[str], batch: int | None, seed: int) -> BpttStream:
+        """The documents side by side in `batch` streams, or as many as they are enough for."""
         tokens = vocabulary.encode_documents(documents)
         return BpttStream(
             tokens,

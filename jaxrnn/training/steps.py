@@ -191,6 +191,7 @@ def eval_steps(
     """The losses on the first `count` of S windows in one program; see `train_steps`."""
 
     def body(i: Array, carried: tuple[Carry, Array]) -> tuple[Carry, Array]:
+        """Window i."""
         carry, losses = carried
 
         def evaluate(batch: Batch) -> tuple[Carry, Array]:
