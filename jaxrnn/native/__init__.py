@@ -1,0 +1,1 @@
+"""The recurrence of the usual cells, compiled for this machine's processor."""

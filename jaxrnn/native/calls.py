@@ -1,0 +1,207 @@
+"""The recurrence as two calls into the compiled library, differentiable any number of times.
+
+Shapes: T time steps, B batch, H hidden size, G gates of the cell, V rows of the look-up table.
+
+An array that is not there is passed as one without elements.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from jaxrnn.native.library import available
+from jaxrnn.nn.cells import GRU, LSTM, RELU, TANH, Carry, Cell
+from jaxrnn.nn.lookup import Lookup
+from jaxrnn.nn.scanned import scanned
+
+NUMBERS = {TANH: 0, RELU: 1, GRU: 2, LSTM: 3}
+"""The cells that are compiled, by the number that recurrence.cc knows them by."""
+KEPT = {TANH: 0, RELU: 0, GRU: 4, LSTM: 5}
+"""How many (B, H) a step keeps for the backward pass; as cells.h says."""
+
+
+class Inputs(NamedTuple):
+    """What the recurrence runs on; see `jaxrnn.nn.recurrence.recurrence`."""
+
+    weight_hh: Float[Array, "GH H"]
+    bias_hh: Float[Array, " GH"]
+    carry: Carry
+    x_gates: Float[Array, "T B GH"] | Lookup
+    alive: Bool[Array, "T B"] | None
+
+
+class Kept(NamedTuple):
+    """What the forward run leaves for the backward one.
+
+    Attributes:
+        ys: the outputs, (T, B, H).
+        before: `h` before each step, (T, B, H).
+        gates: what the cell keeps of each step, (T, B, KEPT * H).
+    """
+
+    ys: Array
+    before: Array
+    gates: Array
+
+
+def runs_compiled(cell: Cell, weight_hh: Array) -> bool:
+    """Whether `compiled` can run the cell in the weight's precision on this machine."""
+    known = cell in NUMBERS and weight_hh.dtype in (jnp.float32, jnp.float64)
+    return known and jax.default_backend() == "cpu" and available()
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def compiled(
+    cell: Cell,
+    reverse: bool,
+    weight_hh: Array,
+    bias_hh: Array,
+    carry: Carry,
+    x_gates: Array | Lookup,
+    alive: Array | None = None,
+) -> tuple[Carry, Array]:
+    """`jaxrnn.nn.recurrence.recurrence` for the cells of `NUMBERS`, on a CPU."""
+    inputs = Inputs(weight_hh, bias_hh, carry, x_gates, alive)
+    last, kept = _run(cell, reverse, inputs, keep=False)
+    return last, kept.ys
+
+
+def _forward(cell: Cell, reverse: bool, *arguments: Any) -> tuple[tuple[Carry, Array], Any]:
+    inputs = Inputs(*arguments)
+    last, kept = _keeping(cell, reverse, inputs)
+    return (last, kept.ys), (inputs, kept)
+
+
+def _backward(
+    cell: Cell, reverse: bool, residuals: tuple[Inputs, Kept], gradients: tuple[Carry, Array]
+) -> tuple[Any, ...]:
+    return tuple(_gradients(cell, reverse, *residuals, gradients))
+
+
+compiled.defvjp(_forward, _backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _gradients(
+    cell: Cell, reverse: bool, inputs: Inputs, kept: Kept, gradients: tuple[Carry, Array]
+) -> Inputs:
+    """The gradients of the inputs, given those of the results."""
+    d_last, d_ys = gradients
+    T, B, H = kept.ys.shape
+    table = inputs.x_gates if isinstance(inputs.x_gates, Lookup) else None
+    # Elsewhere the gradient of the input half is that of the recurrent half, or in the table.
+    separate = cell is GRU and table is None
+    like = partial(jax.ShapeDtypeStruct, dtype=d_ys.dtype)
+    width = len(cell.gates) * H
+    d_h_gates, d_x_gates, d_table, d_bias, dh, dc = jax.ffi.ffi_call(
+        "jaxrnn_backward",
+        (
+            like((T, B, width)),
+            like((T, B, width) if separate else (0,)),
+            like((0 if table is None else len(table.table), width)),
+            like((width,)),
+            like((B, H)),
+            like((B, H) if cell is LSTM else (0,)),
+        ),
+        vmap_method="sequential",
+    )(
+        inputs.weight_hh,
+        kept.before,
+        kept.gates,
+        kept.ys,
+        *_places(inputs),
+        d_ys,
+        *_two(d_last),
+        cell=np.int64(NUMBERS[cell]),
+        reverse=reverse,
+    )
+    d_weight = jnp.einsum("tbg,tbh->gh", d_h_gates, kept.before)
+    d_carry = cell.carry(*(dh, dc)[: len(d_last)])
+    none: Any = None  # tokens and alive have no gradient
+    d_x = Lookup(d_table, none) if table else d_x_gates if separate else d_h_gates
+    return Inputs(d_weight, d_bias, d_carry, d_x, none)
+
+
+# Gradients of gradients, which are rare, are those of `scanned`: neither call has any of its own.
+
+
+def _gradients_forward(cell: Cell, reverse: bool, *arguments: Any) -> tuple[Inputs, Any]:
+    inputs, _, gradients = arguments
+    return _gradients(cell, reverse, *arguments), (inputs, gradients)
+
+
+def _gradients_backward(cell: Cell, reverse: bool, residuals: Any, second: Inputs) -> Any:
+    def of_scanned(inputs: Inputs, gradients: Any) -> Any:
+        return Inputs(*jax.vjp(partial(scanned, cell, reverse), *inputs)[1](gradients))
+
+    d_inputs, d_gradients = jax.vjp(of_scanned, *residuals)[1](second)
+    return d_inputs, None, d_gradients
+
+
+_gradients.defvjp(_gradients_forward, _gradients_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _keeping(cell: Cell, reverse: bool, inputs: Inputs) -> tuple[Carry, Kept]:
+    return _run(cell, reverse, inputs, keep=True)
+
+
+def _keeping_forward(cell: Cell, reverse: bool, inputs: Inputs) -> tuple[Any, Inputs]:
+    return _keeping(cell, reverse, inputs), inputs
+
+
+def _keeping_backward(cell: Cell, reverse: bool, inputs: Inputs, gradients: Any) -> tuple[Inputs]:
+    d_last, d_kept = gradients
+    return (Inputs(*jax.vjp(partial(scanned, cell, reverse), *inputs)[1]((d_last, d_kept.ys))),)
+
+
+_keeping.defvjp(_keeping_forward, _keeping_backward)
+
+
+def _run(cell: Cell, reverse: bool, inputs: Inputs, *, keep: bool) -> tuple[Carry, Kept]:
+    weight_hh, bias_hh, carry, x_gates, _ = inputs
+    table = x_gates.table if isinstance(x_gates, Lookup) else x_gates
+    T = len(x_gates.tokens if isinstance(x_gates, Lookup) else x_gates)
+    B, H = carry.h.shape
+    like = partial(jax.ShapeDtypeStruct, dtype=weight_hh.dtype)
+    ys, h, c, before, kept = jax.ffi.ffi_call(
+        "jaxrnn_forward",
+        (
+            like((T, B, H)),
+            like((B, H)),
+            like((B, H) if cell is LSTM else (0,)),
+            like((T, B, H) if keep else (0,)),
+            like((T, B, KEPT[cell] * H) if keep else (0,)),
+        ),
+        vmap_method="sequential",
+    )(
+        weight_hh,
+        bias_hh,
+        *_two(carry),
+        table,
+        *_places(inputs),
+        cell=np.int64(NUMBERS[cell]),
+        reverse=reverse,
+    )
+    return cell.carry(*(h, c)[: len(carry)]), Kept(ys, before, kept)
+
+
+def _two(carry: Carry) -> tuple[Array, Array]:
+    """h and c, the latter without elements where the cell has none."""
+    h, *rest = carry
+    return h, rest[0] if rest else _nothing(h.dtype)
+
+
+def _places(inputs: Inputs) -> tuple[Array, Array]:
+    """For each time step and row, which row of the table it reads, and whether it is run."""
+    looked_up, alive = isinstance(inputs.x_gates, Lookup), inputs.alive is not None
+    tokens = inputs.x_gates.tokens.astype(jnp.int32) if looked_up else _nothing(jnp.int32)
+    return tokens, inputs.alive if alive else _nothing(jnp.bool_)
+
+
+def _nothing(dtype: Any) -> Array:
+    return jnp.zeros((0,), dtype)

@@ -1,0 +1,110 @@
+"""Compile the library on first use, load it, and hand its functions to XLA.
+
+The source is compiled by the machine's own C++ compiler for its own processor; the result lies in
+the Python environment (or, where that cannot be written to, in the user's cache folder) under a
+name that stands for everything it depends on. Without a compiler, on a GPU, or with
+JAXRNN_NATIVE=0, everything works as before, with `lax.scan`.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import jax
+import jaxlib
+import pooch
+
+SWITCH = "JAXRNN_NATIVE"
+"""The environment variable that turns the library off ("0")."""
+SOURCES = Path(__file__).parent
+FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-shared", "-w")
+COMPILERS = ("g++", "clang++", "c++")
+LIMIT = 300
+"""Seconds after which the compiler is given up."""
+FUNCTIONS = ("jaxrnn_forward", "jaxrnn_backward")
+
+
+@cache
+def available() -> bool:
+    """Whether the library is there: compiled, loaded and known to XLA.
+
+    The first call in a new environment compiles it, which takes about ten seconds.
+    """
+    if os.environ.get(SWITCH) == "0":
+        return False
+    try:
+        library = ctypes.cdll.LoadLibrary(str(compiled_library()))
+    except (OSError, subprocess.SubprocessError) as error:
+        print(
+            f"note: the recurrence could not be compiled for this machine and runs in lax.scan, "
+            f"which is slower ({' '.join(str(error).split())[:200]}).",
+            file=sys.stderr,
+        )
+        return False
+    for name in FUNCTIONS:
+        function = jax.ffi.pycapsule(getattr(library, name))
+        jax.ffi.register_ffi_target(name, function, platform="cpu")
+    return True
+
+
+def compiled_library() -> Path:
+    """The compiled library; compiles it if it is not there.
+
+    Raises:
+        OSError: if there is no compiler, or no folder to write to.
+        subprocess.SubprocessError: if the compiler fails.
+    """
+    compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
+    if compiler is None:
+        raise OSError(f"no C++ compiler: looked for {', '.join(COMPILERS)}")
+    path = _folder() / f"recurrence-{_fingerprint(compiler)}.so"
+    if path.exists():
+        return path
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        made = Path(scratch) / path.name
+        command = [compiler, *FLAGS, "-I", jax.ffi.include_dir(), str(SOURCES / "recurrence.cc")]
+        run = subprocess.run(
+            [*command, "-o", str(made)], capture_output=True, text=True, timeout=LIMIT, check=False
+        )
+        if run.returncode != 0:
+            raise subprocess.SubprocessError(f"{compiler} failed: {run.stderr}")
+        made.replace(path)  # at once: another process may be at it too
+    return path
+
+
+def _folder() -> Path:
+    for folder in (Path(sys.prefix) / "lib" / "jaxrnn", Path(pooch.os_cache("jaxrnn"))):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(folder, os.W_OK):
+            return folder
+    raise OSError("no folder to write to")
+
+
+def _fingerprint(compiler: str) -> str:
+    """Of the sources, the compiler, the interface of XLA and the processor."""
+    parts = [compiler, *FLAGS, jaxlib.__version__, platform.machine(), _processor()]
+    parts += [path.read_text() for path in sorted(SOURCES.glob("*.[hc]*"))]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _processor() -> str:
+    """Model and abilities of the processor, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return "".join(dict.fromkeys(x for x in lines if x.startswith(("model name", "flags"))))
+
+
+if __name__ == "__main__":
+    available()

@@ -1,0 +1,90 @@
+// Products with a weight that stays packed for as long as the loop over time lasts.
+//
+// A weight is cut into panels, each as wide as a few vectors and as long as the product's inner
+// dimension K, so that the innermost loop reads it from front to back. The rows of the other
+// factor come in blocks of at most R rows, packed likewise: the R numbers of one k side by side.
+
+#pragma once
+
+#include <utility>
+#include <vector>
+
+#include "vector.h"
+
+namespace jaxrnn {
+
+// tile[r][v] = sum_k rows[k][r] * panel[k][v], one vector v of V, one row r of R.
+template <typename T, int R, int V>
+void multiply(const T* rows, const T* panel, long K, Vec<T>* tile) {
+  Vec<T> sums[R][V] = {};
+  for (long k = 0; k < K; ++k) {
+    Vec<T> factors[V];
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) factors[v] = load<T>(panel + v * kLanes<T>);
+#pragma GCC unroll 32
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) sums[r][v] += rows[r] * factors[v];
+    }
+    rows += R;
+    panel += V * kLanes<T>;
+  }
+#pragma GCC unroll 32
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) tile[r * V + v] = sums[r][v];
+  }
+}
+
+template <typename T>
+using Multiply = void (*)(const T*, const T*, long, Vec<T>*);
+
+template <typename T, int V, int... R>
+Multiply<T> choose_multiply(int rows, std::integer_sequence<int, R...>) {
+  static constexpr Multiply<T> table[] = {multiply<T, R + 1, V>...};
+  return table[rows - 1];
+}
+
+template <int V>
+constexpr int kMostRows = kAccumulators / V;
+
+// The product for blocks of `rows` rows, at most kMostRows<V>.
+template <typename T, int V>
+Multiply<T> multiply_for(int rows) {
+  return choose_multiply<T, V>(rows, std::make_integer_sequence<int, kMostRows<V>>());
+}
+
+struct Block {
+  long first;
+  int rows;
+};
+
+// `rows` rows in blocks of nearly the same size: a last block of one row would be slow.
+inline std::vector<Block> blocks_of(long rows, int most) {
+  const long count = (rows + most - 1) / most;
+  std::vector<Block> blocks;
+  for (long i = 0, first = 0; i < count; ++i) {
+    const int size = static_cast<int>((rows - first) / (count - i));
+    blocks.push_back({first, size});
+    first += size;
+  }
+  return blocks;
+}
+
+// Memory for vectors: aligned, and zero at first.
+template <typename T>
+class Buffer {
+ public:
+  explicit Buffer(long size)
+      : memory_(size * sizeof(T) + kVectorBytes, 0),
+        data_(reinterpret_cast<T*>(
+            (reinterpret_cast<uintptr_t>(memory_.data()) + kVectorBytes - 1) &
+            ~uintptr_t(kVectorBytes - 1))) {}
+  T* data() { return data_; }
+
+ private:
+  std::vector<unsigned char> memory_;
+  T* data_;
+};
+
+}  // namespace jaxrnn

@@ -1,0 +1,19 @@
+"""Reading a small table instead of large inputs.
+
+Shapes: T time steps, B batch, V rows of the table, I input size.
+"""
+
+from typing import NamedTuple
+
+from jaxtyping import Array, Float, Int
+
+
+class Lookup(NamedTuple):
+    """Rows of a table instead of (T, B, ...) inputs: step t reads `table[tokens[t]]`.
+
+    A product with the table serves all the T * B places where its rows are read, and the loop over
+    time reads from a small table instead of from the inputs of all steps.
+    """
+
+    table: Float[Array, "V I"]
+    tokens: Int[Array, "T B"]
