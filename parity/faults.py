@@ -15,9 +15,12 @@ from jax import lax
 
 import jaxrnn.nn.layers
 import jaxrnn.nn.models
+import jaxrnn.nn.recurrence
+from jaxrnn.native.calls import compiled
 from jaxrnn.nn.cells import Cell, Hidden, HiddenAndCell, gates_of
 from jaxrnn.nn.layers import RNN
 from jaxrnn.nn.recurrence import recurrence
+from jaxrnn.nn.scanned import scanned
 
 Fault = contextlib.AbstractContextManager[None]
 sigmoid, tanh = jax.nn.sigmoid, jnp.tanh
@@ -245,7 +248,7 @@ def dropping(change: Callable[[Any, Any, float], Any]) -> Fault:
 
 
 def backward_with(change: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> Fault:
-    """The hand-written backward pass with its gradients changed: weight, bias, carry, gates."""
+    """The backward passes with their gradients changed: weight, bias, carry, gates."""
 
     def around(backward: Any) -> Any:
         """The changed backward pass."""
@@ -256,7 +259,19 @@ def backward_with(change: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> Fault
 
         return run
 
-    return wrapped(recurrence, "bwd", around)
+    return both(wrapped(scanned, "bwd", around), wrapped(compiled, "bwd", around))
+
+
+@contextlib.contextmanager
+def both(one: Fault, other: Fault) -> Iterator[None]:
+    """Two faults at once."""
+    with one, other:
+        yield
+
+
+def only_scanned() -> Fault:
+    """No fault: the recurrence runs in `lax.scan`, also where it is compiled."""
+    return replaced(jaxrnn.nn.recurrence, "runs_compiled", lambda *arguments: False)
 
 
 def cell_with(cell: Cell, change: Callable[[Any], Any]) -> Fault:

@@ -6,9 +6,11 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-import jaxrnn.nn.recurrence
+import jaxrnn.native.calls
+import jaxrnn.nn.scanned
 import jaxrnn.training.steps
-from parity.faults import Fault, replaced, wrapped
+from jaxrnn.nn.lookup import Lookup
+from parity.faults import Fault, both, only_scanned, replaced, wrapped
 
 
 def loss_with(change: Callable[..., Any]) -> Fault:
@@ -38,8 +40,13 @@ def embedding_with(change: Callable[[Any, Any], Any]) -> Fault:
 
 
 def looking_up(row: Callable[[Any, Any], Any]) -> Fault:
-    """The gates of a step as `row(table, tokens)`, where they are looked up."""
-    return replaced(jaxrnn.nn.recurrence, "_look_up", row)
+    """The gates of a step as `row(table, tokens)`, where they are looked up in `lax.scan`."""
+    return both(only_scanned(), replaced(jaxrnn.nn.scanned, "_look_up", row))
+
+
+def summing_up(gradient: Callable[..., Any]) -> Fault:
+    """The gradient of the table as `gradient(rows, tokens, gradients)`, in `lax.scan`."""
+    return both(only_scanned(), replaced(jaxrnn.nn.scanned, "_gather_transposed", gradient))
 
 
 def counted_once(rows: int, tokens: Any, gradients: Any) -> Any:
@@ -47,3 +54,26 @@ def counted_once(rows: int, tokens: Any, gradients: Any) -> Any:
     width = gradients.shape[-1]
     flat = gradients.reshape(-1, width)
     return jnp.zeros((rows, width), flat.dtype).at[tokens.reshape(-1)].set(flat)
+
+
+def compiled_with(call: str, change: Callable[[Any], Any]) -> Fault:
+    """One of the two calls of the compiled recurrence, with its results changed."""
+
+    def around(run: Callable[..., Any]) -> Any:
+        """The changed call."""
+        return lambda *arguments, **options: change(run(*arguments, **options))
+
+    return wrapped(jaxrnn.native.calls, call, around)
+
+
+def table_gradient(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Changes the gradient of the table in what the compiled backward call gives."""
+
+    def changed(inputs: Any) -> Any:
+        """The same gradients but for that one."""
+        x_gates = inputs.x_gates
+        if not isinstance(x_gates, Lookup):
+            return inputs
+        return inputs._replace(x_gates=x_gates._replace(table=change(x_gates.table)))
+
+    return changed

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-import jaxrnn.nn.recurrence
 from parity import faults as f
 from parity import faults_models as m
 from parity import faults_training as t
@@ -59,8 +58,25 @@ MODELS = (
     ),
     Mutant(
         "looked-up row counted once",
-        lambda: f.replaced(jaxrnn.nn.recurrence, "_gather_transposed", m.counted_once),
+        lambda: m.summing_up(m.counted_once),
         "values of CharLM, few tokens",
+    ),
+    Mutant(
+        "compiled: gradient of the looked-up rows shifted",
+        lambda: m.compiled_with("_gradients", m.table_gradient(lambda d: jnp.roll(d, 1, axis=0))),
+        "values of CharLM, few tokens",
+    ),
+    Mutant(
+        "compiled: gradient of bias_hh lost",
+        lambda: m.compiled_with("_gradients", lambda d: d._replace(bias_hh=f.zeros(d.bias_hh))),
+        "values of a gru stack",
+    ),
+    Mutant(
+        "compiled: outputs one step late",
+        lambda: m.compiled_with(
+            "_run", lambda r: (r[0], r[1]._replace(ys=jnp.roll(r[1].ys, 1, axis=0)))
+        ),
+        "values of an lstm stack",
     ),
     Mutant(
         "log_softmax over the batch",

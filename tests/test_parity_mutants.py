@@ -12,6 +12,8 @@ SAMPLE = (
     "layer 1: GRU: hard sigmoid in z",
     "layer 0 reverse: gradient of bias_hh lost in f",
     "loss summed",
+    "compiled: outputs one step late",
+    "looked-up row counted once",
     "GRU: reset before the product",
     "carry not cut",
     "Adam: bias correction in float32",

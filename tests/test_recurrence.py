@@ -1,4 +1,4 @@
-"""The recurrence against its oracles, in float64."""
+"""The recurrence against its oracles, in float64: compiled where it can be, and in `lax.scan`."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,11 @@ import pytest
 from helpers import EXACT, loop_oracle, random_stack, random_tree, relative, scan_oracle
 
 from jaxrnn import CELLS, LSTM, RNN, TANH, Cell, Hidden, gates_of
-from jaxrnn.nn.recurrence import Lookup, alive_steps, input_gates, recurrence
+from jaxrnn.native.calls import NUMBERS, compiled
+from jaxrnn.native.library import why_unavailable
+from jaxrnn.nn.lookup import Lookup
+from jaxrnn.nn.recurrence import alive_steps, input_gates
+from jaxrnn.nn.scanned import scanned
 
 T, B, I, H = 6, 4, 5, 7  # all different, so that a swapped axis shows
 
@@ -22,7 +26,27 @@ def forgetful_step(carry, x_gates, h_gates):
 
 FORGETFUL = Cell("forgetful", gates=("f", "n"), step=forgetful_step)
 
-every_cell = pytest.mark.parametrize("cell", [*CELLS.values(), FORGETFUL], ids=lambda c: c.name)
+needs_library = pytest.mark.skipif(
+    jax.default_backend() != "cpu" or why_unavailable() is not None,
+    reason="the recurrence is compiled on CPUs that have a C++ compiler",
+)
+
+
+def ways(cells):
+    """Each cell in each way of running it."""
+    marked = [(c, w) for c in cells for w in (scanned, compiled) if w is scanned or c in NUMBERS]
+    return pytest.mark.parametrize(
+        ("cell", "recurrence"),
+        [
+            pytest.param(
+                c, w, id=f"{c.name}-{w.__name__}", marks=needs_library if w is compiled else ()
+            )
+            for c, w in marked
+        ],
+    )
+
+
+every_cell = ways([*CELLS.values(), FORGETFUL])
 
 
 def arguments(cell, seed=0):
@@ -51,7 +75,7 @@ def value_and_gradients(run, *args):
 @every_cell
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("oracle", [scan_oracle, loop_oracle])
-def test_values_and_gradients_equal_the_oracle(cell, reverse, oracle):
+def test_values_and_gradients_equal_the_oracle(cell, recurrence, reverse, oracle):
     args = arguments(cell)
     ours = value_and_gradients(lambda *a: recurrence(cell, reverse, *a), *args)
     plain = value_and_gradients(lambda *a: oracle(cell, reverse, *a), *args)
@@ -60,7 +84,7 @@ def test_values_and_gradients_equal_the_oracle(cell, reverse, oracle):
 
 @every_cell
 @pytest.mark.parametrize("reverse", [False, True])
-def test_lengths_equal_each_sequence_alone(cell, reverse):
+def test_lengths_equal_each_sequence_alone(cell, recurrence, reverse):
     weight_hh, bias_hh, carry, x_gates = arguments(cell)
     lengths = np.array([6, 1, 4, 0])
     alive = alive_steps(jnp.array(lengths), T)
@@ -83,7 +107,7 @@ def test_lengths_equal_each_sequence_alone(cell, reverse):
 
 @every_cell
 @pytest.mark.parametrize("reverse", [False, True])
-def test_gradients_with_lengths_equal_autodiff(cell, reverse):
+def test_gradients_with_lengths_equal_autodiff(cell, recurrence, reverse):
     args = arguments(cell)
     alive = alive_steps(jnp.array([6, 1, 4, 0]), T)
 
@@ -103,7 +127,7 @@ def test_gradients_with_lengths_equal_autodiff(cell, reverse):
 @every_cell
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("lengths", [None, (6, 1, 4, 0)])
-def test_looking_up_equals_having_the_rows(cell, reverse, lengths):
+def test_looking_up_equals_having_the_rows(cell, recurrence, reverse, lengths):
     """Row 0 is never read, so its gradient is zero; others are read several times."""
     weight_hh, bias_hh, carry, table = arguments(cell)
     table = table.reshape(-1, table.shape[-1])[:9]
@@ -131,7 +155,7 @@ def test_input_gates_of_a_table_are_those_of_its_rows():
 
 
 @every_cell
-def test_two_halves_with_carry_equal_whole(cell):
+def test_two_halves_with_carry_equal_whole(cell, recurrence):
     weight_hh, bias_hh, carry, x_gates = arguments(cell)
     whole = recurrence(cell, False, weight_hh, bias_hh, carry, x_gates)
     middle, first = recurrence(cell, False, weight_hh, bias_hh, carry, x_gates[:2])
@@ -140,7 +164,7 @@ def test_two_halves_with_carry_equal_whole(cell):
 
 
 @every_cell
-def test_batch_rows_are_independent(cell):
+def test_batch_rows_are_independent(cell, recurrence):
     weight_hh, bias_hh, carry, x_gates = arguments(cell)
     other = x_gates.at[:, 2].add(1.0)
     _, ys = recurrence(cell, False, weight_hh, bias_hh, carry, x_gates)
@@ -151,7 +175,7 @@ def test_batch_rows_are_independent(cell):
 
 
 @every_cell
-def test_gradient_agrees_with_finite_differences(cell):
+def test_gradient_agrees_with_finite_differences(cell, recurrence):
     args = arguments(cell)
     direction = random_tree(jax.random.key(9), args)
 
@@ -171,8 +195,8 @@ def test_gradient_agrees_with_finite_differences(cell):
     np.testing.assert_allclose((there - back) / (2 * step), slope, rtol=1e-6)
 
 
-@pytest.mark.parametrize("cell", [TANH, LSTM], ids=lambda c: c.name)
-def test_second_derivative_equals_the_oracle(cell):
+@ways([TANH, LSTM])
+def test_second_derivative_equals_the_oracle(cell, recurrence):
     weight_hh, *rest = arguments(cell)
 
     def curvature(run):
@@ -185,7 +209,7 @@ def test_second_derivative_equals_the_oracle(cell):
     assert relative(curvature(recurrence), curvature(scan_oracle)) < EXACT
 
 
-@every_cell
+@pytest.mark.parametrize("cell", [*CELLS.values(), FORGETFUL], ids=lambda c: c.name)
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_stack_with_lengths_equals_each_sequence_alone(cell, bidirectional):
     rnn = RNN(cell, H, layers=2, bidirectional=bidirectional)

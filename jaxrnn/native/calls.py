@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxrnn.native.library import available
+from jaxrnn.native.library import why_unavailable
 from jaxrnn.nn.cells import GRU, LSTM, RELU, TANH, Carry, Cell
 from jaxrnn.nn.lookup import Lookup
 from jaxrnn.nn.scanned import scanned
@@ -51,7 +51,7 @@ class Kept(NamedTuple):
 def runs_compiled(cell: Cell, weight_hh: Array) -> bool:
     """Whether `compiled` can run the cell in the weight's precision on this machine."""
     known = cell in NUMBERS and weight_hh.dtype in (jnp.float32, jnp.float64)
-    return known and jax.default_backend() == "cpu" and available()
+    return known and jax.default_backend() == "cpu" and why_unavailable() is None
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -198,9 +198,11 @@ def _two(carry: Carry) -> tuple[Array, Array]:
 
 def _places(inputs: Inputs) -> tuple[Array, Array]:
     """For each time step and row, which row of the table it reads, and whether it is run."""
-    looked_up, alive = isinstance(inputs.x_gates, Lookup), inputs.alive is not None
-    tokens = inputs.x_gates.tokens.astype(jnp.int32) if looked_up else _nothing(jnp.int32)
-    return tokens, inputs.alive if alive else _nothing(jnp.bool_)
+    x_gates, alive = inputs.x_gates, inputs.alive
+    return (
+        x_gates.tokens.astype(jnp.int32) if isinstance(x_gates, Lookup) else _nothing(jnp.int32),
+        _nothing(jnp.bool_) if alive is None else alive,
+    )
 
 
 def _nothing(dtype: Any) -> Array:

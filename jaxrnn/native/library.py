@@ -32,26 +32,21 @@ FUNCTIONS = ("jaxrnn_forward", "jaxrnn_backward")
 
 
 @cache
-def available() -> bool:
-    """Whether the library is there: compiled, loaded and known to XLA.
+def why_unavailable() -> str | None:
+    """Why the recurrence cannot run compiled, or None: it is compiled, loaded and known to XLA.
 
     The first call in a new environment compiles it, which takes about ten seconds.
     """
     if os.environ.get(SWITCH) == "0":
-        return False
+        return f"{SWITCH} is 0"
     try:
         library = ctypes.cdll.LoadLibrary(str(compiled_library()))
     except (OSError, subprocess.SubprocessError) as error:
-        print(
-            f"note: the recurrence could not be compiled for this machine and runs in lax.scan, "
-            f"which is slower ({' '.join(str(error).split())[:200]}).",
-            file=sys.stderr,
-        )
-        return False
+        return " ".join(str(error).split())[:300]
     for name in FUNCTIONS:
         function = jax.ffi.pycapsule(getattr(library, name))
         jax.ffi.register_ffi_target(name, function, platform="cpu")
-    return True
+    return None
 
 
 def compiled_library() -> Path:
@@ -104,7 +99,3 @@ def _processor() -> str:
     except OSError:
         return platform.processor()
     return "".join(dict.fromkeys(x for x in lines if x.startswith(("model name", "flags"))))
-
-
-if __name__ == "__main__":
-    available()

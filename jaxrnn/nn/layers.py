@@ -18,7 +18,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn.nn.cells import Carry, Cell
-from jaxrnn.nn.recurrence import Lookup, alive_steps, input_gates, recurrence
+from jaxrnn.nn.lookup import Lookup
+from jaxrnn.nn.recurrence import alive_steps, input_gates, recurrence
 
 Initializer = Callable[..., Array]
 

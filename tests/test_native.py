@@ -1,0 +1,187 @@
+"""The compiled recurrence: functions, sizes that leave a rest, threads, and doing without it."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import EXACT, FLOAT32, random_tree, relative
+
+from jaxrnn import GRU, LSTM, RELU, TANH, Hidden
+from jaxrnn.native import library
+from jaxrnn.native.calls import NUMBERS, compiled, runs_compiled
+from jaxrnn.nn.lookup import Lookup
+from jaxrnn.nn.scanned import scanned
+
+pytestmark = pytest.mark.skipif(
+    jax.default_backend() != "cpu" or library.why_unavailable() is not None,
+    reason="the recurrence is compiled on CPUs that have a C++ compiler",
+)
+
+ULP = {jnp.float32: 2.0**-23, jnp.float64: 2.0**-52}
+every_cell = pytest.mark.parametrize("cell", NUMBERS, ids=lambda cell: cell.name)
+both_dtypes = pytest.mark.parametrize("dtype", ULP, ids=lambda dtype: dtype.__name__)
+
+
+def arguments(cell, dtype, T, B, H, seed=0):
+    """Weight, bias, carry, table, tokens and a mask in which every row has gaps."""
+    keys = jax.random.split(jax.random.key(seed), 6)
+    width = len(cell.gates) * H
+    weight = jax.random.normal(keys[0], (width, H), dtype) / np.sqrt(H)
+    bias = jax.random.normal(keys[1], (width,), dtype)
+    carry = random_tree(keys[2], cell.zeros(B, H, dtype))
+    table = jax.random.normal(keys[3], (9, width), dtype)
+    tokens = jax.random.randint(keys[4], (T, B), 0, 9, jnp.int32)
+    return weight, bias, carry, table, tokens, jax.random.bernoulli(keys[5], 0.7, (T, B))
+
+
+def outputs_and_gradients(run, cell, reverse, arguments, looked_up, masked):
+    *inputs, tokens, alive = arguments
+
+    def loss(weight, bias, carry, table):
+        x_gates = Lookup(table, tokens) if looked_up else table[tokens]
+        mask = alive if masked else None
+        outputs = run(cell, reverse, weight, bias, carry, x_gates, mask)
+        return sum(jnp.sin(leaf).sum() for leaf in jax.tree.leaves(outputs)), outputs
+
+    (_, outputs), gradients = jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True)(*inputs)
+    return outputs, gradients
+
+
+@every_cell
+@pytest.mark.parametrize(
+    ("T", "B", "H"),
+    [(1, 1, 1), (3, 13, 16), (2, 25, 33), (4, 7, 50), (3, 131, 40)],
+    ids=str,
+)
+@pytest.mark.parametrize("looked_up", [False, True])
+@pytest.mark.usefixtures("float64")
+def test_every_rest_of_rows_and_units_equals_the_scan(cell, T, B, H, looked_up):
+    """Sizes that fill no vector, no block of rows and no chunk of a thread."""
+    inputs = arguments(cell, jnp.float64, T, B, H)
+    options = (cell, B % 2 == 1, inputs, looked_up, True)
+    ours = outputs_and_gradients(compiled, *options)
+    assert relative(ours, outputs_and_gradients(scanned, *options)) < EXACT
+
+
+@every_cell
+def test_large_layers_on_all_threads_equal_the_scan(cell):
+    """Large enough that rows and the packing of the weight are shared out among threads."""
+    inputs = arguments(cell, jnp.float32, 8, 140, 160)
+    options = (cell, False, inputs, True, False)
+    ours = outputs_and_gradients(compiled, *options)
+    assert relative(ours, outputs_and_gradients(scanned, *options)) < FLOAT32
+
+
+@every_cell
+def test_gradients_are_the_same_bits_every_time(cell):
+    """Sums over rows do not depend on which thread was faster."""
+    inputs = arguments(cell, jnp.float32, 8, 140, 160)
+    runs = [outputs_and_gradients(compiled, cell, False, inputs, True, False) for _ in range(5)]
+    for run in runs[1:]:
+        jax.tree.map(np.testing.assert_array_equal, run, runs[0])
+
+
+def function_of(cell, xs, dtype):
+    """What the cell does to its input half alone, for every number of `xs`."""
+    H, width = len(xs), len(cell.gates) * len(xs)
+    zeros = jnp.zeros((width, H), dtype)
+    gates = jnp.tile(jnp.asarray(xs, dtype), len(cell.gates))[None, None]
+    carry = cell.carry(*(jnp.zeros((1, H), dtype) for _ in cell.carry._fields))
+    _, ys = compiled(cell, False, zeros, zeros[:, 0], carry, gates)
+    return np.asarray(ys[0, 0])
+
+
+@both_dtypes
+@pytest.mark.usefixtures("float64")
+def test_tanh_is_within_two_units_in_the_last_place(dtype):
+    xs = np.concatenate([np.linspace(-25, 25, 997), np.geomspace(1e-30, 1, 300)])
+    xs = np.asarray(xs, np.dtype(dtype))
+    exact = np.tanh(xs.astype(np.longdouble))
+    assert np.all(np.abs(function_of(TANH, xs, dtype) - exact) <= 2 * ULP[dtype] * np.abs(exact))
+
+
+@both_dtypes
+@pytest.mark.usefixtures("float64")
+def test_sigmoids_of_a_gru_are_exact_to_the_last_digits(dtype):
+    """From a zero carry h' = (1 - sigmoid(x)) * tanh(x)."""
+    xs = np.asarray(np.linspace(-80, 80, 799), np.dtype(dtype))
+    wide = xs.astype(np.longdouble)
+    exact = np.tanh(wide) / (1 + np.exp(wide))
+    error = np.abs(function_of(GRU, xs, dtype) - exact)
+    assert np.all(error <= 4 * ULP[dtype])
+
+
+@pytest.mark.parametrize("cell", [TANH, RELU, GRU, LSTM], ids=lambda cell: cell.name)
+def test_a_nan_stays_one_and_infinities_saturate(cell):
+    got = function_of(cell, [np.nan, np.inf, -np.inf, 0.0], jnp.float32)
+    expected = {
+        "tanh": [np.nan, 1, -1, 0],
+        "relu": [np.nan, np.inf, 0, 0],
+        "gru": [np.nan, 0, -1, 0],
+        "lstm": [np.nan, np.tanh(1), 0, 0],
+    }
+    np.testing.assert_allclose(got, expected[cell.name], rtol=1e-6, atol=1e-6)
+
+
+def test_a_token_outside_the_table_reads_its_nearest_row():
+    weight, bias, carry, table, tokens, _ = arguments(TANH, jnp.float32, 3, 4, 5)
+    run = lambda tokens: compiled(TANH, False, weight, bias, carry, Lookup(table, tokens))[1]  # noqa: E731
+    np.testing.assert_array_equal(run(tokens.at[1].set(2**30)), run(tokens.at[1].set(8)))
+    np.testing.assert_array_equal(run(tokens.at[1].set(-7)), run(tokens.at[1].set(0)))
+
+
+def test_vmap_equals_one_after_the_other():
+    weight, bias, carry, table, tokens, _ = arguments(GRU, jnp.float32, 3, 4, 5)
+    weights = jnp.stack([weight, -weight, weight / 2])
+    run = lambda w: compiled(GRU, False, w, bias, carry, Lookup(table, tokens))[1]  # noqa: E731
+    expected = jnp.stack([run(w) for w in weights])
+    np.testing.assert_array_equal(jax.vmap(run)(weights), expected)
+
+
+def test_other_cells_and_precisions_are_not_compiled():
+    weight = jnp.zeros((5, 5))
+    assert runs_compiled(TANH, weight)
+    assert not runs_compiled(TANH, weight.astype(jnp.bfloat16))
+    other = type(TANH)("other", ("h",), lambda carry, x, h: Hidden(jnp.sin(x + h)))
+    assert not runs_compiled(other, weight)
+
+
+@pytest.mark.parametrize(
+    ("variables", "reason"),
+    [({"JAXRNN_NATIVE": "0"}, "JAXRNN_NATIVE is 0"), ({"PATH": ""}, "no C++ compiler")],
+    ids=["switched off", "no compiler"],
+)
+def test_without_the_library_everything_runs_in_a_scan(variables, reason):
+    code = (
+        "import jax.numpy as jnp\n"
+        "from jaxrnn import RNN, GRU\n"
+        "from jaxrnn.native import library\n"
+        "rnn = RNN(GRU, 3)\n"
+        "import jax\n"
+        "carry, xs = rnn.initial_carry(2), jnp.ones((4, 2, 3))\n"
+        "(_, ys), _ = rnn.init_with_output(jax.random.key(0), carry, xs)\n"
+        "assert 'scan' in str(jax.make_jaxpr(lambda x: rnn.init_with_output("
+        "jax.random.key(0), carry, x))(xs))\n"
+        "print(ys.shape, library.why_unavailable())\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "JAX_PLATFORMS": "cpu", **variables},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.startswith("(4, 2, 3)")
+    assert reason in run.stdout
+
+
+def test_a_compiler_that_fails_is_reported_and_leaves_no_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(library, "_folder", lambda: tmp_path)
+    monkeypatch.setattr(library, "FLAGS", (*library.FLAGS, "--no-such-flag"))
+    with pytest.raises(subprocess.SubprocessError, match="no-such-flag"):
+        library.compiled_library()
+    assert list(tmp_path.iterdir()) == []
