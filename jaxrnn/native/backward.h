@@ -7,6 +7,7 @@
 #pragma once
 
 #include "cells.h"
+#include "outer.h"
 #include "parallel.h"
 #include "product.h"
 #include "sizes.h"
@@ -27,24 +28,20 @@ struct Backward {
   const bool* alive;                     // (T, B) or null
   const T *d_ys, *dh_last, *dc_last;     // (T, B, H), (B, H), (B, H)
   T *d_gates, *d_x_gates;                // (T, B, GH); the second null if not asked for
-  T *d_table, *d_bias;                   // (V, GH) or null, (GH,)
-  T *dh_first, *dc_first;                // (B, H), (B, H)
+  T *d_table, *d_weight, *d_bias;        // (V, GH) or null, (GH, H), (GH,)
+  T *dh_first, *dc_first;                // (B, H), (B, H), or both null
 
   void run(xla::ffi::ThreadPool& pool) {
     const long panels = (n.H + U * L - 1) / (U * L), GH = G * n.H;
     Buffer<T> packed(panels * panel_size());
     const Chunks chunks(n.B, pool.num_threads(), 2.0 * n.T * n.B * n.H * n.H * G);
-    const auto pack_one = [&](long p) { pack(p, packed.data() + p * panel_size()); };
-    if (n.H >= 128) {
-      parallel_for(pool, panels, pack_one);
-    } else {
-      for (long p = 0; p < panels; ++p) pack_one(p);
-    }
+    for (long p = 0; p < panels; ++p) pack(p, packed.data() + p * panel_size());
     Buffer<T> sums(chunks.count * (1 + n.V) * GH);
     parallel_for(pool, chunks.count, [&](long i) {
       T* own = sums.data() + i * (1 + n.V) * GH;
       Rows(*this, packed.data(), panels, chunks.begin(i), chunks.end(i), own).run();
     });
+    OuterProducts<T>{n.T * n.B, GH, n.H, d_gates, before, d_weight}.run(pool);
     std::fill_n(d_bias, GH, T(0));
     if (d_table) std::fill_n(d_table, n.V * GH, T(0));
     for (long i = 0; i < chunks.count; ++i) {
@@ -86,6 +83,7 @@ struct Backward {
       for (long i = 0; i < b.n.T; ++i) {
         const long t = b.n.step(i, true);
         for (const Block& block : blocks) pull_back(t, block);
+        if (i == b.n.T - 1 && !b.dh_first) return;
         for (long p = 0; p < panels; ++p) {
           for (const Block& block : blocks) through_weight(p, block);
         }

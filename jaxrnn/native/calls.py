@@ -1,4 +1,4 @@
-"""The recurrence as two calls into the compiled library, differentiable any number of times.
+"""The recurrence as calls into the compiled library, differentiable any number of times.
 
 Shapes: T time steps, B batch, H hidden size, G gates of the cell, V rows of the look-up table.
 
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxrnn.native.library import why_unavailable
+from jaxrnn.native.library import vector_bytes, why_unavailable
 from jaxrnn.nn.cells import GRU, LSTM, RELU, TANH, Carry, Cell
 from jaxrnn.nn.lookup import Lookup
 from jaxrnn.nn.scanned import scanned
@@ -71,25 +71,46 @@ def compiled(
 
 
 def _forward(cell: Cell, reverse: bool, *arguments: Any) -> tuple[tuple[Carry, Array], Any]:
-    inputs = Inputs(*arguments)
+    inputs = Inputs(*jax.tree.map(lambda argument: argument.value, arguments))
+    carried = any(leaf.perturbed for leaf in jax.tree.leaves(arguments[2], is_leaf=_is_argument))
     last, kept = _keeping(cell, reverse, inputs)
-    return (last, kept.ys), (inputs, kept)
+    return (last, kept.ys), (inputs, kept, () if carried else None)
 
 
-def _backward(
-    cell: Cell, reverse: bool, residuals: tuple[Inputs, Kept], gradients: tuple[Carry, Array]
-) -> tuple[Any, ...]:
-    return tuple(_gradients(cell, reverse, *residuals, gradients))
+def _backward(cell: Cell, reverse: bool, residuals: Any, gradients: tuple[Carry, Array]) -> Any:
+    inputs, kept, carried = residuals
+    gradients = jax.tree.map(_instantiated, gradients, is_leaf=_is_zero)
+    return tuple(_gradients(cell, reverse, carried is not None, inputs, kept, gradients))
 
 
-compiled.defvjp(_forward, _backward)
+compiled.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _is_argument(leaf: Any) -> bool:
+    return hasattr(leaf, "perturbed")
+
+
+def _is_zero(leaf: Any) -> bool:
+    return isinstance(leaf, jax.custom_derivatives.SymbolicZero)
+
+
+def _instantiated(leaf: Any) -> Array:
+    return jnp.zeros(leaf.shape, leaf.dtype) if _is_zero(leaf) else leaf
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _gradients(
-    cell: Cell, reverse: bool, inputs: Inputs, kept: Kept, gradients: tuple[Carry, Array]
+    cell: Cell,
+    reverse: bool,
+    carried: bool,
+    inputs: Inputs,
+    kept: Kept,
+    gradients: tuple[Carry, Array],
 ) -> Inputs:
-    """The gradients of the inputs, given those of the results."""
+    """The gradients of the inputs, given those of the results; zero for the carry if not wanted.
+
+    Where the carry's history is cut off, one product fewer is needed.
+    """
     d_last, d_ys = gradients
     T, B, H = kept.ys.shape
     table = inputs.x_gates if isinstance(inputs.x_gates, Lookup) else None
@@ -97,15 +118,16 @@ def _gradients(
     separate = cell is GRU and table is None
     like = partial(jax.ShapeDtypeStruct, dtype=d_ys.dtype)
     width = len(cell.gates) * H
-    d_h_gates, d_x_gates, d_table, d_bias, dh, dc = jax.ffi.ffi_call(
+    d_h_gates, d_x_gates, d_table, d_weight, d_bias, dh, dc = jax.ffi.ffi_call(
         "jaxrnn_backward",
         (
             like((T, B, width)),
             like((T, B, width) if separate else (0,)),
             like((0 if table is None else len(table.table), width)),
+            like((width, H)),
             like((width,)),
-            like((B, H)),
-            like((B, H) if cell is LSTM else (0,)),
+            like((B, H) if carried else (0,)),
+            like((B, H) if carried and cell is LSTM else (0,)),
         ),
         vmap_method="sequential",
     )(
@@ -119,8 +141,7 @@ def _gradients(
         cell=np.int64(NUMBERS[cell]),
         reverse=reverse,
     )
-    d_weight = jnp.einsum("tbg,tbh->gh", d_h_gates, kept.before)
-    d_carry = cell.carry(*(dh, dc)[: len(d_last)])
+    d_carry = cell.carry(*(dh, dc)[: len(d_last)]) if carried else _zeros(d_last)
     none: Any = None  # tokens and alive have no gradient
     d_x = Lookup(d_table, none) if table else d_x_gates if separate else d_h_gates
     return Inputs(d_weight, d_bias, d_carry, d_x, none)
@@ -129,14 +150,19 @@ def _gradients(
 # Gradients of gradients, which are rare, are those of `scanned`: neither call has any of its own.
 
 
-def _gradients_forward(cell: Cell, reverse: bool, *arguments: Any) -> tuple[Inputs, Any]:
+def _gradients_forward(
+    cell: Cell, reverse: bool, carried: bool, *arguments: Any
+) -> tuple[Inputs, Any]:
     inputs, _, gradients = arguments
-    return _gradients(cell, reverse, *arguments), (inputs, gradients)
+    return _gradients(cell, reverse, carried, *arguments), (inputs, gradients)
 
 
-def _gradients_backward(cell: Cell, reverse: bool, residuals: Any, second: Inputs) -> Any:
+def _gradients_backward(
+    cell: Cell, reverse: bool, carried: bool, residuals: Any, second: Inputs
+) -> Any:
     def of_scanned(inputs: Inputs, gradients: Any) -> Any:
-        return Inputs(*jax.vjp(partial(scanned, cell, reverse), *inputs)[1](gradients))
+        d = Inputs(*jax.vjp(partial(scanned, cell, reverse), *inputs)[1](gradients))
+        return d if carried else d._replace(carry=_zeros(d.carry))
 
     d_inputs, d_gradients = jax.vjp(of_scanned, *residuals)[1](second)
     return d_inputs, None, d_gradients
@@ -163,11 +189,15 @@ _keeping.defvjp(_keeping_forward, _keeping_backward)
 
 
 def _run(cell: Cell, reverse: bool, inputs: Inputs, *, keep: bool) -> tuple[Carry, Kept]:
+    """The weight is packed by a call of its own, which XLA lifts out of a loop over windows."""
     weight_hh, bias_hh, carry, x_gates, _ = inputs
     table = x_gates.table if isinstance(x_gates, Lookup) else x_gates
     T = len(x_gates.tokens if isinstance(x_gates, Lookup) else x_gates)
     B, H = carry.h.shape
     like = partial(jax.ShapeDtypeStruct, dtype=weight_hh.dtype)
+    packed = jax.ffi.ffi_call(
+        "jaxrnn_pack", like((_packed_size(cell, weight_hh),)), vmap_method="sequential"
+    )(weight_hh, cell=np.int64(NUMBERS[cell]))
     ys, h, c, before, kept = jax.ffi.ffi_call(
         "jaxrnn_forward",
         (
@@ -179,7 +209,7 @@ def _run(cell: Cell, reverse: bool, inputs: Inputs, *, keep: bool) -> tuple[Carr
         ),
         vmap_method="sequential",
     )(
-        weight_hh,
+        packed,
         bias_hh,
         *_two(carry),
         table,
@@ -188,6 +218,17 @@ def _run(cell: Cell, reverse: bool, inputs: Inputs, *, keep: bool) -> tuple[Carr
         reverse=reverse,
     )
     return cell.carry(*(h, c)[: len(carry)]), Kept(ys, before, kept)
+
+
+def _packed_size(cell: Cell, weight_hh: Array) -> int:
+    """The numbers of a packed weight: its units filled up to whole panels, as forward.h says."""
+    H = weight_hh.shape[1]
+    panel = vector_bytes() // weight_hh.dtype.itemsize * (2 if len(cell.gates) == 1 else 1)
+    return len(cell.gates) * -(-H // panel) * panel * H
+
+
+def _zeros(tree: Any) -> Any:
+    return jax.tree.map(jnp.zeros_like, tree)
 
 
 def _two(carry: Carry) -> tuple[Array, Array]:

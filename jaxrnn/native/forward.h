@@ -12,15 +12,46 @@
 
 namespace jaxrnn {
 
-template <typename T, template <typename> class CellOf>
-struct Forward {
-  using Cell = CellOf<T>;
-  static constexpr int G = Cell::gates;
+// weight_hh (GH, H) in panels, each with all gates of some units.
+template <typename T, int G>
+struct Packing {
   static constexpr int U = G == 1 ? 2 : 1;  // vectors of units in a panel
   static constexpr int L = kLanes<T>;
 
+  const long H, panels, size;
+
+  explicit Packing(long H) : H(H), panels((H + U * L - 1) / (U * L)), size(H * G * U * L) {}
+
+  void run(xla::ffi::ThreadPool& pool, const T* weight, T* packed) const {
+    constexpr long kWorthwhile = 1 << 15;  // numbers: less is copied before a thread wakes up
+    const long parts = H * H * G < kWorthwhile ? 1 : panels;
+    parallel_for(pool, parts, [&](long i) {
+      for (long p = panels * i / parts; p < panels * (i + 1) / parts; ++p) {
+        pack(p, weight, packed + p * size);
+      }
+    });
+  }
+
+ private:
+  void pack(long p, const T* weight, T* panel) const {
+    for (int v = 0; v < G * U; ++v) {
+      for (int l = 0; l < L; ++l) {
+        const long unit = (p * U + v % U) * L + l;
+        const T* from = weight + ((v / U) * H + unit) * H;
+        T* to = panel + v * L + l;
+        for (long k = 0; k < H; ++k) to[k * G * U * L] = unit < H ? from[k] : T(0);
+      }
+    }
+  }
+};
+
+template <typename T, template <typename> class CellOf>
+struct Forward {
+  using Cell = CellOf<T>;
+  static constexpr int G = Cell::gates, U = Packing<T, G>::U, L = kLanes<T>;
+
   Sizes n;
-  const T *weight, *bias, *h_first, *c_first;  // (GH, H), (GH,), (B, H), (B, H)
+  const T *packed, *bias, *h_first, *c_first;  // `Packing`'s, (GH,), (B, H), (B, H)
   const T* x;                                  // (T, B, GH), or the table (V, GH)
   const int32_t* tokens;                       // (T, B) or null
   const bool* alive;                           // (T, B) or null
@@ -28,67 +59,55 @@ struct Forward {
   T *before, *kept;                            // (T, B, H), (T, B, kept * H), or both null
 
   void run(xla::ffi::ThreadPool& pool) {
-    const long panels = (n.H + U * L - 1) / (U * L);
-    Buffer<T> packed(panels * panel_size());
-    const Chunks chunks(n.B, pool.num_threads(), 2.0 * n.T * n.B * n.H * n.H * G);
-    const auto pack_one = [&](long p) { pack(p, packed.data() + p * panel_size()); };
-    if (n.H >= 128) {
-      parallel_for(pool, panels, pack_one);
-    } else {
-      for (long p = 0; p < panels; ++p) pack_one(p);
-    }
-    parallel_for(pool, chunks.count, [&](long i) {
-      Rows(*this, packed.data(), panels, chunks.begin(i), chunks.end(i)).run();
+    const long panels = Packing<T, G>(n.H).panels, threads = pool.num_threads();
+    const Chunks chunks(n.B, threads, 2.0 * n.T * n.B * n.H * n.H * G);
+    // A single step needs nothing of its neighbours, so that its units can be shared out, too:
+    // worthwhile where reading the weight takes longer than waking a thread.
+    const bool large = G * n.H * n.H * sizeof(T) > (1 << 19);
+    const long parts = n.T == 1 && chunks.count < threads && large ? threads : 1;
+    parallel_for(pool, chunks.count * parts, [&](long i) {
+      const long chunk = i / parts, part = i % parts;
+      Rows(*this, chunks.begin(chunk), chunks.end(chunk), panels * part / parts,
+           panels * (part + 1) / parts)
+          .run();
     });
   }
 
  private:
-  long panel_size() const { return n.H * G * U * L; }
-
-  void pack(long p, T* panel) const {
-    for (int v = 0; v < G * U; ++v) {
-      for (int l = 0; l < L; ++l) {
-        const long unit = (p * U + v % U) * L + l;
-        if (unit >= n.H) continue;
-        const T* from = weight + ((v / U) * n.H + unit) * n.H;
-        T* to = panel + v * L + l;
-        for (long k = 0; k < n.H; ++k) to[k * G * U * L] = from[k];
-      }
-    }
-  }
-
   // Some rows, with what they remember from step to step.
   struct Rows {
     const Forward& f;
-    const T* packed;
-    const long panels, first, count, width;
+    const Packing<T, G> packing;
+    const long first, count, width, first_panel, end_panel;
     std::vector<Block> blocks;
     Buffer<T> h, c, rows, next_rows;
 
-    Rows(const Forward& f, const T* packed, long panels, long begin, long end)
-        : f(f), packed(packed), panels(panels), first(begin), count(end - begin),
-          width(panels * U * L), blocks(blocks_of(count, kMostRows<G * U>)),
-          h(count * width), c(Cell::has_c ? count * width : 0), rows(count * f.n.H),
-          next_rows(count * f.n.H) {}
+    Rows(const Forward& f, long begin, long end, long first_panel, long end_panel)
+        : f(f), packing(f.n.H), first(begin), count(end - begin),
+          width(packing.panels * U * L), first_panel(first_panel), end_panel(end_panel),
+          blocks(blocks_of(count, kMostRows<G * U>)), h(count * width),
+          c(Cell::has_c ? count * width : 0), rows(count * f.n.H), next_rows(count * f.n.H) {}
 
     void run() {
       begin();
       T *now = rows.data(), *next = next_rows.data();
       for (long i = 0; i < f.n.T; ++i) {
         const long t = f.n.step(i, false);
-        for (long p = 0; p < panels; ++p) {
+        for (long p = first_panel; p < end_panel; ++p) {
           for (const Block& block : blocks) {
             Vec<T> tile[kAccumulators];
             multiply_for<T, G * U>(block.rows)(
-                now + block.first * f.n.H, packed + p * f.panel_size(), f.n.H, tile);
+                now + block.first * f.n.H, f.packed + p * packing.size, f.n.H, tile);
             finish(t, p, block, tile, next + block.first * f.n.H);
           }
         }
         std::swap(now, next);
       }
+      const long unit = first_panel * U * L, units = std::min(end_panel * U * L, f.n.H) - unit;
       for (long r = 0; r < count; ++r) {
-        std::copy_n(h.data() + r * width, f.n.H, f.h_last + (first + r) * f.n.H);
-        if (Cell::has_c) std::copy_n(c.data() + r * width, f.n.H, f.c_last + (first + r) * f.n.H);
+        const long from = r * width + unit, to = (first + r) * f.n.H + unit;
+        std::copy_n(h.data() + from, units, f.h_last + to);
+        if (Cell::has_c) std::copy_n(c.data() + from, units, f.c_last + to);
       }
     }
 

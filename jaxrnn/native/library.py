@@ -28,7 +28,7 @@ FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-shared", "-w")
 COMPILERS = ("g++", "clang++", "c++")
 LIMIT = 300
 """Seconds after which the compiler is given up."""
-FUNCTIONS = ("jaxrnn_forward", "jaxrnn_backward")
+FUNCTIONS = ("jaxrnn_pack", "jaxrnn_forward", "jaxrnn_backward")
 
 
 @cache
@@ -40,13 +40,23 @@ def why_unavailable() -> str | None:
     if os.environ.get(SWITCH) == "0":
         return f"{SWITCH} is 0"
     try:
-        library = ctypes.cdll.LoadLibrary(str(compiled_library()))
+        library = _loaded()
     except (OSError, subprocess.SubprocessError) as error:
         return " ".join(str(error).split())[:300]
     for name in FUNCTIONS:
         function = jax.ffi.pycapsule(getattr(library, name))
         jax.ffi.register_ffi_target(name, function, platform="cpu")
     return None
+
+
+def vector_bytes() -> int:
+    """How wide the library's vectors are; panels of a packed weight are a multiple of it."""
+    return int(_loaded().jaxrnn_vector_bytes())
+
+
+@cache
+def _loaded() -> ctypes.CDLL:
+    return ctypes.cdll.LoadLibrary(str(compiled_library()))
 
 
 def compiled_library() -> Path:

@@ -1,4 +1,4 @@
-// The two calls that XLA makes: the recurrence over time, and its gradients.
+// The calls that XLA makes: pack the weight, the recurrence over time, and its gradients.
 //
 // Which arrays they take and give is described where they are called, in jaxrnn/native/calls.py.
 // An array that is not there has no elements.
@@ -56,7 +56,15 @@ Sizes sizes_of(ffi::AnyBuffer sequence, ffi::AnyBuffer carry, int64_t rows, bool
   return {steps[0], state[0], state[1], rows, reverse};
 }
 
-ffi::Error forward(ffi::ThreadPool pool, ffi::AnyBuffer weight, ffi::AnyBuffer bias,
+ffi::Error pack(ffi::ThreadPool pool, ffi::AnyBuffer weight, ffi::Result<ffi::AnyBuffer> packed,
+                int64_t cell) {
+  const long H = weight.dimensions()[1];
+  return with_types(weight.element_type(), cell, [&]<typename T, template <typename> class Cell>() {
+    Packing<T, Cell<T>::gates>(H).run(pool, data_of<T>(weight), data_of<T>(packed));
+  });
+}
+
+ffi::Error forward(ffi::ThreadPool pool, ffi::AnyBuffer packed, ffi::AnyBuffer bias,
                    ffi::AnyBuffer h, ffi::AnyBuffer c, ffi::AnyBuffer x, Tokens tokens,
                    Alive alive, ffi::Result<ffi::AnyBuffer> ys,
                    ffi::Result<ffi::AnyBuffer> h_last, ffi::Result<ffi::AnyBuffer> c_last,
@@ -66,7 +74,7 @@ ffi::Error forward(ffi::ThreadPool pool, ffi::AnyBuffer weight, ffi::AnyBuffer b
   const Sizes sizes = sizes_of(*ys, h, rows, reverse);
   return with_types(x.element_type(), cell, [&]<typename T, template <typename> class Cell>() {
     Forward<T, Cell>{
-        sizes, data_of<T>(weight), data_of<T>(bias), data_of<T>(h), data_of<T>(c), data_of<T>(x),
+        sizes, data_of<T>(packed), data_of<T>(bias), data_of<T>(h), data_of<T>(c), data_of<T>(x),
         data_of(tokens), data_of(alive), data_of<T>(ys), data_of<T>(h_last),
         data_of<T>(c_last), data_of<T>(before), data_of<T>(kept)}
         .run(pool);
@@ -78,8 +86,8 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::AnyBuffer weight, ffi::AnyBuffer 
                     Alive alive, ffi::AnyBuffer d_ys, ffi::AnyBuffer dh_last,
                     ffi::AnyBuffer dc_last, ffi::Result<ffi::AnyBuffer> d_gates,
                     ffi::Result<ffi::AnyBuffer> d_x_gates, ffi::Result<ffi::AnyBuffer> d_table,
-                    ffi::Result<ffi::AnyBuffer> d_bias, ffi::Result<ffi::AnyBuffer> dh_first,
-                    ffi::Result<ffi::AnyBuffer> dc_first, int64_t cell, bool reverse) {
+                    ffi::Result<ffi::AnyBuffer> d_weight, ffi::Result<ffi::AnyBuffer> d_bias,
+                    ffi::Result<ffi::AnyBuffer> dh_first, ffi::Result<ffi::AnyBuffer> dc_first, int64_t cell, bool reverse) {
   const int64_t rows = d_table->element_count() ? d_table->dimensions()[0] : 0;
   const Sizes sizes = sizes_of(ys, dh_last, rows, reverse);
   return with_types(ys.element_type(), cell, [&]<typename T, template <typename> class Cell>() {
@@ -87,7 +95,7 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::AnyBuffer weight, ffi::AnyBuffer 
         sizes, data_of<T>(weight), data_of<T>(before), data_of<T>(kept), data_of<T>(ys),
         data_of(tokens), data_of(alive), data_of<T>(d_ys), data_of<T>(dh_last),
         data_of<T>(dc_last), data_of<T>(d_gates), data_of<T>(d_x_gates), data_of<T>(d_table),
-        data_of<T>(d_bias), data_of<T>(dh_first), data_of<T>(dc_first)}
+        data_of<T>(d_weight), data_of<T>(d_bias), data_of<T>(dh_first), data_of<T>(dc_first)}
         .run(pool);
   });
 }
@@ -97,6 +105,13 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::AnyBuffer weight, ffi::AnyBuffer 
 
 using Array = ffi::AnyBuffer;
 using jaxrnn::Alive, jaxrnn::Tokens;
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxrnn_pack, jaxrnn::pack,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Array>()
+                                  .Ret<Array>()
+                                  .Attr<int64_t>("cell"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxrnn_forward, jaxrnn::forward,
                               ffi::Ffi::Bind()
@@ -115,6 +130,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxrnn_backward, jaxrnn::backward,
                                   .Arg<Tokens>().Arg<Alive>().Arg<Array>().Arg<Array>()
                                   .Arg<Array>()
                                   .Ret<Array>().Ret<Array>().Ret<Array>().Ret<Array>()
-                                  .Ret<Array>().Ret<Array>()
+                                  .Ret<Array>().Ret<Array>().Ret<Array>()
                                   .Attr<int64_t>("cell")
                                   .Attr<bool>("reverse"));
+
+extern "C" int jaxrnn_vector_bytes() { return jaxrnn::kVectorBytes; }

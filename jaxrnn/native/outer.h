@@ -1,0 +1,81 @@
+// The gradient of a weight: a sum of outer products over all time steps and rows.
+//
+// Shapes: K the T * B places that are summed over, M the gates times units, N the units.
+
+#pragma once
+
+#include <algorithm>
+
+#include "parallel.h"
+#include "product.h"
+
+namespace jaxrnn {
+
+// sum[m][n] = sum_k left[k][m] * right[k][n]. Each thread makes some rows of the sum.
+template <typename T>
+struct OuterProducts {
+  static constexpr int V = 2, L = kLanes<T>, R = kMostRows<V>;
+  static constexpr long kPlaces = 256;  // summed up before the sum is written: stays in a cache
+  static constexpr long kRows = 8 * R;  // of the sum, that share what is packed of `right`
+
+  long K, M, N;
+  const T *left, *right;
+  T* sum;
+
+  void run(xla::ffi::ThreadPool& pool) const {
+    const long strips = (M + kRows - 1) / kRows;
+    const auto strip = [&](long i) { Strip(*this, M * i / strips, M * (i + 1) / strips).run(); };
+    constexpr double kWorthwhile = 2e6;  // operations, as in sizes.h
+    if (2.0 * K * M * N < kWorthwhile) {
+      for (long i = 0; i < strips; ++i) strip(i);
+    } else {
+      parallel_for(pool, strips, strip);
+    }
+  }
+
+ private:
+  struct Strip {
+    const OuterProducts& p;
+    const long first, count;
+    std::vector<Block> blocks;
+    Buffer<T> lefts, rights;
+
+    Strip(const OuterProducts& p, long begin, long end)
+        : p(p), first(begin), count(end - begin), blocks(blocks_of(count, R)),
+          lefts(kPlaces * count), rights(kPlaces * V * L) {}
+
+    void run() {
+      for (long r = 0; r < count; ++r) std::fill_n(p.sum + (first + r) * p.N, p.N, T(0));
+      for (long k = 0; k < p.K; k += kPlaces) {
+        const long places = std::min(kPlaces, p.K - k);
+        for (const Block& block : blocks) {
+          const T* from = p.left + k * p.M + first + block.first;
+          T* to = lefts.data() + block.first * places;
+          for (long j = 0; j < places; ++j) std::copy_n(from + j * p.M, block.rows, to + j * block.rows);
+        }
+        for (long n = 0; n < p.N; n += V * L) panel(k, places, n);
+      }
+    }
+
+    void panel(long k, long places, long n) {
+      const long units = std::min<long>(V * L, p.N - n);
+      for (long j = 0; j < places; ++j) {
+        std::copy_n(p.right + (k + j) * p.N + n, units, rights.data() + j * V * L);
+      }
+      for (const Block& block : blocks) {
+        Vec<T> tile[kAccumulators];
+        multiply_for<T, V>(block.rows)(
+            lefts.data() + block.first * places, rights.data(), places, tile);
+        for (int r = 0; r < block.rows; ++r) {
+          T* to = p.sum + (first + block.first + r) * p.N + n;
+          for (int v = 0; v < V; ++v) {
+            const int lanes = static_cast<int>(std::min<long>(L, units - v * L));
+            if (lanes > 0) store(to + v * L, load(to + v * L, lanes) + tile[r * V + v], lanes);
+          }
+        }
+      }
+    }
+  };
+};
+
+}  // namespace jaxrnn
