@@ -35,10 +35,16 @@ struct Backward {
     const long panels = (n.H + U * L - 1) / (U * L), GH = G * n.H;
     Buffer<T> packed(panels * panel_size());
     const Chunks chunks(n.B, pool.num_threads(), 2.0 * n.T * n.B * n.H * n.H * G);
-    for (long p = 0; p < panels; ++p) pack(p, packed.data() + p * panel_size());
+    const auto pack_one = [&](long p) { pack(p, packed.data() + p * panel_size()); };
+    if (n.H * GH < kWorthPacking) {
+      for (long p = 0; p < panels; ++p) pack_one(p);
+    } else {
+      parallel_for(pool, panels, pack_one);
+    }
     Buffer<T> sums(chunks.count * (1 + n.V) * GH);
     parallel_for(pool, chunks.count, [&](long i) {
       T* own = sums.data() + i * (1 + n.V) * GH;
+      std::fill_n(own, (1 + n.V) * GH, T(0));
       Rows(*this, packed.data(), panels, chunks.begin(i), chunks.end(i), own).run();
     });
     OuterProducts<T>{n.T * n.B, GH, n.H, d_gates, before, d_weight}.run(pool);
@@ -57,7 +63,7 @@ struct Backward {
   void pack(long p, T* panel) const {
     const long unit = p * U * L, lanes = std::min<long>(U * L, n.H - unit);
     for (long k = 0; k < G * n.H; ++k) {
-      std::copy_n(weight + k * n.H + unit, lanes, panel + k * U * L);
+      copy<U * L>(weight + k * n.H + unit, lanes, panel + k * U * L);
     }
   }
 

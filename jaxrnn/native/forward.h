@@ -23,8 +23,7 @@ struct Packing {
   explicit Packing(long H) : H(H), panels((H + U * L - 1) / (U * L)), size(H * G * U * L) {}
 
   void run(xla::ffi::ThreadPool& pool, const T* weight, T* packed) const {
-    constexpr long kWorthwhile = 1 << 15;  // numbers: less is copied before a thread wakes up
-    const long parts = H * H * G < kWorthwhile ? 1 : panels;
+    const long parts = H * H * G < kWorthPacking ? 1 : panels;
     parallel_for(pool, parts, [&](long i) {
       for (long p = panels * i / parts; p < panels * (i + 1) / parts; ++p) {
         pack(p, weight, packed + p * size);

@@ -4,10 +4,9 @@
 
 #pragma once
 
-#include <algorithm>
-
 #include "parallel.h"
 #include "product.h"
+#include "sizes.h"
 
 namespace jaxrnn {
 
@@ -16,7 +15,7 @@ template <typename T>
 struct OuterProducts {
   static constexpr int V = 2, L = kLanes<T>, R = kMostRows<V>;
   static constexpr long kPlaces = 256;  // summed up before the sum is written: stays in a cache
-  static constexpr long kRows = 8 * R;  // of the sum, that share what is packed of `right`
+  static constexpr long kRows = 4 * R;  // of the sum, that share what is packed of `right`
 
   long K, M, N;
   const T *left, *right;
@@ -24,9 +23,8 @@ struct OuterProducts {
 
   void run(xla::ffi::ThreadPool& pool) const {
     const long strips = (M + kRows - 1) / kRows;
-    const auto strip = [&](long i) { Strip(*this, M * i / strips, M * (i + 1) / strips).run(); };
-    constexpr double kWorthwhile = 2e6;  // operations, as in sizes.h
-    if (2.0 * K * M * N < kWorthwhile) {
+    const auto strip = [&](long i) { Strip(*this, i * kRows, std::min(M, (i + 1) * kRows)).run(); };
+    if (2.0 * K * M * N < kWorthSharing) {
       for (long i = 0; i < strips; ++i) strip(i);
     } else {
       parallel_for(pool, strips, strip);
@@ -51,7 +49,9 @@ struct OuterProducts {
         for (const Block& block : blocks) {
           const T* from = p.left + k * p.M + first + block.first;
           T* to = lefts.data() + block.first * places;
-          for (long j = 0; j < places; ++j) std::copy_n(from + j * p.M, block.rows, to + j * block.rows);
+          for (long j = 0; j < places; ++j) {
+            copy<R>(from + j * p.M, block.rows, to + j * block.rows);
+          }
         }
         for (long n = 0; n < p.N; n += V * L) panel(k, places, n);
       }
@@ -60,7 +60,7 @@ struct OuterProducts {
     void panel(long k, long places, long n) {
       const long units = std::min<long>(V * L, p.N - n);
       for (long j = 0; j < places; ++j) {
-        std::copy_n(p.right + (k + j) * p.N + n, units, rights.data() + j * V * L);
+        copy<V * L>(p.right + (k + j) * p.N + n, units, rights.data() + j * V * L);
       }
       for (const Block& block : blocks) {
         Vec<T> tile[kAccumulators];

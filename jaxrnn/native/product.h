@@ -6,6 +6,8 @@
 
 #pragma once
 
+#include <algorithm>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -71,20 +73,30 @@ inline std::vector<Block> blocks_of(long rows, int most) {
   return blocks;
 }
 
-// Memory for vectors: aligned, and zero at first.
+// Memory for vectors: aligned, and not yet written to.
 template <typename T>
 class Buffer {
  public:
   explicit Buffer(long size)
-      : memory_(size * sizeof(T) + kVectorBytes, 0),
+      : memory_(new unsigned char[size * sizeof(T) + kVectorBytes]),
         data_(reinterpret_cast<T*>(
-            (reinterpret_cast<uintptr_t>(memory_.data()) + kVectorBytes - 1) &
+            (reinterpret_cast<uintptr_t>(memory_.get()) + kVectorBytes - 1) &
             ~uintptr_t(kVectorBytes - 1))) {}
   T* data() { return data_; }
 
  private:
-  std::vector<unsigned char> memory_;
+  std::unique_ptr<unsigned char[]> memory_;
   T* data_;
 };
+
+// Copies `count` numbers, at most N: fast where all N are copied.
+template <int N, typename T>
+inline void copy(const T* from, long count, T* to) {
+  if (count == N) {
+    std::memcpy(to, from, N * sizeof(T));
+  } else {
+    std::copy_n(from, count, to);
+  }
+}
 
 }  // namespace jaxrnn

@@ -20,14 +20,18 @@ struct Sizes {
   long step(long i, bool backwards) const { return reverse != backwards ? T - 1 - i : i; }
 };
 
+// Operations on one thread that take about ten times as long as waking another.
+constexpr double kWorthSharing = 2e6;
+// Numbers of a weight that take longer to pack than waking a thread.
+constexpr long kWorthPacking = 1 << 15;
+
 // Which rows a thread takes through all time steps: rows never wait for each other.
 struct Chunks {
   long rows, count;
 
   Chunks(long rows, long threads, double operations) : rows(rows), count(1) {
-    constexpr double kWorthwhile = 2e6;  // operations: about ten times what waking a thread takes
-    constexpr long kMost = 64;           // rows: their carry stays in the innermost caches
-    if (threads <= 1 || operations < kWorthwhile) {
+    constexpr long kMost = 64;  // rows: their carry stays in the innermost caches
+    if (threads <= 1 || operations < kWorthSharing) {
       count = (rows + kMost - 1) / kMost;
       return;
     }
