@@ -19,6 +19,7 @@ from jaxrnn.data.windows import Windows
 from jaxrnn.nn.cells import Carry
 from jaxrnn.nn.losses import nll_loss
 from jaxrnn.nn.model import CharModel, apply_model
+from jaxrnn.training.segments import segmented_loss
 from jaxrnn.training.state import TrainState, carry_for, repackage
 
 
@@ -53,7 +54,13 @@ class Batch(NamedTuple):
 
 
 def batch_loss(
-    model: CharModel, params: Any, carry: Carry, batch: Batch, key: Array | None = None
+    model: CharModel,
+    params: Any,
+    carry: Carry,
+    batch: Batch,
+    key: Array | None = None,
+    *,
+    segment: int | None = None,
 ) -> tuple[Float[Array, ""], Carry]:
     """The loss on one window, in nats per character, and the carry after it.
 
@@ -64,10 +71,25 @@ def batch_loss(
         batch: the characters. Where the model predicts only the next character, the target is
             the last one.
         key: of the dropout masks; None leaves dropout out.
+        segment: keep the activations of this many steps at once and compute the rest again, to
+            save memory (`jaxrnn.training.segments`); None keeps all.
     """
     steps, rows = batch.inputs.shape
     carry = repackage(carry_for(model, carry, rows))
     lengths = None if batch.length is None else jnp.full(rows, batch.length)
+    if segment is not None:
+        weights = _weights(batch, steps, rows, jax.tree.leaves(params)[0].dtype)
+        return segmented_loss(
+            model,
+            params,
+            carry,
+            batch.inputs,
+            batch.targets,
+            segment=segment,
+            weights=weights,
+            lengths=lengths,
+            key=key,
+        )
     carry, log_probs = apply_model(
         model, params, carry, batch.inputs, lengths=lengths, dropout_key=key
     )
@@ -95,13 +117,15 @@ def host_tokens_checked(step: Any) -> Any:
 
 
 @host_tokens_checked
-@partial(jax.jit, static_argnames=("model", "optimizer"))
+@partial(jax.jit, static_argnames=("model", "optimizer", "segment"))
 def train_step(
     model: CharModel,
     optimizer: optax.GradientTransformation,
     state: TrainState,
     batch: Batch,
     rate: Float[Array, ""] | float,
+    *,
+    segment: int | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One update: forward, loss, backward through this window only, optimizer.
 
@@ -112,12 +136,13 @@ def train_step(
             carry starts from zeros.
         batch: the characters.
         rate: the learning rate.
+        segment: as in `batch_loss`, for windows too long for the memory (static).
 
     Raises:
         ValueError: if a token of a NumPy array is outside [0, V). Arrays on the device are not
             looked at, which would wait for it.
     """
-    return _update(model, optimizer, state, batch, rate)
+    return _update(model, optimizer, state, batch, rate, segment)
 
 
 @host_tokens_checked
@@ -211,10 +236,12 @@ def _update(
     state: TrainState,
     batch: Batch,
     rate: Array | float,
+    segment: int | None = None,
 ) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(state.key, state.step)
     gradient = jax.value_and_grad(
-        lambda params: batch_loss(model, params, state.carry, batch, key), has_aux=True
+        lambda params: batch_loss(model, params, state.carry, batch, key, segment=segment),
+        has_aux=True,
     )
     (loss, carry), gradients = gradient(state.params)
     direction, opt_state = optimizer.update(gradients, state.opt_state, state.params)

@@ -1,0 +1,70 @@
+"""Windows in segments: the same numbers in less memory."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from helpers import EXACT, random_tree, relative
+
+from jaxrnn import LSTM, CharLM, CharRnn, make_optimizer, make_state, train_step
+from jaxrnn.training.steps import Batch, batch_loss
+
+V, F, H, B = 11, 5, 7, 4
+
+
+def model_and_window(steps, layers=2, dropout=0.0):
+    model = CharLM(V, F, H, cell=LSTM, layers=layers, dropout=dropout)
+    keys = jax.random.split(jax.random.key(0), 3)
+    state = make_state(model, make_optimizer("adam"), B, keys[0])
+    tokens = jax.random.randint(keys[1], (steps + 1, B), 0, V, jnp.int32)
+    carry = random_tree(keys[2], state.carry)
+    return model, state._replace(carry=carry), Batch(tokens[:-1], tokens[1:])
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("segment", [1, 3, 4, 10, 50])
+@pytest.mark.parametrize("length", [None, 10, 6])
+def test_segments_change_neither_loss_nor_gradient_nor_carry(segment, length):
+    model, state, batch = model_and_window(10)
+    to64 = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float64), tree)  # noqa: E731
+    params, carry = to64(state.params), to64(state.carry)
+    if length is not None:
+        batch = batch._replace(length=jnp.asarray(length), rows=jnp.asarray(3))
+
+    def run(segment):
+        loss = lambda p: batch_loss(model, p, carry, batch, segment=segment)  # noqa: E731
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+
+    assert relative(run(segment), run(None)) < EXACT
+
+
+def test_each_segment_draws_its_own_dropout_masks():
+    """With one mask for all segments, equal segments from an equal carry would lose the same."""
+    model, state, batch = model_and_window(8, dropout=0.5)
+    key = jax.random.key(1)
+    losses = {
+        segment: float(batch_loss(model, state.params, state.carry, batch, key, segment=segment)[0])
+        for segment in (2, 8)
+    }
+    plain = float(batch_loss(model, state.params, state.carry, batch, segment=2)[0])
+    assert len({*losses.values(), plain}) == 3
+
+
+def test_long_windows_need_a_fraction_of_the_memory():
+    model, state, batch = model_and_window(2048, layers=1)
+    optimizer = make_optimizer("adam")
+
+    def peak(segment):
+        lowered = train_step.__wrapped__.lower(
+            model, optimizer, state, batch, 1e-3, segment=segment
+        )
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    assert peak(64) < peak(None) / 4
+
+
+def test_a_segment_below_one_and_a_model_without_memory_are_refused():
+    model, state, batch = model_and_window(3)
+    with pytest.raises(ValueError, match="segment must be at least 1, got 0"):
+        batch_loss(model, state.params, state.carry, batch, segment=0)
+    with pytest.raises(ValueError, match="CharRnn reads windows of its own"):
+        batch_loss(CharRnn(V, F, H), {"e": jnp.zeros(1)}, (), batch, segment=2)
