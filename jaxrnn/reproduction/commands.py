@@ -1,0 +1,79 @@
+"""The command that reproduces the course's losses."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from tyro.conf import Positional
+
+from jaxrnn.data.corpora import load_corpus
+from jaxrnn.data.tokens import check_at_least_1
+from jaxrnn.reproduction.processes import available_cores
+from jaxrnn.reproduction.running import trainer_of
+from jaxrnn.reproduction.units import Dtype, Framework, Unit, check_recipe
+from jaxrnn.reproduction.watching import Outcome, reproduce
+from jaxrnn.terminal import FAILED, SIGNALLED, command_name
+from jaxrnn.training.recipes import RECIPES
+
+LONG = ("stateful-lstm-15", "stateful-lstm-63", "early-lstm-31")
+"""Recipes that take hours: trained only when they are asked for."""
+USUAL = tuple(name for name, recipe in RECIPES.items() if recipe.validation and name not in LONG)
+"""Recipes that are trained when none is asked for: those with a published validation loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduce:
+    """Train the course's recipes and lay the losses beside the published ones.
+
+    What is finished is not trained again: the same command goes on where it was stopped.
+    """
+
+    recipes: Positional[tuple[str, ...]] = ()
+    """Which; all with a published validation loss but the long LSTMs if none is given."""
+    seeds: int = 3
+    """Train each with the seeds 0, 1, ... up to this many."""
+    framework: Literal["jax", "torch", "both"] = "jax"
+    """Train ours, the same models in PyTorch from the same weights and windows, or both."""
+    dtype: Dtype = "float32"
+    """The precision."""
+    schedule: str | None = None
+    """Another schedule than the recipe's, such as "1 x 1e-3", to try something."""
+    folder: Path = Path("runs/reproduce")
+    """Where the results are kept."""
+    jobs: int | None = None
+    """Processes at once; one for each core if None."""
+
+    def __call__(self) -> int:
+        check_at_least_1(seeds=self.seeds)
+        units = self._units()
+        jobs = len(available_cores()) if self.jobs is None else self.jobs
+        check_at_least_1(jobs=jobs)
+        for unit in units:
+            trainer_of(unit.framework)
+        load_corpus(units[0].config.corpus)  # downloads it, if it is not there
+        return self._ended(reproduce(units, self.folder, jobs))
+
+    def _units(self) -> list[Unit]:
+        for name in self.recipes:
+            check_recipe(name)
+        both = get_args(Framework) if self.framework == "both" else (self.framework,)
+        return [
+            Unit(
+                recipe=recipe,
+                framework=framework,
+                dtype=self.dtype,
+                seed=seed,
+                changes={} if self.schedule is None else {"schedule": self.schedule},
+            )
+            for recipe in dict.fromkeys(self.recipes or USUAL)
+            for seed in range(self.seeds)
+            for framework in both
+        ]
+
+    def _ended(self, outcome: Outcome) -> int:
+        if outcome.signal:
+            print(f"\nStopped. The same command goes on: {command_name()} reproduce ...")
+            return SIGNALLED + outcome.signal
+        for name, error in outcome.failures.items():
+            print(f"failed: {name}: {error}")
+        return FAILED if outcome.failures else 0
