@@ -1,5 +1,6 @@
 """The command that reproduces the course's losses."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -8,8 +9,10 @@ from tyro.conf import Positional
 
 from jaxrnn.data.corpora import load_corpus
 from jaxrnn.data.tokens import check_at_least_1
+from jaxrnn.reproduction.comparison import summaries
 from jaxrnn.reproduction.processes import available_cores
 from jaxrnn.reproduction.running import trainer_of
+from jaxrnn.reproduction.table import lines
 from jaxrnn.reproduction.units import Dtype, Framework, Unit, check_recipe
 from jaxrnn.reproduction.watching import Outcome, reproduce
 from jaxrnn.terminal import FAILED, SIGNALLED, command_name
@@ -51,7 +54,7 @@ class Reproduce:
         for unit in units:
             trainer_of(unit.framework)
         load_corpus(units[0].config.corpus)  # downloads it, if it is not there
-        return self._ended(reproduce(units, self.folder, jobs))
+        return self._ended(units, reproduce(units, self.folder, jobs))
 
     def _units(self) -> list[Unit]:
         for name in self.recipes:
@@ -70,10 +73,13 @@ class Reproduce:
             for framework in both
         ]
 
-    def _ended(self, outcome: Outcome) -> int:
+    def _ended(self, units: list[Unit], outcome: Outcome) -> int:
         if outcome.signal:
             print(f"\nStopped. The same command goes on: {command_name()} reproduce ...")
             return SIGNALLED + outcome.signal
+        results = [outcome.results[unit.id] for unit in units if unit.id in outcome.results]
+        for summary in summaries(results, self.folder):
+            print("\n" + "\n".join(lines(summary)))
         for name, error in outcome.failures.items():
-            print(f"failed: {name}: {error}")
+            print(f"failed: {name}: {error}", file=sys.stderr)
         return FAILED if outcome.failures else 0

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from jaxrnn.data.tokens import check_seed
 from jaxrnn.training.config import Config
-from jaxrnn.training.recipes import RECIPES, Recipe
+from jaxrnn.training.recipes import RECIPES
 from jaxrnn.training.schedules import parse_schedule
 
 Framework = Literal["jax", "torch"]
@@ -66,14 +66,14 @@ class Unit:
         return "_".join(part for part in parts if part)
 
     @property
-    def published(self) -> Recipe:
-        """The recipe, with the losses that the course published."""
-        return RECIPES[self.recipe]
+    def published(self) -> Mapping[int, float]:
+        """The validation losses that the course published, by epoch; none of a changed recipe."""
+        return {} if self.changes else RECIPES[self.recipe].validation
 
     @property
     def config(self) -> Config:
         """The configuration to train."""
-        return replace(self.published.config, **self.changes, seed=self.seed)
+        return replace(RECIPES[self.recipe].config, **self.changes, seed=self.seed)
 
     @property
     def epochs(self) -> int:

@@ -62,7 +62,7 @@ def reproduce(units: Sequence[Unit], folder: Path, jobs: int) -> Outcome:
 def result_line(unit: Unit, result: Mapping[str, Any]) -> str:
     """What a unit came to, in a line."""
     epoch, ours = len(result["validation"]), list(result["validation"].values())[-1]
-    published = unit.published.validation.get(epoch)
+    published = unit.published.get(epoch)
     beside = "" if published is None else f"  published {published:.3f}  {ours - published:+.3f}"
     return f"{unit.title}: validation {ours:.4f}{beside}  {result['seconds']:.0f} s"
 

@@ -11,6 +11,7 @@ from jaxrnn.exchange.weights import WeightMap
 from jaxrnn.generation import GREEDY, Sampler, get_next, read_prompt, write_texts
 from jaxrnn.reproduction.units import Unit
 from jaxrnn.training.experiment import Experiment, prompt_for
+from jaxrnn.training.recipes import RECIPES
 from jaxrnn.tree import named_leaves
 
 COURSE_ANSWERS: dict[str, dict[str, str]] = {
@@ -39,7 +40,7 @@ def params_of(experiment: Experiment, weights: Mapping[str, np.ndarray]) -> Any:
 def samples(unit: Unit, experiment: Experiment, params: Any) -> list[dict[str, str | None]]:
     """A text: greedy by a windowed model, as the course's `get_next_n`, else drawn."""
     model, vocabulary = experiment.model, experiment.vocabulary
-    prompt = prompt_for(experiment, None, unit.published.prompt)
+    prompt = prompt_for(experiment, None, RECIPES[unit.recipe].prompt)
     greedy = model.reads != "streams"
     text = write_texts(
         model,
