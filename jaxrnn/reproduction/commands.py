@@ -1,16 +1,18 @@
 """The command that reproduces the course's losses."""
 
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 from tyro.conf import Positional
 
-from jaxrnn.data.corpora import load_corpus
+from jaxrnn.data.corpora import load_corpus, nietzsche
 from jaxrnn.data.tokens import check_at_least_1
 from jaxrnn.reproduction.comparison import summaries
 from jaxrnn.reproduction.processes import available_cores
+from jaxrnn.reproduction.quick import judged, quick_units
 from jaxrnn.reproduction.running import trainer_of
 from jaxrnn.reproduction.table import lines
 from jaxrnn.reproduction.units import Dtype, Framework, Unit, check_recipe
@@ -45,12 +47,17 @@ class Reproduce:
     """Where the results are kept."""
     jobs: int | None = None
     """Processes at once; one for each core if None."""
+    quick: bool = False
+    """Only check this installation: are the losses of three first epochs right? About a minute."""
 
     def __call__(self) -> int:
-        check_at_least_1(seeds=self.seeds)
-        units = self._units()
         jobs = len(available_cores()) if self.jobs is None else self.jobs
-        check_at_least_1(jobs=jobs)
+        check_at_least_1(seeds=self.seeds, jobs=jobs)
+        if self.quick:
+            if self != Reproduce(quick=True, jobs=self.jobs):
+                raise ValueError("--quick takes no recipes and no other flag but --jobs.")
+            return _checked(jobs)
+        units = self._units()
         for unit in units:
             trainer_of(unit.framework)
         load_corpus(units[0].config.corpus)  # downloads it, if it is not there
@@ -83,3 +90,22 @@ class Reproduce:
         for name, error in outcome.failures.items():
             print(f"failed: {name}: {error}", file=sys.stderr)
         return FAILED if outcome.failures else 0
+
+
+def _checked(jobs: int) -> int:
+    """Train the first epochs of three recipes afresh, and say whether they came out right."""
+    nietzsche()
+    with tempfile.TemporaryDirectory() as folder:
+        outcome = reproduce(quick_units(), Path(folder), jobs)
+    if outcome.signal:
+        return SIGNALLED + outcome.signal
+    judgements = [judged(result) for result in outcome.results.values()]
+    for judgement in judgements:
+        print(judgement.line)
+    for name, error in outcome.failures.items():
+        print(f"failed: {name}: {error}", file=sys.stderr)
+    if outcome.failures or not all(judgement.passed for judgement in judgements):
+        print("Your installation does NOT train correctly.")
+        return FAILED
+    print("Your installation trains correctly.")
+    return 0

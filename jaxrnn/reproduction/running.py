@@ -75,7 +75,7 @@ def trainer_of(framework: str) -> Trainer:
 def _found(unit: Unit, experiment: Experiment, trained: Trained) -> dict[str, Any]:
     """The parts of the results that come from training."""
     ends = [row for row in trained.rows if row["validation"] is not None]
-    writes = unit.framework == "jax" and unit.dtype == "float32"
+    writes = (unit.framework, unit.dtype, unit.study) == ("jax", "float32", "")
     params = params_of(experiment, trained.weights) if writes else None
     return {
         "config": unit.config.to_dict(),
