@@ -80,7 +80,7 @@ class TwinRun:
         started, steps = time.perf_counter(), -(-self.count // ROWS_PER_EPOCH)
         self._begin()
         while self.position.window < self.count:
-            self._train(min(steps, self.count - self.position.window))
+            self.train(min(steps, self.count - self.position.window))
             if self.position.window < self.count:
                 self._add_row()
             yield
@@ -88,6 +88,22 @@ class TwinRun:
         after = replace(self.position, epoch=self.position.epoch + 1, window=0)
         self.position = after
         self.seconds += time.perf_counter() - started
+
+    def train(self, steps: int) -> None:
+        """Make some steps of the epoch under way."""
+        source, at = self._experiment.source, self.position
+        windows = source.windows(at.epoch, at.window, steps)
+        phase, _ = self._experiment.schedule.phase(at.epoch)
+        rates = phase.rates(at.averaged + np.arange(steps), source.steps_per_epoch)
+        found = [
+            self.training.step(*window, float(rate))
+            for window, rate in zip(cut(source, windows), rates, strict=True)
+        ]
+        losses, norms = (np.asarray(values, float) for values in zip(*found, strict=True))
+        self.position = at.after(losses, norms, np.zeros(steps), windows, rates)
+        if not (np.isfinite(losses) & np.isfinite(norms)).all():
+            step = len(self.rows) and self.rows[-1]["step"]
+            raise NonFiniteLossError(f"The loss is no longer finite soon after step {step}.")
 
     def go_on(self, path: Path) -> None:
         """Take over what `save` wrote, if there is anything."""
@@ -122,21 +138,6 @@ class TwinRun:
         epoch = self.position.epoch
         if self._experiment.schedule.phase(epoch)[1] == epoch:
             self.position = replace(self.position, average=0.0, averaged=0)
-
-    def _train(self, steps: int) -> None:
-        source, at = self._experiment.source, self.position
-        windows = source.windows(at.epoch, at.window, steps)
-        phase, _ = self._experiment.schedule.phase(at.epoch)
-        rates = phase.rates(at.averaged + np.arange(steps), source.steps_per_epoch)
-        found = [
-            self.training.step(*window, float(rate))
-            for window, rate in zip(cut(source, windows), rates, strict=True)
-        ]
-        losses, norms = (np.asarray(values, float) for values in zip(*found, strict=True))
-        self.position = at.after(losses, norms, np.zeros(steps), windows, rates)
-        if not (np.isfinite(losses) & np.isfinite(norms)).all():
-            step = len(self.rows) and self.rows[-1]["step"]
-            raise NonFiniteLossError(f"The loss is no longer finite soon after step {step}.")
 
     def _validated(self) -> float:
         """The validation loss; the carry flows, or is put aside, as the configuration says."""

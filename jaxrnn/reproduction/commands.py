@@ -14,6 +14,7 @@ from jaxrnn.reproduction.comparison import summaries
 from jaxrnn.reproduction.processes import available_cores
 from jaxrnn.reproduction.quick import judged, quick_units
 from jaxrnn.reproduction.running import trainer_of
+from jaxrnn.reproduction.studies import study_units
 from jaxrnn.reproduction.table import lines
 from jaxrnn.reproduction.units import Dtype, Framework, Unit, check_recipe
 from jaxrnn.reproduction.watching import Outcome, reproduce
@@ -43,6 +44,9 @@ class Reproduce:
     """The precision."""
     schedule: str | None = None
     """Another schedule than the recipe's, such as "1 x 1e-3", to try something."""
+    studies: bool = False
+    """Train as well what the course does not say: the recipes with another split, carry, bptt or
+    initialisation (ours, in float32; those of the recipes that are asked for)."""
     folder: Path = Path("runs/reproduce")
     """Where the results are kept."""
     jobs: int | None = None
@@ -67,7 +71,8 @@ class Reproduce:
         for name in self.recipes:
             check_recipe(name)
         both = get_args(Framework) if self.framework == "both" else (self.framework,)
-        return [
+        recipes = tuple(dict.fromkeys(self.recipes or USUAL))
+        units = [
             Unit(
                 recipe=recipe,
                 framework=framework,
@@ -75,10 +80,13 @@ class Reproduce:
                 seed=seed,
                 changes={} if self.schedule is None else {"schedule": self.schedule},
             )
-            for recipe in dict.fromkeys(self.recipes or USUAL)
+            for recipe in recipes
             for seed in range(self.seeds)
             for framework in both
         ]
+        if not self.studies:
+            return units
+        return units + [unit for unit in study_units() if unit.recipe in recipes]
 
     def _ended(self, units: list[Unit], outcome: Outcome) -> int:
         if outcome.signal:
