@@ -18,7 +18,7 @@ from jaxrnn.reproduction.studies import study_units
 from jaxrnn.reproduction.table import lines
 from jaxrnn.reproduction.units import Dtype, Framework, Unit, check_recipe
 from jaxrnn.reproduction.watching import Outcome, reproduce
-from jaxrnn.terminal import FAILED, SIGNALLED, command_name
+from jaxrnn.terminal import FAILED, SIGNALLED
 from jaxrnn.training.recipes import RECIPES
 
 LONG = ("stateful-lstm-15", "stateful-lstm-63", "early-lstm-31")
@@ -90,7 +90,7 @@ class Reproduce:
 
     def _ended(self, units: list[Unit], outcome: Outcome) -> int:
         if outcome.signal:
-            print(f"\nStopped. The same command goes on: {command_name()} reproduce ...")
+            print("\nStopped and saved. The same command goes on from there.")
             return SIGNALLED + outcome.signal
         results = [outcome.results[unit.id] for unit in units if unit.id in outcome.results]
         for summary in summaries(results, self.folder):

@@ -1,6 +1,5 @@
 """Run units before the user's eyes: one bar over all of them, a line for each that is done."""
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,10 +81,12 @@ class _Board:
     """The bar: what each unit's process told last, weighed by the work that it is."""
 
     def __init__(self, screen: Screen, units: Sequence[Unit]) -> None:
-        self._screen, self._started = screen, time.monotonic()
+        self._screen = screen
         self._weights = {unit.id: expected_seconds(unit) for unit in units}
         self._shares = dict.fromkeys(self._weights, 0.0)
         self._ended = 0
+        if units:
+            screen.show("starting", 0.0)
 
     def see(self, event: Event) -> None:
         """Show an event."""
