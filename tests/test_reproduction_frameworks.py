@@ -74,6 +74,17 @@ def test_both_frameworks_train_the_same_in_float64(tmp_path, text, recipe, chang
             assert one[name] == expected, name
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("course_corpus")
+@pytest.mark.parametrize("recipe", ["stateful-rnn", "stateful-gru"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_whole_recipes_agree(tmp_path, recipe, dtype):
+    _, apart = both(tmp_path / "results", Unit(recipe=recipe, dtype=dtype))
+    if dtype == "float64":
+        assert apart.weights < WEIGHTS
+    assert max(apart.validation.values()) < {"float64": VALIDATION, "float32": FLOAT32}[dtype]
+
+
 def test_both_frameworks_train_the_same_in_float32(tmp_path, text):
     unit = Unit(recipe="stateful-rnn", seed=3, changes=SMALL | {"corpus": text})
     (ours, theirs), apart = both(tmp_path / "results", unit)

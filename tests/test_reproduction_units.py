@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from jaxrnn import RECIPES
+from jaxrnn import RECIPES, cli
 from jaxrnn.reproduction.commands import LONG, USUAL
 from jaxrnn.reproduction.quick import quick_units
 from jaxrnn.reproduction.results import (
@@ -130,10 +130,14 @@ def test_damaged_results_are_refused_by_name(tmp_path, damage):
         all_results(tmp_path)
 
 
-def test_usual_recipes_have_published_losses():
+def test_usual_recipes_have_published_losses_and_help_lists_them(capsys):
     assert all(RECIPES[name].validation for name in (*USUAL, *LONG))
     assert {"loop", "stateful-gru", "stateful-lstm"} <= set(USUAL)
     assert not set(USUAL) & set(LONG)
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["reproduce", "--help"])
+    helped = capsys.readouterr().out
+    assert all(name in helped for name in (*USUAL, *LONG))
 
 
 def test_studies_change_what_they_are_about():

@@ -45,6 +45,8 @@ def reproduce(units: Sequence[Unit], folder: Path, jobs: int) -> Outcome:
     with Screen() as screen, stop_requests() as stopping:
         waiting = [unit for unit in units if not _is_done(unit, folder, outcome, screen)]
         waiting.sort(key=expected_seconds, reverse=True)  # so that all processes end together
+        if waiting:
+            screen.line(_introduction(waiting, len(units), jobs))
         board = _Board(screen, waiting)
         for event in run_all(waiting, folder, jobs, stopping):
             board.see(event)
@@ -64,6 +66,12 @@ def result_line(unit: Unit, result: Mapping[str, Any]) -> str:
     published = unit.published.get(epoch)
     beside = "" if published is None else f"  published {published:.3f}  {ours - published:+.3f}"
     return f"{unit.title}: validation {ours:.4f}{beside}  {result['seconds']:.0f} s"
+
+
+def _introduction(waiting: Sequence[Unit], count: int, jobs: int) -> str:
+    minutes = sum(map(expected_seconds, waiting)) / jobs / 60
+    about = f"about {minutes:.0f} minutes" if minutes >= 1.5 else "about a minute"
+    return f"{len(waiting)} of {count} trainings are to be done: {about} in {jobs} processes."
 
 
 def _is_done(unit: Unit, folder: Path, outcome: Outcome, screen: Screen) -> bool:
