@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import jax
-import pooch
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, subcommand
 
@@ -16,9 +14,11 @@ from jaxrnn.data.corpora import load_corpus
 from jaxrnn.exchange.commands import Export, Import, config_in
 from jaxrnn.generation import Sampler
 from jaxrnn.nn.losses import bits_per_character, perplexity
+from jaxrnn.reproduction.commands import Reproduce
 from jaxrnn.terminal import (
     Screen,
     command_name,
+    keep_compiled_programs,
     parse,
     run_command,
     stop_requests,
@@ -206,7 +206,7 @@ class Recipes:
         return 0
 
 
-Command = Train | Sample | Evaluate | FindRate | Recipes | Export | Import
+Command = Train | Sample | Evaluate | FindRate | Recipes | Reproduce | Export | Import
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -232,12 +232,12 @@ def _command(given: list[str]) -> Command:
         | Annotated[Evaluate, subcommand("evaluate")]
         | Annotated[FindRate, subcommand("find-rate", default=FindRate(recipe=name, config=config))]
         | Annotated[Recipes, subcommand("recipes")]
+        | Annotated[Reproduce, subcommand("reproduce")]
         | Annotated[Export, subcommand("export")]
         | Annotated[Import, subcommand("import", default=importing)]
     )
     command: Command = parse(kinds, given, program=command_name(), description=DESCRIPTION)
-    jax.config.update("jax_compilation_cache_dir", str(pooch.os_cache("jaxrnn") / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    keep_compiled_programs()
     return command
 
 

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 import jax
+import pooch
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -58,6 +59,12 @@ def run_command(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return INTERRUPTED
+
+
+def keep_compiled_programs() -> None:
+    """Keep what is compiled in the user's cache folder, so that it is not compiled again."""
+    jax.config.update("jax_compilation_cache_dir", str(pooch.os_cache("jaxrnn") / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def command_name() -> str:

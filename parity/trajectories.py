@@ -207,7 +207,7 @@ def within_envelope(
     center = torch_trajectory(subject, weights, course, "float32")
     got = jax_trajectory(subject, weights, text, steps, "float32", scale)
     runs = [
-        torch_trajectory(subject, _nudged(weights, seed), course, "float32")
+        torch_trajectory(subject, nudged(weights, seed), course, "float32")
         for seed in range(ENVELOPE_RUNS)
     ]
     distances = np.stack([_distances(run, center) for run in runs])  # (runs, 2, chunks)
@@ -255,13 +255,13 @@ def _distances(run: Trajectory, center: Trajectory) -> np.ndarray:
     return np.array([weights, losses])
 
 
-def _nudged(weights: Arrays, seed: int) -> dict[str, np.ndarray]:
-    """The same weights, each one unit in the last place of float32 up or down."""
+def nudged(weights: Arrays, seed: int, dtype: str = "float32") -> dict[str, np.ndarray]:
+    """The same weights, each one unit in the last place of a precision up or down."""
     rng = np.random.default_rng(seed)
 
     def nudge(array: np.ndarray) -> np.ndarray:
         """One array."""
-        towards = np.where(rng.random(array.shape) < 0.5, -np.inf, np.inf).astype(np.float32)
-        return np.nextafter(array.astype(np.float32), towards).astype(np.float64)
+        towards = np.where(rng.random(array.shape) < 0.5, -np.inf, np.inf).astype(dtype)
+        return np.nextafter(array.astype(dtype), towards).astype(np.float64)
 
     return {key: nudge(array) for key, array in weights.items()}

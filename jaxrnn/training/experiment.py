@@ -23,7 +23,7 @@ from jaxrnn.training.config import Config
 from jaxrnn.training.evaluation import Source
 from jaxrnn.training.memory import check_memory
 from jaxrnn.training.schedules import Schedule, parse_schedule
-from jaxrnn.training.state import TrainState, make_state
+from jaxrnn.training.state import TrainState, cast_floats, make_state
 
 STARTS = {
     "trigrams": lambda n, length: trigram_starts(n),
@@ -45,6 +45,8 @@ class Experiment(NamedTuple):
         schedule: the learning rates.
         source: what to train on.
         validation: what to validate on.
+        dtype: of the weights and all that is computed from them. Training in float64 needs
+            `jax.enable_x64`.
     """
 
     config: Config
@@ -55,10 +57,11 @@ class Experiment(NamedTuple):
     schedule: Schedule
     source: Source
     validation: Source
+    dtype: str = "float32"
 
     def fresh_state(self) -> TrainState:
-        """The state that training starts from."""
-        return fresh_state(self.config, self.model)
+        """The state that training starts from: the same numbers in every precision."""
+        return cast_floats(fresh_state(self.config, self.model), self.dtype)
 
 
 def fresh_state(config: Config, model: CharModel) -> TrainState:

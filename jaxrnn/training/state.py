@@ -55,6 +55,15 @@ def repackage(carry: Carry) -> Carry:
     return jax.tree.map(lax.stop_gradient, carry)
 
 
+def cast_floats(state: TrainState, dtype: str) -> TrainState:
+    """The same state with its floats in another precision."""
+
+    def cast(leaf: jax.Array) -> jax.Array:
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(cast, state)
+
+
 @jax.jit
 def copied(state: TrainState) -> TrainState:
     """A copy in buffers of its own, which a step that uses the state up leaves alone."""

@@ -1,0 +1,122 @@
+"""The command that reproduces the course's losses."""
+
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from tyro.conf import Positional
+
+from jaxrnn.data.corpora import load_corpus, nietzsche
+from jaxrnn.data.tokens import check_at_least_1
+from jaxrnn.reproduction.comparison import summaries
+from jaxrnn.reproduction.processes import available_cores
+from jaxrnn.reproduction.quick import judged, quick_units
+from jaxrnn.reproduction.running import trainer_of
+from jaxrnn.reproduction.studies import study_units
+from jaxrnn.reproduction.table import lines
+from jaxrnn.reproduction.units import Dtype, Framework, Unit, check_recipe
+from jaxrnn.reproduction.watching import Outcome, reproduce
+from jaxrnn.terminal import FAILED, SIGNALLED
+from jaxrnn.training.recipes import RECIPES
+
+LONG = ("stateful-lstm-15", "stateful-lstm-63", "early-lstm-31")
+"""Recipes that take hours: trained only when they are asked for."""
+USUAL = tuple(name for name, recipe in RECIPES.items() if recipe.validation and name not in LONG)
+"""Recipes that are trained when none is asked for: those with a published validation loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduce:
+    """Train the course's recipes and lay the losses beside the published ones.
+
+    What is finished is not trained again: the same command goes on where it was stopped. All that
+    is trained by default takes about an hour on two cores; --quick about a minute.
+    """
+
+    recipes: Positional[tuple[str, ...]] = ()
+    """Which. If none is given: loop, concat, rnn, many-outputs, identity, stateful-rnn,
+    stateful-rnn-2, stateful-gru, stateful-lstm and early-lstm. Not those that take hours:
+    stateful-lstm-15, stateful-lstm-63, early-lstm-31."""
+    seeds: int = 3
+    """Train each with the seeds 0, 1, ... up to this many."""
+    framework: Literal["jax", "torch", "both"] = "jax"
+    """Train ours, the same models in PyTorch from the same weights and windows, or both."""
+    dtype: Dtype = "float32"
+    """The precision."""
+    schedule: str | None = None
+    """Another schedule than the recipe's, such as "1 x 1e-3", to try something."""
+    studies: bool = False
+    """Train as well what the course does not say: the recipes with another split, carry, bptt or
+    initialisation (ours, in float32; those of the recipes that are asked for)."""
+    folder: Path = Path("runs/reproduce")
+    """Where the results are kept."""
+    jobs: int | None = None
+    """Processes at once; one for each core if None."""
+    quick: bool = False
+    """Only check this installation: are the losses of three first epochs right? About a minute."""
+
+    def __call__(self) -> int:
+        jobs = len(available_cores()) if self.jobs is None else self.jobs
+        check_at_least_1(seeds=self.seeds, jobs=jobs)
+        if self.quick:
+            if self != Reproduce(quick=True, jobs=self.jobs):
+                raise ValueError("--quick takes no recipes and no other flag but --jobs.")
+            return _checked(jobs)
+        units = self._units()
+        for unit in units:
+            trainer_of(unit.framework)
+        load_corpus(units[0].config.corpus)  # downloads it, if it is not there
+        return self._ended(units, reproduce(units, self.folder, jobs))
+
+    def _units(self) -> list[Unit]:
+        for name in self.recipes:
+            check_recipe(name)
+        both = get_args(Framework) if self.framework == "both" else (self.framework,)
+        recipes = tuple(dict.fromkeys(self.recipes or USUAL))
+        units = [
+            Unit(
+                recipe=recipe,
+                framework=framework,
+                dtype=self.dtype,
+                seed=seed,
+                changes={} if self.schedule is None else {"schedule": self.schedule},
+            )
+            for recipe in recipes
+            for seed in range(self.seeds)
+            for framework in both
+        ]
+        if not self.studies:
+            return units
+        return units + [unit for unit in study_units() if unit.recipe in recipes]
+
+    def _ended(self, units: list[Unit], outcome: Outcome) -> int:
+        if outcome.signal:
+            print("\nStopped and saved. The same command goes on from there.")
+            return SIGNALLED + outcome.signal
+        results = [outcome.results[unit.id] for unit in units if unit.id in outcome.results]
+        for summary in summaries(results, self.folder):
+            print("\n" + "\n".join(lines(summary)))
+        for name, error in outcome.failures.items():
+            print(f"failed: {name}: {error}", file=sys.stderr)
+        return FAILED if outcome.failures else 0
+
+
+def _checked(jobs: int) -> int:
+    """Train the first epochs of three recipes afresh, and say whether they came out right."""
+    nietzsche()
+    with tempfile.TemporaryDirectory() as folder:
+        outcome = reproduce(quick_units(), Path(folder), jobs)
+    if outcome.signal:
+        return SIGNALLED + outcome.signal
+    judgements = [judged(result) for result in outcome.results.values()]
+    for judgement in judgements:
+        print(judgement.line)
+    for name, error in outcome.failures.items():
+        print(f"failed: {name}: {error}", file=sys.stderr)
+    if outcome.failures or not all(judgement.passed for judgement in judgements):
+        print("Your installation does NOT train correctly.")
+        return FAILED
+    print("Your installation trains correctly.")
+    return 0

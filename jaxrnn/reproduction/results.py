@@ -1,0 +1,146 @@
+"""What became of a unit, as a file: `<unit id>.json`, and its weights beside it.
+
+format              of the file
+unit                what was trained
+config              with which configuration
+rows                the history: ten rows an epoch, losses in nats per character
+train, validation   the losses at the end of each epoch, by its number
+seconds             training and validation, without compilation
+total_seconds       of the process
+samples, next       what the trained model writes
+corpus_sha256, versions, machine, date
+"""
+
+import datetime
+import json
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from jaxrnn.reproduction.units import Unit
+from jaxrnn.training.files import write_whole
+from jaxrnn.training.runs import PACKAGES
+
+FORMAT = 1
+KEYS = {
+    "format",
+    "unit",
+    "config",
+    "rows",
+    "train",
+    "validation",
+    "seconds",
+    "total_seconds",
+    "samples",
+    "next",
+    "corpus_sha256",
+    "versions",
+    "machine",
+    "date",
+}
+
+
+class ResultError(ValueError):
+    """A file of results that cannot be read."""
+
+
+def result_path(folder: Path, unit: Unit) -> Path:
+    """Where the results of a unit lie."""
+    return folder / f"{unit.id}.json"
+
+
+def weights_path(folder: Path, unit: Unit) -> Path:
+    """Where the trained weights of a unit lie, by PyTorch's names."""
+    return folder / f"{unit.id}.safetensors"
+
+
+def write_result(folder: Path, unit: Unit, found: dict[str, Any]) -> None:
+    """Write what was found, with the circumstances."""
+    result = {
+        "format": FORMAT,
+        "unit": unit.to_dict(),
+        **found,
+        "versions": versions(),
+        "machine": machine(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    assert set(result) == KEYS
+    text = json.dumps(result, indent=1, allow_nan=False)
+    write_whole(result_path(folder, unit), text.encode() + b"\n")
+
+
+def read_result(folder: Path, unit: Unit) -> dict[str, Any] | None:
+    """The results of a unit, or None where there are none yet.
+
+    Raises:
+        ResultError: if the file is damaged, or is another unit's.
+    """
+    path = result_path(folder, unit)
+    if not path.is_file():
+        return None
+    try:
+        result = json.loads(path.read_bytes())
+        if set(result) != KEYS or result["format"] != FORMAT:
+            raise ValueError(f"it has not the fields of format {FORMAT}")
+        if Unit.from_dict(result["unit"]) != unit:
+            raise ValueError("it is another unit's")
+        check_losses(result, unit)
+        return dict(result)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ResultError(f"{path} is damaged: {error}. Remove it to train again.") from error
+
+
+def check_losses(result: dict[str, Any], unit: Unit) -> None:
+    """Refuse results that have not a validation loss for every epoch."""
+    for name in ("train", "validation"):
+        losses = {int(epoch): float(loss) for epoch, loss in result[name].items()}
+        epochs = unit.epochs
+        if sorted(losses) != list(range(1, epochs + 1)):
+            raise ValueError(f"{name} has the epochs {sorted(losses)}, not 1 to {epochs}")
+
+
+def all_results(folder: Path) -> list[dict[str, Any]]:
+    """Every result of a folder, in the order of the file names.
+
+    Raises:
+        ResultError: if one is damaged.
+    """
+    results = []
+    for path in sorted(folder.glob("*_seed*.json")):
+        try:
+            unit = Unit.from_dict(json.loads(path.read_bytes())["unit"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise ResultError(f"{path} is damaged: {error}. Remove it to train again.") from error
+        if path != result_path(folder, unit):
+            raise ResultError(f"{path} holds the results of {unit.id}: give it that name.")
+        result = read_result(folder, unit)
+        assert result is not None
+        results.append(result)
+    return results
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that are installed."""
+    found = {"python": platform.python_version()}
+    for package in (*PACKAGES, "torch"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """The model of the CPU, and its cores."""
+    return {"cpu": _cpu(), "cores": os.cpu_count() or 1}
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
