@@ -44,7 +44,7 @@ def _facts(findings: Findings) -> list[str]:
         f"Machine: {listed(_distinct(places, lambda p: f'{p.cpu}, {p.cores} cores'))}.",
         f"Versions: {'; and '.join(_distinct(places, _versions))}.",
         f"Text, sha256: {listed([f'`{sha}`' for sha in _distinct(records, _sha256)])}.",
-        "Every number of this page comes from [results.json](results.json).",
+        "Every measured number of this page is computed from [results.json](results.json).",
     ]
 
 

@@ -27,6 +27,7 @@ from jaxrnn.reproduction.page.statistics import (
     verdict,
 )
 from jaxrnn.reproduction.units import Unit
+from jaxrnn.training.recipes import RECIPES
 
 PICTURE = "losses.png"
 MOST_EPOCHS = 20
@@ -61,12 +62,27 @@ def section(findings: Findings) -> str:
     """The tables, with the picture of the curves between them."""
     found = outcomes(findings)
     run = [outcome for outcome in found if outcome.ours]
-    pieces = ["## Losses", table(HEADS, map(_row, found)), _summary(run), _projections(found)]
+    pieces = ["## Losses", table(HEADS, map(_row, found)), _summary(run)]
+    pieces += [_unvalidated(findings), _projections(found)]
     if run:
         pieces += [image(PICTURE, "validation losses by epoch"), "### Epoch by epoch"]
         pieces += [details(_judgement(outcome), _epochs(outcome)) for outcome in run]
     pieces += _missing([outcome for outcome in found if not outcome.ours])
     return "\n\n".join(piece for piece in pieces if piece)
+
+
+def _unvalidated(findings: Findings) -> str:
+    """Recipes of which the course published the training loss alone."""
+    lines = []
+    for name, recipe in RECIPES.items():
+        records = findings.of(name)
+        if recipe.train and not recipe.validation and records:
+            last = max(recipe.train)
+            lines.append(
+                f"- {name}, which the course validated on a single example: training loss "
+                f"{loss(training(records))}, published {recipe.train[last]:.3f}."
+            )
+    return "\n".join(lines)
 
 
 def _missing(found: Sequence[Outcome]) -> list[str]:
@@ -137,25 +153,24 @@ def _projections(found: Sequence[Outcome]) -> str:
     """How long the recipes would take that were not run, where a shorter one like it was."""
     lines = []
     for outcome in found:
-        config = Unit(recipe=outcome.recipe).config
-        like = [
-            o
-            for o in found
-            if o.ours
-            and replace(o.ours[0].unit.config, seed=0)
-            == replace(config, schedule=o.ours[0].unit.config.schedule)
-        ]
-        if outcome.ours or not like:
-            continue
-        longest = max(like, key=lambda o: o.epochs)
-        taken = seconds(longest.ours).mean
-        each, rest = taken / longest.epochs, outcome.epochs - longest.epochs
-        lines.append(
-            f"- {outcome.recipe}, not run, would take about {duration(each * outcome.epochs)} for "
-            f"its {outcome.epochs} epochs: {longest.recipe} takes {duration(taken)} for "
-            f"{longest.epochs}, and {rest} more would be {duration(each * rest)}."
-        )
+        like = [other for other in found if _is_beginning(other, outcome)]
+        if like and not outcome.ours:
+            longest = max(like, key=lambda other: other.epochs)
+            taken = seconds(longest.ours).mean
+            each, rest = taken / longest.epochs, outcome.epochs - longest.epochs
+            lines.append(
+                f"- {outcome.recipe}, not run, would take about {duration(each * outcome.epochs)} "
+                f"for its {outcome.epochs} epochs: {longest.recipe} takes {duration(taken)} for "
+                f"{longest.epochs}, and {rest} more would be {duration(each * rest)}."
+            )
     return "\n".join(lines)
+
+
+def _is_beginning(other: Outcome, outcome: Outcome) -> bool:
+    """Whether a recipe was run that is another one with a shorter schedule."""
+    ones, others = (Unit(recipe=each.recipe).config for each in (outcome, other))
+    same = replace(ones, schedule=others.schedule) == others
+    return bool(other.ours) and same and other.epochs < outcome.epochs
 
 
 def _judgement(outcome: Outcome) -> str:

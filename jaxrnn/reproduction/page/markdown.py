@@ -10,9 +10,9 @@ SMALL = 1e-4
 """Nats: differences below it are shown as powers of ten."""
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; all but the first column to the right."""
-    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 1) -> str:
+    """A table; the first `words` columns to the left, the others to the right."""
+    lines = [heads, ["---"] * words + ["---:"] * (len(heads) - words), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -132,6 +132,6 @@ def _time(findings: Findings) -> Iterator[str]:
             words.append(f"{outcome.recipe} {theirs / ours:.2f}")
     if words:
         yield (
-            "PyTorch's time as a multiple of ours, each process with the threads it was given: "
-            f"{listed(words)}. Several runs shared the machine, so this is no benchmark."
+            f"PyTorch's time as a multiple of ours: {listed(words)}. Several runs shared the "
+            "machine, so this is no benchmark."
         )

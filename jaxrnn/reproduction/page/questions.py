@@ -29,8 +29,8 @@ CARRY = """The carry flows from window to window. The course never sets it back 
 (`never`); `epoch` does so at the beginning of each epoch and before each validation, `evaluation`
 before each validation alone, and then goes on with the carry of training."""
 BPTT = """Windows of a fixed length; the carry flows on between them, and gradients flow back to
-the beginning of the window. An epoch reads the same characters whatever the length, so shorter
-windows make more updates of fewer characters each."""
+the beginning of the window. An epoch reads the same {millions:.3f} million characters whatever
+the length, so shorter windows make more updates of fewer characters each."""
 IDENTITY = """The recurrent weight as the identity, or as PyTorch draws it, at the course's two
 learning rates. The figure shows the norm of the gradient, before any clipping (there is none),
 as the mean of a tenth of an epoch; thin lines are seeds, the thick ones their geometric mean."""
@@ -85,7 +85,7 @@ def _split(findings: Findings) -> list[str]:
             rows.append([*cells, difference(apart(moved, usual))])
     heads = ("recipe", "windows", "random split, val", "contiguous split, val", "difference")
     about = SPLIT.format(bptt=" or ".join(sorted(bptts)))
-    return [about, table(heads, rows), _leak(findings)] if rows else []
+    return [about, table(heads, rows, words=2), _leak(findings)] if rows else []
 
 
 def _leak(findings: Findings) -> str:
@@ -136,10 +136,15 @@ def bptt_variants(findings: Findings) -> dict[int, list[Record]]:
     return {bptt: records for bptt, records in found.items() if records}
 
 
-def characters_per_epoch(record: Record) -> float:
-    """The characters that an epoch trains on, where all windows have the same length."""
-    config = record.unit.config
-    return record.steps * config.bptt * config.batch / record.unit.epochs
+def characters_per_epoch(found: Mapping[int, Sequence[Record]]) -> float:
+    """The characters that an epoch of any length trains on.
+
+    All windows have the same length but the last, which has what is left: the smallest of
+    windows times length is nearest to it, and less than one short window above it.
+    """
+    ones = [records[0] for records in found.values()]
+    each = (one.steps / one.unit.epochs * one.unit.config.bptt for one in ones)
+    return min(each) * ones[0].unit.config.batch
 
 
 def _bptt(findings: Findings) -> list[str]:
@@ -148,14 +153,14 @@ def _bptt(findings: Findings) -> list[str]:
     for bptt, records in found.items():
         one = records[0]
         updates = f"{one.steps / one.unit.epochs:.0f}"
-        read = f"{characters_per_epoch(one) / 1e6:.3f}"
         losses = [loss(validation(records, epoch)) for epoch in one.validation]
-        rows.append([str(bptt), updates, read, *losses, duration(seconds(records).mean)])
+        rows.append([str(bptt), updates, *losses, duration(seconds(records).mean)])
     epochs = max(records[0].unit.epochs for records in found.values())
-    heads = ["bptt", "updates an epoch", "million characters an epoch"]
+    heads = ["bptt", "updates an epoch"]
     heads += [f"val after epoch {epoch}" for epoch in range(1, epochs + 1)]
     picture = image(BPTT_PICTURE, "validation loss against characters read, by bptt")
-    return [BPTT, table([*heads, "a run takes"], rows), picture]
+    about = BPTT.format(millions=characters_per_epoch(found) / 1e6)
+    return [about, table([*heads, "a run takes"], rows), picture]
 
 
 def identity_variants(findings: Findings) -> list[tuple[Mapping[str, Any], list[Record]]]:
@@ -182,4 +187,8 @@ def _identity(findings: Findings) -> list[str]:
     epochs = identity_variants(findings)[0][1][0].unit.epochs
     heads = ["initialisation", "schedule", *(f"val after epoch {e}" for e in range(1, epochs + 1))]
     heads += ["gradient norm, median", "largest"]
-    return [IDENTITY, table(heads, rows), image(NORMS_PICTURE, "gradient norm against steps")]
+    return [
+        IDENTITY,
+        table(heads, rows, words=2),
+        image(NORMS_PICTURE, "gradient norm against steps"),
+    ]

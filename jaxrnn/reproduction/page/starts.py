@@ -33,7 +33,7 @@ def section(findings: Findings) -> str:
     pieces = ["## From identical starts", ABOUT]
     if groups:
         rows = [_row(findings, group) for group in groups]
-        pieces += [table(HEADS, rows), _remarks(groups), _promised_epochs(groups)]
+        pieces += [table(HEADS, rows, words=2), _remarks(groups), _promised_epochs(groups)]
     have = {(start.recipe, start.dtype) for start in findings.starts}
     for dtype in LIMITS:
         if missing := [recipe for recipe in PROMISED if (recipe, dtype) not in have]:

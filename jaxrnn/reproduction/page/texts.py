@@ -60,7 +60,8 @@ def _answers(findings: Findings) -> Iterator[str]:
                 ours = " ".join(map(quoted, given))
                 rows.append([name, quoted(prompt), quoted(answer), ours, f"{same} of {len(given)}"])
     if rows:
-        yield table(("recipe", "prompt", "the course's", "ours, by seed", "the same"), rows)
+        heads = ("recipe", "prompt", "the course's", "ours, by seed", "the same")
+        yield table(heads, rows, words=4)
         yield f"{right} of {asked} answers are the course's."
     if missing:
         yield not_run(f"{COMMAND} {' '.join(missing)}")
