@@ -165,7 +165,7 @@ class FollowHorizon:
     """What to train, at its first learning rate."""
     dtype: Dtype = "float64"
     """The precision."""
-    steps: int = 1500
+    steps: int = 600
     """How long."""
     seed: int = 0
     """Of the first weights and the windows."""

@@ -127,13 +127,12 @@ def looked_at(steps: int) -> list[int]:
 
 def horizon_unit(recipe: str, dtype: Any, seed: int) -> Unit:
     """A recipe at its first learning rate for as long as is asked for, without dropout."""
-    schedule = Unit(recipe=recipe).config.schedule
-    first = schedule.split(",")[0].split("x")[1].strip()
+    rate = Unit(recipe=recipe).first_rate
     return Unit(
         recipe=recipe,
         dtype=dtype,
         seed=seed,
-        changes={"dropout": 0.0, "schedule": f"1000 x {first}"},
+        changes={"dropout": 0.0, "schedule": f"1000 x {rate:g}"},
         study="horizon",
     )
 

@@ -27,6 +27,7 @@ from jaxrnn.training.experiment import Experiment
 from jaxrnn.training.files import locked, write_whole
 from jaxrnn.training.history import Position
 from jaxrnn.training.loop import ROWS_PER_EPOCH
+from jaxrnn.training.runs import RunError
 from jaxrnn.tree import named_leaves
 from parity.bridge import TORCH_DTYPES
 from parity.training import Rule, TwinTraining
@@ -109,7 +110,10 @@ class TwinRun:
         """Take over what `save` wrote, if there is anything."""
         if not path.is_file():
             return
-        kept = torch.load(path, weights_only=True)
+        try:
+            kept = torch.load(path, weights_only=True)
+        except Exception as error:  # torch raises whatever the damage runs into
+            raise RunError(f"{path} is damaged: remove it to train from the beginning.") from error
         self.training.twin.load_state_dict(kept["twin"])
         self.training.optimizer.load_state_dict(kept["optimizer"])
         self.training.carry, self.rows, self.seconds = kept["carry"], kept["rows"], kept["seconds"]

@@ -20,7 +20,7 @@ from jaxrnn.reproduction.studies import study_units
 from jaxrnn.reproduction.table import lines
 from jaxrnn.reproduction.units import Dtype, Framework, Unit, check_recipe
 from jaxrnn.reproduction.watching import Outcome, reproduce
-from jaxrnn.terminal import FAILED, SIGNALLED, command_name
+from jaxrnn.terminal import FAILED, SIGNALLED
 from jaxrnn.training.recipes import RECIPES
 
 LONG = ("stateful-lstm-15", "stateful-lstm-63", "early-lstm-31")
@@ -33,11 +33,14 @@ USUAL = tuple(name for name, recipe in RECIPES.items() if recipe.validation and 
 class Reproduce:
     """Train the course's recipes and lay the losses beside the published ones.
 
-    What is finished is not trained again: the same command goes on where it was stopped.
+    What is finished is not trained again: the same command goes on where it was stopped. All that
+    is trained by default takes about an hour on two cores; --quick about a minute.
     """
 
     recipes: Positional[tuple[str, ...]] = ()
-    """Which; all with a published validation loss but the long LSTMs if none is given."""
+    """Which. If none is given: loop, concat, rnn, many-outputs, identity, stateful-rnn,
+    stateful-rnn-2, stateful-gru, stateful-lstm and early-lstm. Not those that take hours:
+    stateful-lstm-15, stateful-lstm-63, early-lstm-31."""
     seeds: int = 3
     """Train each with the seeds 0, 1, ... up to this many."""
     framework: Literal["jax", "torch", "both"] = "jax"
@@ -102,7 +105,7 @@ class Reproduce:
 
     def _ended(self, units: list[Unit], outcome: Outcome) -> int:
         if outcome.signal:
-            print(f"\nStopped. The same command goes on: {command_name()} reproduce ...")
+            print("\nStopped and saved. The same command goes on from there.")
             return SIGNALLED + outcome.signal
         results = [outcome.results[unit.id] for unit in units if unit.id in outcome.results]
         for summary in summaries(results, self.folder):

@@ -39,13 +39,18 @@ class Pair:
         seed: of the start.
         weights: the largest |ours - theirs|_2 / |theirs|_2 over all tensors.
         tensor: the tensor with that.
-        validation: the absolute difference of the validation losses, by epoch.
+        validation: our validation loss less theirs, by epoch.
     """
 
     seed: int
     weights: float
     tensor: str
     validation: dict[int, float]
+
+    @property
+    def farthest(self) -> float:
+        """The largest difference of the validation losses, either way."""
+        return max(map(abs, self.validation.values()))
 
 
 @dataclass(frozen=True)
@@ -120,8 +125,7 @@ def pair(folder: Path, ours: Result, theirs: Result) -> Pair:
     apart = {name: _distance(one[name], other[name]) for name in one}
     worst = max(apart, key=lambda name: apart[name])
     losses = {
-        int(epoch): abs(loss - theirs["validation"][epoch])
-        for epoch, loss in ours["validation"].items()
+        int(epoch): loss - theirs["validation"][epoch] for epoch, loss in ours["validation"].items()
     }
     return Pair(units[0].seed, apart[worst], worst, losses)
 

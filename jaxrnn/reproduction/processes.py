@@ -95,7 +95,7 @@ class Process:
             return self._end()
         *lines, self._left = (self._left + data).split(b"\n")
         for line in lines:
-            self._last = Event(self.unit, **{"share": self._last.share} | _told(line))
+            self._last = Event(self.unit, **{"loss": self._last.loss} | _told(line))
         return self._last
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """Summaries as text: epoch by epoch, published, ours, PyTorch's and the differences."""
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from jaxrnn.reproduction.comparison import Curve, Pair, Summary
 
@@ -22,9 +23,9 @@ def lines(summary: Summary) -> list[str]:
         table.append(_numbers("published", summary.published, epochs, ".3f"))
     for curve in summary.curves:
         table += _curve(curve, summary.published, epochs)
-    if len(summary.curves) == 2:
-        one, other = (curve.mean for curve in summary.curves)
-        apart = {epoch: one[epoch] - other[epoch] for epoch in epochs}
+    if summary.pairs:
+        each = [pair.validation for pair in summary.pairs]
+        apart = {epoch: fmean(losses[epoch] for losses in each) for epoch in epochs}
         table.append(_numbers("jaxrnn - PyTorch", apart, epochs, "+.4f"))
     return table + [_pair(pair) for pair in summary.pairs]
 
@@ -52,7 +53,7 @@ def _curve(curve: Curve, published: Mapping[int, float], epochs: Sequence[int]) 
 def _pair(pair: Pair) -> str:
     return (
         f"  same start, seed {pair.seed}: weights differ by {pair.weights:.1e} ({pair.tensor}), "
-        f"validation by at most {max(pair.validation.values()):.1e}"
+        f"validation by at most {pair.farthest:.1e}"
     )
 
 

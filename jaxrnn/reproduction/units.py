@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from jaxrnn.data.tokens import check_seed
 from jaxrnn.training.config import Config
 from jaxrnn.training.recipes import RECIPES
@@ -81,6 +83,12 @@ class Unit:
         return parse_schedule(self.config.schedule).epochs
 
     @property
+    def first_rate(self) -> float:
+        """The learning rate of the first step of the recipe, unchanged."""
+        schedule = parse_schedule(RECIPES[self.recipe].config.schedule)
+        return float(schedule.phase(0)[0].rates(np.zeros(1), 1)[0])
+
+    @property
     def title(self) -> str:
         """The unit in a few words."""
         changes = ", ".join(f"{name} {value}" for name, value in self.changes.items())
@@ -104,5 +112,5 @@ class Unit:
 
 def check_recipe(name: Any) -> None:
     """Refuse what is no recipe's name."""
-    if name not in RECIPES:
+    if not isinstance(name, str) or name not in RECIPES:
         raise ValueError(f"There is no recipe {name!r:.60}: take one of {', '.join(RECIPES)}.")

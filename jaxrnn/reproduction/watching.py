@@ -1,6 +1,5 @@
 """Run units before the user's eyes: one bar over all of them, a line for each that is done."""
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,6 +45,8 @@ def reproduce(units: Sequence[Unit], folder: Path, jobs: int) -> Outcome:
     with Screen() as screen, stop_requests() as stopping:
         waiting = [unit for unit in units if not _is_done(unit, folder, outcome, screen)]
         waiting.sort(key=expected_seconds, reverse=True)  # so that all processes end together
+        if waiting:
+            screen.line(_introduction(waiting, len(units), jobs))
         board = _Board(screen, waiting)
         for event in run_all(waiting, folder, jobs, stopping):
             board.see(event)
@@ -67,6 +68,12 @@ def result_line(unit: Unit, result: Mapping[str, Any]) -> str:
     return f"{unit.title}: validation {ours:.4f}{beside}  {result['seconds']:.0f} s"
 
 
+def _introduction(waiting: Sequence[Unit], count: int, jobs: int) -> str:
+    minutes = sum(map(expected_seconds, waiting)) / jobs / 60
+    about = f"about {minutes:.0f} minutes" if minutes >= 1.5 else "about a minute"
+    return f"{len(waiting)} of {count} trainings are to be done: {about} in {jobs} processes."
+
+
 def _is_done(unit: Unit, folder: Path, outcome: Outcome, screen: Screen) -> bool:
     try:
         result = read_result(folder, unit)
@@ -82,10 +89,12 @@ class _Board:
     """The bar: what each unit's process told last, weighed by the work that it is."""
 
     def __init__(self, screen: Screen, units: Sequence[Unit]) -> None:
-        self._screen, self._started = screen, time.monotonic()
+        self._screen = screen
         self._weights = {unit.id: expected_seconds(unit) for unit in units}
         self._shares = dict.fromkeys(self._weights, 0.0)
         self._ended = 0
+        if units:
+            screen.show("starting", 0.0)
 
     def see(self, event: Event) -> None:
         """Show an event."""
