@@ -61,7 +61,7 @@ class Reproduce:
     that is finished in --folder, whichever recipes are asked for. To write a page again from its
     own results.json, name its folder as --folder, too, with --no-train."""
     train: bool = True
-    """--no-train: train nothing, show what is finished; with --page, only write the page."""
+    """--no-train: train nothing; show, and write to --page, what is finished."""
     quick: bool = False
     """Only check this installation: are the losses of three first epochs right? About a minute."""
 

@@ -67,7 +67,7 @@ def _chaos(findings: Findings) -> Iterator[str]:
     found: dict[str, float] = {}
     for start in findings.starts:
         if start.dtype == "float32" and not Unit(recipe=start.recipe).config.dropout:
-            found[start.recipe] = max(found.get(start.recipe, 0), *start.pair.validation.values())
+            found[start.recipe] = max(found.get(start.recipe, 0), start.pair.farthest)
     if len(found) > 1:
         most, least = max(found, key=found.__getitem__), min(found, key=found.__getitem__)
         yield (

@@ -82,7 +82,7 @@ def _split(findings: Findings) -> list[str]:
             usual = _same_seeds(findings.of(recipe), moved)
             random = loss(validation(usual)) if usual else "not run"
             cells = [recipe, _reads(moved[0]), random, loss(validation(moved))]
-            rows.append([*cells, difference(apart(moved, usual))])
+            rows.append([*cells, difference(apart(moved, findings.of(recipe)))])
     heads = ("recipe", "windows", "random split, val", "contiguous split, val", "difference")
     about = SPLIT.format(bptt=" or ".join(sorted(bptts)))
     return [about, table(heads, rows, words=2), _leak(findings)] if rows else []

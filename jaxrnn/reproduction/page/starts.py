@@ -19,7 +19,7 @@ PROMISED = ("stateful-rnn", "stateful-gru")
 ABOUT = """Each run of jaxrnn's and its twin in PyTorch start from the same weights and read the
 same windows, so what separates them is round-off and what training makes of it. `weights` is the
 largest relative distance |ours - theirs|₂ / |theirs|₂ of any tensor at the end, `val` the largest
-difference of any epoch's validation loss; both are the largest over the seeds."""
+difference, either way, of any epoch's validation loss; both are the largest over the seeds."""
 HEADS = ("recipe", "precision", "seeds", "steps", "weights", "limit", "val", "limit", "both hold")
 
 
@@ -61,8 +61,8 @@ def _limit(limit: float | None) -> str:
 
 def _worst(group: Sequence[Start]) -> tuple[float, float]:
     """The largest distance of the weights, and of the validation losses."""
-    losses = [loss for start in group for loss in start.pair.validation.values()]
-    return max(start.pair.weights for start in group), max(losses)
+    pairs = [start.pair for start in group]
+    return max(pair.weights for pair in pairs), max(pair.farthest for pair in pairs)
 
 
 def _holds(group: Sequence[Start]) -> bool:
@@ -101,7 +101,7 @@ def _promised_epochs(groups: Sequence[Sequence[Start]]) -> str:
     rows = []
     for group in promised:
         losses = [start.pair.validation for start in group]
-        largest = [power(max(found[epoch] for found in losses)) for epoch in losses[0]]
+        largest = [power(max(abs(found[epoch]) for found in losses)) for epoch in losses[0]]
         blank = [""] * (most - len(largest))
         rows.append([f"{group[0].recipe}, {group[0].dtype}", *largest, *blank])
     heads = ["difference of the validation losses after epoch", *map(str, range(1, most + 1))]
