@@ -60,6 +60,10 @@ def _seeds(findings: Findings) -> Iterator[str]:
             f"The standard deviation between the seeds of a recipe lies between {known[least]:.4f} "
             f"({least}) and {known[most]:.4f} ({most}) nats at the end."
         )
+    for outcome in outcomes(findings):
+        if known.get(outcome.recipe, 0) > BAND:
+            last = [f"{record.last:.3f}" for record in outcome.ours]
+            yield f"{outcome.recipe} depends on the seed: its seeds end at {listed(last)}."
 
 
 def _chaos(findings: Findings) -> Iterator[str]:
