@@ -17,7 +17,7 @@ from safetensors.numpy import load_file as load_numpy
 from safetensors.torch import load_file, save_file
 
 from jaxrnn import cli, evaluate
-from jaxrnn.exchange.files import read_tensors
+from jaxrnn.exchange.files import read_tensors, write_tensors
 from jaxrnn.nn.model import apply_model
 from jaxrnn.nn.models import COURSE_MODELS
 from jaxrnn.training.chunks import Progress
@@ -154,6 +154,15 @@ def test_half_precision_and_prefixes_are_read():
         }
     torch.save({"state_dict": halves}, "z.pt")
     assert read_tensors("z.pt")["a"].tolist() == [0.0, 1.0, 2.0]
+
+
+def test_float64_is_read_to_the_last_bit():
+    assert not jax.config.jax_enable_x64
+    weights = {"w": np.nextafter(np.ones(3), 2)}
+    write_tensors("double.safetensors", weights, {})
+    (read,) = read_tensors("double.safetensors").values()
+    assert read.dtype == np.float64
+    assert np.array_equal(read, weights["w"])
 
 
 def test_all_problems_are_named_at_once(capsys):

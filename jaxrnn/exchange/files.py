@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
@@ -79,7 +80,8 @@ def read_about(path: Path | str) -> Any | None:
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
-        with safe_open(path, framework="flax") as file:  # unlike "numpy", it knows bfloat16
+        # "flax", unlike "numpy", knows bfloat16; without x64 it would make float64 float32.
+        with jax.enable_x64(True), safe_open(path, framework="flax") as file:
             return {name: np.array(file.get_tensor(name)) for name in list(file.keys())}
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise TensorFileError(f"{path} is damaged or no safetensors file: {error}.") from error

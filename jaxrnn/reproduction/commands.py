@@ -11,8 +11,10 @@ from tyro.conf import Positional
 from jaxrnn.data.corpora import load_corpus, nietzsche
 from jaxrnn.data.tokens import check_at_least_1
 from jaxrnn.reproduction.comparison import summaries
+from jaxrnn.reproduction.page.writing import check_place, write_page
 from jaxrnn.reproduction.processes import available_cores
 from jaxrnn.reproduction.quick import judged, quick_units
+from jaxrnn.reproduction.results import read_result
 from jaxrnn.reproduction.running import trainer_of
 from jaxrnn.reproduction.studies import study_units
 from jaxrnn.reproduction.table import lines
@@ -54,6 +56,12 @@ class Reproduce:
     """Where the results are kept."""
     jobs: int | None = None
     """Processes at once; one for each core if None."""
+    page: Path | None = None
+    """A folder to write the page of the results to: README.md, figures and results.json, of all
+    that is finished in --folder, whichever recipes are asked for. To write a page again from its
+    own results.json, name its folder as --folder, too, with --no-train."""
+    train: bool = True
+    """--no-train: train nothing; show, and write to --page, what is finished."""
     quick: bool = False
     """Only check this installation: are the losses of three first epochs right? About a minute."""
 
@@ -65,6 +73,10 @@ class Reproduce:
                 raise ValueError("--quick takes no recipes and no other flag but --jobs.")
             return _checked(jobs)
         units = self._units()
+        if self.page is not None:
+            check_place(self.page)
+        if not self.train:
+            return self._ended(units, _finished(units, self.folder))
         for unit in units:
             trainer_of(unit.framework)
         load_corpus(units[0].config.corpus)  # downloads it, if it is not there
@@ -100,7 +112,15 @@ class Reproduce:
             print("\n" + "\n".join(lines(summary)))
         for name, error in outcome.failures.items():
             print(f"failed: {name}: {error}", file=sys.stderr)
+        if self.page is not None:
+            print(f"\nThe page of the results is {write_page(self.folder, self.page)}.")
         return FAILED if outcome.failures else 0
+
+
+def _finished(units: list[Unit], folder: Path) -> Outcome:
+    """What is there of some units."""
+    found = {unit.id: read_result(folder, unit) for unit in units}
+    return Outcome({name: result for name, result in found.items() if result}, {}, 0)
 
 
 def _checked(jobs: int) -> int:
