@@ -89,6 +89,7 @@ struct Backward {
       for (long i = 0; i < b.n.T; ++i) {
         const long t = b.n.step(i, true);
         for (const Block& block : blocks) pull_back(t, block);
+        if (!any_alive(b.alive, t, b.n.B, first, count)) continue;
         if (i == b.n.T - 1 && !b.dh_first) return;
         for (long p = 0; p < panels; ++p) {
           for (const Block& block : blocks) through_weight(p, block);

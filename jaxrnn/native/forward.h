@@ -92,6 +92,10 @@ struct Forward {
       T *now = rows.data(), *next = next_rows.data();
       for (long i = 0; i < f.n.T; ++i) {
         const long t = f.n.step(i, false);
+        if (!any_alive(f.alive, t, f.n.B, first, count)) {
+          pass_over(t);
+          continue;
+        }
         for (long p = first_panel; p < end_panel; ++p) {
           for (const Block& block : blocks) {
             Vec<T> tile[kAccumulators];
@@ -122,6 +126,15 @@ struct Forward {
                 h.data()[(block.first + r) * width + k];
           }
         }
+      }
+    }
+
+    // A step at which no row is run.
+    void pass_over(long t) {
+      for (long r = 0; r < count; ++r) {
+        const long to = (t * f.n.B + first + r) * f.n.H;
+        std::fill_n(f.ys + to, f.n.H, T(0));
+        if (f.before) std::copy_n(h.data() + r * width, f.n.H, f.before + to);
       }
     }
 

@@ -20,6 +20,13 @@ struct Sizes {
   long step(long i, bool backwards) const { return reverse != backwards ? T - 1 - i : i; }
 };
 
+// Whether any of some rows is run at step t: windows that are padded end in steps that none is.
+inline bool any_alive(const bool* alive, long t, long B, long first, long count) {
+  if (!alive) return true;
+  const bool* from = alive + t * B + first;
+  return std::any_of(from, from + count, [](bool x) { return x; });
+}
+
 // Operations on one thread that take about ten times as long as waking another.
 constexpr double kWorthSharing = 2e6;
 // Numbers of a weight that take longer to pack than waking a thread.
