@@ -1,9 +1,9 @@
 """A minute's check of an installation: do three recipes begin as the course's did?
 
 The first epoch of a recipe is judged by its validation loss. Between seeds that varies with a
-standard deviation below 0.01 nats, so a loss outside the band around the published one means that
-something computes other numbers than it should: a carry that is lost, a wrong gradient, a text
-that is another one.
+standard deviation of about 0.01 nats, so a loss outside the band around the published one means
+that something computes other numbers than it should: a carry that is lost, a wrong gradient, a
+text that is another one.
 """
 
 from collections.abc import Mapping
