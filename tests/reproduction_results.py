@@ -1,11 +1,14 @@
-"""Made-up results of `jaxrnn reproduce`, for the tests of its page."""
+"""Made-up results of `jaxrnn reproduce`, and looking things up on their page."""
 
 import json
+import re
 
 import numpy as np
 
 from jaxrnn import RECIPES
 from jaxrnn.exchange.files import write_tensors
+from jaxrnn.reproduction.page.gathering import gather
+from jaxrnn.reproduction.page.writing import page
 from jaxrnn.reproduction.results import weights_path, write_result
 from jaxrnn.reproduction.studies import study_units
 from jaxrnn.reproduction.units import Unit
@@ -107,3 +110,21 @@ def write_everything(folder):
     grown = [1e-15 * 2.2**k for k in range(40)]
     write_horizon(folder, "float64", grown, [3 * distance for distance in grown])
     write_horizon(folder, "float32", [1e8 * d for d in grown[:20]], [4e8 * d for d in grown[:20]])
+
+
+def text_of(results):
+    """The page of a folder of results."""
+    return page(gather(results), "page")
+
+
+def row(text, *begin):
+    """The cells of the one row of a table that begins with these cells."""
+    rows = [line[2:-2].split(" | ") for line in text.splitlines() if line.startswith("|")]
+    (found,) = [cells for cells in rows if tuple(cells[: len(begin)]) == begin]
+    return found
+
+
+def section(text, title):
+    """What stands under a heading, up to the next one."""
+    (found,) = re.findall(rf"^#+ {title}\n(.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL)
+    return found

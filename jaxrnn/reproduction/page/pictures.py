@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from PIL import Image
 
 from jaxrnn.reproduction.page import losses, questions, starts
@@ -155,6 +155,9 @@ def _draw_norms(findings: Findings, path: Path) -> None:
     for axes, schedule in zip(panels, schedules, strict=True):
         axes.set_title(f"schedule {schedule}", fontsize=10)
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("training steps")
         axes.set_ylabel("norm of the gradient")
         axes.legend(fontsize=9)
