@@ -88,6 +88,28 @@ def test_a_page_is_the_same_whenever_it_is_made_and_from_its_own_results(
     assert Findings.from_json(files[0]["results.json"]) == gather(everything)
 
 
+def test_what_a_page_has_and_the_results_have_not_stays_on_it(results, tmp_path):
+    """So that a page can grow on several machines; what is trained again replaces the old."""
+    first, second, both = (tmp_path / name for name in ("first", "second", "both"))
+    for folder in (first, second):
+        folder.mkdir()
+    write_both(first, "loop", [0.0, 0.01])
+    write_both(second, "loop", [0.0])
+    write_both(second, "concat", [0.02])
+    write_page(first, both)
+    write_page(second, both)
+    found = Findings.from_json((both / "results.json").read_bytes())
+    assert [record.unit.seed for record in found.of("loop")] == [0, 1]
+    assert len(found.of("concat")) == 1
+    assert found.of("loop")[0] == gather(second).of("loop")[0]
+    assert found.of("loop")[1] == gather(first).of("loop")[1]
+    assert [(s.recipe, s.pair.seed) for s in found.starts] == [
+        ("loop", 0),
+        ("loop", 1),
+        ("concat", 0),
+    ]
+
+
 def test_pictures_are_drawn_and_small(full_page):
     shown = re.findall(r"\]\((.*?\.png)\)", (full_page / "README.md").read_text())
     assert len(shown) == 4

@@ -58,8 +58,9 @@ class Reproduce:
     """Processes at once; one for each core if None."""
     page: Path | None = None
     """A folder to write the page of the results to: README.md, figures and results.json, of all
-    that is finished in --folder, whichever recipes are asked for. To write a page again from its
-    own results.json, name its folder as --folder, too, with --no-train."""
+    that is finished in --folder, whichever recipes are asked for. What the page has already stays
+    on it. To write a page again from its own results.json, name its folder as --folder, too, with
+    --no-train."""
     train: bool = True
     """--no-train: train nothing; show, and write to --page, what is finished."""
     quick: bool = False

@@ -42,9 +42,9 @@ def gather(folder: Path) -> Findings:
     """
     order = _order()
     results = [r for r in all_results(folder) if _key(r) in order]
-    results.sort(key=lambda r: (order[_key(r)], *_variant(r)))
+    results.sort(key=lambda r: (order[_key(r)], *_variant(r["unit"])))
     if not results:
-        return _of_page(folder / RESULTS)
+        return of_page(folder / RESULTS)
     return Findings(
         records=[_record(result) for result in results],
         starts=_starts(results, folder),
@@ -52,7 +52,25 @@ def gather(folder: Path) -> Findings:
     )
 
 
-def _of_page(path: Path) -> Findings:
+def joined(older: Findings, newer: Findings) -> Findings:
+    """All of both; where both have the same unit, pair or horizon, the newer one."""
+    order = _order()
+    records = {record.unit.id: record for record in (*older.records, *newer.records)}
+    known = [record for record in records.values() if _name(record.unit) in order]
+    starts = {_start_key(start): start for start in (*older.starts, *newer.starts)}
+    horizons = {(h.recipe, h.dtype): h for h in (*older.horizons, *newer.horizons)}
+    return Findings(
+        records=sorted(known, key=lambda r: (order[_name(r.unit)], *_variant(r.unit.to_dict()))),
+        starts=[starts[key] for key in sorted(starts)],
+        horizons=[horizons[key] for key in sorted(horizons)],
+    )
+
+
+def _start_key(start: Start) -> tuple[int, str, int]:
+    return list(RECIPES).index(start.recipe), start.dtype, start.pair.seed
+
+
+def of_page(path: Path) -> Findings:
     """The findings that a page was made from."""
     if not path.is_file():
         message = f"Nothing is finished in {path.parent}: there is no page to make yet."
@@ -78,8 +96,7 @@ def _name(unit: Unit) -> str:
     return json.dumps([unit.study, unit.recipe, unit.changes], sort_keys=True)
 
 
-def _variant(result: Result) -> tuple[str, str, int]:
-    unit = result["unit"]
+def _variant(unit: Mapping[str, Any]) -> tuple[str, str, int]:
     return unit["dtype"], unit["framework"], unit["seed"]
 
 

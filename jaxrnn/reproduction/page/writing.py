@@ -11,7 +11,7 @@ from jaxrnn.reproduction.page import (
     starts,
     texts,
 )
-from jaxrnn.reproduction.page.gathering import RESULTS, gather
+from jaxrnn.reproduction.page.gathering import RESULTS, gather, joined, of_page
 from jaxrnn.reproduction.page.records import Findings
 from jaxrnn.training.files import write_whole
 
@@ -52,6 +52,8 @@ def check_place(folder: Path) -> None:
 def write_page(results: Path, folder: Path) -> Path:
     """Write the page of all that is finished, and give its file.
 
+    What a page in this folder has on it already, and the results have not, stays on it.
+
     Args:
         results: the folder of the results.
         folder: of the page; it is made if it is not there.
@@ -61,6 +63,8 @@ def write_page(results: Path, folder: Path) -> Path:
     """
     check_place(folder)
     findings = gather(results)
+    if (folder / RESULTS).exists():
+        findings = joined(of_page(folder / RESULTS), findings)
     pictures.draw(findings, folder)
     write_whole(folder / RESULTS, findings.to_json().encode())
     write_whole(folder / PAGE, page(findings, folder.as_posix()).encode())
