@@ -16,8 +16,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
+from jaxrnn.environment import versions
 from jaxrnn.exchange.weights import WeightMap
-from jaxrnn.reproduction.results import machine, versions
+from jaxrnn.reproduction.results import SOFTWARE, machine
 from jaxrnn.reproduction.units import Unit
 from jaxrnn.training.chunks import Trainer
 from jaxrnn.training.evaluation import STEPS_IN_ONE_PROGRAM
@@ -151,7 +152,7 @@ def write_horizon(folder: Path, unit: Unit, found: Horizon) -> Path:
             "jax_torch": found.apart(found.jax_torch),
             "torch_ulp": found.apart(found.torch_ulp),
         },
-        "versions": versions(),
+        "versions": versions(SOFTWARE),
         "machine": machine(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

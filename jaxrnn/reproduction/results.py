@@ -14,16 +14,17 @@ corpus_sha256, versions, machine, date
 import datetime
 import json
 import os
-import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from jaxrnn.environment import cpu_model, versions
 from jaxrnn.reproduction.units import Unit
 from jaxrnn.training.files import write_whole
 from jaxrnn.training.runs import PACKAGES
 
 FORMAT = 1
+SOFTWARE = (*PACKAGES, "torch")
+"""The packages whose versions a result names."""
 KEYS = {
     "format",
     "unit",
@@ -62,7 +63,7 @@ def write_result(folder: Path, unit: Unit, found: dict[str, Any]) -> None:
         "format": FORMAT,
         "unit": unit.to_dict(),
         **found,
-        "versions": versions(),
+        "versions": versions(SOFTWARE),
         "machine": machine(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
@@ -121,26 +122,6 @@ def all_results(folder: Path) -> list[dict[str, Any]]:
     return results
 
 
-def versions() -> dict[str, str]:
-    """The versions of Python and of the packages that are installed."""
-    found = {"python": platform.python_version()}
-    for package in (*PACKAGES, "torch"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def machine() -> dict[str, Any]:
     """The model of the CPU, and its cores."""
-    return {"cpu": _cpu(), "cores": os.cpu_count() or 1}
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return {"cpu": cpu_model(), "cores": os.cpu_count() or 1}

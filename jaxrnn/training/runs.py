@@ -13,17 +13,16 @@ loss.png             the loss curves
 """
 
 import json
-import platform
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
 from jaxrnn.data.vocabulary import Vocabulary
+from jaxrnn.environment import versions
 from jaxrnn.generation import write_texts
 from jaxrnn.training.checkpoints import CheckpointError, DamagedCheckpointError, load, read, save
 from jaxrnn.training.chunks import Progress
@@ -95,8 +94,7 @@ class Run:
             "config": experiment.config.to_dict(),
             "corpus_sha256": experiment.corpus_sha256,
             "prompt": prompt,
-            "versions": {"python": platform.python_version()}
-            | {package: version(package) for package in PACKAGES},
+            "versions": versions(PACKAGES),
         }
         vocabulary = experiment.vocabulary
         listed = {"lowercase": vocabulary.lowercase, "itos": vocabulary.itos}

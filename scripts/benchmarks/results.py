@@ -5,15 +5,14 @@ import json
 import os
 import platform
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.rounds import Settings
+from jaxrnn.environment import cpu_model, versions
 
 PARTS = ("training", "forward", "generation", "scaling", "job")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "dm-haiku", "equinox", "keras")
@@ -25,28 +24,17 @@ def heading(settings: Settings, arguments: Sequence[str]) -> dict[str, Any]:
         "command": shlex.join(["python", "scripts/benchmark.py", *arguments]),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": machine(),
-        "versions": {"python": platform.python_version()} | versions(),
+        "versions": versions(PACKAGES),
         "settings": asdict(settings),
         "titles": {name: contestant.title for name, contestant in CONTESTANTS.items()},
         "jax_rivals": [name for name, contestant in CONTESTANTS.items() if contestant.jax],
     }
 
 
-def versions() -> dict[str, str]:
-    """The versions of the packages that matter and are installed."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def machine() -> dict[str, Any]:
     """CPU model, cores that this process may use, memory, system."""
     return {
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "cores": cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
@@ -79,11 +67,3 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(results, dict) or not {"machine", "settings"} <= set(results):
         raise ValueError(f"{path} holds no results of this benchmark.")
     return results
-
-
-def _cpu_model() -> str:
-    if sys.platform.startswith("linux"):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or "unknown"
