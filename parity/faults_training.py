@@ -40,9 +40,9 @@ def carry_with(change: Callable[[Any, Any], Any]) -> Fault:
     def around(batch_loss: Any) -> Any:
         """The changed loss and carry."""
 
-        def run(model: Any, params: Any, carry: Any, *rest: Any) -> Any:
+        def run(model: Any, params: Any, carry: Any, *rest: Any, **options: Any) -> Any:
             """As `batch_loss`."""
-            loss, after = batch_loss(model, params, carry, *rest)
+            loss, after = batch_loss(model, params, carry, *rest, **options)
             return loss, jax.tree.map(change, carry, after)
 
         return run

@@ -20,6 +20,8 @@ from jaxrnn.nn.scanned import scanned
 
 NUMBERS = {TANH: 0, RELU: 1, GRU: 2, LSTM: 3}
 """The cells that are compiled, by the number that recurrence.cc knows them by."""
+STEPS = {cell.name: cell.step for cell in NUMBERS}
+"""What was compiled: a cell whose step has been replaced since is another cell."""
 KEPT = {TANH: 0, RELU: 0, GRU: 4, LSTM: 5}
 """How many (B, H) a step keeps for the backward pass; as cells.h says."""
 
@@ -50,8 +52,9 @@ class Kept(NamedTuple):
 
 def runs_compiled(cell: Cell, weight_hh: Array) -> bool:
     """Whether `compiled` can run the cell in the weight's precision on this machine."""
-    known = cell in NUMBERS and weight_hh.dtype in (jnp.float32, jnp.float64)
-    return known and jax.default_backend() == "cpu" and why_unavailable() is None
+    known = cell in NUMBERS and cell.step is STEPS[cell.name]
+    precise = weight_hh.dtype in (jnp.float32, jnp.float64)
+    return known and precise and jax.default_backend() == "cpu" and why_unavailable() is None
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
