@@ -44,6 +44,8 @@ def write_finished(
         "total_seconds": 70.0,
         "samples": [{"prompt": "for thos", "greedy": sample, "sampled": None}],
         "next": [{"prompt": "for thos", "next": "e"}, {"prompt": "part of ", "next": "h"}],
+        "shared": None,
+        "flow": [],
         "corpus_sha256": "ab" * 32,
     }
     write_result(folder, unit, standard | found)
@@ -70,11 +72,13 @@ def write_both(folder, recipe, adds, *, torch=1e-6, dtype="float32"):
 
 def write_studies(folder):
     """Every unit of every study; the later ones are worse, and each seed by 0.01."""
+    flow = [[0.9**k for k in range(100)], [1.1**k for k in range(100)]]
     for place, unit in enumerate(study_units()):
         loss = 2.0 + 0.05 * (place % 7) + 0.01 * unit.seed
         losses = [loss - 0.1 * epoch for epoch in range(unit.epochs)]
         none = {"samples": [], "next": []}
-        write_finished(folder, unit, losses, norm=0.5 + place, **none)
+        probes = {"shared": loss, "flow": flow if unit.study == "identity" else []}
+        write_finished(folder, unit, losses, norm=0.5 + place, **none, **probes)
 
 
 def write_horizon(folder, dtype, jax_torch, torch_ulp):

@@ -82,7 +82,8 @@ def test_a_page_is_the_same_whenever_it_is_made_and_from_its_own_results(
         {path.name: path.read_bytes().replace(bytes(folder), b"") for path in folder.iterdir()}
         for folder in (full_page, again, own)
     ]
-    pictures = {f"{name}.png" for name in ("losses", "horizon", "bptt", "gradient-norms")}
+    names = ("losses", "horizon", "bptt", "gradient-norms", "gradient-flow")
+    pictures = {f"{name}.png" for name in names}
     assert files[0].keys() == {"README.md", "results.json"} | pictures
     assert files[0] == files[1] == files[2]
     assert Findings.from_json(files[0]["results.json"]) == gather(everything)
@@ -112,7 +113,7 @@ def test_what_a_page_has_and_the_results_have_not_stays_on_it(results, tmp_path)
 
 def test_pictures_are_drawn_and_small(full_page):
     shown = re.findall(r"\]\((.*?\.png)\)", (full_page / "README.md").read_text())
-    assert len(shown) == 4
+    assert len(shown) == 5
     for name in shown:
         data = (full_page / name).read_bytes()
         assert data.startswith(b"\x89PNG")

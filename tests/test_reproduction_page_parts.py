@@ -76,24 +76,51 @@ def test_the_horizon_is_the_last_step_within_the_limit(results):
 
 
 def test_the_leak_is_what_the_text_does_not_explain(results):
-    for recipe, contiguous in (("rnn", 0.3), ("many-outputs", 0.1)):
+    for recipe, by in (("rnn", 0.3), ("many-outputs", 0.1)):
         write_both(results, recipe, [0.0, 0.5])
+        for seed, more in enumerate((0.0, 0.5)):
+            unit = Unit(recipe=recipe, seed=seed)
+            write_finished(results, unit, published_and(recipe, more), shared=1.5 + more)
         unit = Unit(recipe=recipe, changes={"split": "contiguous"}, study="split")
-        write_finished(results, unit, published_and(recipe, contiguous))
+        write_finished(results, unit, published_and(recipe, -0.2), shared=1.5 + by)
     text = section(text_of(results), "The leak of overlapping windows")
     last = RECIPES["rnn"].validation[6]
     assert row(text, "rnn") == [
         "rnn",
         "overlapping",
         f"{last:.4f} (1)",
-        f"{last + 0.3:.4f} (1)",
-        "+0.3000 (sd 0.3536)",
+        f"{last - 0.2:.4f} (1)",
+        "1.5000 (1)",
+        "1.8000 (1)",
+        "+0.3000",
     ]
     assert row(text, "many-outputs")[1] == "non-overlapping"
     assert "+0.300 nats" in text
     assert "+0.100 where they do not: the overlap itself makes +0.200 nats." in text
     assert "all but one of its 8 characters" in text
     assert "not run yet" in text
+
+
+def test_results_without_the_shared_windows_are_not_compared(results):
+    write_both(results, "rnn", [0.0])
+    unit = Unit(recipe="rnn", changes={"split": "contiguous"}, study="split")
+    write_finished(results, unit, published_and("rnn", -0.2), shared=1.8)
+    text = section(text_of(results), "The leak of overlapping windows")
+    assert "| rnn |" not in text
+    assert "not run yet" in text
+
+
+def test_the_flowing_gradient_is_relative_to_the_last_step(results):
+    write_both(results, "identity", [0.0])
+    changes = {"identity": False, "schedule": "4 x 1e-2"}
+    for seed, factor in enumerate((0.5, 2.0)):
+        unit = Unit(recipe="identity", study="identity", seed=seed, changes=changes)
+        flow = [[3.0 * 0.5**k for k in range(100)], [7.0 * factor**k for k in range(100)]]
+        write_finished(results, unit, [2.0, 1.9, 1.8, 1.7], flow=flow)
+    text = section(text_of(results), "Identity initialisation")
+    at = [row(text, when, "default", "4 x 1e-2")[3:] for when in ("start", "end")]
+    assert at == [["7.8e-03", "4.7e-10", "1.6e-30"], ["1.0e+00"] * 3]
+    assert "(gradient-flow.png)" in text
 
 
 def test_studies_show_their_losses(results):

@@ -45,6 +45,8 @@ def result_of(unit, losses=(2.0, 1.9)):
         "total_seconds": 2.0,
         "samples": [],
         "next": [],
+        "shared": None,
+        "flow": [],
         "corpus_sha256": "",
     }
 
@@ -114,7 +116,7 @@ def test_results_are_read_back(tmp_path):
         lambda text: text[: len(text) // 2],
         lambda text: "[]",
         lambda text: "null",
-        lambda text: text.replace('"format": 1', '"format": 2'),
+        lambda text: text.replace('"format": 2', '"format": 3'),
         lambda text: text.replace('"seed": 0', '"seed": 1', 1),
         lambda text: text.replace('"2": 1.9', '"3": 1.9'),
         lambda text: text.replace('"2": 1.9', '"2": "x"'),

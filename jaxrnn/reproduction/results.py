@@ -8,6 +8,8 @@ train, validation   the losses at the end of each epoch, by its number
 seconds             training and validation, without compilation
 total_seconds       of the process
 samples, next       what the trained model writes
+shared              the loss on the windows that both splits hold out; null if not windowed
+flow                gradient norms by steps back, at the start and at the end; for one study
 corpus_sha256, versions, machine, date
 """
 
@@ -22,7 +24,7 @@ from jaxrnn.reproduction.units import Unit
 from jaxrnn.training.files import write_whole
 from jaxrnn.training.runs import PACKAGES
 
-FORMAT = 1
+FORMAT = 2
 SOFTWARE = (*PACKAGES, "torch")
 """The packages whose versions a result names."""
 KEYS = {
@@ -36,6 +38,8 @@ KEYS = {
     "total_seconds",
     "samples",
     "next",
+    "shared",
+    "flow",
     "corpus_sha256",
     "versions",
     "machine",

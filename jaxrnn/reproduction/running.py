@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from jaxrnn.exchange.files import write_tensors
+from jaxrnn.reproduction.probes import gradient_flow, loss_on_shared_windows
 from jaxrnn.reproduction.results import read_result, weights_path, write_result
 from jaxrnn.reproduction.training import Trained, Trainer, Watch, train
 from jaxrnn.reproduction.units import Unit
@@ -75,8 +76,12 @@ def trainer_of(framework: str) -> Trainer:
 def _found(unit: Unit, experiment: Experiment, trained: Trained) -> dict[str, Any]:
     """The parts of the results that come from training."""
     ends = [row for row in trained.rows if row["validation"] is not None]
-    writes = (unit.framework, unit.dtype, unit.study) == ("jax", "float32", "")
-    params = params_of(experiment, trained.weights) if writes else None
+    usual = (unit.framework, unit.dtype) == ("jax", "float32")
+    params = params_of(experiment, trained.weights) if usual else None
+    writes = usual and not unit.study
+    windowed = experiment.model.reads in ("overlapping", "non-overlapping")
+    compared = usual and unit.study in ("", "split") and windowed
+    ends_of_training = (experiment.fresh_state().params, params)
     return {
         "config": unit.config.to_dict(),
         "rows": trained.rows,
@@ -85,5 +90,9 @@ def _found(unit: Unit, experiment: Experiment, trained: Trained) -> dict[str, An
         "seconds": trained.seconds,
         "samples": samples(unit, experiment, params) if writes else [],
         "next": answers(experiment, params) if writes else [],
+        "shared": loss_on_shared_windows(experiment, params) if compared else None,
+        "flow": [gradient_flow(experiment, p) for p in ends_of_training]
+        if usual and unit.study == "identity"
+        else [],
         "corpus_sha256": experiment.corpus_sha256,
     }

@@ -33,7 +33,7 @@ STUDIES: dict[str, Study] = {
         question="How much of the loss on the random split is windows that share characters?",
         recipes=("loop", "concat", "rnn", "many-outputs", "identity"),
         changes=({"split": "contiguous"},),
-        seeds=1,
+        seeds=3,
     ),
     "carry": Study(
         question="What does it cost to start from zeros, each epoch or for each validation?",

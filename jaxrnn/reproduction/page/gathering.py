@@ -110,6 +110,8 @@ def _record(result: Result) -> Record:
         steps=result["rows"][-1]["step"],
         seconds=result["seconds"],
         norms=[(row["step"], _short(row["gradient_norm"])) for row in shown],
+        flow=[list(map(_short, norms)) for norms in result["flow"]],
+        shared=result["shared"],
         sample=(samples[0]["greedy"] or samples[0]["sampled"]) if samples else "",
         answers={answer["prompt"]: answer["next"] for answer in result["next"]},
         corpus_sha256=result["corpus_sha256"],

@@ -36,6 +36,7 @@ def draw(findings: Findings, folder: Path) -> None:
         _draw_bptt(found, folder / questions.BPTT_PICTURE)
     if questions.identity_variants(findings):
         _draw_norms(findings, folder / questions.NORMS_PICTURE)
+        _draw_flow(findings, folder / questions.FLOW_PICTURE)
 
 
 def _panels(count: int, columns: int, height: float) -> tuple[Figure, list[Any]]:
@@ -164,4 +165,30 @@ def _draw_norms(findings: Findings, path: Path) -> None:
     limits = [axes.get_ylim() for axes in panels]
     for axes in panels:
         axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+    _save(figure, path)
+
+
+def _draw_flow(findings: Findings, path: Path) -> None:
+    """The gradient on its way back, at the start and at the end of each variant's training."""
+    found = [
+        (c, [r for r in records if r.flow]) for c, records in questions.identity_variants(findings)
+    ]
+    found = [(changes, records) for changes, records in found if records]
+    if not found:
+        return
+    titles = {0: "at the start of training", 1: "at the end of training"}
+    figure, panels = _panels(2, 2, 3.8)
+    for (place, title), axes in zip(titles.items(), panels, strict=True):
+        for number, (changes, records) in enumerate(found):
+            norms = np.array([record.flow[place] for record in records])
+            name = f"{questions.initialisation(changes)}, {changes['schedule']}"
+            back = np.arange(1, norms.shape[1] + 1)
+            axes.plot(back, norms.T, color=f"C{number}", **THIN)
+            mean = np.exp(np.log(norms).mean(axis=0))
+            axes.plot(back, mean, color=f"C{number}", label=name, **THICK)
+        axes.set_yscale("log")
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("steps back from the loss")
+        axes.set_ylabel("norm of the gradient of the state")
+        axes.legend(fontsize=9)
     _save(figure, path)

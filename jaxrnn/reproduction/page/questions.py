@@ -1,6 +1,7 @@
 """What the course does not say: the studies, each a question with a table for its answer."""
 
 from collections.abc import Callable, Mapping, Sequence
+from statistics import geometric_mean
 from typing import Any
 
 from jaxrnn.reproduction.page.commands import studies_command
@@ -10,21 +11,37 @@ from jaxrnn.reproduction.page.markdown import (
     image,
     loss,
     not_run,
+    power,
     signed,
     table,
 )
 from jaxrnn.reproduction.page.records import Findings, Record
-from jaxrnn.reproduction.page.statistics import apart, seconds, spread, validation
+from jaxrnn.reproduction.page.statistics import (
+    Apart,
+    apart,
+    seconds,
+    shared,
+    shared_apart,
+    spread,
+    validation,
+)
+from jaxrnn.reproduction.probes import ROWS, STEPS_BACK
 from jaxrnn.reproduction.studies import STUDIES
+from jaxrnn.reproduction.units import Unit
 
 BPTT_PICTURE = "bptt.png"
 NORMS_PICTURE = "gradient-norms.png"
+FLOW_PICTURE = "gradient-flow.png"
+BACK = (8, 32, 100)
+"""Steps back that the table of the flowing gradient shows."""
 SPLIT = """A window that starts at every character shares all but one of its {bptt} characters with
 the next one. Split at random, a validation window therefore has neighbours in training that hold
 the same characters, the one to be predicted among them: the model is judged on text it has read.
-The contiguous split validates on the last fifth of the text, of which training reads nothing.
-The recipes whose windows do not overlap have nothing of that kind to leak, so their difference is
-that of the text: its end is not the same as a sample of all of it."""
+The contiguous split validates on the last fifth of the text, of which training reads nothing. That
+fifth is easier or harder than the whole, so the two validation losses cannot be compared; here both
+models are judged on the same windows, those that both splits hold out. The difference
+is what it is worth to have read the text around them. Where windows do not overlap, that is its
+names and subjects; where they do, the very characters as well."""
 CARRY = """The carry flows from window to window. The course never sets it back to zeros
 (`never`); `epoch` does so at the beginning of each epoch and before each validation, `evaluation`
 before each validation alone, and then goes on with the carry of training."""
@@ -32,8 +49,14 @@ BPTT = """Windows of a fixed length; the carry flows on between them, and gradie
 the beginning of the window. An epoch reads the same {millions:.3f} million characters whatever
 the length, so shorter windows make more updates of fewer characters each."""
 IDENTITY = """The recurrent weight as the identity, or as PyTorch draws it, at the course's two
-learning rates. The figure shows the norm of the gradient, before any clipping (there is none),
-as the mean of a tenth of an epoch; thin lines are seeds, the thick ones their geometric mean."""
+learning rates. The norm is that of the whole gradient, before any clipping (there is none), as the
+mean of a tenth of an epoch; in the figure, thin lines are seeds, the thick ones their geometric
+mean."""
+FLOW = """What lies behind it: the gradient of one character's loss with respect to the hidden
+state of each step before the last, |d loss / d h|, mean over {rows} places in the text, up to
+{back} steps back. Every step multiplies it by the recurrent weight and by the slope of the tanh.
+Where they shrink it, a loss teaches nothing about characters long past; where they let it grow
+with every step, it explodes. Training itself cuts it off after {bptt} characters."""
 
 
 def section(findings: Findings) -> str:
@@ -58,15 +81,23 @@ def _answer(findings: Findings, name: str, body: Callable[[Findings], list[str]]
     return pieces if all(found) else [*pieces, not_run(studies_command(name))]
 
 
-def split_differences(findings: Findings) -> dict[str, tuple[str, float]]:
-    """Contiguous minus random split by recipe, and what its model reads, for the notes too."""
+def split_differences(findings: Findings) -> dict[str, tuple[str, Apart]]:
+    """What each model reads, and its loss on the shared windows: contiguous minus random split."""
     found = {}
     for recipe in STUDIES["split"].recipes:
-        moved = findings.of_study("split", recipe, {"split": "contiguous"})
-        by = apart(moved, findings.of(recipe))
+        moved, usual = _of_splits(findings, recipe)
+        by = shared_apart(moved, usual)
         if by is not None:
-            found[recipe] = (_reads(moved[0]), by.difference)
+            found[recipe] = (_reads(moved[0]), by)
     return found
+
+
+def _of_splits(findings: Findings, recipe: str) -> tuple[list[Record], list[Record]]:
+    """The records of the contiguous and of the random split that can be compared."""
+    (changes,) = STUDIES["split"].changes
+    moved, usual = findings.of_study("split", recipe, changes), findings.of(recipe)
+    seeds = {record.unit.seed for record in moved}
+    return moved, [r for r in usual if r.unit.seed in seeds and r.shared is not None]
 
 
 def _reads(record: Record) -> str:
@@ -76,36 +107,32 @@ def _reads(record: Record) -> str:
 def _split(findings: Findings) -> list[str]:
     rows, bptts = [], set[str]()
     for recipe in STUDIES["split"].recipes:
-        moved = findings.of_study("split", recipe, {"split": "contiguous"})
-        if moved:
+        moved, usual = _of_splits(findings, recipe)
+        if moved and usual:
             bptts.add(str(moved[0].unit.config.bptt))
-            usual = _same_seeds(findings.of(recipe), moved)
-            random = loss(validation(usual)) if usual else "not run"
-            cells = [recipe, _reads(moved[0]), random, loss(validation(moved))]
-            rows.append([*cells, difference(apart(moved, findings.of(recipe)))])
-    heads = ("recipe", "windows", "random split, val", "contiguous split, val", "difference")
+            own = [loss(validation(records)) for records in (usual, moved)]
+            both = [loss(shared(records)) for records in (usual, moved)]
+            cells = [recipe, _reads(moved[0]), *own, *both]
+            rows.append([*cells, difference(shared_apart(moved, usual))])
+    heads = ["recipe", "windows", "random split, val", "contiguous split, val"]
+    heads += ("random, shared windows", "contiguous, shared windows", "difference")
     about = SPLIT.format(bptt=" or ".join(sorted(bptts)))
     return [about, table(heads, rows, words=2), _leak(findings)] if rows else []
 
 
 def _leak(findings: Findings) -> str:
-    """What is left of the difference when that of the text is taken away."""
+    """What is left of the difference when that of the subjects is taken away."""
     found = split_differences(findings).values()
-    overlapping = [by for reads, by in found if reads == "overlapping"]
-    apart_from = [by for reads, by in found if reads == "non-overlapping"]
+    overlapping = [by.difference for reads, by in found if reads == "overlapping"]
+    apart_from = [by.difference for reads, by in found if reads == "non-overlapping"]
     if not overlapping or not apart_from:
         return ""
     leak, text = spread(overlapping).mean, spread(apart_from).mean
     return (
-        f"In the mean, the contiguous split is {signed(leak, 3)} nats from the random one where "
-        f"windows overlap, and {signed(text, 3)} where they do not: the overlap itself makes "
-        f"{signed(leak - text, 3)} nats."
+        f"In the mean over the recipes, the model of the contiguous split is {signed(leak, 3)} "
+        f"nats from that of the random one where windows overlap, and {signed(text, 3)} where "
+        f"they do not: the overlap itself makes {signed(leak - text, 3)} nats."
     )
-
-
-def _same_seeds(records: Sequence[Record], others: Sequence[Record]) -> list[Record]:
-    seeds = {record.unit.seed for record in others}
-    return [record for record in records if record.unit.seed in seeds]
 
 
 def carry_variants(findings: Findings) -> dict[str, list[Record]]:
@@ -190,5 +217,29 @@ def _identity(findings: Findings) -> list[str]:
     return [
         IDENTITY,
         table(heads, rows, words=2),
-        image(NORMS_PICTURE, "gradient norm against steps"),
+        image(NORMS_PICTURE, "gradient norm against training steps"),
+        *_flow(findings),
     ]
+
+
+def _flow(findings: Findings) -> list[str]:
+    """How the gradient fares on its way back through time."""
+    rows = []
+    for changes, records in identity_variants(findings):
+        for place, when in enumerate(("start", "end")):
+            flows = [record.flow[place] for record in records if record.flow]
+            if flows:
+                shares = [
+                    geometric_mean(flow[back - 1] / flow[0] for flow in flows) for back in BACK
+                ]
+                cells = [when, initialisation(changes), changes["schedule"]]
+                rows.append([*cells, *map(power, shares)])
+    if not rows:
+        return []
+    (recipe,) = STUDIES["identity"].recipes
+    about = FLOW.format(rows=ROWS, back=STEPS_BACK, bptt=Unit(recipe=recipe).config.bptt)
+    heads = ["training's", "initialisation", "schedule"]
+    heads += [f"{back} steps back" for back in BACK]
+    picture = image(FLOW_PICTURE, "norm of the gradient against steps back")
+    relative = "Relative to the norm one step back, geometric mean of the seeds:"
+    return [about, relative, table(heads, rows, words=3), picture]

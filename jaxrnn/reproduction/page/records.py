@@ -11,7 +11,7 @@ from typing import Any
 from jaxrnn.reproduction.comparison import Pair
 from jaxrnn.reproduction.units import Framework, Unit
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,9 @@ class Record:
         steps: updates made.
         seconds: training and validation.
         norms: (step, mean norm of the gradient since the step before), where a figure shows it.
+        flow: the norm of the last loss's gradient by steps back, at the start and at the end of
+            training, where a figure shows it; see `jaxrnn.reproduction.probes`.
+        shared: the loss on the windows that both splits hold out, of a windowed model.
         sample: what the model writes; empty if it was not asked to.
         answers: the most likely next character after each prompt.
         corpus_sha256: of the text.
@@ -53,6 +56,8 @@ class Record:
     steps: int
     seconds: float
     norms: Sequence[tuple[int, float]]
+    flow: Sequence[Sequence[float]]
+    shared: float | None
     sample: str
     answers: Mapping[str, str]
     corpus_sha256: str

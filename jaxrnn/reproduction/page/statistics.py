@@ -1,7 +1,7 @@
 """Means and deviations over seeds, differences between runs with the same seeds, verdicts."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -63,16 +63,34 @@ def seconds(records: Sequence[Record]) -> Spread:
     return spread(record.seconds for record in records)
 
 
+def shared(records: Sequence[Record]) -> Spread:
+    """The losses on the windows that both splits hold out; every record must have one."""
+    return spread(record.shared for record in records if record.shared is not None)
+
+
 def apart(
     ones: Sequence[Record], others: Sequence[Record], epoch: int | None = None
 ) -> Apart | None:
     """How far validation losses are apart after an epoch; None where no seed is in both."""
+    return _apart(ones, others, lambda records: validation(records, epoch))
+
+
+def shared_apart(ones: Sequence[Record], others: Sequence[Record]) -> Apart | None:
+    """The same for the losses on the windows that both splits hold out."""
+    return _apart(ones, others, shared)
+
+
+def _apart(
+    ones: Sequence[Record],
+    others: Sequence[Record],
+    measure: Callable[[Sequence[Record]], Spread],
+) -> Apart | None:
     left, right = ({r.unit.seed: r for r in records} for records in (ones, others))
     both = sorted(left.keys() & right.keys())
     if not both:
         return None
-    spreads = [validation([group[seed] for seed in both], epoch) for group in (left, right)]
-    deviations = [validation(records, epoch).deviation for records in (ones, others)]
+    spreads = [measure([group[seed] for seed in both]) for group in (left, right)]
+    deviations = [measure(records).deviation for records in (ones, others)]
     squares = [deviation**2 for deviation in deviations if deviation is not None]
     pooled = math.sqrt(sum(squares) / len(squares)) if squares else None
     return Apart(spreads[0].mean - spreads[1].mean, pooled, len(both))
