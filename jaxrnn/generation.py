@@ -11,10 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jaxrnn.data.tokens import check_at_least_1, check_seed, check_tokens
 from jaxrnn.data.vocabulary import Unknown, Vocabulary
+from jaxrnn.native.writing import write, writes_compiled
 from jaxrnn.nn.cells import Carry
 from jaxrnn.nn.model import CharModel, apply_model
 
@@ -51,7 +53,26 @@ class Sampler:
 
     def __call__(self, key: Array, log_probs: Float[Array, "B V"]) -> Int[Array, " B"]:
         """Draw one token a row."""
-        return jax.random.categorical(key, self.allowed(log_probs)).astype(jnp.int32)
+        return self.pick(_draws(key, log_probs.shape[:1], log_probs.dtype), log_probs)
+
+    def pick(self, draws: Float[Array, " B"], log_probs: Float[Array, "B V"]) -> Int[Array, " B"]:
+        """The token that each of the numbers from [0, 1) stands for.
+
+        It is the first up to which the probabilities, in the order of the tokens, sum to more.
+        """
+        allowed = self.allowed(log_probs)
+        if self.temperature == 0:
+            return jnp.argmax(allowed, axis=-1).astype(jnp.int32)
+        weights = jnp.exp(allowed - allowed.max(axis=-1, keepdims=True)).astype(draws.dtype)
+        sums = jnp.cumsum(weights, axis=-1)
+        found = (sums <= draws[:, None] * sums[:, -1:]).sum(axis=-1)
+        last = weights.shape[-1] - 1 - jnp.argmax(weights[:, ::-1] > 0, axis=-1)
+        return jnp.minimum(found, last).astype(jnp.int32)  # rounded, a sum may never be more
+
+    @property
+    def cuts_nothing_off(self) -> bool:
+        """Whether every character but the banned ones may be drawn."""
+        return self.temperature == 0 or (self.top_k is None and self.top_p is None)
 
     def allowed(self, log_probs: Float[Array, "B V"]) -> Float[Array, "B V"]:
         """The log probabilities of what may be drawn, not normalised; -inf for the rest."""
@@ -72,6 +93,11 @@ class Sampler:
             kept &= before < self.top_p
         kept = jnp.take_along_axis(kept, jnp.argsort(order, axis=-1), axis=-1)
         return jnp.where(kept, log_probs, -jnp.inf)
+
+
+def _draws(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    """Numbers from [0, 1), at least in float32: bfloat16 knows too few of them."""
+    return jax.random.uniform(key, shape, jnp.promote_types(dtype, jnp.float32))
 
 
 GREEDY = Sampler(temperature=0.0)
@@ -142,16 +168,30 @@ def _write_streams(
     key: Array,
 ) -> tuple[Carry, Array]:
     carry, log_probs = apply_model(model, params, carry, prompt)
+    draws = _draws(key, (length, prompt.shape[1]), log_probs.dtype)
+    first = sampler.pick(draws[0], log_probs[-1])
+    if length == 1:
+        return carry, first[None]
+    pieces = model.pieces(params)
+    if pieces is not None and sampler.cuts_nothing_off and writes_compiled(pieces):
+        carry, rest = write(
+            pieces,
+            carry,
+            first,
+            None if sampler.temperature == 0 else draws[1:],
+            length - 1,
+            temperature=sampler.temperature,
+            banned=sampler.banned,
+        )
+        return carry, jnp.concatenate([first[None], rest])
 
-    def step(carried: tuple[Carry, Array], key: Array) -> tuple[tuple[Carry, Array], Array]:
+    def step(carried: tuple[Carry, Array], draws: Array) -> tuple[tuple[Carry, Array], Array]:
         carry, token = carried
         carry, log_probs = apply_model(model, params, carry, token[None])
-        token = sampler(key, log_probs[-1])
+        token = sampler.pick(draws, log_probs[-1])
         return (carry, token), token
 
-    keys = jax.random.split(key, length)
-    first = sampler(keys[0], log_probs[-1])
-    (carry, _), rest = lax.scan(step, (carry, first), keys[1:])
+    (carry, _), rest = lax.scan(step, (carry, first), draws[1:])
     return carry, jnp.concatenate([first[None], rest])
 
 
@@ -165,12 +205,13 @@ def _write_windows(
     prompt: Array,
     key: Array,
 ) -> tuple[Carry, Array]:
-    def step(window: Array, key: Array) -> tuple[Array, Array]:
+    def step(window: Array, draws: Array) -> tuple[Array, Array]:
         _, log_probs = apply_model(model, params, carry, window)
-        token = sampler(key, log_probs if log_probs.ndim == 2 else log_probs[-1])
+        token = sampler.pick(draws, log_probs if log_probs.ndim == 2 else log_probs[-1])
         return jnp.concatenate([window[1:], token[None]]), token
 
-    _, tokens = lax.scan(step, prompt, jax.random.split(key, length))
+    draws = _draws(key, (length, prompt.shape[1]), jax.tree.leaves(params)[0].dtype)
+    _, tokens = lax.scan(step, prompt, draws)
     return carry, tokens
 
 

@@ -198,9 +198,7 @@ def _run(cell: Cell, reverse: bool, inputs: Inputs, *, keep: bool) -> tuple[Carr
     T = len(x_gates.tokens if isinstance(x_gates, Lookup) else x_gates)
     B, H = carry.h.shape
     like = partial(jax.ShapeDtypeStruct, dtype=weight_hh.dtype)
-    packed = jax.ffi.ffi_call(
-        "jaxrnn_pack", like((_packed_size(cell, weight_hh),)), vmap_method="sequential"
-    )(weight_hh, cell=np.int64(NUMBERS[cell]))
+    packed = pack(cell, weight_hh)
     ys, h, c, before, kept = jax.ffi.ffi_call(
         "jaxrnn_forward",
         (
@@ -223,11 +221,14 @@ def _run(cell: Cell, reverse: bool, inputs: Inputs, *, keep: bool) -> tuple[Carr
     return cell.carry(*(h, c)[: len(carry)]), Kept(ys, before, kept)
 
 
-def _packed_size(cell: Cell, weight_hh: Array) -> int:
-    """The numbers of a packed weight: its units filled up to whole panels, as forward.h says."""
-    H = weight_hh.shape[1]
-    panel = vector_bytes() // weight_hh.dtype.itemsize * (2 if len(cell.gates) == 1 else 1)
-    return len(cell.gates) * -(-H // panel) * panel * H
+def pack(cell: Cell, weight: Float[Array, "GN K"]) -> Float[Array, " packed"]:
+    """A weight in the order in which the library reads it; its gates are those of the cell."""
+    gates, (rows, K) = len(cell.gates), weight.shape
+    panel = vector_bytes() // weight.dtype.itemsize * (2 if gates == 1 else 1)
+    size = gates * -(-(rows // gates) // panel) * panel * K  # filled up to whole panels
+    like = jax.ShapeDtypeStruct((size,), weight.dtype)
+    call = jax.ffi.ffi_call("jaxrnn_pack", like, vmap_method="sequential")
+    return call(weight, cell=np.int64(NUMBERS[cell]))
 
 
 def _zeros(tree: Any) -> Any:

@@ -6,43 +6,11 @@
 #pragma once
 
 #include "cells.h"
+#include "packing.h"
 #include "parallel.h"
-#include "product.h"
 #include "sizes.h"
 
 namespace jaxrnn {
-
-// weight_hh (GH, H) in panels, each with all gates of some units.
-template <typename T, int G>
-struct Packing {
-  static constexpr int U = G == 1 ? 2 : 1;  // vectors of units in a panel
-  static constexpr int L = kLanes<T>;
-
-  const long H, panels, size;
-
-  explicit Packing(long H) : H(H), panels((H + U * L - 1) / (U * L)), size(H * G * U * L) {}
-
-  void run(xla::ffi::ThreadPool& pool, const T* weight, T* packed) const {
-    const long parts = H * H * G < kWorthPacking ? 1 : panels;
-    parallel_for(pool, parts, [&](long i) {
-      for (long p = panels * i / parts; p < panels * (i + 1) / parts; ++p) {
-        pack(p, weight, packed + p * size);
-      }
-    });
-  }
-
- private:
-  void pack(long p, const T* weight, T* panel) const {
-    for (int v = 0; v < G * U; ++v) {
-      for (int l = 0; l < L; ++l) {
-        const long unit = (p * U + v % U) * L + l;
-        const T* from = weight + ((v / U) * H + unit) * H;
-        T* to = panel + v * L + l;
-        for (long k = 0; k < H; ++k) to[k * G * U * L] = unit < H ? from[k] : T(0);
-      }
-    }
-  }
-};
 
 template <typename T, template <typename> class CellOf>
 struct Forward {
@@ -58,7 +26,7 @@ struct Forward {
   T *before, *kept;                            // (T, B, H), (T, B, kept * H), or both null
 
   void run(xla::ffi::ThreadPool& pool) {
-    const long panels = Packing<T, G>(n.H).panels, threads = pool.num_threads();
+    const long panels = Packing<T, G>(n.H, n.H).panels, threads = pool.num_threads();
     const Chunks chunks(n.B, threads, 2.0 * n.T * n.B * n.H * n.H * G);
     // A single step needs nothing of its neighbours, so that its units can be shared out, too:
     // worthwhile where reading the weight takes longer than waking a thread.
@@ -82,7 +50,7 @@ struct Forward {
     Buffer<T> h, c, rows, next_rows;
 
     Rows(const Forward& f, long begin, long end, long first_panel, long end_panel)
-        : f(f), packing(f.n.H), first(begin), count(end - begin),
+        : f(f), packing(f.n.H, f.n.H), first(begin), count(end - begin),
           width(packing.panels * U * L), first_panel(first_panel), end_panel(end_panel),
           blocks(blocks_of(count, kMostRows<G * U>)), h(count * width),
           c(Cell::has_c ? count * width : 0), rows(count * f.n.H), next_rows(count * f.n.H) {}

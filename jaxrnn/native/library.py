@@ -28,7 +28,7 @@ FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-shared", "-w")
 COMPILERS = ("g++", "clang++", "c++")
 LIMIT = 300
 """Seconds after which the compiler is given up."""
-FUNCTIONS = ("jaxrnn_pack", "jaxrnn_forward", "jaxrnn_backward")
+FUNCTIONS = ("jaxrnn_pack", "jaxrnn_forward", "jaxrnn_backward", "jaxrnn_write")
 
 
 @cache

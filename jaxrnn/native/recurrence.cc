@@ -1,10 +1,11 @@
-// The calls that XLA makes: pack the weight, the recurrence over time, and its gradients.
+// The calls that XLA makes: pack a weight, the recurrence over time, its gradients, writing.
 //
-// Which arrays they take and give is described where they are called, in jaxrnn/native/calls.py.
-// An array that is not there has no elements.
+// Which arrays they take and give is described where they are called, in jaxrnn/native/calls.py and
+// jaxrnn/native/writing.py. An array that is not there has no elements.
 
 #include "backward.h"
 #include "forward.h"
+#include "writing.h"
 
 namespace ffi = xla::ffi;
 
@@ -58,9 +59,10 @@ Sizes sizes_of(ffi::AnyBuffer sequence, ffi::AnyBuffer carry, int64_t rows, bool
 
 ffi::Error pack(ffi::ThreadPool pool, ffi::AnyBuffer weight, ffi::Result<ffi::AnyBuffer> packed,
                 int64_t cell) {
-  const long H = weight.dimensions()[1];
+  const long rows = weight.dimensions()[0], K = weight.dimensions()[1];
   return with_types(weight.element_type(), cell, [&]<typename T, template <typename> class Cell>() {
-    Packing<T, Cell<T>::gates>(H).run(pool, data_of<T>(weight), data_of<T>(packed));
+    constexpr int G = Cell<T>::gates;
+    Packing<T, G>(rows / G, K).run(pool, data_of<T>(weight), data_of<T>(packed));
   });
 }
 
@@ -100,6 +102,25 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::AnyBuffer weight, ffi::AnyBuffer 
   });
 }
 
+ffi::Error write(ffi::ThreadPool pool, ffi::AnyBuffer weight_hh, ffi::AnyBuffer weight_ih,
+                 ffi::AnyBuffer bias_hh, ffi::AnyBuffer bias_ih, ffi::AnyBuffer table,
+                 ffi::AnyBuffer weight_out, ffi::AnyBuffer bias_out, ffi::AnyBuffer h,
+                 ffi::AnyBuffer c, Tokens token, ffi::AnyBuffer draws,
+                 ffi::Result<ffi::Buffer<ffi::DataType::S32>> written,
+                 ffi::Result<ffi::AnyBuffer> h_last, ffi::Result<ffi::AnyBuffer> c_last,
+                 int64_t cell, double sharpness) {
+  const auto state = h.dimensions();
+  const long N = written->dimensions()[0], V = table.dimensions()[0];
+  return with_types(h.element_type(), cell, [&]<typename T, template <typename> class Cell>() {
+    Write<T, Cell>{
+        N, state[1], state[0], state[2], V, data_of<T>(weight_hh), data_of<T>(weight_ih),
+        data_of<T>(bias_hh), data_of<T>(bias_ih), data_of<T>(table), data_of<T>(weight_out),
+        data_of<T>(bias_out), data_of<T>(h), data_of<T>(c), data_of(token), data_of<T>(draws),
+        static_cast<T>(sharpness), data_of(*written), data_of<T>(h_last), data_of<T>(c_last)}
+        .run(pool);
+  });
+}
+
 }  // namespace
 }  // namespace jaxrnn
 
@@ -133,5 +154,15 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxrnn_backward, jaxrnn::backward,
                                   .Ret<Array>().Ret<Array>().Ret<Array>()
                                   .Attr<int64_t>("cell")
                                   .Attr<bool>("reverse"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxrnn_write, jaxrnn::write,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Array>().Arg<Array>().Arg<Array>().Arg<Array>()
+                                  .Arg<Array>().Arg<Array>().Arg<Array>().Arg<Array>()
+                                  .Arg<Array>().Arg<Tokens>().Arg<Array>()
+                                  .Ret<Tokens>().Ret<Array>().Ret<Array>()
+                                  .Attr<int64_t>("cell")
+                                  .Attr<double>("sharpness"));
 
 extern "C" int jaxrnn_vector_bytes() { return jaxrnn::kVectorBytes; }

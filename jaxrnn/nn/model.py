@@ -3,7 +3,7 @@
 Shapes: T time steps, B batch, V vocabulary, F embedding size, H hidden size.
 """
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -14,6 +14,29 @@ from jaxrnn.nn.cells import Carry
 from jaxrnn.nn.layers import RNN, dense, embed, look_up
 
 Reads = Literal["trigrams", "overlapping", "non-overlapping", "streams"]
+
+
+class Pieces(NamedTuple):
+    """A model of an embedding, recurrent layers and an output layer, taken apart.
+
+    Attributes:
+        stack: the recurrent layers, unbound.
+        embedding: (V, F) the table.
+        rnn: the layers' parameters, by their names.
+        kernel: (H, V) of the output layer.
+        bias: (V,) of the output layer.
+    """
+
+    stack: RNN
+    embedding: Array
+    rnn: dict[str, Array]
+    kernel: Array
+    bias: Array
+
+    @property
+    def arrays(self) -> tuple[Any, ...]:
+        """All that is not the description of the layers."""
+        return self[1:]
 
 
 class CharModel(nn.Module):
@@ -35,6 +58,10 @@ class CharModel(nn.Module):
     def initial_carry(self, batch: int, dtype: DTypeLike = jnp.float32) -> Carry:
         """The carry from which a text starts; the empty tuple for a model without memory."""
         return ()
+
+    def pieces(self, params: Any) -> Pieces | None:
+        """What the model computes, for a faster way to write; None if it is something else."""
+        return None
 
 
 def apply_model(
@@ -74,6 +101,13 @@ class StatefulModel(CharModel):
 
     def initial_carry(self, batch: int, dtype: DTypeLike = jnp.float32) -> Carry:
         return self.stack.initial_carry(batch, dtype)
+
+    def pieces(self, params: Any) -> Pieces | None:
+        if type(self).__call__ is not StatefulModel.__call__:
+            return None
+        out = params["l_out"]
+        table = params["e"]["embedding"]
+        return Pieces(self.stack, table, params["rnn"], out["kernel"], out["bias"])
 
     @nn.compact
     def __call__(

@@ -12,7 +12,7 @@ Submodules are named as in the course's PyTorch code: e, l_in, l_hidden, rnn, l_
 """
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxrnn.nn.cells import GRU, LSTM, TANH, Carry, Cell, Hidden
 from jaxrnn.nn.layers import RNN, RNNCell, dense, embed, identity, look_up, pure, uniform
-from jaxrnn.nn.model import CharModel, Reads, StatefulModel
+from jaxrnn.nn.model import CharModel, Pieces, Reads, StatefulModel
 from jaxrnn.nn.recurrence import alive_steps
 
 
@@ -217,6 +217,13 @@ class CharLM(StatefulModel):
     @property
     def stack(self) -> RNN:
         return RNN(self.cell, self.hidden, self.layers, dropout=self.dropout, parent=None)
+
+    def pieces(self, params: Any) -> Pieces | None:
+        if type(self).__call__ is not CharLM.__call__:
+            return None
+        table, out = params["e"]["embedding"], params.get("l_out")
+        kernel, bias = (table.T, params["bias_out"]) if self.tied else (out["kernel"], out["bias"])
+        return Pieces(self.stack, table, params["rnn"], kernel, bias)
 
     @nn.compact
     def __call__(

@@ -1,0 +1,80 @@
+// Threads that work on one small task after the other, for as long as a loop lasts.
+//
+// Waking a thread takes longer than a step of a loop over characters; so the helpers are woken once
+// and then look again and again whether there is something to do.
+
+#pragma once
+
+#include <thread>
+
+#include "parallel.h"
+
+namespace jaxrnn {
+
+// One leader, and as many helpers as the pool has to spare: perhaps none, or late ones.
+//
+// A task has parts, and whoever is free takes the next one. The leader takes them too and waits
+// only for parts that somebody is at work on.
+class Team {
+ public:
+  Team(xla::ffi::ThreadPool& pool, long helpers) : shared_(std::make_shared<Shared>()) {
+    for (long i = 0; i < helpers; ++i) {
+      pool.Schedule([shared = shared_] { shared->help(); });
+    }
+  }
+  ~Team() { shared_->over.store(true); }
+
+  // Calls work(0) ... work(parts - 1) and waits for them.
+  void run(long parts, const std::function<void(long)>& work) {
+    Shared& s = *shared_;
+    const long first = s.end.load();
+    s.work = &work;
+    s.first = first;
+    s.end.store(first + parts, std::memory_order_release);
+    while (s.take_one()) {
+    }
+    while (s.done.load(std::memory_order_acquire) < first + parts) rest();
+  }
+
+ private:
+  static void rest() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+  }
+
+  struct Shared {
+    const std::function<void(long)>* work;
+    long first;  // the first part's number; numbers go on from task to task
+    std::atomic<long> end{0}, next{0}, done{0};
+    std::atomic<bool> over{false};
+
+    // `work` and `first` change only between tasks, when no part is left to be taken.
+    bool take_one() {
+      long number = next.load();
+      do {
+        if (number >= end.load(std::memory_order_acquire)) return false;
+      } while (!next.compare_exchange_weak(number, number + 1));
+      (*work)(number - first);
+      done.fetch_add(1, std::memory_order_release);
+      return true;
+    }
+
+    void help() {
+      constexpr int kPatience = 1 << 12;  // looks, some tens of microseconds
+      for (int idle = 0; !over.load();) {
+        if (take_one()) {
+          idle = 0;
+        } else if (++idle < kPatience) {
+          rest();
+        } else {
+          std::this_thread::yield();
+        }
+      }
+    }
+  };
+
+  std::shared_ptr<Shared> shared_;
+};
+
+}  // namespace jaxrnn

@@ -1,0 +1,85 @@
+"""Generation as one call into the compiled library: all characters, without a step of XLA's.
+
+Shapes: N characters to write, B texts at once, D layers, H hidden size, V vocabulary.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxrnn.native.calls import NUMBERS, pack, runs_compiled
+from jaxrnn.nn.cells import TANH, Carry
+from jaxrnn.nn.model import Pieces
+from jaxrnn.nn.recurrence import input_gates
+
+
+def writes_compiled(pieces: Pieces) -> bool:
+    """Whether `write` can run a model on this machine."""
+    dtypes = {array.dtype for array in jax.tree.leaves(pieces.arrays)}
+    compiled = runs_compiled(pieces.stack.cell, pieces.rnn["weight_hh_l0"])
+    return compiled and len(dtypes) == 1 and not pieces.stack.bidirectional
+
+
+def write(
+    pieces: Pieces,
+    carry: tuple[Carry, ...],
+    token: Int[Array, " B"],
+    draws: Float[Array, "N B"] | None,
+    length: int,
+    *,
+    temperature: float,
+    banned: tuple[int, ...],
+) -> tuple[tuple[Carry, ...], Int[Array, "N B"]]:
+    """Write `length` characters after `token`, as `jaxrnn.generation` does step by step.
+
+    Args:
+        pieces: the model.
+        carry: the carry before `token`.
+        token: the last character of each text so far.
+        draws: what decides on each character, from [0, 1); None writes the most likely ones.
+        length: N.
+        temperature: the logits are divided by it, where characters are drawn.
+        banned: tokens that are never written.
+
+    Returns:
+        The carry before the last character, and the characters.
+    """
+    cell, rnn = pieces.stack.cell, pieces.rnn
+    layers, dtype = range(pieces.stack.layers), pieces.kernel.dtype
+    token = token.astype(jnp.int32)
+    h, *c = (jnp.stack(fields) for fields in zip(*carry, strict=True))
+    nothing = jnp.zeros((0,), dtype)
+
+    def stacked(arrays: list[Array]) -> Array:
+        return jnp.stack(arrays) if arrays else nothing
+
+    table = input_gates(pieces.embedding, rnn["weight_ih_l0"], rnn["bias_ih_l0"])
+    bias = pieces.bias.at[jnp.array(banned, int)].set(-jnp.inf)
+    like = jax.ShapeDtypeStruct
+    call = jax.ffi.ffi_call(
+        "jaxrnn_write",
+        (
+            like((length, len(token)), jnp.int32),
+            like(h.shape, dtype),
+            like(c[0].shape if c else (0,), dtype),
+        ),
+        vmap_method="sequential",
+    )
+    written, *last = call(
+        stacked([pack(cell, rnn[f"weight_hh_l{d}"]) for d in layers]),
+        stacked([pack(cell, rnn[f"weight_ih_l{d}"]) for d in layers[1:]]),
+        stacked([rnn[f"bias_hh_l{d}"] for d in layers]),
+        stacked([rnn[f"bias_ih_l{d}"] for d in layers[1:]]),
+        table,
+        pack(TANH, pieces.kernel.T),
+        bias,
+        h,
+        c[0] if c else nothing,
+        token,
+        nothing if draws is None else draws.astype(dtype),
+        cell=np.int64(NUMBERS[cell]),
+        sharpness=np.float64(1 if draws is None else 1 / temperature),
+    )
+    fields = last if c else last[:1]
+    return tuple(cell.carry(*(field[d] for field in fields)) for d in layers), written
