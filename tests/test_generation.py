@@ -103,6 +103,16 @@ def test_samplers_draw_from_the_distribution_that_they_say(sampler, expected):
     np.testing.assert_allclose(shares, expected, atol=5 * 0.5 / np.sqrt(draws))
 
 
+@pytest.mark.parametrize(
+    ("draw", "token"),
+    [(0.0, 1), (0.29, 1), (0.31, 2), (0.59, 2), (0.61, 4), (1 - 2**-24, 4)],
+)
+def test_a_number_stands_for_the_token_at_which_the_sum_passes_it(draw, token):
+    probabilities = jnp.array([[0.0, 0.3, 0.3, 0.0, 0.4, 0.0]])
+    picked = Sampler().pick(jnp.full(1, draw), jnp.log(probabilities))
+    assert picked.tolist() == [token]
+
+
 def test_only_one_of_equally_likely_characters_is_greedy_or_among_the_first_k():
     level = jnp.zeros((1, 5))
     for sampler in (GREEDY, Sampler(top_k=1)):

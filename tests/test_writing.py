@@ -1,0 +1,156 @@
+"""Writing in one compiled call: the same characters as step by step, and when it is not used."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import EXACT, relative
+
+from jaxrnn import (
+    CELLS,
+    GREEDY,
+    GRU,
+    LSTM,
+    TANH,
+    Cell,
+    CharLM,
+    CharSeqStatefulGRU,
+    CharSeqStatefulRnn2,
+    Hidden,
+    Sampler,
+    generate,
+    make_optimizer,
+    make_state,
+)
+from jaxrnn import generation as module
+from jaxrnn.native import library
+from jaxrnn.native.calls import NUMBERS
+from jaxrnn.training.state import cast_floats
+
+pytestmark = pytest.mark.skipif(
+    jax.default_backend() != "cpu" or library.why_unavailable() is not None,
+    reason="writing is compiled on CPUs that have a C++ compiler",
+)
+
+LENGTH = 60
+KEY = jax.random.key(3)
+GROWN = 1e-10
+"""Relative, of the carry after LENGTH steps of networks that let differences grow."""
+
+
+def params_of(model, dtype="float64"):
+    state = make_state(model, make_optimizer("sgd"), 1, jax.random.key(0))
+    return jax.tree.map(lambda w: 2 * w, cast_floats(state.params, dtype))
+
+
+def written(model, params, batch, sampler, monkeypatch, *, compiled):
+    """Carry and characters, and whether the library wrote them."""
+    calls = []
+
+    def write(*arguments, **options):
+        calls.append(arguments)
+        return original(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        original = module.write
+        patch.setattr(module, "write", write)
+        if not compiled:
+            patch.setattr(module, "writes_compiled", lambda pieces: False)
+        jax.clear_caches()
+        prompt = jnp.arange(2 * batch).reshape(2, batch) % model.vocabulary
+        found = generate(model, params, prompt, LENGTH, KEY, sampler=sampler)
+    jax.clear_caches()
+    return found, bool(calls)
+
+
+@pytest.mark.parametrize("cell", NUMBERS, ids=lambda cell: cell.name)
+@pytest.mark.parametrize(
+    ("layers", "batch", "hidden", "vocabulary", "tied", "sampler"),
+    [
+        (1, 1, 16, 85, False, GREEDY),
+        (2, 3, 33, 11, False, Sampler(temperature=0.6, banned=(0, 9))),
+        (3, 70, 40, 50, True, Sampler()),
+        (2, 1, 300, 20, False, Sampler()),
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("float64")
+def test_the_same_characters_as_step_by_step(
+    cell, layers, batch, hidden, vocabulary, tied, sampler, monkeypatch
+):
+    """Sizes that fill no vector and no block of rows, several chunks of rows, and a team."""
+    width = hidden if tied else 5
+    model = CharLM(vocabulary, width, hidden, cell=cell, layers=layers, tied=tied)
+    params = params_of(model)
+    both = [
+        written(model, params, batch, sampler, monkeypatch, compiled=compiled)
+        for compiled in (True, False)
+    ]
+    ((carry, tokens), ours), ((expected, oracle), theirs) = both
+    assert (ours, theirs) == (True, False)
+    np.testing.assert_array_equal(tokens, oracle)
+    assert len(np.unique(tokens)) > 1 or sampler is GREEDY
+    assert relative(carry, expected) < GROWN
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_courses_models_are_written_compiled(monkeypatch):
+    model = CharSeqStatefulGRU(11, 5, 16)
+    found, compiled = written(model, params_of(model), 2, Sampler(), monkeypatch, compiled=True)
+    expected, _ = written(model, params_of(model), 2, Sampler(), monkeypatch, compiled=False)
+    assert compiled
+    assert relative(found[0], expected[0]) < EXACT
+    np.testing.assert_array_equal(found[1], expected[1])
+
+
+class Louder(CharSeqStatefulGRU):
+    """A model that computes something of its own."""
+
+    def __call__(self, carry, tokens, *, lengths=None):
+        carry, log_probs = CharSeqStatefulGRU.__call__(self, carry, tokens, lengths=lengths)
+        return carry, -log_probs
+
+
+@pytest.mark.parametrize(
+    ("model", "sampler", "dtype"),
+    [
+        (Louder(11, 5, 16), GREEDY, "float32"),
+        (CharSeqStatefulRnn2(11, 5, 16), GREEDY, "float32"),
+        (CharLM(11, 5, 16, cell=GRU), Sampler(top_k=3), "float32"),
+        (CharLM(11, 5, 16, cell=LSTM), Sampler(top_p=0.5), "float32"),
+        (CharLM(11, 5, 16, cell=GRU), Sampler(), "bfloat16"),
+        (
+            CharLM(11, 5, 16, cell=Cell("mine", ("h",), lambda c, x, h: Hidden(jnp.sin(x + h)))),
+            GREEDY,
+            "float32",
+        ),
+    ],
+    ids=["own call", "own loop", "top_k", "top_p", "bfloat16", "own cell"],
+)
+def test_anything_else_is_written_step_by_step(model, sampler, dtype, monkeypatch):
+    (_, tokens), compiled = written(
+        model, params_of(model, dtype), 2, sampler, monkeypatch, compiled=True
+    )
+    assert not compiled
+    assert tokens.shape == (LENGTH, 2)
+    assert ((tokens >= 0) & (tokens < 11)).all()
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf], ids=str)
+@pytest.mark.parametrize("sampler", [GREEDY, Sampler()], ids=["greedy", "drawn"])
+def test_characters_stay_in_the_vocabulary_whatever_the_weights(poison, sampler):
+    model = CharLM(11, 5, 16, cell=TANH)
+    params = params_of(model, "float32")
+    params["l_out"]["kernel"] = params["l_out"]["kernel"].at[3, 4].set(poison)
+    prompt = jnp.zeros((1, 3), int)
+    _, tokens = generate(model, params, prompt, LENGTH, KEY, sampler=sampler)
+    assert ((tokens >= 0) & (tokens < 11)).all()
+
+
+def test_a_team_writes_the_same_bits_every_time():
+    """Whoever takes a panel computes the same numbers."""
+    model = CharLM(85, 42, 640, cell=CELLS["gru"])
+    params, prompt = params_of(model, "float32"), jnp.zeros((1, 1), int)
+    runs = [generate(model, params, prompt, 300, KEY) for _ in range(5)]
+    for run in runs[1:]:
+        jax.tree.map(np.testing.assert_array_equal, run, runs[0])
