@@ -10,7 +10,7 @@
 #include "outer.h"
 #include "parallel.h"
 #include "product.h"
-#include "sizes.h"
+#include "team.h"
 
 namespace jaxrnn {
 
@@ -34,7 +34,9 @@ struct Backward {
   void run(xla::ffi::ThreadPool& pool) {
     const long panels = (n.H + U * L - 1) / (U * L), GH = G * n.H;
     Buffer<T> packed(panels * panel_size());
-    const Chunks chunks(n.B, pool.num_threads(), 2.0 * n.T * n.B * n.H * n.H * G);
+    const double operations = 2.0 * n.T * n.B * n.H * n.H * G;
+    const Chunks chunks(n.B, pool.num_threads(), operations);
+    const long helpers = helpers_for(pool, chunks.count, GH * n.H * sizeof(T), operations);
     const auto pack_one = [&](long p) { pack(p, packed.data() + p * panel_size()); };
     if (n.H * GH < kWorthPacking) {
       for (long p = 0; p < panels; ++p) pack_one(p);
@@ -45,7 +47,8 @@ struct Backward {
     parallel_for(pool, chunks.count, [&](long i) {
       T* own = sums.data() + i * (1 + n.V) * GH;
       std::fill_n(own, (1 + n.V) * GH, T(0));
-      Rows(*this, packed.data(), panels, chunks.begin(i), chunks.end(i), own).run();
+      Rows(*this, packed.data(), panels, chunks.begin(i), chunks.end(i), own)
+          .run(Team(pool, helpers));
     });
     OuterProducts<T>{n.T * n.B, GH, n.H, d_gates, before, d_weight}.run(pool);
     std::fill_n(d_bias, GH, T(0));
@@ -80,7 +83,7 @@ struct Backward {
           width(panels * U * L), sums(sums), blocks(blocks_of(count, kMostRows<U>)),
           dh(count * width), dc(Cell::has_c ? count * width : 0), rows(count * G * b.n.H) {}
 
-    void run() {
+    void run(Team team) {
       const long H = b.n.H;
       for (long r = 0; r < count; ++r) {
         std::copy_n(b.dh_last + (first + r) * H, H, dh.data() + r * width);
@@ -91,9 +94,9 @@ struct Backward {
         for (const Block& block : blocks) pull_back(t, block);
         if (!any_alive(b.alive, t, b.n.B, first, count)) continue;
         if (i == b.n.T - 1 && !b.dh_first) return;
-        for (long p = 0; p < panels; ++p) {
+        team.run(panels, [&](long p) {
           for (const Block& block : blocks) through_weight(p, block);
-        }
+        });
       }
       for (long r = 0; r < count; ++r) {
         std::copy_n(dh.data() + r * width, H, b.dh_first + (first + r) * H);

@@ -1,4 +1,5 @@
-// The recurrence over time: each thread takes some rows through all T steps.
+// The recurrence over time: each thread takes some rows through all T steps, or a team of them a
+// few rows.
 //
 // Shapes: as in sizes.h. The product for the units of one panel is finished with the cell's step
 // while its sums are in registers or in the innermost cache.
@@ -7,8 +8,7 @@
 
 #include "cells.h"
 #include "packing.h"
-#include "parallel.h"
-#include "sizes.h"
+#include "team.h"
 
 namespace jaxrnn {
 
@@ -26,17 +26,11 @@ struct Forward {
   T *before, *kept;                            // (T, B, H), (T, B, kept * H), or both null
 
   void run(xla::ffi::ThreadPool& pool) {
-    const long panels = Packing<T, G>(n.H, n.H).panels, threads = pool.num_threads();
-    const Chunks chunks(n.B, threads, 2.0 * n.T * n.B * n.H * n.H * G);
-    // A single step needs nothing of its neighbours, so that its units can be shared out, too:
-    // worthwhile where reading the weight takes longer than waking a thread.
-    const bool large = G * n.H * n.H * sizeof(T) > (1 << 19);
-    const long parts = n.T == 1 && chunks.count < threads && large ? threads : 1;
-    parallel_for(pool, chunks.count * parts, [&](long i) {
-      const long chunk = i / parts, part = i % parts;
-      Rows(*this, chunks.begin(chunk), chunks.end(chunk), panels * part / parts,
-           panels * (part + 1) / parts)
-          .run();
+    const double operations = 2.0 * n.T * n.B * n.H * n.H * G;
+    const Chunks chunks(n.B, pool.num_threads(), operations);
+    const long helpers = helpers_for(pool, chunks.count, G * n.H * n.H * sizeof(T), operations);
+    parallel_for(pool, chunks.count, [&](long i) {
+      Rows(*this, chunks.begin(i), chunks.end(i)).run(Team(pool, helpers));
     });
   }
 
@@ -45,17 +39,16 @@ struct Forward {
   struct Rows {
     const Forward& f;
     const Packing<T, G> packing;
-    const long first, count, width, first_panel, end_panel;
+    const long first, count, width;
     std::vector<Block> blocks;
     Buffer<T> h, c, rows, next_rows;
 
-    Rows(const Forward& f, long begin, long end, long first_panel, long end_panel)
+    Rows(const Forward& f, long begin, long end)
         : f(f), packing(f.n.H, f.n.H), first(begin), count(end - begin),
-          width(packing.panels * U * L), first_panel(first_panel), end_panel(end_panel),
-          blocks(blocks_of(count, kMostRows<G * U>)), h(count * width),
+          width(packing.panels * U * L), blocks(blocks_of(count, kMostRows<G * U>)), h(count * width),
           c(Cell::has_c ? count * width : 0), rows(count * f.n.H), next_rows(count * f.n.H) {}
 
-    void run() {
+    void run(Team team) {
       begin();
       T *now = rows.data(), *next = next_rows.data();
       for (long i = 0; i < f.n.T; ++i) {
@@ -64,21 +57,20 @@ struct Forward {
           pass_over(t);
           continue;
         }
-        for (long p = first_panel; p < end_panel; ++p) {
+        team.run(packing.panels, [&](long p) {
           for (const Block& block : blocks) {
             Vec<T> tile[kAccumulators];
             multiply_for<T, G * U>(block.rows)(
                 now + block.first * f.n.H, f.packed + p * packing.size, f.n.H, tile);
             finish(t, p, block, tile, next + block.first * f.n.H);
           }
-        }
+        });
         std::swap(now, next);
       }
-      const long unit = first_panel * U * L, units = std::min(end_panel * U * L, f.n.H) - unit;
       for (long r = 0; r < count; ++r) {
-        const long from = r * width + unit, to = (first + r) * f.n.H + unit;
-        std::copy_n(h.data() + from, units, f.h_last + to);
-        if (Cell::has_c) std::copy_n(c.data() + from, units, f.c_last + to);
+        const long from = r * width, to = (first + r) * f.n.H;
+        std::copy_n(h.data() + from, f.n.H, f.h_last + to);
+        if (Cell::has_c) std::copy_n(c.data() + from, f.n.H, f.c_last + to);
       }
     }
 

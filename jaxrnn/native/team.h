@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "parallel.h"
+#include "sizes.h"
 
 namespace jaxrnn {
 
@@ -17,18 +18,28 @@ namespace jaxrnn {
 // only for parts that somebody is at work on.
 class Team {
  public:
-  Team(xla::ffi::ThreadPool& pool, long helpers) : shared_(std::make_shared<Shared>()) {
+  Team(xla::ffi::ThreadPool& pool, long helpers) {
+    if (helpers > 0) shared_ = std::make_shared<Shared>();
     for (long i = 0; i < helpers; ++i) {
       pool.Schedule([shared = shared_] { shared->help(); });
     }
   }
-  ~Team() { shared_->over.store(true); }
+  Team(const Team&) = delete;
+  ~Team() {
+    if (shared_) shared_->over.store(true);
+  }
 
   // Calls work(0) ... work(parts - 1) and waits for them.
-  void run(long parts, const std::function<void(long)>& work) {
+  template <typename Work>
+  void run(long parts, const Work& work) {
+    if (!shared_) {
+      for (long i = 0; i < parts; ++i) work(i);
+      return;
+    }
     Shared& s = *shared_;
+    const std::function<void(long)> task = std::cref(work);
     const long first = s.end.load();
-    s.work = &work;
+    s.task = &task;
     s.first = first;
     s.end.store(first + parts, std::memory_order_release);
     while (s.take_one()) {
@@ -44,18 +55,18 @@ class Team {
   }
 
   struct Shared {
-    const std::function<void(long)>* work;
+    const std::function<void(long)>* task;
     long first;  // the first part's number; numbers go on from task to task
     std::atomic<long> end{0}, next{0}, done{0};
     std::atomic<bool> over{false};
 
-    // `work` and `first` change only between tasks, when no part is left to be taken.
+    // `task` and `first` change only between tasks, when no part is left to be taken.
     bool take_one() {
       long number = next.load();
       do {
         if (number >= end.load(std::memory_order_acquire)) return false;
       } while (!next.compare_exchange_weak(number, number + 1));
-      (*work)(number - first);
+      (*task)(number - first);
       done.fetch_add(1, std::memory_order_release);
       return true;
     }
@@ -76,5 +87,13 @@ class Team {
 
   std::shared_ptr<Shared> shared_;
 };
+
+// How many threads can help each of `leaders` that read a weight of so many bytes at every step:
+// none where a step takes hardly longer than telling them.
+inline long helpers_for(xla::ffi::ThreadPool& pool, long leaders, long bytes, double operations) {
+  constexpr long kLarge = 1 << 17;
+  if (bytes < kLarge || operations < kWorthSharing) return 0;
+  return std::max<long>(pool.num_threads() / leaders, 1) - 1;
+}
 
 }  // namespace jaxrnn

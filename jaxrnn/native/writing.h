@@ -7,7 +7,6 @@
 #pragma once
 
 #include <limits>
-#include <optional>
 
 #include "cells.h"
 #include "packing.h"
@@ -36,21 +35,16 @@ struct Write {
   T *h_last, *c_last;                // (D, B, H)
 
   void run(xla::ffi::ThreadPool& pool) {
-    const long numbers = D * G * H * H + (D - 1) * G * H * H + V * H;
-    const long threads = pool.num_threads();
-    const Chunks chunks(B, threads, 2.0 * N * B * numbers);
-    const bool large = numbers * long(sizeof(T)) > kInnerCache;
-    const long helpers = large ? threads / chunks.count - 1 : 0;
+    const long numbers = (2 * D - 1) * G * H * H + V * H;
+    const double operations = 2.0 * N * B * numbers;
+    const Chunks chunks(B, pool.num_threads(), operations);
+    const long helpers = helpers_for(pool, chunks.count, numbers * sizeof(T), operations);
     parallel_for(pool, chunks.count, [&](long i) {
-      Texts texts(*this, chunks.begin(i), chunks.end(i));
-      if (helpers > 0) texts.team.emplace(pool, helpers);
-      texts.run();
+      Texts(*this, chunks.begin(i), chunks.end(i)).run(Team(pool, helpers));
     });
   }
 
  private:
-  static constexpr long kInnerCache = 1 << 20;  // bytes that a core reads fast enough alone
-
   // Some texts, with what they remember from character to character.
   struct Texts {
     const Write& f;
@@ -61,7 +55,6 @@ struct Write {
     Buffer<T> h, c, rows, logits;
     std::vector<long> reads;
     long now = 0;  // which half of `rows` is the carry before the step
-    std::optional<Team> team;
 
     Texts(const Write& f, long begin, long end)
         : f(f), recurrent(f.H, f.H), output(f.V, f.H), first(begin), count(end - begin),
@@ -70,14 +63,14 @@ struct Write {
           c(Cell::has_c ? f.D * count * width : 0), rows(2 * f.D * count * f.H),
           logits(count * choices), reads(count) {}
 
-    void run() {
+    void run(Team team) {
       begin();
       for (long n = 0; n < f.N; ++n) {
         for (long d = 0; d < f.D; ++d) {
-          share(recurrent.panels, [&](long p) { step(d, p); });
+          team.run(recurrent.panels, [&](long p) { step(d, p); });
         }
         now = 1 - now;
-        share(output.panels, [&](long p) { predict(p); });
+        team.run(output.panels, [&](long p) { predict(p); });
         for (long r = 0; r < count; ++r) {
           reads[r] = f.draws ? drawn(r, f.draws[n * f.B + first + r]) : most_likely(r);
           f.written[n * f.B + first + r] = static_cast<int32_t>(reads[r]);
@@ -90,11 +83,6 @@ struct Write {
           if (Cell::has_c) std::copy_n(c.data() + from, f.H, f.c_last + to);
         }
       }
-    }
-
-    void share(long parts, const std::function<void(long)>& work) {
-      if (team) return team->run(parts, work);
-      for (long p = 0; p < parts; ++p) work(p);
     }
 
     // The carry of layer d in blocks, before the step or after it.
