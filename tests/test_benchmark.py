@@ -8,7 +8,7 @@ from contextlib import closing
 import benchmark
 import numpy as np
 import pytest
-from benchmarks import pictures, plain_torch_job, rounds
+from benchmarks import floors, pictures, plain_torch_job, rounds
 from benchmarks.arithmetic import geometric_mean, ratios, spread
 from benchmarks.cases import GRID, Case
 from benchmarks.contestants import CONTESTANTS
@@ -187,6 +187,8 @@ def test_quick_is_the_course_against_torch_and_flax():
     assert {(c.batch, c.steps, c.hidden, c.layers) for c in quick.cases("training")} == {*GRID[:2]}
     assert len(quick.cases("training")) == 6
     assert len(Options().cases("training")) == 3 * len(GRID)
+    assert Options().names("segments") == ["jaxrnn", "jaxrnn-segments"]
+    assert "jaxrnn-segments" not in Options().names("training") + Options().names("scaling")
 
 
 def test_a_worker_answers_dies_and_is_given_up(tmp_path):
@@ -242,3 +244,27 @@ def test_the_plain_torch_job_reads_the_text_as_ours_does(tmp_path, monkeypatch):
 
 def test_the_plain_torch_schedule_is_read():
     assert plain_torch_job.parse("2 x 1e-3, 1 x 1e-4") == [1e-3, 1e-3, 1e-4]
+
+
+def test_the_floor_counts_the_products_of_a_step():
+    """One layer, two steps: three recurrent products, and one back from the second step."""
+    case = Case(kind="training", cell="gru", batch=2, steps=2, hidden=4)
+    recurrent, output, table = 2 * 2 * 12 * 4, 3 * 2 * (2 * 2) * 4 * 85, 3 * 2 * 85 * 42 * 12
+    assert floors.operations(case) == recurrent * (2 + 2 + 1) + output + table
+    deeper = Case(kind="training", cell="gru", batch=2, steps=2, hidden=4, layers=2)
+    assert floors.operations(deeper) == recurrent * (5 + 5 + 3 * 2) + output + table
+
+
+def test_the_floor_of_writing_is_the_slower_of_reading_and_computing(monkeypatch):
+    monkeypatch.setattr(floors, "product_rate", lambda: 1e6)
+    monkeypatch.setattr(floors, "read_rate", lambda size, threads: 1e6 * threads)
+    for batch, threads in ((1, 1), (64, 2)):
+        case = Case(kind="generation", cell="tanh", batch=batch, steps=10, hidden=8)
+        weights = 8 * 8 + 85 * 8
+        expected = 10 * max(4 * weights / threads, 2 * batch * weights) / 1e6
+        assert floors.floor(case, threads) == pytest.approx(expected)
+
+
+def test_rates_are_measured():
+    assert floors.product_rate() > 1e6
+    assert floors.read_rate(1 << 20, 2) > 1e6

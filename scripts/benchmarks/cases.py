@@ -39,6 +39,9 @@ GENERATION_SHAPES: tuple[Shape, ...] = tuple(
     (batch, CHARACTERS, hidden, 1) for hidden in (256, 512) for batch in (1, 64)
 )
 
+LONG_SHAPES: tuple[Shape, ...] = ((64, 4096, 256, 1),)
+"""Where memory is what limits."""
+
 SCALING_BASE: Shape = (64, 64, 256, 1)
 SCALING: dict[str, tuple[Shape, ...]] = {
     "T": tuple((64, 2**k, 256, 1) for k in range(3, 11)),

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from typing import Any
 
 OURS = "jaxrnn"
+SEGMENTS = "jaxrnn-segments"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,11 @@ CONTESTANTS: dict[str, Contestant] = {
         packages=("jax", "flax"),
         training=_class("ours", "Ours"),
         generation=_class("ours", "OursWriting"),
+    ),
+    SEGMENTS: Contestant(
+        title="jaxrnn, segments",
+        packages=("jax", "flax"),
+        training=_class("ours", "OursSegmented"),
     ),
     "torch": Contestant(
         title="PyTorch eager",

@@ -1,7 +1,7 @@
 """The Markdown tables, made from the results file alone.
 
 Times are medians over the rounds, with quartiles in the table of ours. A ratio is a rival's time
-over ours, round by round, its median: above 1, ours is faster.
+over ours, round by round, its median: above 1, ours is faster. The floor is explained in floors.py.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,6 +18,7 @@ HEADINGS = {
     "forward": "Forward pass and loss",
     "generation": "Generation",
     "scaling": "Scaling: training",
+    "segments": "Long windows: training, with the activations of one segment kept at once",
 }
 
 
@@ -62,8 +63,11 @@ def _ours(records: Sequence[Result]) -> str:
             time, case = ours["time"], Case(**record["case"])
             each = time["median"] / case.characters * 1e6
             quartiles = f"{_ms(time['lower'])} - {_ms(time['upper'])}"
-            rows.append([case.label, _ms(time["median"]), quartiles, f"{each:.3g}"])
-    return table(["B, T, H, layers", "jaxrnn, ms", "quartiles", "us per character"], rows)
+            floor = record["floor_s"]
+            cells = [_ms(time["median"]), quartiles, f"{each:.3g}", _ms(floor)]
+            rows.append([case.label, *cells, _number(time["median"] / floor)])
+    heads = ["B, T, H, layers", "jaxrnn, ms", "quartiles", "us per character"]
+    return table([*heads, "floor, ms", "times the floor"], rows)
 
 
 def _ratios(results: dict[str, Any], records: Sequence[Result]) -> str:

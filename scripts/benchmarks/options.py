@@ -10,19 +10,20 @@ from benchmarks.cases import (
     COURSE_SHAPES,
     GENERATION_SHAPES,
     GRID,
+    LONG_SHAPES,
     SCALING,
     Case,
     grid,
     parse_shape,
 )
-from benchmarks.contestants import CONTESTANTS, OURS
+from benchmarks.contestants import CONTESTANTS, OURS, SEGMENTS
 from benchmarks.results import cores
 from benchmarks.rounds import Settings
 
-Part = Literal["training", "forward", "generation", "scaling", "job"]
+Part = Literal["training", "forward", "generation", "scaling", "segments", "job"]
 JOBS = ("stateful-rnn", "stateful-gru")
 QUICK_RIVALS = ("torch", "flax-linen")
-SCALING_CELLS = ("gru",)
+FEW_CELLS = ("gru",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +31,12 @@ class Options:
     """What to measure and where to put it."""
 
     parts: tuple[Part, ...] = ("training",)
-    """training (whole steps), forward, generation, scaling, job; several with spaces between."""
+    """training (whole steps), forward, generation, scaling, segments (long windows, with and
+    without recomputation), job; several with spaces between."""
     quick: bool = False
     """The course's shapes against PyTorch eager and Flax Linen only: about two minutes."""
     cells: tuple[str, ...] = ()
-    """tanh, gru, lstm; all if none is named, and gru for scaling."""
+    """tanh, gru, lstm; all if none is named, and gru for scaling and segments."""
     shapes: tuple[str, ...] = ()
     """Shapes B,T,H,LAYERS, such as 64,8,256,1; the whole grid if none is named."""
     rivals: tuple[str, ...] = ()
@@ -63,7 +65,7 @@ class Options:
 
     def check(self) -> None:
         """Raise a ValueError for a name that is unknown or a number that is out of range."""
-        known = [name for name in CONTESTANTS if name != OURS]
+        known = [name for name in CONTESTANTS if name not in (OURS, SEGMENTS)]
         for what, named, among in (
             ("part", self.parts, get_args(Part)),
             ("cell", self.cells, CELLS),
@@ -91,6 +93,9 @@ class Options:
         """The cases of a part (not of job)."""
         if part == "scaling":
             return self._scaling()
+        if part == "segments":
+            shapes = tuple(parse_shape(text) for text in self.shapes) or LONG_SHAPES
+            return grid("training", self.cells or FEW_CELLS, shapes)
         whole = GENERATION_SHAPES if part == "generation" else GRID
         shapes = tuple(parse_shape(text) for text in self.shapes) or whole
         if self.quick and not self.shapes and part != "generation":
@@ -102,9 +107,11 @@ class Options:
 
     def names(self, part: str) -> list[str]:
         """Who takes part."""
+        if part == "segments":
+            return [OURS, SEGMENTS]
         few = self.quick or part == "scaling"
         kind = "training" if part == "scaling" else part
-        playing = [name for name in CONTESTANTS if CONTESTANTS[name].plays(kind)]
+        playing = [n for n in CONTESTANTS if n != SEGMENTS and CONTESTANTS[n].plays(kind)]
         if self.rivals:
             return [name for name in playing if name == OURS or name in self.rivals]
         if few and kind != "generation":
@@ -114,4 +121,4 @@ class Options:
     def _scaling(self) -> list[Case]:
         shapes: Sequence[tuple[int, int, int, int]] = tuple(parse_shape(t) for t in self.shapes)
         shapes = shapes or sorted({shape for curve in SCALING.values() for shape in curve})
-        return grid("training", self.cells or SCALING_CELLS, shapes)
+        return grid("training", self.cells or FEW_CELLS, shapes)

@@ -14,7 +14,7 @@ from benchmarks.contestants import CONTESTANTS
 from benchmarks.rounds import Settings
 from jaxrnn.environment import cpu_model, versions
 
-PARTS = ("training", "forward", "generation", "scaling", "job")
+PARTS = ("training", "forward", "generation", "scaling", "segments", "job")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "dm-haiku", "equinox", "keras")
 
 

@@ -13,6 +13,8 @@
 6. For ours, a second process starts with the cache that a first one has left, and times its first
    call: the second start.
 
+7. When all have ended, the floor is measured: what the case's operations and bytes take at least.
+
 Peak memory is the process's largest resident set, libraries included; before the first computation
 it is noted too, so that the difference is the case's.
 """
@@ -29,6 +31,7 @@ from benchmarks.arithmetic import agree, ratios, spread
 from benchmarks.cases import Case
 from benchmarks.contestants import CONTESTANTS, OURS
 from benchmarks.data import save
+from benchmarks.floors import floor
 from benchmarks.process import Worker, WorkerError
 
 TOLERANCE = 1e-5
@@ -107,7 +110,11 @@ def measure(case: Case, names: Sequence[str], settings: Settings, say: Say) -> R
             cache = Path(folder) / "cache-second"
             records[OURS]["second_start_s"] = second_start(case, data, settings, cache)
     _add_ratios(records)
-    return {"case": case.to_dict(), "contestants": {name: records[name] for name in names}}
+    return {
+        "case": case.to_dict(),
+        "floor_s": floor(case, settings.threads),
+        "contestants": {name: records[name] for name in names},
+    }
 
 
 def second_start(case: Case, data: Path, settings: Settings, cache: Path) -> float | None:

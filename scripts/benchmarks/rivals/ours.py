@@ -16,8 +16,11 @@ from jaxrnn import CELLS, GREEDY, BpttStream, CharLM, Sampler, eval_step, genera
 from jaxrnn.exchange.weights import WeightMap
 from jaxrnn.training.evaluation import STEPS_IN_ONE_PROGRAM
 from jaxrnn.training.state import make_state
-from jaxrnn.training.steps import Batch, eval_steps, train_steps
+from jaxrnn.training.steps import Batch, eval_steps, train_step, train_steps
 from jaxrnn.tree import named_leaves
+
+SEGMENT = 64
+"""The square root of 4,096, the longest window that is measured: the least memory."""
 
 
 def model_of(case: Case) -> CharLM:
@@ -92,6 +95,20 @@ class Ours:
         )
         np.asarray(losses)
         self._state = self._state._replace(carry=carry)
+
+
+class OursSegmented(Ours):
+    """Training step by step, with the activations of `SEGMENT` time steps kept at once."""
+
+    def run(self, count: int) -> None:
+        """Make `count` steps and read the losses."""
+        for _ in range(count):
+            batch = Batch(*(jnp.asarray(a, jnp.int32) for a in self._source.window(0, self._next)))
+            self._state, metrics = train_step(
+                self._model, self._optimizer, self._state, batch, RATE, segment=SEGMENT
+            )
+            np.asarray(metrics.loss)
+            self._next = (self._next + 1) % WINDOWS
 
 
 class OursWriting:
