@@ -20,6 +20,7 @@ from jaxrnn.reproduction.page.statistics import (
     validation,
 )
 from jaxrnn.reproduction.units import Unit
+from jaxrnn.training.recipes import RECIPES
 
 
 def section(findings: Findings) -> str:
@@ -70,7 +71,8 @@ def _chaos(findings: Findings) -> Iterator[str]:
     """Where JAX and PyTorch part most, and where least."""
     found: dict[str, float] = {}
     for start in findings.starts:
-        if start.dtype == "float32" and not Unit(recipe=start.recipe).config.dropout:
+        judged = RECIPES[start.recipe].validation and not Unit(recipe=start.recipe).config.dropout
+        if start.dtype == "float32" and judged:
             found[start.recipe] = max(found.get(start.recipe, 0), start.pair.farthest)
     if len(found) > 1:
         most, least = max(found, key=found.__getitem__), min(found, key=found.__getitem__)

@@ -7,6 +7,7 @@ from jaxrnn.reproduction.page.commands import HORIZON_COMMAND, recipe_command
 from jaxrnn.reproduction.page.markdown import image, not_run, power, table
 from jaxrnn.reproduction.page.records import Findings, Horizon, Start
 from jaxrnn.reproduction.units import Unit
+from jaxrnn.training.recipes import RECIPES
 
 PICTURE = "horizon.png"
 LIMITS: dict[str, tuple[float | None, float]] = {
@@ -19,15 +20,16 @@ PROMISED = ("stateful-rnn", "stateful-gru")
 ABOUT = """Each run of jaxrnn's and its twin in PyTorch start from the same weights and read the
 same windows, so what separates them is round-off and what training makes of it. `weights` is the
 largest relative distance |ours - theirs|₂ / |theirs|₂ of any tensor at the end, `val` the largest
-difference, either way, of any epoch's validation loss; both are the largest over the seeds."""
+difference, either way, of any epoch's validation loss; both are the largest over the seeds. Recipes
+without a published validation loss are left out."""
 HEADS = ("recipe", "precision", "seeds", "steps", "weights", "limit", "val", "limit", "both hold")
 
 
 def section(findings: Findings) -> str:
     """The pairs, then the horizon."""
+    judged = [start for start in findings.starts if RECIPES[start.recipe].validation]
     groups = [
-        list(group)
-        for _, group in itertools.groupby(findings.starts, key=lambda s: (s.dtype, s.recipe))
+        list(group) for _, group in itertools.groupby(judged, key=lambda s: (s.dtype, s.recipe))
     ]
     groups.sort(key=lambda group: group[0].dtype, reverse=True)
     pieces = ["## From identical starts", ABOUT]
