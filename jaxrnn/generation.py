@@ -70,9 +70,10 @@ class Sampler:
         return jnp.minimum(found, last).astype(jnp.int32)  # rounded, a sum may never be more
 
     @property
-    def cuts_nothing_off(self) -> bool:
-        """Whether every character but the banned ones may be drawn."""
-        return self.temperature == 0 or (self.top_k is None and self.top_p is None)
+    def simple(self) -> bool:
+        """Whether it is what `jaxrnn.native.writing` knows: nothing cut off, nothing replaced."""
+        ours = (type(self).allowed, type(self).pick) == _OURS
+        return ours and (self.temperature == 0 or (self.top_k is None and self.top_p is None))
 
     def allowed(self, log_probs: Float[Array, "B V"]) -> Float[Array, "B V"]:
         """The log probabilities of what may be drawn, not normalised; -inf for the rest."""
@@ -93,6 +94,9 @@ class Sampler:
             kept &= before < self.top_p
         kept = jnp.take_along_axis(kept, jnp.argsort(order, axis=-1), axis=-1)
         return jnp.where(kept, log_probs, -jnp.inf)
+
+
+_OURS = (Sampler.allowed, Sampler.pick)
 
 
 def _draws(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
@@ -173,7 +177,7 @@ def _write_streams(
     if length == 1:
         return carry, first[None]
     pieces = model.pieces(params)
-    if pieces is not None and sampler.cuts_nothing_off and writes_compiled(pieces):
+    if pieces is not None and sampler.simple and writes_compiled(pieces):
         carry, rest = write(
             pieces,
             carry,

@@ -111,6 +111,13 @@ class Louder(CharSeqStatefulGRU):
         return carry, -log_probs
 
 
+class Least(Sampler):
+    """A sampler with a taste of its own."""
+
+    def allowed(self, log_probs):
+        return super().allowed(-log_probs)
+
+
 @pytest.mark.parametrize(
     ("model", "sampler", "dtype"),
     [
@@ -118,6 +125,7 @@ class Louder(CharSeqStatefulGRU):
         (CharSeqStatefulRnn2(11, 5, 16), GREEDY, "float32"),
         (CharLM(11, 5, 16, cell=GRU), Sampler(top_k=3), "float32"),
         (CharLM(11, 5, 16, cell=LSTM), Sampler(top_p=0.5), "float32"),
+        (CharLM(11, 5, 16, cell=GRU), Least(), "float32"),
         (CharLM(11, 5, 16, cell=GRU), Sampler(), "bfloat16"),
         (
             CharLM(11, 5, 16, cell=Cell("mine", ("h",), lambda c, x, h: Hidden(jnp.sin(x + h)))),
@@ -125,7 +133,7 @@ class Louder(CharSeqStatefulGRU):
             "float32",
         ),
     ],
-    ids=["own call", "own loop", "top_k", "top_p", "bfloat16", "own cell"],
+    ids=["own call", "own loop", "top_k", "top_p", "own sampler", "bfloat16", "own cell"],
 )
 def test_anything_else_is_written_step_by_step(model, sampler, dtype, monkeypatch):
     (_, tokens), compiled = written(
