@@ -242,4 +242,21 @@ def _flow(findings: Findings) -> list[str]:
     heads += [f"{back} steps back" for back in BACK]
     picture = image(FLOW_PICTURE, "norm of the gradient against steps back")
     relative = "Relative to the norm one step back, geometric mean of the seeds:"
-    return [about, relative, table(heads, rows, words=3), picture]
+    return [about, relative, table(heads, rows, words=3), _growth(findings), picture]
+
+
+def _growth(findings: Findings) -> str:
+    """Whether the gradient grows on its way back, anywhere."""
+    growth = {
+        f"{initialisation(changes)}, {changes['schedule']}": max(norms) / norms[0]
+        for changes, records in identity_variants(findings)
+        for record in records
+        for norms in record.flow
+    }
+    most = max(growth, key=growth.__getitem__)
+    if growth[most] <= 1:
+        return (
+            "In none of these networks is it ever larger than one step back: here gradients "
+            "vanish, they do not explode."
+        )
+    return f"Farthest it grows in {most}: to {growth[most]:.2g} times what it is one step back."
