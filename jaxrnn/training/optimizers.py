@@ -60,6 +60,7 @@ def scale_by_adam(
     def update(
         updates: optax.Updates, state: AdamState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, AdamState]:
+        """The direction of a step, to be scaled by the learning rate, and the next state."""
         count = state.step + 1
         mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, updates)
         nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.nu, updates)

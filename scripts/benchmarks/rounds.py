@@ -41,6 +41,8 @@ LEARNING = 5
 LEARNT = 0.25
 """How far apart two contestants may be after them, as a share of what the reference has learnt.
 Folded biases and another clipping constant move a few per cent."""
+CHECKED_NUMBERS = 20
+"""Of those compared, so many are written down."""
 PAUSE = 0.02
 """Seconds between two contestants."""
 LEAST_ROUNDS = 7
@@ -106,6 +108,9 @@ def measure(case: Case, names: Sequence[str], settings: Settings, say: Say) -> R
             say(f"{case.kind} {case.label}: round {k + 1} of {settings.rounds}")
             entrants.each(_round)
         entrants.each(_finish)
+        for record in records.values():
+            if "check" in record:
+                record["check"] = record["check"][:CHECKED_NUMBERS]
         if settings.second_start and records.get(OURS, {}).get("status") == "measured":
             cache = Path(folder) / "cache-second"
             records[OURS]["second_start_s"] = second_start(case, data, settings, cache)
