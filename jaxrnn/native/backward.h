@@ -50,7 +50,8 @@ struct Backward {
       Rows(*this, packed.data(), panels, chunks.begin(i), chunks.end(i), own)
           .run(Team(pool, helpers));
     });
-    OuterProducts<T>{n.T * n.B, GH, n.H, d_gates, before, d_weight}.run(pool);
+    const long places = steps_run(alive, n.T, n.B) * n.B;
+    OuterProducts<T>{places, GH, n.H, d_gates, before, d_weight}.run(pool);
     std::fill_n(d_bias, GH, T(0));
     if (d_table) std::fill_n(d_table, n.V * GH, T(0));
     for (long i = 0; i < chunks.count; ++i) {

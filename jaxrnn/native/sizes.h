@@ -27,6 +27,12 @@ inline bool any_alive(const bool* alive, long t, long B, long first, long count)
   return std::any_of(from, from + count, [](bool x) { return x; });
 }
 
+// How many steps there are up to the last one at which any of B rows is run.
+inline long steps_run(const bool* alive, long T, long B) {
+  while (T > 0 && !any_alive(alive, T - 1, B, 0, B)) --T;
+  return T;
+}
+
 // Operations on one thread that take about ten times as long as waking another.
 constexpr double kWorthSharing = 2e6;
 // Numbers of a weight that take longer to pack than waking a thread.

@@ -21,8 +21,9 @@ from jaxrnn.training.optimizers import make_optimizer
 from jaxrnn.training.schedules import Schedule, parse_schedule
 from jaxrnn.training.state import TrainState, carry_for, make_state
 
-SECONDS_IN_ONE_PROGRAM = 0.5
-"""Aimed at: so often can a caller look and stop."""
+SECONDS_IN_ONE_PROGRAM = 2.0
+"""Aimed at: so often can a caller look and stop. Each program copies the state and is given its
+memory anew: of half a second, that was a tenth for two LSTM layers of 512."""
 ROWS_PER_EPOCH = 10
 """How many rows of history an epoch gives."""
 CarryPolicy = Literal["never", "epoch", "evaluation"]
