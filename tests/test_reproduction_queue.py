@@ -12,7 +12,7 @@ import pytest
 
 from jaxrnn import cli
 from jaxrnn.reproduction import processes, watching
-from jaxrnn.reproduction.processes import environment, run_all
+from jaxrnn.reproduction.processes import environment, run_all, shared_out
 from jaxrnn.reproduction.results import read_result, result_path
 from jaxrnn.reproduction.units import Unit
 from jaxrnn.reproduction.watching import reproduce, result_line
@@ -67,11 +67,39 @@ def test_a_process_that_dies_is_a_failure_with_its_last_words(tmp_path, monkeypa
     assert events[-1].ended
 
 
-def test_processes_have_a_thread_each_where_there_are_several(monkeypatch):
+def test_processes_have_as_many_threads_as_cores(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert environment(single=True)["OMP_NUM_THREADS"] == "1"
-    assert environment(single=True)["PJRT_NPROC"] == "1"
-    assert "OMP_NUM_THREADS" not in environment(single=False)
+    assert environment(1)["OMP_NUM_THREADS"] == "1"
+    assert environment(3)["PJRT_NPROC"] == "3"
+    assert "OMP_NUM_THREADS" not in environment(0)
+
+
+@pytest.mark.parametrize(
+    ("cores", "count", "expected"),
+    [
+        ([4, 5], 1, [()]),
+        ([4, 5], 2, [[4], [5]]),
+        ([4, 5], 3, [[4], [5], [4]]),
+        (list(range(5)), 2, [[0, 2, 4], [1, 3]]),
+    ],
+)
+def test_processes_share_out_the_cores(cores, count, expected):
+    assert shared_out(cores, count) == expected
+
+
+def test_one_unit_has_all_cores_however_many_processes_there_may_be(tmp_path, monkeypatch):
+    started = []
+
+    class Started(processes.Process):
+        def __init__(self, unit, folder, cores):
+            started.append(cores)
+            super().__init__(unit, folder, cores)
+
+    monkeypatch.setattr(processes, "Process", Started)
+    monkeypatch.setattr(processes.sys, "executable", "/bin/false")
+    monkeypatch.setattr(processes, "available_cores", lambda: [0, 1, 2])
+    list(run_all([unit_of()], tmp_path, 3, lambda: 0))
+    assert started == [()]
 
 
 def test_stopping_saves_and_ends_the_processes(tmp_path):

@@ -44,11 +44,18 @@ class Team {
     s.end.store(first + parts, std::memory_order_release);
     while (s.take_one()) {
     }
-    while (s.done.load(std::memory_order_acquire) < first + parts) rest();
+    for (int idle = 0; s.done.load(std::memory_order_acquire) < first + parts;) rest(idle);
   }
 
  private:
-  static void rest() {
+  // Waits a little; after many times without a result, lets another thread have the core.
+  static void rest(int& idle) {
+    constexpr int kPatience = 1 << 12;  // some tens of microseconds
+    if (idle == kPatience) {
+      std::this_thread::yield();
+      return;
+    }
+    ++idle;
 #if defined(__x86_64__)
     __builtin_ia32_pause();
 #endif
@@ -72,14 +79,11 @@ class Team {
     }
 
     void help() {
-      constexpr int kPatience = 1 << 12;  // looks, some tens of microseconds
       for (int idle = 0; !over.load();) {
         if (take_one()) {
           idle = 0;
-        } else if (++idle < kPatience) {
-          rest();
         } else {
-          std::this_thread::yield();
+          rest(idle);
         }
       }
     }

@@ -9,8 +9,9 @@ seed's counted, CharSeqStatefulRnn at B 64, T 8, H 256, on two cores of an AMD E
     three seeds in a vmap, one process, two threads     245
     three seeds in a vmap, two processes                300
 
-(The vmap was given windows of one length; random lengths would cost it more.) So each process has
-a thread and a core to itself, where there are enough.
+(The vmap was given windows of one length; random lengths would cost it more.) So there is a process
+a core, with one thread, as long as there are as many units as cores; where there are fewer, the
+processes share out the cores between them.
 """
 
 import json
@@ -59,11 +60,11 @@ class Process:
     Args:
         unit: the unit.
         folder: of the results.
-        core: the core to run on, with one thread; all of them if None.
+        cores: the cores to run on, with a thread each; all of them if there is none.
     """
 
-    def __init__(self, unit: Unit, folder: Path, core: int | None) -> None:
-        self.unit, self.core = unit, core
+    def __init__(self, unit: Unit, folder: Path, cores: Sequence[int]) -> None:
+        self.unit, self.cores = unit, cores
         self._left, self._last = b"", Event(unit)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (as long as the process)
         command = [sys.executable, "-m", "jaxrnn.reproduction.worker", str(folder)]
@@ -72,11 +73,11 @@ class Process:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env=environment(single=core is not None),
+            env=environment(len(cores)),
             start_new_session=True,  # Ctrl-C is for us; we tell it
         )
-        if core is not None and hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(self._process.pid, {core})
+        if cores and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(self._process.pid, cores)
 
     @property
     def output(self) -> int:
@@ -131,12 +132,11 @@ def run_all(
     Args:
         units: what to run.
         folder: of the results.
-        jobs: processes at once; with more than one, each has one thread.
+        jobs: processes at once, at the most.
         stopping: when it gives something else than 0, all processes are asked to save and end.
     """
     waiting, running, asked = deque(units), list[Process](), False
-    cores: list[int | None] = [*available_cores()[:jobs]] if jobs > 1 else [None]
-    cores += [cores[k % len(cores)] for k in range(jobs - len(cores))]
+    shares = shared_out(available_cores(), max(1, min(jobs, len(units))))
     with selectors.DefaultSelector() as selector:
         try:
             while waiting or running:
@@ -145,8 +145,8 @@ def run_all(
                     waiting.clear()
                     for process in running:
                         process.stop()
-                while waiting and len(running) < jobs:
-                    process = Process(waiting.popleft(), folder, cores.pop(0))
+                while waiting and shares:
+                    process = Process(waiting.popleft(), folder, shares.pop(0))
                     running.append(process)
                     selector.register(process.output, selectors.EVENT_READ, process)
                 for key, _ in selector.select(SECONDS_BETWEEN_LOOKS):
@@ -154,7 +154,7 @@ def run_all(
                     if event.ended:
                         selector.unregister(key.fd)
                         running.remove(key.data)
-                        cores.insert(0, key.data.core)
+                        shares.insert(0, key.data.cores)
                         key.data.close()
                     yield event
         finally:
@@ -169,7 +169,18 @@ def available_cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def environment(*, single: bool) -> dict[str, str]:
-    """The environment of a process: on the CPU, unless JAX_PLATFORMS says otherwise."""
-    threads = dict.fromkeys(THREADS, "1") if single else {}
-    return {"JAX_PLATFORMS": "cpu", **os.environ, **threads}
+def shared_out(cores: Sequence[int], processes: int) -> list[Sequence[int]]:
+    """Which cores each process has: none where there is one process, which need not be bound."""
+    if processes == 1:
+        return [()]
+    return [cores[k::processes] or [cores[k % len(cores)]] for k in range(processes)]
+
+
+def environment(threads: int) -> dict[str, str]:
+    """The environment of a process: on the CPU, unless JAX_PLATFORMS says otherwise.
+
+    Args:
+        threads: how many it starts; as many as it likes if 0.
+    """
+    limits = dict.fromkeys(THREADS, str(threads)) if threads else {}
+    return {"JAX_PLATFORMS": "cpu", **os.environ, **limits}

@@ -32,7 +32,7 @@ def reproduce(units: Sequence[Unit], folder: Path, jobs: int) -> Outcome:
     Args:
         units: what to train.
         folder: of the results; it is made if it is not there.
-        jobs: processes at once.
+        jobs: processes at once, at the most.
 
     Raises:
         ValueError: if the folder cannot be made.
@@ -71,7 +71,9 @@ def result_line(unit: Unit, result: Mapping[str, Any]) -> str:
 def _introduction(waiting: Sequence[Unit], count: int, jobs: int) -> str:
     minutes = sum(map(expected_seconds, waiting)) / jobs / 60
     about = f"about {minutes:.0f} minutes" if minutes >= 1.5 else "about a minute"
-    return f"{len(waiting)} of {count} trainings are to be done: {about} in {jobs} processes."
+    processes = min(jobs, len(waiting))
+    where = f"{processes} processes" if processes > 1 else "one process"
+    return f"{len(waiting)} of {count} trainings are to be done: {about} in {where}."
 
 
 def _is_done(unit: Unit, folder: Path, outcome: Outcome, screen: Screen) -> bool:
