@@ -252,6 +252,7 @@ def test_any_sealed_checkpoint_is_read_or_refused(tmp_path, examples):
 @pytest.mark.parametrize("examples", EXAMPLES)
 def test_any_run_folder_is_read_or_refused(tmp_path, examples):
     numbers = iter(range(10**9))
+    kinds = {"config": Config, "vocabulary": Vocabulary, "prompt": str, "history": list}
 
     def property_(described, listed, history):
         run = Run(tmp_path / str(next(numbers)))
@@ -260,11 +261,13 @@ def test_any_run_folder_is_read_or_refused(tmp_path, examples):
             {"config.json": json.dumps(described), "vocabulary.json": json.dumps(listed)},
         )
         (run.folder / "history.jsonl").write_text(history)
-        for look in ("config", "vocabulary", "prompt", "history"):
+        for look, kind in kinds.items():
             with refusing():
-                getattr(run, look)
+                assert isinstance(getattr(run, look), kind)
+        with pytest.raises(ValueError) as refused:  # noqa: PT011  (the message is looked at below)
+            run.load_params()  # there is no checkpoint, whatever the rest says
         with refusing():
-            run.load_params()
+            raise refused.value
 
     described = ANYTHING | configurations().map(lambda c: {"config": c, "corpus_sha256": ""})
     tokens = st.lists(st.text(max_size=2) | st.sampled_from(SPECIAL) | ANYTHING, max_size=5)

@@ -50,7 +50,10 @@ def bytes_read(case: Case) -> int:
 
 
 def floor(case: Case, threads: int) -> float:
-    """Seconds that one repetition takes at least."""
+    """Seconds that one repetition takes at least.
+
+    The products are rated on all cores: for contestants of fewer threads it is too low.
+    """
     computing = operations(case) / product_rate()
     if case.kind != "generation":
         return computing
