@@ -256,15 +256,15 @@ def test_the_floor_counts_the_products_of_a_step():
 
 
 def test_the_floor_of_writing_is_the_slower_of_reading_and_computing(monkeypatch):
-    monkeypatch.setattr(floors, "product_rate", lambda: 1e6)
+    monkeypatch.setattr(floors, "product_rate", lambda threads: 1e6 * threads)
     monkeypatch.setattr(floors, "read_rate", lambda size, threads: 1e6 * threads)
     for batch, threads in ((1, 1), (64, 2)):
         case = Case(kind="generation", cell="tanh", batch=batch, steps=10, hidden=8)
         weights = 8 * 8 + 85 * 8
-        expected = 10 * max(4 * weights / threads, 2 * batch * weights) / 1e6
+        expected = 10 * weights * max(4, 2 * batch) / (1e6 * threads)
         assert floors.floor(case, threads) == pytest.approx(expected)
 
 
 def test_rates_are_measured():
-    assert floors.product_rate() > 1e6
+    assert floors.product_rate(1) > 1e6
     assert floors.read_rate(1 << 20, 2) > 1e6

@@ -6,18 +6,27 @@ times units.
 The floor of a training step is its matrix products alone, at the rate of one large product: no
 elementwise step, no optimizer, no memory. That of writing is the slower of two things: the products
 of a character, and reading every weight once, at the rate at which this machine reads as many
-bytes again and again, from whichever cache holds them.
+bytes again and again, from whichever cache holds them. Both rates are those of as many threads as
+the contestants get.
+
+Usage: python -m benchmarks.floors, which prints the rate of the product on the threads that the
+environment allows.
 """
 
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 
 from benchmarks.cases import EMBEDDING, VOCABULARY, Case
 from benchmarks.data import GATES
+from benchmarks.process import environment
 
 SIZE = 1024
 """Rows and columns of the product whose rate is measured."""
@@ -50,11 +59,8 @@ def bytes_read(case: Case) -> int:
 
 
 def floor(case: Case, threads: int) -> float:
-    """Seconds that one repetition takes at least.
-
-    The products are rated on all cores: for contestants of fewer threads it is too low.
-    """
-    computing = operations(case) / product_rate()
+    """Seconds that one repetition takes at least, on so many threads."""
+    computing = operations(case) / product_rate(threads)
     if case.kind != "generation":
         return computing
     reading = bytes_read(case) / read_rate(bytes_read(case), threads)
@@ -62,8 +68,24 @@ def floor(case: Case, threads: int) -> float:
 
 
 @cache
-def product_rate() -> float:
-    """Operations a second of NumPy's product of two large matrices, on all threads it takes."""
+def product_rate(threads: int) -> float:
+    """Operations a second of a product of two large matrices on so many threads.
+
+    NumPy's product takes its number of threads from the environment when it is loaded, so this one
+    is measured in a process of its own.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        answer = subprocess.run(
+            [sys.executable, "-m", "benchmarks.floors"],
+            stdout=subprocess.PIPE,
+            check=True,
+            env=environment(threads, Path(folder)),
+        )
+    return float(answer.stdout)
+
+
+def measured_product_rate() -> float:
+    """Operations a second of NumPy's product of two large matrices in this process."""
     a = np.ones((SIZE, SIZE), np.float32)
     out = np.empty_like(a)
     return 2.0 * SIZE**3 / _best(lambda: np.matmul(a, a, out=out))
@@ -98,3 +120,7 @@ def _best(act: Callable[[], object]) -> float:
         act()
         seconds.append(time.perf_counter() - started)
     return min(seconds)
+
+
+if __name__ == "__main__":
+    print(measured_product_rate())
