@@ -132,7 +132,7 @@ def test_what_is_missing_is_said_with_its_command(results):
     assert "stateful-lstm-63" not in missing[0]
     assert "./scripts/jaxrnn reproduce stateful-lstm-63 --framework both" in missing
     assert "./scripts/parity horizon --dtype float64" in missing
-    assert sum("--studies" in command for command in missing) == 4
+    assert sum("--studies" in command for command in missing) == 5
     assert sum("--dtype float64" in command for command in missing) == 2
     assert "](losses.png)" in text
     assert re.findall(r"\]\((.*?\.png)\)", text) == ["losses.png"]
@@ -148,7 +148,8 @@ def test_the_commands_train_what_is_on_the_page(results):
         "./scripts/jaxrnn reproduce loop --seeds 3 --framework both",
         "./scripts/jaxrnn reproduce concat --seeds 5",
         "./scripts/jaxrnn reproduce stateful-rnn --seeds 1 --framework both --dtype float64",
-        "./scripts/jaxrnn reproduce loop concat rnn many-outputs identity stateful-rnn --studies",
+        "./scripts/jaxrnn reproduce loop concat rnn many-outputs identity stateful-rnn "
+        "stateful-lstm --studies",
         "./scripts/jaxrnn reproduce --no-train --page page",
     ]
 

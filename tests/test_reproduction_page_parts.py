@@ -16,7 +16,7 @@ from reproduction_results import (
 from jaxrnn import RECIPES
 from jaxrnn.reproduction.page.gathering import gather
 from jaxrnn.reproduction.page.markdown import code, duration, quoted
-from jaxrnn.reproduction.studies import study_units
+from jaxrnn.reproduction.studies import STUDIES, study_units
 from jaxrnn.reproduction.units import Unit
 
 
@@ -121,6 +121,31 @@ def test_the_flowing_gradient_is_relative_to_the_last_step(results):
     at = [row(text, when, "default", "4 x 1e-2")[3:] for when in ("start", "end")]
     assert at == [["7.8e-03", "4.7e-10", "1.6e-30"], ["1.0e+00"] * 3]
     assert "(gradient-flow.png)" in text
+
+
+def test_the_setting_nearest_to_the_published_losses_is_named(results):
+    """Training losses are 0.1 below validation losses here."""
+    recipe, study = "stateful-lstm", STUDIES["beginning"]
+    write_finished(results, Unit(recipe=recipe), [1.900, 1.800])
+    heading = "The LSTM's first two epochs"
+    alone = section(text_of(results), heading)
+    assert alone.count("not run yet") == 1
+    assert "| published" not in alone
+    for place, changes in enumerate(study.changes):
+        unit = Unit(recipe=recipe, study="beginning", changes=changes)
+        near = changes == {"dropout": 0.25}
+        losses = [1.650, 1.592] if near else [2.0 + place, 1.9 + place]
+        write_finished(results, unit, losses, samples=[], next=[])
+    text = section(text_of(results), heading)
+    assert row(text, "published")[1:] == ["1.720", "1.640", "1.629", "1.582", ""]
+    assert row(text, "nothing")[2] == "1.9000 (1)"
+    assert row(text, "weight decay 0.0")[4] == "3.9000 (1)"
+    theirs = np.array([[1.720, 1.640], [1.629, 1.582]])
+    for changed, losses in (("nothing", [1.900, 1.800]), ("dropout 0.25", [1.650, 1.592])):
+        ours = np.array([[loss - 0.1, loss] for loss in losses])
+        assert row(text, changed)[5] == f"{abs(ours - theirs).mean():.3f}"
+    assert "Nearest comes `dropout 0.25`" in text
+    assert "not run yet" not in text
 
 
 def test_studies_show_their_losses(results):

@@ -60,6 +60,18 @@ STUDIES: dict[str, Study] = {
         ),
         seeds=3,
     ),
+    "beginning": Study(
+        question="What would begin as the published LSTM did?",
+        recipes=("stateful-lstm",),
+        changes=(
+            {"dropout": 0.25},
+            {"dropout": 0.0},
+            {"weight_decay": 0.0},
+            {"hidden": 256},
+            {"schedule": "2 x 5e-3"},
+        ),
+        seeds=2,
+    ),
 }
 """The studies by name. Windows of bptt 4 to 70 have fixed lengths, as random ones have at least 5,
 so that each epoch of each reads the same characters."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import geometric_mean
 from typing import Any
 
+from jaxrnn.reproduction.page import beginning
 from jaxrnn.reproduction.page.commands import studies_command
 from jaxrnn.reproduction.page.markdown import (
     difference,
@@ -66,6 +67,7 @@ def section(findings: Findings) -> str:
         "carry": ("When the carry starts from zeros", _carry),
         "bptt": ("How far back gradients flow", _bptt),
         "identity": ("Identity initialisation", _identity),
+        "beginning": ("The LSTM's first two epochs", beginning.answer),
     }
     pieces = ["## What the course does not say"]
     for name, (title, body) in parts.items():
