@@ -41,7 +41,7 @@ def training(
     carry_policy: CarryPolicy = "never",
     debug_nans: bool = False,
 ) -> Iterator[Progress]:
-    """Train, and yield the progress every half second or so.
+    """Train, and yield the progress every two seconds or so.
 
     Args:
         model: the model.
