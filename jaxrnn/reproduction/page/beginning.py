@@ -12,8 +12,8 @@ from jaxrnn.training.recipes import RECIPES, Recipe
 STUDY = "beginning"
 AS_IT_IS = "nothing"
 """What is changed in the recipe itself."""
-ABOUT = """What comes of two epochs at a constant 1e-2 depends on every setting. Here one at a time is
-changed, to see whether the course's run may have had another one than its notebook shows.
+ABOUT = """What comes of two epochs at a constant 1e-2 depends on every setting. Here one at a time
+is changed, to see whether the course's run may have had another one than its notebook shows.
 `from published` is the mean distance of the losses of a row from the published ones, without
 sign."""
 
