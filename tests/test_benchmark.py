@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from contextlib import closing
 
@@ -263,6 +264,18 @@ def test_the_floor_of_writing_is_the_slower_of_reading_and_computing(monkeypatch
         weights = 8 * 8 + 85 * 8
         expected = 10 * weights * max(4, 2 * batch) / (1e6 * threads)
         assert floors.floor(case, threads) == pytest.approx(expected)
+
+
+def test_a_product_is_rated_on_the_contestants_threads(monkeypatch):
+    asked = []
+
+    def answered(command, *, env, **_):
+        asked.append(env["OMP_NUM_THREADS"])
+        return subprocess.CompletedProcess(command, 0, stdout=b"5e9\n")
+
+    monkeypatch.setattr(floors.subprocess, "run", answered)
+    assert floors.product_rate.__wrapped__(3) == 5e9
+    assert asked == ["3"]
 
 
 def test_rates_are_measured():
