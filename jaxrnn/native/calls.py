@@ -117,8 +117,7 @@ def _gradients(
     d_last, d_ys = gradients
     T, B, H = kept.ys.shape
     table = inputs.x_gates if isinstance(inputs.x_gates, Lookup) else None
-    # Elsewhere the gradient of the input half is that of the recurrent half, or in the table.
-    separate = cell is GRU and table is None
+    separate = cell is GRU  # elsewhere both halves of the gates have the same gradient
     like = partial(jax.ShapeDtypeStruct, dtype=d_ys.dtype)
     width = len(cell.gates) * H
     d_h_gates, d_x_gates, d_table, d_weight, d_bias, dh, dc = jax.ffi.ffi_call(
@@ -126,7 +125,7 @@ def _gradients(
         (
             like((T, B, width)),
             like((T, B, width) if separate else (0,)),
-            like((0 if table is None else len(table.table), width)),
+            like((0,) if table is None else (len(table.table), width)),
             like((width, H)),
             like((width,)),
             like((B, H) if carried else (0,)),
@@ -146,7 +145,10 @@ def _gradients(
     )
     d_carry = cell.carry(*(dh, dc)[: len(d_last)]) if carried else _zeros(d_last)
     none: Any = None  # tokens and alive have no gradient
-    d_x = Lookup(d_table, none) if table else d_x_gates if separate else d_h_gates
+    if table is not None:
+        d_x: Any = Lookup(d_table, none)
+    else:
+        d_x = d_x_gates if separate else d_h_gates
     return Inputs(d_weight, d_bias, d_carry, d_x, none)
 
 

@@ -6,6 +6,7 @@
 
 #pragma once
 
+#include <cmath>
 #include <limits>
 
 #include "cells.h"
@@ -30,8 +31,8 @@ struct Write {
   const T *h_first, *c_first;        // (D, B, H)
   const int32_t* token;              // (B,): the character before the first one
   const T* draws;                    // (N, B) from [0, 1), or null: always the most likely
-  T sharpness;                       // the logits are multiplied by it
-  int32_t* written;                  // (N, B)
+  T sharpness;                       // the logits are multiplied by it; finite
+  int32_t* written;                  // (N, B); -1 where there is nothing to choose
   T *h_last, *c_last;                // (D, B, H)
 
   void run(xla::ffi::ThreadPool& pool) {
@@ -72,8 +73,10 @@ struct Write {
         now = 1 - now;
         team.run(output.panels, [&](long p) { predict(p); });
         for (long r = 0; r < count; ++r) {
-          reads[r] = f.draws ? drawn(r, f.draws[n * f.B + first + r]) : most_likely(r);
-          f.written[n * f.B + first + r] = static_cast<int32_t>(reads[r]);
+          const long choice =
+              !can_choose(r) ? -1 : f.draws ? drawn(r, f.draws[n * f.B + first + r]) : most_likely(r);
+          f.written[n * f.B + first + r] = static_cast<int32_t>(choice);
+          reads[r] = std::max<long>(choice, 0);
         }
       }
       for (long d = 0; d < f.D; ++d) {
@@ -163,6 +166,17 @@ struct Write {
           }
         }
       }
+    }
+
+    // Whether the logits are numbers, one of which is allowed. The caller says so where not.
+    bool can_choose(long r) {
+      const T* own = logits.data() + r * choices;
+      T largest = -std::numeric_limits<T>::infinity();
+      for (long v = 0; v < f.V; ++v) {
+        if (std::isnan(own[v])) return false;
+        largest = std::max(largest, own[v]);
+      }
+      return std::isfinite(largest);
     }
 
     long most_likely(long r) {

@@ -6,6 +6,7 @@ Shapes: N characters to write, B texts at once, D layers, H hidden size, V vocab
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jaxrnn.native.calls import NUMBERS, pack, runs_compiled
@@ -28,7 +29,7 @@ def write(
     draws: Float[Array, "N B"] | None,
     length: int,
     *,
-    temperature: float,
+    temperature: float | Array,
     banned: tuple[int, ...],
 ) -> tuple[tuple[Carry, ...], Int[Array, "N B"]]:
     """Write `length` characters after `token`, as `jaxrnn.generation` does step by step.
@@ -39,11 +40,12 @@ def write(
         token: the last character of each text so far.
         draws: what decides on each character, from [0, 1); None writes the most likely ones.
         length: N.
-        temperature: the logits are divided by it, where characters are drawn.
+        temperature: the logits are divided by it, where characters are drawn; a scalar above 0.
         banned: tokens that are never written.
 
     Returns:
-        The carry before the last character, and the characters.
+        The carry before the last character, and the characters; -1 where the model says NaN or
+        every token is banned.
     """
     cell, rnn = pieces.stack.cell, pieces.rnn
     layers, dtype = range(pieces.stack.layers), pieces.kernel.dtype
@@ -78,8 +80,17 @@ def write(
         c[0] if c else nothing,
         token,
         nothing if draws is None else draws.astype(dtype),
+        _sharpness(temperature, dtype) if draws is not None else jnp.ones((), dtype),
         cell=np.int64(NUMBERS[cell]),
-        sharpness=np.float64(1 if draws is None else 1 / temperature),
     )
     fields = last if c else last[:1]
     return tuple(cell.carry(*(field[d] for field in fields)) for d in layers), written
+
+
+def _sharpness(temperature: float | Array, dtype: DTypeLike) -> Float[Array, ""]:
+    """What the logits are multiplied by: 1 / temperature, and finite.
+
+    Beyond the largest number, differences of logits times it leave the range alike: greedy.
+    """
+    sharpness = 1 / jnp.asarray(temperature, dtype)
+    return jnp.minimum(sharpness, jnp.finfo(dtype).max)
