@@ -9,17 +9,17 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jaxrnn.native.calls import NUMBERS, pack, runs_compiled
+from jaxrnn.native.calls import NUMBERS, pack
 from jaxrnn.nn.cells import TANH, Carry
 from jaxrnn.nn.model import Pieces
-from jaxrnn.nn.recurrence import input_gates
+from jaxrnn.nn.recurrence import input_gates, which_backend
 
 
 def writes_compiled(pieces: Pieces) -> bool:
     """Whether `write` can run a model on this machine."""
     dtypes = {array.dtype for array in jax.tree.leaves(pieces.arrays)}
-    compiled = runs_compiled(pieces.stack.cell, pieces.rnn["weight_hh_l0"])
-    return compiled and len(dtypes) == 1 and not pieces.stack.bidirectional
+    way = which_backend(pieces.stack.cell, pieces.rnn["weight_hh_l0"].dtype)
+    return way == "compiled" and len(dtypes) == 1 and not pieces.stack.bidirectional
 
 
 def write(

@@ -19,7 +19,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn.nn.cells import Carry, Cell
 from jaxrnn.nn.lookup import Lookup
-from jaxrnn.nn.recurrence import alive_steps, input_gates, recurrence
+from jaxrnn.nn.recurrence import alive_steps, input_gates, recurrence, uses_autodiff
+from jaxrnn.nn.reverse import reverse_mode_only
 
 Initializer = Callable[..., Array]
 
@@ -82,7 +83,7 @@ product.defvjp(_product_forward, _product_backward)
 
 def _dot_general(xs: Array, kernel: Array, *settings: Any, **options: Any) -> Array:
     """`product` in the form that Flax's `Dense` calls; it always contracts last with first."""
-    return product(xs, kernel)
+    return xs @ kernel if uses_autodiff() else product(*reverse_mode_only(xs, kernel))
 
 
 def embed(
