@@ -53,6 +53,13 @@ def check_at_least_1(**values: int) -> None:
             raise ValueError(f"{name} must be at least 1, got {value}.")
 
 
+def check_at_least_0(**values: int) -> None:
+    """Refuse a number below 0; its name goes into the message."""
+    for name, value in values.items():
+        if value < 0:
+            raise ValueError(f"{name} must be at least 0, got {value}.")
+
+
 def check_seed(seed: int) -> None:
     """Refuse a seed that is none of a random key's."""
     if not 0 <= seed < 2**32:

@@ -41,7 +41,7 @@ def as_array(name: str, array: Any, axes: Sequence[str | int]) -> Array:
     Raises:
         ValueError: if it is no array, or has other axes or sizes.
     """
-    expected = f"({', '.join(map(str, axes))})"
+    expected = f"({', '.join(map(str, axes))}{',' if len(axes) == 1 else ''})"
     try:
         array = jnp.asarray(array)
     except (TypeError, ValueError) as error:
@@ -86,12 +86,13 @@ def as_mask(name: str, mask: Any, axes: Sequence[str | int]) -> Bool[Array, "...
     return array
 
 
-def as_carry(carry: Any, like: Any) -> Any:
+def as_carry(carry: Any, like: Any, *, cast: bool = True) -> Any:
     """A carry in the structure, shapes and precision of `like`.
 
     Args:
         carry: the carry; a list of layers will do for a tuple.
         like: a carry whose leaves have shapes and dtypes, for example of `jax.ShapeDtypeStruct`.
+        cast: whether to cast it to the precision of `like`.
 
     Raises:
         ValueError: if it has another structure or other shapes, or no floating numbers.
@@ -106,11 +107,10 @@ def as_carry(carry: Any, like: Any) -> Any:
     )
     if not same:
         raise ValueError(f"carry must be {described(like)}, got {described(carry)}.")
-    cast = [
-        jnp.asarray(leaf).astype(other.dtype)
-        for leaf, other in zip(leaves, wanted, strict=True)
-    ]
-    return jax.tree.unflatten(structure, cast)
+    arrays = [jnp.asarray(leaf) for leaf in leaves]
+    if cast:
+        arrays = [array.astype(other.dtype) for array, other in zip(arrays, wanted, strict=True)]
+    return jax.tree.unflatten(structure, arrays)
 
 
 def described(tree: Any) -> str:
