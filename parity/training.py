@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import optax
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from jaxrnn.training.optimizers import make_optimizer
+from jaxrnn.training.optimizers import Optimizer, make_optimizer
 from parity.bridge import numpy_of
 from parity.subjects import twin_loss
 from parity.twins import Carry, CharTwin
@@ -48,7 +47,7 @@ class Rule:
         """optax's names of the moments, and torch's."""
         return MOMENTS[self.optimizer]
 
-    def in_jax(self) -> optax.GradientTransformation:
+    def in_jax(self) -> Optimizer:
         """Our optimizer."""
         return make_optimizer(self.optimizer, **dict(self.options))
 

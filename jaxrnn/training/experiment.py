@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-import optax
 
 from jaxrnn.data.corpora import Corpus, load_corpus
 from jaxrnn.data.vocabulary import Unknown, Vocabulary
@@ -22,6 +21,7 @@ from jaxrnn.nn.model import CharModel
 from jaxrnn.training.config import Config
 from jaxrnn.training.evaluation import Source
 from jaxrnn.training.memory import check_memory
+from jaxrnn.training.optimizers import Optimizer
 from jaxrnn.training.schedules import Schedule, parse_schedule
 from jaxrnn.training.state import TrainState, cast_floats, make_state
 
@@ -53,7 +53,7 @@ class Experiment(NamedTuple):
     corpus_sha256: str
     vocabulary: Vocabulary
     model: CharModel
-    optimizer: optax.GradientTransformation
+    optimizer: Optimizer
     schedule: Schedule
     source: Source
     validation: Source
