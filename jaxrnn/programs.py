@@ -14,11 +14,15 @@ from functools import update_wrapper, wraps
 from typing import Any
 
 import jax
+from jax._src.interpreters import partial_eval  # its cache of traces has no public name
 
 SETS = 8
 """Values of the static arguments whose programs one function keeps, unless it asks for more."""
-PROGRAMS = 64
-"""Programs that one function keeps, over all values of the static arguments and all shapes."""
+PROGRAMS_OF_A_SET = 4
+"""Programs, one for each shape, that a function keeps for each of its sets, on average."""
+TRACES = 2048
+"""Traces that JAX keeps before they are forgotten. It keeps them without a bound, some 15 KB for
+each function and shape inside of a program, and needs them only to make further programs."""
 
 
 class BoundedJit:
@@ -87,7 +91,13 @@ class BoundedJit:
             for name, place, default in self._static
         )
         with self._lock:
-            program = self._programs.get(key)
+            try:
+                program = self._programs.get(key)
+            except TypeError as error:
+                named = " and ".join(self.static_argnames)
+                raise ValueError(
+                    f"{named} must be hashable, which programs are kept by: {error}."
+                ) from error
             if program is None:
                 program = jax.jit(_another(self.function), **self._options)
                 self._programs[key] = program
@@ -99,13 +109,21 @@ class BoundedJit:
         with self._lock:
             while len(self._programs) > self.sets:
                 self._let_oldest_go()
-            while self._cache_size() > PROGRAMS:
+            while self._cache_size() > PROGRAMS_OF_A_SET * self.sets:
                 self._let_oldest_go()
 
     def _let_oldest_go(self) -> None:
         _, program = self._programs.popitem(last=False)
         # Dropping the jitted function is not enough: JAX's own caches hold its traces.
         program.clear_cache()
+        _forget_traces()
+
+
+def _forget_traces() -> None:
+    """Empty JAX's cache of traces if it is large; compiled programs stay."""
+    cache = getattr(partial_eval, "trace_to_jaxpr", None)
+    if hasattr(cache, "cache_info") and cache.cache_info().currsize > TRACES:
+        cache.cache_clear()
 
 
 def bounded_jit(

@@ -183,7 +183,10 @@ NO_RATE = optax.adam(1e-3)
         (lambda: fit(MODEL, SOURCE), "takes its length and its rates from schedule"),
         (lambda: fit(MODEL, SOURCE, epochs=1), "takes its length and its rates from schedule"),
         (lambda: fit(MODEL, SOURCE, optimizer="lion", schedule="1 x 1"), "got 'lion'"),
-        (lambda: fit(MODEL, SOURCE, optimizer=1e-3, schedule="1 x 1"), r"or an optax\..* got 0.001"),
+        (
+            lambda: fit(MODEL, SOURCE, optimizer=1e-3, schedule="1 x 1"),
+            r"or an optax\..* got 0.001",
+        ),
         (lambda: one_step(NO_RATE, 1e-3), "leave rate out"),
         (lambda: one_step(make_optimizer("adam")), "needs a learning rate"),
         (

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.typing import DTypeLike
 
 from jaxrnn.nn.cells import Carry
 from jaxrnn.nn.model import CharModel
@@ -56,9 +57,13 @@ def _init_optimizer(optimizer: AnyOptimizer, params: Any) -> optax.OptState:
     return optimizer.init(params)
 
 
+def zero_carry(model: CharModel, batch: int, dtype: DTypeLike = jnp.float32) -> Carry:
+    """The carry that a text starts from, for `batch` streams."""
+    return _zero_carry(model, batch, jnp.dtype(dtype))
+
+
 @bounded_jit(static_argnames=("model", "batch", "dtype"))
-def zero_carry(model: CharModel, batch: int, dtype: Any = jnp.float32) -> Carry:
-    """The carry that a text starts from, for `batch` streams (all static)."""
+def _zero_carry(model: CharModel, batch: int, dtype: jnp.dtype) -> Carry:
     return model.initial_carry(batch, dtype)
 
 
