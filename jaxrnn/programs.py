@@ -49,10 +49,7 @@ class BoundedJit:
         self.function = function
         self.sets = sets
         self.static_argnames = tuple(static_argnames)
-        self._options = {
-            "static_argnames": self.static_argnames,
-            "donate_argnames": tuple(donate_argnames),
-        }
+        self._donate_argnames = tuple(donate_argnames)
         parameters = inspect.signature(function).parameters
         places = {name: place for place, name in enumerate(parameters)}
         self._static = [
@@ -99,7 +96,11 @@ class BoundedJit:
                     f"{named} must be hashable, which programs are kept by: {error}."
                 ) from error
             if program is None:
-                program = jax.jit(_another(self.function), **self._options)
+                program = jax.jit(
+                    _another(self.function),
+                    static_argnames=self.static_argnames,
+                    donate_argnames=self._donate_argnames,
+                )
                 self._programs[key] = program
             self._programs.move_to_end(key)
         return program
@@ -121,7 +122,7 @@ class BoundedJit:
 
 def _forget_traces() -> None:
     """Empty JAX's cache of traces if it is large; compiled programs stay."""
-    cache = getattr(partial_eval, "trace_to_jaxpr", None)
+    cache: Any = getattr(partial_eval, "trace_to_jaxpr", None)
     if hasattr(cache, "cache_info") and cache.cache_info().currsize > TRACES:
         cache.cache_clear()
 

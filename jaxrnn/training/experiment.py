@@ -10,6 +10,7 @@ from jaxrnn.data.corpora import Corpus, load_corpus
 from jaxrnn.data.vocabulary import Unknown, Vocabulary
 from jaxrnn.data.windows import (
     BpttStream,
+    Progression,
     WindowSet,
     non_overlapping_starts,
     overlapping_starts,
@@ -165,7 +166,8 @@ def _windows(
     text, held_out = "".join(corpus.documents), "".join(corpus.validation or ())
     vocabulary = vocabulary or Vocabulary.from_characters([text, held_out])
     tokens, reads = vocabulary.encode(text), config.make_model(1).reads
-    starts = STARTS[reads](len(tokens), config.bptt)
+    starts: np.ndarray | Progression = STARTS[reads](len(tokens), config.bptt)
+    validation_starts: np.ndarray | Progression
     if held_out:
         validation_tokens = vocabulary.encode(held_out)
         validation_starts = STARTS[reads](len(validation_tokens), config.bptt)

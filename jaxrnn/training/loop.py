@@ -100,7 +100,7 @@ def fit(
     *,
     schedule: Schedule | str | None = None,
     epochs: int | None = None,
-    optimizer: AnyOptimizer | OptimizerName | None = None,
+    optimizer: AnyOptimizer | OptimizerName | str | None = None,
     state: TrainState | None = None,
     carry_policy: CarryPolicy = "never",
     seed: int = 0,

@@ -9,7 +9,7 @@ tells the two apart is the type: an `Optimizer` needs a rate, a transformation b
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -145,7 +145,7 @@ class Optimizer:
         return optax.chain(clip_by_norm(self.clip), direction)
 
 
-AnyOptimizer = Optimizer | optax.GradientTransformation
+AnyOptimizer: TypeAlias = Optimizer | optax.GradientTransformation
 """An optimizer that needs a rate, or one that brings its own."""
 
 NEEDS_A_RATE = (
@@ -259,7 +259,7 @@ def _rmsprop_direction(momentum: float, weight_decay: float) -> optax.GradientTr
 
 
 def make_optimizer(
-    name: OptimizerName,
+    name: OptimizerName | str,
     *,
     weight_decay: float = 0.0,
     momentum: float = 0.0,
