@@ -33,7 +33,6 @@ from parity.checks import (
 )
 from parity.compare import Diagnosis, Finding, Outcome
 from parity.faults import Fault
-from parity.faults_training import recompiled
 from parity.runs import overlapping, streams
 from parity.shrink import reproduction
 from parity.stack_subjects import LAYER_DROPOUT, layer_subject
@@ -143,8 +142,6 @@ PROBES: dict[str, Probe] = {
     "fit, windows": lambda text: fit_check(CharLoopModel, overlapping(text)),
 }
 """The checks of the suite that faults are tried on."""
-TRAINING = ("update", "trajectory", "fit")
-"""What the names of the probes that train begin with."""
 
 
 def unharmed(mutants: Iterable[Mutant], text: Text) -> list[Finding]:
@@ -165,9 +162,7 @@ def tried(mutants: Iterable[Mutant], text: Text, reproduced: bool = False) -> It
     smallest case that shows it is looked for, too.
     """
     for mutant in mutants:
-        # Equal models and optimizers share their compiled programs, with the fault and without.
-        trains = mutant.probe.startswith(TRAINING)
-        with recompiled(mutant.fault()) if trains else mutant.fault():
+        with mutant.fault():
             check = probe_check(mutant.probe, text)
             result = verdict(mutant, check.findings())
             named = check.diagnosis() if result.killed else None

@@ -23,6 +23,16 @@ MOMENTS = {
 """What each moment is called in optax's states and in torch's."""
 
 
+class _Alone(Optimizer):
+    """An optimizer that equals itself alone, so that a step is compiled anew for every check.
+
+    A check may be made within a deliberate fault, which a program from before would not have.
+    """
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+
 @dataclass(frozen=True)
 class Rule:
     """One way to update weights, in both frameworks.
@@ -48,8 +58,9 @@ class Rule:
         return MOMENTS[self.optimizer]
 
     def in_jax(self) -> Optimizer:
-        """Our optimizer."""
-        return make_optimizer(self.optimizer, **dict(self.options))
+        """Our optimizer, which shares no compiled program with another."""
+        made = make_optimizer(self.optimizer, **dict(self.options))
+        return _Alone(made.direction, made.options, made.clip)
 
     def in_torch(self, parameters: Iterable[Tensor], rate: float) -> torch.optim.Optimizer:
         """torch's optimizer, with torch's defaults for what is not set."""
