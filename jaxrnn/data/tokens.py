@@ -35,7 +35,7 @@ def check_tokens(tokens: Any, vocabulary: int | None = None, *, axes: int | None
         )
 
 
-def check_starts(starts: np.ndarray, length: int, count: int) -> None:
+def check_starts(starts: Any, length: int, count: int) -> None:
     """Refuse windows of `length` characters and their targets that leave `count` tokens."""
     lowest, highest = int(starts.min()), int(starts.max())
     if lowest < 0 or highest + length >= count:

@@ -116,6 +116,12 @@ class Vocabulary:
             ValueError: for a character outside the vocabulary under "error", by its name and
                 position, and under "replace" when there is no `<unk>`.
         """
+        tokens = _Tokens(len(text), self.dtype)
+        self._encode_into(tokens, text, unknown)
+        return tokens.all()
+
+    def _encode_into(self, tokens: "_Tokens", text: str, unknown: Unknown | None) -> None:
+        """As `encode`, behind the tokens that are there."""
         if unknown is None:
             unknown = "error" if self.unknown is None else "replace"
         if unknown == "replace" and self.unknown is None:
@@ -123,7 +129,7 @@ class Vocabulary:
                 f"This vocabulary has no {UNKNOWN} token to replace a character with; "
                 "use 'skip' to leave such characters out."
             )
-        chunks, position = [], 0
+        position = 0
         for points in _code_points(text, self.lowercase):
             indices = self._table[points]
             outside = indices == len(self)
@@ -133,9 +139,8 @@ class Vocabulary:
                 indices = indices[~outside] if unknown == "skip" else indices.copy()
                 if unknown == "replace":
                     indices[outside] = self.unknown
-            chunks.append(indices.astype(self.dtype))
+            tokens.add(indices)
             position += len(points)
-        return np.concatenate(chunks) if chunks else np.zeros(0, self.dtype)
 
     def encode_documents(
         self, documents: Iterable[str], *, unknown: Unknown | None = None
@@ -147,10 +152,12 @@ class Vocabulary:
         """
         end = [self.stoi.get(END, self.unknown)]
         end_tokens = np.array([e for e in end if e is not None], self.dtype)
-        pieces = [
-            piece for d in documents for piece in (self.encode(d, unknown=unknown), end_tokens)
-        ]
-        return np.concatenate(pieces) if pieces else np.zeros(0, self.dtype)
+        documents = list(documents)
+        tokens = _Tokens(sum(map(len, documents)) + len(documents), self.dtype)
+        for document in documents:
+            self._encode_into(tokens, document, unknown)
+            tokens.add(end_tokens)
+        return tokens.all()
 
     def decode(self, tokens: np.ndarray) -> str:
         """The text of (characters,) tokens; special tokens appear by their names.
@@ -182,6 +189,27 @@ class Vocabulary:
             f"The character {character!r} (U+{ord(character):04X}) at position {position + first} "
             f"is not in the vocabulary{also}."
         )
+
+
+class _Tokens:
+    """Tokens in one array from the first on: joining pieces at the end takes twice the memory."""
+
+    def __init__(self, expected: int, dtype: type[np.unsignedinteger]) -> None:
+        self._array = np.empty(expected, dtype)
+        self._filled = 0
+
+    def add(self, piece: np.ndarray) -> None:
+        """Put a piece behind the others."""
+        end = self._filled + len(piece)
+        if end > len(self._array):  # lower-casing may make a text longer
+            self._array.resize(end + end // 8, refcheck=False)
+        self._array[self._filled : end] = piece
+        self._filled = end
+
+    def all(self) -> np.ndarray:
+        """All the pieces, one after the other."""
+        self._array.resize(self._filled, refcheck=False)
+        return self._array
 
 
 def count_characters(documents: Iterable[str], *, lowercase: bool) -> Counter[str]:

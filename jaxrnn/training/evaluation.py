@@ -11,7 +11,7 @@ from jaxrnn.data.tokens import check_tokens
 from jaxrnn.data.windows import Windows
 from jaxrnn.nn.cells import Carry
 from jaxrnn.nn.model import CharModel
-from jaxrnn.training.state import carry_for
+from jaxrnn.training.state import carry_for, zero_carry
 from jaxrnn.training.steps import eval_steps
 
 STEPS_IN_ONE_PROGRAM = 64
@@ -81,7 +81,7 @@ def evaluation(
         tokens: `source.tokens` on the device, if they are there already.
     """
     if carry is None:
-        carry = model.initial_carry(source.batch, jax.tree.leaves(params)[0].dtype)
+        carry = zero_carry(model, source.batch, jax.tree.leaves(params)[0].dtype)
     carry = carry_for(model, carry, source.batch)
     tokens = on_device(source, model) if tokens is None else tokens
     total, weight, count = 0.0, 0.0, source.steps(epoch)

@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-import optax
 
 from jaxrnn.data.corpora import Corpus, load_corpus
 from jaxrnn.data.vocabulary import Unknown, Vocabulary
 from jaxrnn.data.windows import (
     BpttStream,
+    Progression,
     WindowSet,
     non_overlapping_starts,
     overlapping_starts,
@@ -22,6 +22,7 @@ from jaxrnn.nn.model import CharModel
 from jaxrnn.training.config import Config
 from jaxrnn.training.evaluation import Source
 from jaxrnn.training.memory import check_memory
+from jaxrnn.training.optimizers import Optimizer
 from jaxrnn.training.schedules import Schedule, parse_schedule
 from jaxrnn.training.state import TrainState, cast_floats, make_state
 
@@ -53,7 +54,7 @@ class Experiment(NamedTuple):
     corpus_sha256: str
     vocabulary: Vocabulary
     model: CharModel
-    optimizer: optax.GradientTransformation
+    optimizer: Optimizer
     schedule: Schedule
     source: Source
     validation: Source
@@ -165,7 +166,8 @@ def _windows(
     text, held_out = "".join(corpus.documents), "".join(corpus.validation or ())
     vocabulary = vocabulary or Vocabulary.from_characters([text, held_out])
     tokens, reads = vocabulary.encode(text), config.make_model(1).reads
-    starts = STARTS[reads](len(tokens), config.bptt)
+    starts: np.ndarray | Progression = STARTS[reads](len(tokens), config.bptt)
+    validation_starts: np.ndarray | Progression
     if held_out:
         validation_tokens = vocabulary.encode(held_out)
         validation_starts = STARTS[reads](len(validation_tokens), config.bptt)

@@ -1,4 +1,7 @@
-"""Train and write for long, and see that memory stays flat and nothing is compiled again."""
+"""Train and write for long, and see that memory stays flat and nothing is compiled again.
+
+One training after the other compiles anew; there the memory maps have to stay few, too.
+"""
 
 import os
 import time
@@ -6,8 +9,18 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+import optax
 
-from jaxrnn import BpttStream, CharLM, Sampler, Vocabulary, make_optimizer, make_state
+from jaxrnn import (
+    CELLS,
+    BpttStream,
+    CharLM,
+    Sampler,
+    Vocabulary,
+    fit,
+    make_optimizer,
+    make_state,
+)
 from jaxrnn.generation import write_texts
 from jaxrnn.training.loop import training
 from jaxrnn.training.schedules import parse_schedule
@@ -16,6 +29,11 @@ WARM = 0.2
 """The share of a drill after which memory must no longer grow: caches are full by then."""
 ALLOWED = 8.0
 """MiB that memory may still grow then: pages that the allocator keeps, no leak of a step."""
+
+ALLOWED_MAPS = 1_000
+"""Memory maps that may come in the second half of many trainings: some dozen programs."""
+ALLOWED_TRAININGS = 64.0
+"""MiB that memory may grow meanwhile: models of other sizes, and pages that stay."""
 
 
 class Measured(NamedTuple):
@@ -87,6 +105,61 @@ def training_drill(seconds: float) -> Measured:
     return Measured(f"{steps:,} steps in {passed:.0f} s", memory, counter.count - cold)
 
 
+class Trained(NamedTuple):
+    """What a process looked like after each of many trainings.
+
+    Attributes:
+        maps: its memory maps, of which Linux allows 65,530.
+        memory: its resident MiB.
+    """
+
+    maps: list[int]
+    memory: list[float]
+
+    @property
+    def more_maps(self) -> int:
+        """Memory maps above the most of the first half."""
+        half = len(self.maps) // 2
+        return max(self.maps[half:]) - max(self.maps[:half])
+
+    @property
+    def more_memory(self) -> float:
+        """MiB above the most of the first half."""
+        half = len(self.memory) // 2
+        return max(self.memory[half:]) - max(self.memory[:half])
+
+    @property
+    def flat(self) -> bool:
+        """Whether maps and memory stayed flat in the second half."""
+        return self.more_maps <= ALLOWED_MAPS and self.more_memory <= ALLOWED_TRAININGS
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.maps)} trainings: {self.maps[-1]:,} memory maps and "
+            f"{self.memory[-1]:.0f} MiB at last; {self.more_maps:+,} and {self.more_memory:+.0f} "
+            "in the second half."
+        )
+
+
+def trainings_drill(trainings: int) -> Trained:
+    """Train so many small models, no two alike, with optimizers of ours and of optax's in turn."""
+    tokens = np.random.default_rng(0).integers(0, 20, 400).astype(np.uint8)
+    cells, maps, memory = list(CELLS.values()), [], []
+    for number in range(trainings):
+        model = CharLM(20, 4, 8 + number % 25, cell=cells[number % 4], layers=1 + number % 2)
+        if number % 2:  # two layers, between which dropout acts
+            model = model.copy(dropout=0.1 + number / 10_000)
+        source = BpttStream(tokens, 3 + number % 5, 5 + number % 7)
+        if number % 3:
+            optimizer = make_optimizer("adam", clip=1.0 + number)
+            fit(model, source, source, optimizer=optimizer, schedule="1 x 1e-3", seed=number)
+        else:
+            fit(model, source, source, optimizer=optax.adam(1e-3), epochs=1, seed=number)
+        maps.append(memory_maps())
+        memory.append(resident())
+    return Trained(maps, memory)
+
+
 def generation_drill(texts: int) -> Measured:
     """Write so many short texts, each from a prompt of its own."""
     vocabulary = Vocabulary.from_characters(["abcdefgh"])
@@ -104,6 +177,12 @@ def generation_drill(texts: int) -> Measured:
             if number < WARM * texts:
                 cold = counter.count
     return Measured(f"{texts:,} short texts", memory, counter.count - cold)
+
+
+def memory_maps() -> int:
+    """How many memory maps this process has."""
+    with open("/proc/self/maps") as file:
+        return sum(1 for _ in file)
 
 
 def resident() -> float:
