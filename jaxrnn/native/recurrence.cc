@@ -105,18 +105,20 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::AnyBuffer weight, ffi::AnyBuffer 
 ffi::Error write(ffi::ThreadPool pool, ffi::AnyBuffer weight_hh, ffi::AnyBuffer weight_ih,
                  ffi::AnyBuffer bias_hh, ffi::AnyBuffer bias_ih, ffi::AnyBuffer table,
                  ffi::AnyBuffer weight_out, ffi::AnyBuffer bias_out, ffi::AnyBuffer h,
-                 ffi::AnyBuffer c, Tokens token, ffi::AnyBuffer draws,
-                 ffi::Result<ffi::Buffer<ffi::DataType::S32>> written,
+                 ffi::AnyBuffer c, Tokens token, ffi::AnyBuffer draws, ffi::AnyBuffer sharpness,
+                 Tokens count, ffi::Result<ffi::Buffer<ffi::DataType::S32>> written,
                  ffi::Result<ffi::AnyBuffer> h_last, ffi::Result<ffi::AnyBuffer> c_last,
-                 int64_t cell, double sharpness) {
+                 int64_t cell) {
   const auto state = h.dimensions();
-  const long N = written->dimensions()[0], V = table.dimensions()[0];
+  const long rows = written->dimensions()[0], V = table.dimensions()[0];
+  const long N = std::clamp<long>(data_of(count)[0], 0, rows);
+  std::fill_n(data_of(*written) + N * state[1], (rows - N) * state[1], 0);
   return with_types(h.element_type(), cell, [&]<typename T, template <typename> class Cell>() {
     Write<T, Cell>{
         N, state[1], state[0], state[2], V, data_of<T>(weight_hh), data_of<T>(weight_ih),
         data_of<T>(bias_hh), data_of<T>(bias_ih), data_of<T>(table), data_of<T>(weight_out),
         data_of<T>(bias_out), data_of<T>(h), data_of<T>(c), data_of(token), data_of<T>(draws),
-        static_cast<T>(sharpness), data_of(*written), data_of<T>(h_last), data_of<T>(c_last)}
+        data_of<T>(sharpness)[0], data_of(*written), data_of<T>(h_last), data_of<T>(c_last)}
         .run(pool);
   });
 }
@@ -160,9 +162,9 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxrnn_write, jaxrnn::write,
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<Array>().Arg<Array>().Arg<Array>().Arg<Array>()
                                   .Arg<Array>().Arg<Array>().Arg<Array>().Arg<Array>()
-                                  .Arg<Array>().Arg<Tokens>().Arg<Array>()
+                                  .Arg<Array>().Arg<Tokens>().Arg<Array>().Arg<Array>()
+                                  .Arg<Tokens>()
                                   .Ret<Tokens>().Ret<Array>().Ret<Array>()
-                                  .Attr<int64_t>("cell")
-                                  .Attr<double>("sharpness"));
+                                  .Attr<int64_t>("cell"));
 
 extern "C" int jaxrnn_vector_bytes() { return jaxrnn::kVectorBytes; }
