@@ -49,9 +49,14 @@ class Vocabulary:
 
     @classmethod
     def from_characters(cls, documents: Iterable[str]) -> "Vocabulary":
-        """The windowed models' vocabulary: `"\\0"`, then the sorted distinct characters."""
+        """The windowed models' vocabulary: `"\\0"`, then the sorted distinct characters.
+
+        The first token is the course's padding and stands for no text. Where `"\\0"` occurs in the
+        text, `<pad>` takes that place.
+        """
         counts = count_characters(documents, lowercase=False)
-        return cls((PADDING, *(c for c in sorted(counts) if c != PADDING)))
+        padding = PAD if PADDING in counts else PADDING
+        return cls((padding, *sorted(counts)))
 
     @classmethod
     def from_frequency(
@@ -94,9 +99,19 @@ class Vocabulary:
 
     @property
     def unprintable(self) -> tuple[int, ...]:
-        """The tokens that stand for no text, which a generated text should not contain."""
-        special = (PADDING, UNKNOWN, PAD, END)
-        return tuple(self.stoi[token] for token in special if token in self.stoi)
+        """The tokens that stand for no text, which a generated text should not contain.
+
+        `"\\0"` is one of them where it is the padding, which comes first; elsewhere it is a
+        character of the text.
+        """
+        padding = (0,) if self.itos[0] == PADDING else ()
+        special = (self.stoi[token] for token in SPECIAL if token in self.stoi)
+        return (*padding, *special)
+
+    @property
+    def end(self) -> int | None:
+        """The index of `<eos>`, or None where the vocabulary has none."""
+        return self.stoi.get(END)
 
     @property
     def dtype(self) -> type[np.unsignedinteger]:

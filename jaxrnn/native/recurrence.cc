@@ -183,7 +183,7 @@ ffi::Error write(ffi::ThreadPool pool, ffi::AnyBuffer weight_hh, ffi::AnyBuffer 
                  ffi::AnyBuffer bias_hh, ffi::AnyBuffer bias_ih, ffi::AnyBuffer table,
                  ffi::AnyBuffer weight_out, ffi::AnyBuffer bias_out, ffi::AnyBuffer h,
                  ffi::AnyBuffer c, Tokens token, ffi::AnyBuffer draws, ffi::AnyBuffer sharpness,
-                 ffi::Result<ffi::Buffer<ffi::DataType::S32>> written,
+                 Tokens count, ffi::Result<ffi::Buffer<ffi::DataType::S32>> written,
                  ffi::Result<ffi::AnyBuffer> h_last, ffi::Result<ffi::AnyBuffer> c_last,
                  int64_t cell) {
   const auto dtype = h.element_type();
@@ -209,12 +209,15 @@ ffi::Error write(ffi::ThreadPool pool, ffi::AnyBuffer weight_hh, ffi::AnyBuffer 
     checks.has_shape("token", token, {B});
     checks.numbers_or_none("draws", draws, {N, B});
     checks.numbers("sharpness", sharpness, {});
+    checks.has_shape("count", count, {});
     checks.has_shape("characters", *written, {N, B});
     checks.numbers("h after", *h_last, {D, B, H});
     checks.numbers_if(Cell::has_c, "c after", *c_last, {D, B, H});
     return checked(checks, [&] {
+      const long steps = std::clamp<long>(*data_of(count), 0, N);
+      std::fill_n(data_of(*written) + steps * B, (N - steps) * B, 0);
       Write<T, CellOf>{
-          N, B, D, H, V, data_of<T>(weight_hh), data_of<T>(weight_ih), data_of<T>(bias_hh),
+          steps, B, D, H, V, data_of<T>(weight_hh), data_of<T>(weight_ih), data_of<T>(bias_hh),
           data_of<T>(bias_ih), data_of<T>(table), data_of<T>(weight_out), data_of<T>(bias_out),
           data_of<T>(h), data_of<T>(c), data_of(token), data_of<T>(draws),
           *data_of<T>(sharpness), data_of(*written), data_of<T>(h_last), data_of<T>(c_last)}
@@ -263,6 +266,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxrnn_write, jaxrnn::write,
                                   .Arg<Array>().Arg<Array>().Arg<Array>().Arg<Array>()
                                   .Arg<Array>().Arg<Array>().Arg<Array>().Arg<Array>()
                                   .Arg<Array>().Arg<Tokens>().Arg<Array>().Arg<Array>()
+                                  .Arg<Tokens>()
                                   .Ret<Tokens>().Ret<Array>().Ret<Array>()
                                   .Attr<int64_t>("cell"));
 

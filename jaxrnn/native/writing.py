@@ -6,8 +6,7 @@ Shapes: N characters to write, B texts at once, D layers, H hidden size, V vocab
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn.native.calls import NUMBERS, pack
 from jaxrnn.nn.cells import TANH, Carry
@@ -29,8 +28,9 @@ def write(
     draws: Float[Array, "N B"] | None,
     length: int,
     *,
-    temperature: float | Array,
-    banned: tuple[int, ...],
+    temperature: Float[Array, ""] | float,
+    banned: Bool[Array, " V"],
+    count: Int[Array, ""] | int | None = None,
 ) -> tuple[tuple[Carry, ...], Int[Array, "N B"]]:
     """Write `length` characters after `token`, as `jaxrnn.generation` does step by step.
 
@@ -40,12 +40,13 @@ def write(
         token: the last character of each text so far.
         draws: what decides on each character, from [0, 1); None writes the most likely ones.
         length: N.
-        temperature: the logits are divided by it, where characters are drawn; a scalar above 0.
-        banned: tokens that are never written.
+        temperature: the logits are divided by it, where characters are drawn.
+        banned: which tokens are never written.
+        count: how many of the N characters to write, N if None. The rest are 0.
 
     Returns:
-        The carry before the last character, and the characters; -1 where the model says NaN or
-        every token is banned.
+        The carry before the last character, and the characters; -1 where the model gives none a
+        finite probability.
     """
     cell, rnn = pieces.stack.cell, pieces.rnn
     layers, dtype = range(pieces.stack.layers), pieces.kernel.dtype
@@ -57,7 +58,8 @@ def write(
         return jnp.stack(arrays) if arrays else nothing
 
     table = input_gates(pieces.embedding, rnn["weight_ih_l0"], rnn["bias_ih_l0"])
-    bias = pieces.bias.at[jnp.array(banned, int)].set(-jnp.inf)
+    bias = jnp.where(banned, -jnp.inf, pieces.bias)
+    sharpness = jnp.ones(()) if draws is None else 1 / jnp.asarray(temperature, dtype)
     like = jax.ShapeDtypeStruct
     call = jax.ffi.ffi_call(
         "jaxrnn_write",
@@ -80,17 +82,9 @@ def write(
         c[0] if c else nothing,
         token,
         nothing if draws is None else draws.astype(dtype),
-        _sharpness(temperature, dtype) if draws is not None else jnp.ones((), dtype),
+        sharpness.astype(dtype),
+        jnp.asarray(length if count is None else count, jnp.int32),
         cell=np.int64(NUMBERS[cell]),
     )
     fields = last if c else last[:1]
     return tuple(cell.carry(*(field[d] for field in fields)) for d in layers), written
-
-
-def _sharpness(temperature: float | Array, dtype: DTypeLike) -> Float[Array, ""]:
-    """What the logits are multiplied by: 1 / temperature, and finite.
-
-    Beyond the largest number, differences of logits times it leave the range alike: greedy.
-    """
-    sharpness = 1 / jnp.asarray(temperature, dtype)
-    return jnp.minimum(sharpness, jnp.finfo(dtype).max)

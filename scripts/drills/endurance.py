@@ -5,6 +5,7 @@ One training after the other compiles anew; there the memory maps have to stay f
 
 import os
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -36,6 +37,10 @@ ALLOWED_TRAININGS = 64.0
 """MiB that memory may grow meanwhile: models of other sizes, and pages that stay."""
 
 
+MORE_MAPS = 50
+"""Memory maps that may still be added then: the allocator's, where each program adds some 20."""
+
+
 class Measured(NamedTuple):
     """What a drill measured.
 
@@ -43,11 +48,13 @@ class Measured(NamedTuple):
         what: what was done, in words.
         memory: resident MiB over time.
         compilations: programs compiled after the warm part.
+        maps: memory maps of the process over time, of which a system allows some 65,000.
     """
 
     what: str
     memory: list[float]
     compilations: int
+    maps: Sequence[int] = ()
 
     @property
     def growth(self) -> float:
@@ -58,13 +65,20 @@ class Measured(NamedTuple):
 
     @property
     def flat(self) -> bool:
-        """Whether memory stayed flat and nothing was compiled."""
-        return self.growth <= ALLOWED and self.compilations == 0
+        """Whether memory and its maps stayed flat and nothing was compiled."""
+        return self.growth <= ALLOWED and self.compilations == 0 and self.more_maps <= MORE_MAPS
+
+    @property
+    def more_maps(self) -> int:
+        """Memory maps that were added after the warm part."""
+        return self.maps[-1] - self.maps[int(len(self.maps) * WARM)] if self.maps else 0
 
     def __str__(self) -> str:
+        maps = f" {self.maps[-1]:,} memory maps, {self.more_maps:+,}." if self.maps else ""
         return (
             f"{self.what}: {self.memory[0]:.1f} MiB at first, {self.memory[-1]:.1f} at last, "
             f"{self.growth:+.1f} after the warm part; {self.compilations} programs compiled there."
+            f"{maps}"
         )
 
 
@@ -161,22 +175,45 @@ def trainings_drill(trainings: int) -> Trained:
 
 
 def generation_drill(texts: int) -> Measured:
-    """Write so many short texts, each from a prompt of its own."""
+    """Write so many texts, each from a prompt, at a temperature and of a length of its own.
+
+    The first ones have the longest prompt and text of every size that a program is made for.
+    """
     vocabulary = Vocabulary.from_characters(["abcdefgh"])
     model = CharLM(len(vocabulary), 8, 32)
     params = make_state(model, make_optimizer("sgd"), 1, jax.random.key(0)).params
-    memory, cold, sampler = [], 0, Sampler(temperature=0.8)
+    memory, maps, cold = [], [], 0
     rng = np.random.default_rng(0)
+    sizes = [(prompt, length) for prompt in (8, 16, 32, 64, 128) for length in (1, 64, 128, 256)]
     with CompilationCounter() as counter:
         for number in range(texts):
-            prompt = "".join(rng.choice(list("abcdefgh"), 4))
+            prompt_length, length = (
+                sizes[number] if number < len(sizes) else rng.integers(1, (129, 257)).tolist()
+            )
+            prompt = "".join(rng.choice(list("abcdefgh"), prompt_length))
+            sampler = Sampler(temperature=float(rng.uniform(0.1, 3)))
             write_texts(
-                model, params, vocabulary, prompt, window=8, length=10, sampler=sampler, seed=number
+                model,
+                params,
+                vocabulary,
+                prompt,
+                window=8,
+                length=length,
+                sampler=sampler,
+                seed=number,
             )
             memory.append(resident())
+            maps.append(memory_maps())
             if number < WARM * texts:
                 cold = counter.count
-    return Measured(f"{texts:,} short texts", memory, counter.count - cold)
+    what = f"{texts:,} texts from prompts, at temperatures and of lengths of their own"
+    return Measured(what, memory, counter.count - cold, maps)
+
+
+def memory_maps() -> int:
+    """The memory maps of this process: each compiled program has some."""
+    with open("/proc/self/maps") as file:
+        return sum(1 for _ in file)
 
 
 def memory_maps() -> int:
