@@ -19,7 +19,8 @@ from jaxrnn.data.tokens import check_at_least_1, check_seed, check_tokens
 from jaxrnn.data.vocabulary import END, Unknown, Vocabulary
 from jaxrnn.native.writing import write, writes_compiled
 from jaxrnn.nn.cells import Carry
-from jaxrnn.nn.model import CharModel, apply_model
+from jaxrnn.nn.checks import precision
+from jaxrnn.nn.model import CharModel, apply_model, model_carry
 
 MOST_CHARACTERS = 100_000_000
 """Maximum number of characters written in one call, over all texts: memory holds no more."""
@@ -246,7 +247,8 @@ def generate(
     own = None if sampler.plain else sampler
     rules = sampler.rules(model.vocabulary) if sampler.plain else None
     if carry is None:
-        carry = model.initial_carry(prompt.shape[1], jax.tree.leaves(params)[0].dtype)
+        carry = model.initial_carry(prompt.shape[1], precision(params))
+    carry = model_carry(model, params, carry, prompt.shape[1])
     room = 1 if length == 1 else _power_of_two(length, FEWEST_WRITTEN)
     if model.reads == "streams":
         carry, log_probs = _read(model, params, carry, prompt)

@@ -8,6 +8,8 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxrnn.nn.checks import as_array, as_floats, as_integers, as_lengths
+
 
 def nll_loss(
     log_probs: Float[Array, "*N V"],
@@ -22,7 +24,17 @@ def nll_loss(
             sum, so check ids before they get here (`Vocabulary.encode` never makes one).
         weights: how much each target counts, at least 0; one each if None. The mean is over the
             sum of the weights, and NaN when that is zero, as in torch when all are ignored.
+
+    Raises:
+        ValueError: if the shapes do not fit, or the targets are no integers.
     """
+    log_probs = jnp.asarray(log_probs)
+    if not log_probs.ndim:
+        raise ValueError("log_probs must have shape (..., V), got ().")
+    log_probs = as_floats("log_probs", log_probs, log_probs.shape, log_probs.dtype)
+    targets = as_integers("targets", targets, log_probs.shape[:-1])
+    if weights is not None:
+        weights = as_array("weights", weights, targets.shape)
     tokens = jnp.arange(log_probs.shape[-1], dtype=targets.dtype)
     chosen = jnp.where(targets[..., None] == tokens, log_probs, 0).sum(-1)
     if weights is None:
@@ -36,9 +48,11 @@ def nll_loss_seq(
     lengths: Int[Array, " B"] | None = None,
 ) -> Float[Array, ""]:
     """`nll_loss` over sequences, of which the first `lengths` steps count, or all T."""
+    log_probs = as_array("log_probs", log_probs, ("T", "B", "V"))
     if lengths is None:
         return nll_loss(log_probs, targets)
-    alive = jnp.arange(targets.shape[0])[:, None] < lengths[None, :]
+    steps, batch = log_probs.shape[:2]
+    alive = jnp.arange(steps)[:, None] < as_lengths(lengths, batch, steps)[None, :]
     return nll_loss(log_probs, targets, alive.astype(log_probs.dtype))
 
 

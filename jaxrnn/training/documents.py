@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn.data.tokens import check_tokens
 from jaxrnn.nn.cells import Carry
+from jaxrnn.nn.checks import precision
 from jaxrnn.nn.model import CharModel, apply_model
 
 OWN = 8_192
@@ -146,7 +147,7 @@ def _read_streams(
     batch = min(MOST_STREAMS, _power_of_two(len(streams)))
     lanes = _lanes(streams, batch, steps)
     losses = np.full(len(tokens), np.nan)
-    carry = model.initial_carry(batch, jax.tree.leaves(params)[0].dtype)
+    carry = model.initial_carry(batch, precision(params))
     calls = max(len(lane) for lane in lanes)
     for call in range(calls):
         inputs = np.zeros((steps, batch), np.int32)
@@ -196,7 +197,7 @@ def _stream_losses(
         rows = fresh.reshape(-1, *[1] * (now.ndim - 1))
         return jnp.where(rows, start, now)
 
-    start = model.initial_carry(len(fresh), jax.tree.leaves(params)[0].dtype)
+    start = model.initial_carry(len(fresh), precision(params))
     carry = jax.tree.map(begun, start, carry)
     carry, log_probs = apply_model(model, params, carry, inputs)
     return carry, _losses(log_probs, targets)

@@ -13,6 +13,7 @@ import numpy as np
 from jaxrnn.data.tokens import check_tokens
 from jaxrnn.data.windows import Windows
 from jaxrnn.nn.cells import Carry
+from jaxrnn.nn.checks import precision
 from jaxrnn.nn.model import CharModel
 from jaxrnn.training.state import carry_for, zero_carry
 from jaxrnn.training.steps import eval_steps
@@ -86,8 +87,8 @@ def evaluation(
         tokens: `source.tokens` on the device, if they are there already.
     """
     if carry is None:
-        carry = zero_carry(model, source.batch, jax.tree.leaves(params)[0].dtype)
-    carry = carry_for(model, carry, source.batch)
+        carry = zero_carry(model, source.batch, precision(params))
+    carry = carry_for(model, params, carry, source.batch)
     tokens = on_device(source, model) if tokens is None else tokens
     total, weight, count = 0.0, 0.0, source.steps(epoch)
     last_only = model.reads in ("trigrams", "overlapping")  # one prediction a window

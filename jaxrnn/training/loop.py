@@ -165,7 +165,9 @@ def _train_epoch(trainer: Trainer, state: TrainState, position: Position) -> Ite
     """Train to the end of the epoch under way; a row is complete at every tenth of it."""
     count = trainer.source.steps(position.epoch)
     row_steps = -(-count // ROWS_PER_EPOCH)
-    state = state._replace(carry=carry_for(trainer.model, state.carry, trainer.source.batch))
+    state = state._replace(
+        carry=carry_for(trainer.model, state.params, state.carry, trainer.source.batch)
+    )
     if position.window < count:
         state, _, _ = trainer.make(state, position, 0)  # compiles, outside the time measured
     chunk = 1

@@ -9,7 +9,8 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from jaxrnn.nn.cells import Carry
-from jaxrnn.nn.model import CharModel
+from jaxrnn.nn.checks import precision
+from jaxrnn.nn.model import CharModel, model_carry
 from jaxrnn.programs import bounded_jit
 from jaxrnn.training.optimizers import AnyOptimizer, check_optimizer
 
@@ -92,12 +93,17 @@ def copied(state: TrainState) -> TrainState:
     return jax.tree.map(jnp.copy, state)
 
 
-def carry_for(model: CharModel, carry: Carry, batch: int) -> Carry:
-    """`carry`, or zeros if it belongs to another batch size.
+def carry_for(model: CharModel, params: Any, carry: Carry, batch: int) -> Carry:
+    """`carry` in the precision of the weights, or zeros if it belongs to another batch size.
 
     Sizes are known when a step is traced, so this costs nothing at run time.
+
+    Raises:
+        ValueError: if it is no carry of the model's, of any batch size.
     """
     leaves = jax.tree.leaves(carry)
-    if all(leaf.shape[0] == batch for leaf in leaves):
-        return carry
-    return zero_carry(model, batch, leaves[0].dtype)
+    sizes = {leaf.shape[0] for leaf in leaves if jnp.ndim(leaf)}
+    if len(sizes) == 1 and sizes != {batch}:
+        model_carry(model, params, carry, *sizes)  # of that batch size, it must fit
+        return zero_carry(model, batch, precision(params))
+    return model_carry(model, params, carry, batch)

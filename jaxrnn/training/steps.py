@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 from jaxrnn.data.tokens import check_tokens
 from jaxrnn.data.windows import Windows
 from jaxrnn.nn.cells import Carry
+from jaxrnn.nn.checks import as_integers
 from jaxrnn.nn.losses import nll_loss
 from jaxrnn.nn.model import CharModel, apply_model
 from jaxrnn.programs import bounded_jit
@@ -80,8 +81,10 @@ def batch_loss(
         segment: keep the activations of this many steps at once and compute the rest again, to
             save memory (`jaxrnn.training.segments`); None keeps all.
     """
-    steps, rows = batch.inputs.shape
-    carry = repackage(carry_for(model, carry, rows))
+    inputs = as_integers("inputs", batch.inputs, ("T", "B"))
+    targets = as_integers("targets", batch.targets, inputs.shape)
+    steps, rows = inputs.shape
+    carry = repackage(carry_for(model, params, carry, rows))
     lengths = None if batch.length is None else jnp.full(rows, batch.length)
     if segment is not None:
         weights = _weights(batch, steps, rows, jax.tree.leaves(params)[0].dtype)
@@ -89,18 +92,16 @@ def batch_loss(
             model,
             params,
             carry,
-            batch.inputs,
-            batch.targets,
+            inputs,
+            targets,
             segment=segment,
             weights=weights,
             lengths=lengths,
             key=key,
         )
-    carry, log_probs = apply_model(
-        model, params, carry, batch.inputs, lengths=lengths, dropout_key=key
-    )
+    carry, log_probs = apply_model(model, params, carry, inputs, lengths=lengths, dropout_key=key)
     every_step = log_probs.ndim == 3
-    targets = batch.targets if every_step else batch.targets[-1]
+    targets = targets if every_step else targets[-1]
     weights = _weights(batch, steps, rows, log_probs.dtype)
     if weights is not None and not every_step:
         weights = weights[-1]
