@@ -21,6 +21,7 @@ from jaxrnn.exchange.commands import Export, Import, config_in
 from jaxrnn.generation import Sampler
 from jaxrnn.nn.losses import bits_per_character, perplexity
 from jaxrnn.nn.model import CharModel
+from jaxrnn.output import check_output
 from jaxrnn.reproduction.commands import Reproduce
 from jaxrnn.terminal import (
     Screen,
@@ -310,6 +311,7 @@ class FindRate:
     """The values of the recipe."""
 
     def __call__(self) -> int:
+        check_output(self.picture)
         experiment = prepare(self.config)
         curves = range_test(experiment, lowest=self.lowest, highest=self.highest, steps=self.steps)
         with Screen() as screen, stop_requests() as stopping:

@@ -14,7 +14,6 @@ from functools import update_wrapper, wraps
 from typing import Any
 
 import jax
-from jax._src.interpreters import partial_eval  # its cache of traces has no public name
 
 SETS = 8
 """Values of the static arguments whose programs one function keeps, unless it asks for more."""
@@ -122,6 +121,10 @@ class BoundedJit:
 
 def _forget_traces() -> None:
     """Empty JAX's cache of traces if it is large; compiled programs stay."""
+    try:
+        from jax._src.interpreters import partial_eval  # the cache has no public name
+    except ImportError:
+        return
     cache: Any = getattr(partial_eval, "trace_to_jaxpr", None)
     if hasattr(cache, "cache_info") and cache.cache_info().currsize > TRACES:
         cache.cache_clear()

@@ -16,6 +16,7 @@ from tyro.conf import subcommand
 
 from jaxrnn.data.tokens import check_at_least_1
 from jaxrnn.nn.cells import CELLS
+from jaxrnn.output import check_output_folder, write_output
 from jaxrnn.reproduction.units import Dtype
 from jaxrnn.terminal import FAILED, Screen, parse, run_command
 from parity.caps import farthest
@@ -70,11 +71,11 @@ class WriteReport:
     """The folder for report.json and report.html; it is made if it is not there."""
 
     def __call__(self) -> int:
+        check_output_folder(self.output, ("report.json", "report.html"))
         report = _checked(quick=self.quick, corpus=self.corpus)
-        self.output.mkdir(parents=True, exist_ok=True)
         report = replace(report, grids=_grids())
-        (self.output / "report.json").write_text(report.to_json(), encoding="utf-8")
-        (self.output / "report.html").write_text(html_page(report), encoding="utf-8")
+        write_output(self.output / "report.json", report.to_json(), parents=True)
+        write_output(self.output / "report.html", html_page(report))
         _show(report)
         print(f"\nEvery number is in {self.output / 'report.json'}.")
         print(f"Open {self.output / 'report.html'} in a browser to look at them.")

@@ -18,6 +18,7 @@ from benchmarks.markdown import report
 from benchmarks.options import Options
 from benchmarks.rounds import measure
 
+from jaxrnn.output import check_output, check_output_folder, write_output
 from jaxrnn.terminal import FAILED, parse, run_command
 
 
@@ -31,10 +32,15 @@ def _run(given: list[str]) -> int:
     description = (__doc__ or "").strip()
     options = parse(Options, given, program="benchmark.py", description=description)
     options.check()
+    for path in (options.json, options.markdown):
+        if path is not None:
+            check_output(path, parents=True)
+    if options.pictures is not None:
+        check_output_folder(options.pictures, ("*.png",))
     found = results.read(options.read) if options.read else _measured(options, given)
     text = report(found)
     if options.markdown:
-        options.markdown.write_text(text)
+        write_output(options.markdown, text, parents=True)
     print(text)
     if options.pictures:
         for path in pictures.draw(found, options.pictures):

@@ -1,11 +1,14 @@
 """Pictures of training: loss curves and the learning-rate range test."""
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from jaxrnn.output import write_output
+from jaxrnn.training.files import write_whole
 from jaxrnn.training.history import Row
 
 
@@ -29,7 +32,7 @@ def draw_losses(
     axes.set_xlabel("epochs")
     axes.set_ylabel("nats per character")
     axes.legend()
-    figure.savefig(path, dpi=120)
+    write_whole(path, _png(figure))
 
 
 def draw_rates(
@@ -46,7 +49,14 @@ def draw_rates(
     axes.set_ylabel("nats per character (average)")
     if suggested is not None:
         axes.legend()
-    figure.savefig(path, dpi=120)
+    write_output(path, _png(figure))
+
+
+def _png(figure: Figure) -> bytes:
+    """The bytes of a picture."""
+    file = io.BytesIO()
+    figure.savefig(file, dpi=120, format="png")
+    return file.getvalue()
 
 
 def _figure(title: str):  # type: ignore[no-untyped-def]

@@ -13,6 +13,7 @@ from typing import Any
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.rounds import Settings
 from jaxrnn.environment import cpu_model, versions
+from jaxrnn.output import write_output
 
 PARTS = ("training", "forward", "generation", "scaling", "segments", "job")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "dm-haiku", "equinox", "keras")
@@ -50,8 +51,7 @@ def cores() -> int:
 
 def write(results: dict[str, Any], path: Path) -> None:
     """Write the results as JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n")
+    write_output(path, json.dumps(results, indent=1) + "\n", parents=True)
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -36,7 +36,6 @@ ALLOWED_MAPS = 1_000
 ALLOWED_TRAININGS = 64.0
 """MiB that memory may grow meanwhile: models of other sizes, and pages that stay."""
 
-
 MORE_MAPS = 50
 """Memory maps that may still be added then: the allocator's, where each program adds some 20."""
 
@@ -212,12 +211,6 @@ def generation_drill(texts: int) -> Measured:
 
 def memory_maps() -> int:
     """The memory maps of this process: each compiled program has some."""
-    with open("/proc/self/maps") as file:
-        return sum(1 for _ in file)
-
-
-def memory_maps() -> int:
-    """How many memory maps this process has."""
     with open("/proc/self/maps") as file:
         return sum(1 for _ in file)
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from jaxrnn.output import check_output_folder
 from jaxrnn.reproduction.page import (
     heading,
     losses,
@@ -40,6 +41,7 @@ def check_place(folder: Path) -> None:
         ValueError: if the page cannot be written there.
     """
     path = folder / PAGE
+    check_output_folder(folder, (PAGE, RESULTS, "*.png"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         other = path.exists() and not path.read_text(errors="replace").startswith(MARK)

@@ -1,0 +1,180 @@
+"""Files and folders at paths that a user names: checked before the work, written at its end.
+
+What may be written is a new name, or a regular file that is no part of a run. A device node, a
+pipe, a link, a folder and a run's own files are refused: replacing them by a rename would destroy
+something that the user did not mean.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from jaxrnn.training.files import write_whole
+
+RUN_FILES = (
+    "config.json",
+    "vocabulary.json",
+    "SHA256SUMS",
+    "history.jsonl",
+    "timing.jsonl",
+    "last*.safetensors",
+    "best*.safetensors",
+    "loss.png",
+    ".*",
+)
+"""Names of a run's own files, as patterns."""
+
+
+class OutputError(ValueError):
+    """A path that nothing may be written to; the message says why."""
+
+
+def check_output(path: Path | str, *, parents: bool = False) -> Path:
+    """Refuse a path that a result may not be written to. Call it before the work begins.
+
+    Args:
+        path: the file that the user names.
+        parents: whether `write_output` makes the folder if it is not there.
+
+    Returns:
+        The path.
+
+    Raises:
+        OutputError: if there is something else than a regular file, if the file is part of a run,
+            or if its folder is missing or cannot be written to.
+    """
+    path = Path(path)
+    try:
+        _check_folder_of(path, parents=parents)
+        _check_file(path)
+        # The new bytes are first written here; see `write_whole`.
+        _check_file(path.with_name(f".{path.name}.partial"))
+    except OSError as error:
+        raise OutputError(f"Cannot write {path}: {error.strerror}.") from error
+    except OutputError:
+        raise
+    except ValueError as error:  # a name with a zero byte
+        raise OutputError(f"Cannot write {str(path)!r}: {error}.") from error
+    return path
+
+
+def write_output(path: Path | str, data: bytes | str, *, parents: bool = False) -> Path:
+    """Write a result to a path that the user names, in one move.
+
+    Args:
+        path: the file; it is checked again by `check_output`.
+        data: what it holds; text is written as UTF-8.
+        parents: whether the folder is made if it is not there.
+
+    Returns:
+        The path.
+
+    Raises:
+        OutputError: if the path is refused, or cannot be written.
+    """
+    path = check_output(path, parents=parents)
+    content = data.encode() if isinstance(data, str) else data
+    try:
+        if parents:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content)
+    except OSError as error:
+        raise OutputError(f"Cannot write {path}: {error.strerror}.") from error
+    return path
+
+
+def check_output_folder(folder: Path | str, files: Iterable[str] = ()) -> Path:
+    """Refuse a folder that results may not be written to. Call it before the work begins.
+
+    Args:
+        folder: the folder that the user names; it need not be there.
+        files: the files that will be written in it; patterns such as "*.png" stand for those that
+            are there.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OutputError: if it is no folder, if it is a run, or if one of the files is refused.
+    """
+    folder = Path(folder)
+    try:
+        if not folder.exists() and not folder.is_symlink():
+            _check_folder_of(folder, parents=True)
+            return folder
+        if not folder.is_dir():
+            raise OutputError(f"{folder} is no folder: name another one.")
+        if is_run(folder):
+            raise OutputError(f"{folder} is a run: name another folder for the results.")
+        for pattern in files:
+            found = sorted(folder.glob(pattern))
+            for path in found or [folder / pattern]:
+                if path.parent.is_dir():
+                    check_output(path)
+    except OSError as error:
+        raise OutputError(f"Cannot write to {folder}: {error.strerror}.") from error
+    except OutputError:
+        raise
+    except ValueError as error:
+        raise OutputError(f"Cannot write to {str(folder)!r}: {error}.") from error
+    return folder
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run: its configuration, and something else that only a run has."""
+    others = ("vocabulary.json", "SHA256SUMS", "history.jsonl", "last.safetensors")
+    has_others = any((folder / name).exists() for name in others)
+    return (folder / "config.json").exists() and has_others
+
+
+def kind_of(mode: int) -> str | None:
+    """What is at a path that is no regular file, by its `st_mode`; None for a regular file."""
+    kinds = {
+        stat.S_IFDIR: "a folder",
+        stat.S_IFLNK: "a link",
+        stat.S_IFIFO: "a pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    if stat.S_ISREG(mode):
+        return None
+    return kinds.get(stat.S_IFMT(mode), "no regular file")
+
+
+def _check_file(path: Path) -> None:
+    """Refuse what is at `path`, or what would be, if it must not be replaced."""
+    folder = path.parent
+    partial = path.name.endswith(".partial")
+    reserved = any(fnmatchcase(path.name, pattern) for pattern in RUN_FILES)
+    if reserved and not partial and (folder / "config.json").exists():
+        raise OutputError(f"{path} belongs to a run: name another file.")
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    kind = kind_of(mode)
+    if kind is not None:
+        raise OutputError(f"{path} is {kind}: name a new file, or a regular one.")
+    if not partial and is_run(folder):
+        raise OutputError(f"{path} lies in a run and is there already: name another file.")
+
+
+def _check_folder_of(path: Path, *, parents: bool) -> None:
+    """Refuse a path whose folder is not there, is none, or cannot be written to."""
+    if not path.name:
+        raise OutputError(f"{path} is a folder: name a file.")
+    folder = path.parent
+    if parents:
+        # The nearest folder that is there; the others are made in it.
+        while not os.path.lexists(folder) and folder != folder.parent:
+            folder = folder.parent
+    if not folder.exists():
+        raise OutputError(f"Cannot write {path}: there is no folder {folder}.")
+    if not folder.is_dir():
+        raise OutputError(f"Cannot write {path}: {folder} is no folder.")
+    if not os.access(folder, os.W_OK):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
