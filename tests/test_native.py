@@ -204,3 +204,19 @@ def test_a_compiler_that_fails_is_reported_and_leaves_no_file(tmp_path, monkeypa
     with pytest.raises(subprocess.SubprocessError, match="no-such-flag"):
         library.compiled_library()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_extra_flags_and_a_folder_come_from_the_environment(tmp_path, monkeypatch):
+    """Flags take part in the library's name: what a sanitizer checks is never taken for the usual.
+
+    A compiler that refuses the flag shows that it was given it.
+    """
+    names = {library._fingerprint("c++")}
+    monkeypatch.setenv(library.FOLDER, str(tmp_path / "scratch"))
+    monkeypatch.setenv(library.EXTRA_FLAGS, "--no-such-flag '-DTEXT=two words'")
+    names.add(library._fingerprint("c++"))
+    assert len(names) == 2
+    assert library._flags()[-2:] == ["--no-such-flag", "-DTEXT=two words"]
+    with pytest.raises(subprocess.SubprocessError, match="no-such-flag"):
+        library.compiled_library()
+    assert list((tmp_path / "scratch").iterdir()) == []

@@ -10,6 +10,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,10 @@ import pooch
 
 SWITCH = "JAXRNN_NATIVE"
 """The environment variable that turns the library off ("0")."""
+EXTRA_FLAGS = "JAXRNN_NATIVE_FLAGS"
+"""The environment variable with more flags for the compiler, for example those of a sanitizer."""
+FOLDER = "JAXRNN_NATIVE_FOLDER"
+"""The environment variable that names the folder of the compiled library, if not the usual one."""
 SOURCES = Path(__file__).parent
 FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-shared", "-w")
 COMPILERS = ("g++", "clang++", "c++")
@@ -74,7 +79,7 @@ def compiled_library() -> Path:
         return path
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         made = Path(scratch) / path.name
-        command = [compiler, *FLAGS, "-I", jax.ffi.include_dir(), str(SOURCES / "recurrence.cc")]
+        command = [compiler, *_flags(), "-I", jax.ffi.include_dir(), str(SOURCES / "recurrence.cc")]
         run = subprocess.run(
             [*command, "-o", str(made)], capture_output=True, text=True, timeout=LIMIT, check=False
         )
@@ -84,8 +89,16 @@ def compiled_library() -> Path:
     return path
 
 
+def _flags() -> list[str]:
+    """What the compiler is told; a later flag overrides an earlier one."""
+    return [*FLAGS, *shlex.split(os.environ.get(EXTRA_FLAGS, ""))]
+
+
 def _folder() -> Path:
-    for folder in (Path(sys.prefix) / "lib" / "jaxrnn", Path(pooch.os_cache("jaxrnn"))):
+    folders = [Path(sys.prefix) / "lib" / "jaxrnn", Path(pooch.os_cache("jaxrnn"))]
+    if chosen := os.environ.get(FOLDER):
+        folders = [Path(chosen)]
+    for folder in folders:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError:
@@ -97,7 +110,7 @@ def _folder() -> Path:
 
 def _fingerprint(compiler: str) -> str:
     """Of the sources, the compiler, the interface of XLA and the processor."""
-    parts = [compiler, *FLAGS, jaxlib.__version__, platform.machine(), _processor()]
+    parts = [compiler, *_flags(), jaxlib.__version__, platform.machine(), _processor()]
     parts += [path.read_text() for path in sorted(SOURCES.glob("*.[hc]*"))]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
