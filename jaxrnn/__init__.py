@@ -40,6 +40,7 @@ from jaxrnn.training.checkpoints import load as load
 from jaxrnn.training.checkpoints import save as save
 from jaxrnn.training.evaluation import evaluate as evaluate
 from jaxrnn.training.loop import fit as fit
+from jaxrnn.training.optimizers import Optimizer as Optimizer
 from jaxrnn.training.optimizers import make_optimizer as make_optimizer
 from jaxrnn.training.recipes import RECIPES as RECIPES
 from jaxrnn.training.state import TrainState as TrainState

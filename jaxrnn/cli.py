@@ -1,19 +1,26 @@
 """The command line: flags to calls, results to the screen."""
 
+import contextlib
+import json
+import logging
+import math
 import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import numpy as np
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, subcommand
 
-from jaxrnn.data.corpora import load_corpus
+from jaxrnn.data.corpora import CORPORA, load_corpus
+from jaxrnn.data.vocabulary import Unknown, Vocabulary
 from jaxrnn.exchange.commands import Export, Import, config_in
 from jaxrnn.generation import Sampler
 from jaxrnn.nn.losses import bits_per_character, perplexity
+from jaxrnn.nn.model import CharModel
 from jaxrnn.reproduction.commands import Reproduce
 from jaxrnn.terminal import (
     Screen,
@@ -24,13 +31,16 @@ from jaxrnn.terminal import (
     stop_requests,
 )
 from jaxrnn.training.config import Config
+from jaxrnn.training.documents import WARM, Reading, reading
 from jaxrnn.training.evaluation import Source, evaluation
-from jaxrnn.training.experiment import evaluation_source, prepare, prompt_for
+from jaxrnn.training.experiment import prepare, prompt_for
 from jaxrnn.training.plots import draw_rates
 from jaxrnn.training.range_test import range_test
 from jaxrnn.training.recipes import RECIPES
 from jaxrnn.training.runs import RUNS, Run, checked_name
 from jaxrnn.watch import watch
+
+logger = logging.getLogger(__name__)
 
 DESCRIPTION = """Recurrent character models in JAX: train them on text, let them write.
 
@@ -66,6 +76,8 @@ class Train:
                 experiment = prepare(self.config)
             prompt = prompt_for(experiment, self.prompt, RECIPES[self.recipe].prompt)
             run = Run.create(folder, experiment, prompt=prompt)
+            if experiment.vocabulary.lowercase:
+                logger.warning("The text is lower-cased; --no-lowercase keeps its case.")
         return watch(run, experiment, resume=self.resume is not None, debug_nans=self.debug_nans)
 
     def _folder(self) -> Path:
@@ -104,9 +116,13 @@ class Sample:
     """Which checkpoint to use."""
     seed: int = 0
     """Of the drawing."""
+    stop_at_eos: bool = False
+    """End a text where the model ends a document; else it goes on with a new one."""
 
     def __call__(self) -> int:
         run = Run(self.run)
+        if self.stop_at_eos and run.vocabulary.end is None:
+            logger.warning("The model knows no end of a document: no text ends before --length.")
         sampler = Sampler(
             temperature=0.0 if self.greedy else self.temperature,
             top_k=self.top_k,
@@ -122,6 +138,7 @@ class Sample:
                 unknown=self.unknown,
                 checkpoint=self.checkpoint,
                 seed=self.seed,
+                stop_at_eos=self.stop_at_eos,
             )
         print(f"\n{'-' * 40}\n".join(texts))
         return 0
@@ -129,7 +146,13 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Measure a trained model on a text."""
+    """Measure a trained model on a text.
+
+    Of a text that is named with --corpus, every character is predicted once, after all of its
+    document that stands before it; the first one of a document, before which nothing stands, is
+    only read (of a windowed model, the first window). The run's own validation text is measured
+    both ways, that of training, too, so that it can be compared with the column of that name.
+    """
 
     run: Positional[Path]
     """The run's folder."""
@@ -139,27 +162,134 @@ class Evaluate:
     """What to do with a character that the model does not know; <unk> if it has one, else error."""
     checkpoint: Literal["best", "last"] = "best"
     """Which checkpoint to use."""
+    per_character: bool = False
+    """Print each character and its loss in nats, too, a line each: "-" where it is only read."""
+    json: bool = False
+    """Print one JSON object instead of lines for a reader."""
 
     def __call__(self) -> int:
         run = Run(self.run)
-        source = self._source(run)
-        model, params = run.config.make_model(len(run.vocabulary)), run.load_params(self.checkpoint)
-        with Screen() as screen:
-            for evaluated in evaluation(model, params, source):
-                nats = evaluated.nats
-                screen.show("evaluating", evaluated.share, f"{nats:.4f} nats")
-        print(f"characters          {len(source.tokens):,}")
-        print(f"nats per character  {nats:.4f}")
-        print(f"bits per character  {bits_per_character(nats):.4f}")
-        print(f"perplexity          {perplexity(nats):.4f}")
+        config, vocabulary = run.config, run.vocabulary
+        model = config.make_model(len(vocabulary))
+        params = run.load_params(self.checkpoint)
+        training = None
+        if self.corpus is None:
+            experiment = run.experiment()
+            training = _as_in_training(model, params, experiment.validation)
+            documents = experiment.held_out
+        else:
+            corpus = load_corpus(self.corpus)
+            documents = (*corpus.documents, *(corpus.validation or ()))
+        if documents:
+            tokens = _tokens(vocabulary, documents, self.unknown)
+            read = _read_all(model, params, tokens, config.bptt)
+            whole = _whole(read, model)
+        found = _together(training, whole if documents else None, ours=config.corpus in CORPORA)
+        if self.per_character:
+            if not documents:
+                raise ValueError(
+                    "--per-character needs a text of its own: name one with --corpus. Windows that "
+                    "are drawn from the training text are no text."
+                )
+            texts = [vocabulary.itos[token] for token in np.concatenate(tokens).tolist()]
+            losses = [None if np.isnan(loss) else float(loss) for loss in read.losses]
+            found["per_character"] = list(zip(texts, losses, strict=True))
+        _print_measured(found, as_json=self.json)
         return 0
 
-    def _source(self, run: Run) -> Source:
-        if self.corpus is None:
-            return run.experiment().validation
-        corpus = load_corpus(self.corpus)
-        documents = (*corpus.documents, *(corpus.validation or ()))
-        return evaluation_source(run.config, run.vocabulary, documents, unknown=self.unknown)
+
+def _together(
+    training: dict[str, Any] | None, whole: dict[str, Any] | None, *, ours: bool
+) -> dict[str, Any]:
+    """Both measures of a text; that of training comes first on the texts of the recipes."""
+    if training is None or whole is None:
+        return dict(training or whole or {})
+    if ours:
+        return {**training, "every_character_once": whole}
+    return {**whole, "as_in_training": training}
+
+
+def _as_in_training(model: CharModel, params: Any, source: Source) -> dict[str, Any]:
+    """The mean loss on a run's own validation text, by the windows of training's validation."""
+    with Screen() as screen:
+        for evaluated in evaluation(model, params, source):
+            screen.show("evaluating", evaluated.share, f"{evaluated.nats:.4f} nats")
+    streams = model.reads == "streams"
+    how = "by its windows"
+    if streams:
+        how = f"{source.batch} streams side by side, from zeros, a closing <eos> counted"
+    return _measured(evaluated.nats, evaluated.predicted, f"as in training: {how}")
+
+
+def _read_all(model: CharModel, params: Any, tokens: Sequence[np.ndarray], window: int) -> Reading:
+    with Screen() as screen:
+        for read in reading(model, params, tokens, window=window):
+            screen.show("evaluating", read.share, f"{read.nats:.4f} nats")
+    return read
+
+
+def _whole(read: Reading, model: CharModel) -> dict[str, Any]:
+    """The mean loss on whole documents, and how they were read."""
+    way = "every character once, "
+    if model.reads != "streams":
+        way += "by windows of each document"
+    elif not read.cut:
+        way += "one stream a document"
+    else:
+        way += (
+            f"{read.streams} streams, each of which reads {WARM:,} characters before its own "
+            "(less than 0.001 nats from one stream a document)"
+        )
+    found = _measured(read.nats, read.predicted, way)
+    return {**found, "only_read": len(read.losses) - read.predicted}
+
+
+def _measured(nats: float, characters: int, way: str) -> dict[str, Any]:
+    if math.isnan(nats):
+        raise ValueError("The loss is NaN: the weights are not usable. Take another checkpoint.")
+    return {
+        "characters": characters,
+        "nats": nats,
+        "bits": bits_per_character(nats),
+        "perplexity": perplexity(nats),
+        "way": way,
+    }
+
+
+def _tokens(
+    vocabulary: Vocabulary, documents: Sequence[str], unknown: Unknown | None
+) -> list[np.ndarray]:
+    """The tokens of each document; characters that the model does not know are counted aloud."""
+    tokens = [vocabulary.encode(document, unknown=unknown) for document in documents]
+    replaced = sum(int((t == vocabulary.unknown).sum()) for t in tokens)
+    if replaced:
+        logger.warning(
+            "%s characters are unknown to the model and count as <unk>.", f"{replaced:,}"
+        )
+    if unknown == "skip":
+        given = sum(len(d.lower() if vocabulary.lowercase else d) for d in documents)
+        skipped = given - sum(map(len, tokens))
+        if skipped:
+            logger.warning("%s unknown characters are left out.", f"{skipped:,}")
+    return tokens
+
+
+def _print_measured(found: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(found))
+        return
+    for text, loss in found.get("per_character", []):
+        print(f"{text!r:12}{'-' if loss is None else format(loss, '.6f')}")
+    print(f"characters          {found['characters']:,}")
+    print(f"nats per character  {found['nats']:.4f}")
+    print(f"bits per character  {found['bits']:.4f}")
+    print(f"perplexity          {found['perplexity']:.4f}")
+    print(f"measured            {found['way']}")
+    for name in ("every_character_once", "as_in_training"):
+        if name in found:
+            also = found[name]
+            number = f"{also['nats']:.4f} nats over {also['characters']:,} characters"
+            print(f"the other way       {number}: {also['way']}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,9 +317,9 @@ class FindRate:
                 screen.show("trying rates", len(curve.rates) / self.steps)
                 if stopping():
                     break
-        rate = curve.suggested
+        rate, sentence = curve.suggestion()
         draw_rates(curve.rates, curve.losses, self.picture, suggested=rate)
-        print(f"The loss falls fastest at a learning rate of {rate:.1e}; see {self.picture}.")
+        print(f"{sentence} The curve is {self.picture}.")
         return 0
 
 
@@ -212,7 +342,28 @@ Command = Train | Sample | Evaluate | FindRate | Recipes | Reproduce | Export | 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    return run_command(lambda: _command(given)())
+    with _shown_notes():
+        return run_command(lambda: _command(given)())
+
+
+@contextlib.contextmanager
+def _shown_notes() -> Iterator[None]:
+    """Within it, each warning of the library is a line on standard error."""
+    library = logging.getLogger("jaxrnn")
+    handler = _Notes(logging.WARNING)
+    library.addHandler(handler)
+    try:
+        yield
+    finally:
+        library.removeHandler(handler)
+
+
+class _Notes(logging.Handler):
+    """Prints warnings as notes, control characters escaped: names of files may hold some."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in record.getMessage())
+        print(f"note: {text}", file=sys.stderr)
 
 
 def _command(given: list[str]) -> Command:
@@ -225,6 +376,8 @@ def _command(given: list[str]) -> Command:
             "--resume goes on with a run as it was begun and takes no other flag but --debug-nans."
         )
     config = RECIPES[name].config
+    if flags.isdisjoint({"--recipe", "--lowercase", "--no-lowercase"}) and _own_text(given):
+        config = replace(config, lowercase=False)  # a user's text keeps its case
     importing = Import(file=tyro.MISSING, recipe=name, config=config_in(given) or config)
     kinds = (
         Annotated[Train, subcommand("train", default=Train(recipe=name, config=config))]
@@ -239,6 +392,12 @@ def _command(given: list[str]) -> Command:
     command: Command = parse(kinds, given, program=command_name(), description=DESCRIPTION)
     keep_compiled_programs()
     return command
+
+
+def _own_text(given: Sequence[str]) -> bool:
+    """Whether a command line trains on a text that is the user's, not one of ours."""
+    corpus = _value_of("--corpus", given)
+    return given[:1] != ["import"] and corpus is not None and corpus not in CORPORA
 
 
 def _value_of(flag: str, given: Sequence[str]) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxrnn.training.steps import Batch, batch_loss
 from parity.bridge import jax_of, numpy_of, tensor_of
@@ -113,8 +114,8 @@ def jax_replayed(
         for gradient in gradients:
             moved = subject.weight_map.from_torch(gradient)
             tree = subject.params({path: jax_of(a, "float64") for path, a in moved.items()})
-            direction, state = optimizer.update(tree, state, params)
-            params = jax.tree.map(lambda p, d: p - RATE * d, params, direction)
+            updates, state = optimizer.update(tree, state, params, rate=RATE)
+            params = optax.apply_updates(params, updates)
         return torch_names(subject, params)
 
 

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import optax
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from jaxrnn.training.optimizers import make_optimizer
+from jaxrnn.training.optimizers import Optimizer, make_optimizer
 from parity.bridge import numpy_of
 from parity.subjects import twin_loss
 from parity.twins import Carry, CharTwin
@@ -22,6 +21,16 @@ MOMENTS = {
     "rmsprop": {"nu": "square_avg", "trace": "momentum_buffer"},
 }
 """What each moment is called in optax's states and in torch's."""
+
+
+class _Alone(Optimizer):
+    """An optimizer that equals itself alone, so that a step is compiled anew for every check.
+
+    A check may be made within a deliberate fault, which a program from before would not have.
+    """
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
 
 @dataclass(frozen=True)
@@ -48,9 +57,10 @@ class Rule:
         """optax's names of the moments, and torch's."""
         return MOMENTS[self.optimizer]
 
-    def in_jax(self) -> optax.GradientTransformation:
-        """Our optimizer."""
-        return make_optimizer(self.optimizer, **dict(self.options))
+    def in_jax(self) -> Optimizer:
+        """Our optimizer, which shares no compiled program with another."""
+        made = make_optimizer(self.optimizer, **dict(self.options))
+        return _Alone(made.direction, made.options, made.clip)
 
     def in_torch(self, parameters: Iterable[Tensor], rate: float) -> torch.optim.Optimizer:
         """torch's optimizer, with torch's defaults for what is not set."""

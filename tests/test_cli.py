@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,10 +10,13 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from jaxrnn import cli, watch
+from jaxrnn.nn.model import apply_model
 from jaxrnn.training import runs
 
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 60
@@ -32,6 +36,30 @@ def workplace(tmp_path, monkeypatch):
 
 def train(*flags):
     return cli.main(["train", "--corpus", "text.txt", *SMALL, *flags])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of one epoch that no test changes."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "text.txt").write_text(TEXT)
+    before, cache = os.getcwd(), jax.config.jax_compilation_cache_dir
+    os.chdir(folder)
+    try:
+        flags = ["--name", "fox", "--schedule", "1 x 1e-2", "--prompt", "the q"]
+        assert train(*flags, "--carry", "evaluation") == 0
+    finally:
+        os.chdir(before)
+        jax.config.update("jax_compilation_cache_dir", cache)
+    return folder / "runs/fox"
+
+
+@pytest.fixture
+def fox(trained, workplace, capsys):
+    """A trained run, runs/fox, in the workplace."""
+    shutil.copytree(trained, "runs/fox")
+    capsys.readouterr()
+    return runs.Run("runs/fox")
 
 
 def history(name):
@@ -75,7 +103,7 @@ def test_train_sample_evaluate(capsys, tmp_path):
     assert len(losses) == 3
     assert losses[-1] < losses[0]
 
-    assert cli.main(["sample", "runs/fox", "--prompt", "The fox", "--length", "50"]) == 0
+    assert cli.main(["sample", "runs/fox", "--prompt", "the fox", "--length", "50"]) == 0
     text = capsys.readouterr().out
     assert text.startswith("the fox")
     assert len(text) == len("the fox") + 50 + 1
@@ -88,10 +116,146 @@ def test_train_sample_evaluate(capsys, tmp_path):
     assert capsys.readouterr().out.startswith("the")
 
     assert cli.main(["evaluate", "runs/fox", "--corpus", "text.txt"]) == 0
-    lines = dict(line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    captured = capsys.readouterr()
+    lines = dict(line.rsplit(maxsplit=1) for line in captured.out.splitlines())
     assert float(lines["nats per character"]) == pytest.approx(losses[-1], abs=0.3)
-    assert int(lines["characters"].replace(",", "")) == len(TEXT) + 1
+    assert int(lines["characters"].replace(",", "")) == len(TEXT) - 1
+    assert captured.err == ""
+
+
+def evaluated(capsys, *arguments):
+    """What `evaluate --json` prints, and the notes."""
+    assert cli.main(["evaluate", *arguments, "--json"]) == 0
+    captured = capsys.readouterr()
+    return json.loads(captured.out), captured.err.splitlines()
+
+
+def alone(run, text):
+    """The loss of each character but the first of a text that a stateful model reads alone."""
+    model, params = run.config.make_model(len(run.vocabulary)), run.load_params()
+    tokens = run.vocabulary.encode(text)
+    inputs = jnp.asarray(tokens[:-1, None], jnp.int32)
+    _, log_probs = apply_model(model, params, model.initial_carry(1), inputs)
+    return -np.take_along_axis(np.asarray(log_probs)[:, 0], tokens[1:, None].astype(int), 1)[:, 0]
+
+
+def test_every_character_of_a_text_is_measured_once(capsys, tmp_path, fox):
+    for count in (141, 250, 1_000):
+        (tmp_path / "short.txt").write_text(TEXT[:count])
+        found, notes = evaluated(capsys, "runs/fox", "--corpus", "short.txt")
+        assert (found["characters"], found["only_read"], notes) == (count - 1, 1, [])
+        expected = alone(fox, TEXT[:count])
+        assert found["nats"] == pytest.approx(expected.mean(), abs=1e-5)
+        assert found["way"] == "every character once, one stream a document"
+    (tmp_path / "short.txt").write_text("the\n\x1bé")
+    found, notes = evaluated(capsys, "runs/fox", "--corpus", "short.txt", "--per-character")
+    assert notes == ["note: 2 characters are unknown to the model and count as <unk>."]
+    texts, losses = zip(*found["per_character"], strict=True)
+    assert texts == ("t", "h", "e", "\n", "<unk>", "<unk>")
+    assert losses[0] is None
+    assert np.mean(losses[1:]) == pytest.approx(found["nats"])
+    skipped, notes = evaluated(capsys, "runs/fox", "--corpus", "short.txt", "--unknown", "skip")
+    assert (skipped["characters"], notes) == (3, ["note: 2 unknown characters are left out."])
+    assert cli.main(["evaluate", "runs/fox", "--corpus", "short.txt", "--per-character"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:6]] == [
+        "'t'", "'h'", "'e'", r"'\n'", "'<unk>'", "'<unk>'"
+    ]  # fmt: skip
+    (tmp_path / "short.txt").write_text("t")
+    error = error_of(capsys, "evaluate", "runs/fox", "--corpus", "short.txt")
+    assert "No document has 2 characters" in error
+
+
+def test_a_runs_own_validation_text_is_measured_as_in_training_too(capsys, fox):
+    found, _ = evaluated(capsys, "runs/fox")
+    assert found["way"] == "every character once, one stream a document"
+    held_out = fox.experiment().held_out[0]
+    assert found["characters"] == len(held_out) - 1
+    trained = found["as_in_training"]
+    assert trained["way"].startswith("as in training: 8 streams side by side, from zeros")
+    assert trained["nats"] == pytest.approx(history("fox")[-1]["validation"], abs=1e-6)
+    assert trained["characters"] == (len(held_out) + 1) // 8 * 8 - 8
     assert cli.main(["evaluate", "runs/fox"]) == 0
+    assert "the other way" in capsys.readouterr().out
+
+
+def test_the_validation_of_a_recipes_text_is_that_of_training_first(capsys):
+    flags = [
+        "--recipe",
+        "rnn",
+        "--corpus",
+        "human-numbers",
+        "--schedule",
+        "1 x 1e-2",
+        "--name",
+        "n",
+    ]
+    assert cli.main(["train", *flags, *SMALL[:4], "--batch", "4096"]) == 0
+    assert "lower-cased" not in capsys.readouterr().err  # windowed models keep the case
+    found, _ = evaluated(capsys, "runs/n")
+    assert found["way"] == "as in training: by its windows"
+    assert found["nats"] == pytest.approx(history("n")[-1]["validation"], abs=1e-6)
+    (held_out,) = runs.Run("runs/n").experiment().held_out
+    assert found["characters"] == len(held_out) - 9  # the course leaves out the last window
+    whole = found["every_character_once"]
+    assert (whole["characters"], whole["only_read"]) == (len(held_out) - 8, 8)
+
+
+def test_a_text_of_ones_own_keeps_its_case_and_a_recipe_says_that_it_does_not(capsys, tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT.replace("the", "The"))
+    kept, dropped = ["--name", "kept"], ["--name", "dropped", "--recipe", "python-docs"]
+    schedule = ["--schedule", "1 x 1e-2", "--bptt", "16"]
+    assert train(*kept, *schedule) == 0
+    assert capsys.readouterr().err == ""
+    assert "T" in runs.Run("runs/kept").vocabulary.itos
+    assert train(*dropped, *schedule) == 0
+    line = "note: The text is lower-cased; --no-lowercase keeps its case.\n"
+    assert capsys.readouterr().err == line
+    assert "T" not in runs.Run("runs/dropped").vocabulary.itos
+    assert train("--name", "asked", "--lowercase", *schedule) == 0
+    assert capsys.readouterr().err == line
+
+
+def test_a_run_finds_its_texts_from_another_folder(capsys, tmp_path, monkeypatch):
+    (tmp_path / "other.txt").write_text(TEXT[:500])
+    assert train("--name", "fox", "--schedule", "1 x 1e-2", "--validation", "other.txt") == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    capsys.readouterr()
+    found, _ = evaluated(capsys, "../runs/fox")
+    assert found["characters"] == 499
+    config = runs.Run("../runs/fox").config
+    assert (config.corpus, config.validation) == (
+        str(tmp_path / "text.txt"),
+        str(tmp_path / "other.txt"),
+    )
+
+
+def test_a_missing_best_checkpoint_is_said(capsys, fox):
+    os.remove("runs/fox/best.safetensors")
+    note = "note: runs/fox/best.safetensors is missing: taking runs/fox/last.safetensors.\n"
+    for command in (
+        ["evaluate", "runs/fox", "--corpus", "text.txt"],
+        ["sample", "runs/fox", "--length", "3", "--stop-at-eos"],
+        ["export", "runs/fox", "fox.safetensors"],
+    ):
+        assert cli.main(command) == 0
+        err = capsys.readouterr().err
+        assert note in err
+        assert ("knows no end of a document" in err) == (command[0] == "sample")
+        assert cli.main([*command, "--checkpoint", "last"]) == 0
+        assert "missing" not in capsys.readouterr().err
+
+
+def test_names_of_files_reach_the_terminal_escaped(capsys, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.txt").write_text(TEXT)
+    (tmp_path / "folder" / "\x1b[2Jé").mkdir()
+    flags = ["train", "--corpus", "folder", *SMALL, "--schedule", "1 x 1e-2"]
+    assert cli.main(flags) == 0
+    assert capsys.readouterr().err == (
+        r"note: Left out of the corpus folder folder: subfolder: \x1b[2Jé." + "\n"
+    )
 
 
 def test_a_run_that_is_stopped_and_resumed_equals_one_that_is_not(capsys, monkeypatch):
@@ -177,9 +341,14 @@ def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(capsys):
 
 
 def test_find_rate_suggests_and_draws(capsys, tmp_path):
-    assert cli.main(["find-rate", "--corpus", "text.txt", *SMALL, "--steps", "40"]) == 0
+    flags = ["find-rate", "--corpus", "text.txt", *SMALL, "--steps", "60"]
+    assert cli.main(flags) == 0
     assert "falls fastest at a learning rate of" in capsys.readouterr().out
     assert (tmp_path / "learning-rates.png").read_bytes().startswith(b"\x89PNG")
+    assert cli.main([*flags, "--highest", "1e-3"]) == 0
+    printed = capsys.readouterr().out
+    assert "raise --highest" in printed
+    assert "falls fastest" not in printed
 
 
 def test_recipes_are_listed(capsys):

@@ -1,6 +1,7 @@
 """Corpora: named ones, files, folders, and what is wrong with them."""
 
 import hashlib
+import os
 import threading
 from functools import partial
 from http.server import HTTPServer, SimpleHTTPRequestHandler
@@ -35,6 +36,62 @@ def test_a_folder_is_its_files_in_name_order(tmp_path):
         (tmp_path / name).write_text(text)
     (tmp_path / "0-sub").mkdir()
     assert load_corpus(str(tmp_path)).documents == ("first", "second")
+
+
+def test_what_a_folder_leaves_out_is_said_in_one_line(tmp_path, caplog):
+    for name in ("a.txt", "b.txt", ".hidden"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "empty.txt").touch()
+    for n in range(7):
+        (tmp_path / f"sub{n}").mkdir()
+    (tmp_path / "link.txt").symlink_to(tmp_path / "b.txt")
+    (tmp_path / "broken.txt").symlink_to(tmp_path / "nothing")
+    os.mkfifo(tmp_path / "pipe.txt")
+    assert load_corpus(str(tmp_path)).documents == ("a.txt", "b.txt", "b.txt")
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"Left out of the corpus folder {tmp_path}: hidden: .hidden; broken link: broken.txt; "
+        "empty: empty.txt; no regular file: pipe.txt; subfolder: sub0, sub1, sub2, sub3, sub4 and "
+        "2 more."
+    )
+
+
+def test_a_folder_of_files_alone_is_read_without_a_word(tmp_path, caplog):
+    (tmp_path / "a.txt").write_text("a")
+    load_corpus(str(tmp_path))
+    assert not caplog.records
+
+
+ENCODED = {"latin": "Hi, naïve café\n", "cyrillic": "Привет, мир\n", "mixed": "one + два 😀\n"}
+
+
+@pytest.mark.parametrize("text", ENCODED.values(), ids=ENCODED)
+@pytest.mark.parametrize(
+    ("encoding", "named"),
+    [
+        ("utf-16", "UTF-16"),
+        ("utf-16-le", "UTF-16LE"),
+        ("utf-16-be", "UTF-16BE"),
+        ("utf-32", "UTF-32"),
+        ("utf-32-le", "UTF-32LE"),
+        ("utf-32-be", "UTF-32BE"),
+    ],
+)
+def test_other_encodings_are_recognised_and_refused_with_a_remedy(tmp_path, text, encoding, named):
+    path = tmp_path / "text"
+    path.write_bytes((20 * text).encode(encoding))
+    with pytest.raises(CorpusError, match=f"looks like {named}, .* iconv -f {named} -t UTF-8"):
+        load_corpus(str(path))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["ab\0cd\0", "one\0two\0three\0\0", "a\0", "\0\0\0", "\t\n" * 9, "\x1b[1ma\x1b[0m" * 9],
+    ids=repr,
+)
+def test_utf_8_with_control_characters_is_utf_8(tmp_path, text):
+    (tmp_path / "text").write_text(text)
+    assert load_corpus(str(tmp_path / "text")).documents == (text,)
 
 
 def test_a_validation_file_replaces_the_cut(tmp_path):

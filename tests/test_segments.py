@@ -6,6 +6,8 @@ import pytest
 from helpers import EXACT, random_tree, relative
 
 from jaxrnn import LSTM, CharLM, CharRnn, make_optimizer, make_state, train_step
+from jaxrnn.nn.losses import nll_loss
+from jaxrnn.nn.model import apply_model
 from jaxrnn.training.steps import Batch, batch_loss
 
 V, F, H, B = 11, 5, 7, 4
@@ -47,6 +49,35 @@ def test_each_segment_draws_its_own_dropout_masks():
     }
     plain = float(batch_loss(model, state.params, state.carry, batch, segment=2)[0])
     assert len({*losses.values(), plain}) == 3
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_segment_that_is_computed_again_draws_its_masks_again():
+    """Loss and gradient are those of the segments one after the other, each with its own key.
+
+    So no two segments have the same masks, and a segment has the same ones on its way back.
+    """
+    model, state, batch = model_and_window(5, dropout=0.5)
+    key = jax.random.key(1)
+    params, carry = (
+        jax.tree.map(lambda x: x.astype(jnp.float64), tree) for tree in (state.params, state.carry)
+    )
+
+    def plain(params):
+        after, total = carry, 0.0
+        for start in (0, 2, 4):
+            part = slice(start, start + 2)
+            own = jax.random.fold_in(key, start)
+            after, log_probs = apply_model(
+                model, params, after, batch.inputs[part], dropout_key=own
+            )
+            total += nll_loss(log_probs, batch.targets[part]) * len(batch.inputs[part])
+        return total / 5
+
+    segmented = jax.jit(
+        jax.value_and_grad(lambda p: batch_loss(model, p, carry, batch, key, segment=2)[0])
+    )
+    assert relative(segmented(params), jax.jit(jax.value_and_grad(plain))(params)) < EXACT
 
 
 def test_long_windows_need_a_fraction_of_the_memory():

@@ -11,9 +11,19 @@ TEXT = "Ein Uhr, 東京 😀!\nno\tend"
 
 
 def test_characters_are_sorted_behind_the_padding():
-    vocabulary = Vocabulary.from_characters(["banana", "cab\0"])
+    vocabulary = Vocabulary.from_characters(["banana", "cab"])
     assert vocabulary.itos == ("\0", "a", "b", "c", "n")
     assert vocabulary.stoi["c"] == 3
+    assert vocabulary.unprintable == (0,)
+
+
+def test_nul_is_a_character_where_the_text_has_it():
+    vocabulary = Vocabulary.from_characters(["banana", "cab\0"])
+    assert vocabulary.itos == ("<pad>", "\0", "a", "b", "c", "n")
+    assert vocabulary.unprintable == (0,)
+    stateful = Vocabulary.from_frequency(["a\0"] * 3)
+    assert stateful.itos == ("<unk>", "<pad>", "\0", "<eos>", "a")
+    assert (stateful.unprintable, stateful.end) == ((0, 1, 3), 3)
 
 
 def test_frequency_counts_the_end_of_each_document_and_breaks_ties_by_code_point():

@@ -1,5 +1,7 @@
 """Windows: every character once, in order, and reachable directly."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from jaxrnn import BpttStream, WindowSet
 from jaxrnn.data.windows import (
     FARTHEST,
     SHORTEST,
+    Progression,
     non_overlapping_starts,
     overlapping_starts,
     split_starts,
@@ -128,3 +131,79 @@ def test_starts_of_the_three_windowed_sets():
     assert non_overlapping_starts(30).tolist() == [0, 8, 16]
     training, validation = split_starts(trigram_starts(20), 3, "last")
     assert (training.tolist(), validation.tolist()) == ([0, 3, 6], [9])
+
+
+def test_even_starts_are_the_array_that_they_stand_for():
+    starts, array = Progression(range(5, 50, 4)), np.arange(5, 50, 4)
+    np.testing.assert_array_equal(starts, array)
+    np.testing.assert_array_equal(starts + 1, array + 1)
+    np.testing.assert_array_equal(starts < 20, array < 20)
+    mask = array % 3 == 0
+    for index in (mask, np.array([3, -1, 0]), np.array([[1], [2]]), np.zeros(0, int)):
+        np.testing.assert_array_equal(starts[index], array[index])
+    for index in (slice(2, 7), slice(None, -2), slice(9, 3)):
+        assert isinstance(starts[index], Progression)
+        np.testing.assert_array_equal(starts[index], array[index])
+    for limit in (0, 5, 6, 9, 13, 50, 99):
+        np.testing.assert_array_equal(starts.below(limit), array[array < limit])
+    assert (starts[3], starts[-1], starts.min(), starts.max()) == (17, 49, 5, 49)
+    assert (list(starts), starts.tolist(), starts.shape) == (array.tolist(), array.tolist(), (12,))
+    for bad in (12, np.array([12]), np.array([-13])):
+        with pytest.raises(IndexError):
+            starts[bad]
+
+
+def test_even_starts_beyond_int32_do_not_wrap():
+    starts = Progression(range(0, 2**31 + 10, 5))
+    assert starts[np.array([-1])].tolist() == [2**31 + 7]
+    assert starts[-2:].tolist() == np.asarray(starts[-2:]).tolist() == [2**31 + 2, 2**31 + 7]
+
+
+@pytest.mark.parametrize("length", [3, 8])
+@pytest.mark.parametrize("split", ["random", "contiguous", "last"])
+def test_a_split_of_even_starts_is_that_of_the_array(split, length):
+    for n in (10, 100, 3001):
+        starts = overlapping_starts(n, length)
+        halves = (
+            split_starts(starts, length, split),
+            split_starts(np.asarray(starts), length, split),
+        )
+        for got, expected in zip(*halves, strict=True):
+            np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_the_order_of_an_epoch_is_numpys_permutation(seed):
+    """Losses that were published depend on it."""
+    windows = WindowSet(TOKENS, overlapping_starts(len(TOKENS)), 8, 1, seed=seed)
+    for epoch in (0, 3, 0):
+        expected = np.random.default_rng([seed, epoch]).permutation(len(windows.starts))
+        read = windows.windows(epoch, 0, len(expected)).starts[:, 0]
+        np.testing.assert_array_equal(read, expected)
+    chosen = np.random.RandomState(42).permutation(500)[:100]
+    np.testing.assert_array_equal(split_starts(overlapping_starts(509), 8, "random")[1], chosen)
+
+
+@pytest.mark.parametrize(("split", "most"), [("random", 7.5), ("contiguous", 3.5)])
+def test_overlapping_windows_take_few_bytes_a_character(split, most):
+    """Two int32 numbers for each window that is drawn at random, one for its order alone."""
+    tokens = np.zeros(2_000_000, np.uint8)
+    tracemalloc.start()
+    try:
+        training, validation = split_starts(overlapping_starts(len(tokens)), 8, split)
+        sets = [WindowSet(tokens, starts, 8, 64) for starts in (training, validation[:100])]
+        for epoch in range(3):
+            for windows in sets:
+                windows.windows(epoch, 0, 64)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < most * len(tokens)
+
+
+def test_a_text_whose_positions_leave_int32_is_refused():
+    tokens = np.broadcast_to(np.uint8(1), 2**31)  # takes one byte
+    with pytest.raises(ValueError, match=r"at most 2\*\*31 - 1 tokens, got 2147483648"):
+        BpttStream(tokens, 2, 8)
+    with pytest.raises(ValueError, match=r"at most 2\*\*31 - 1 tokens, got 2147483648"):
+        WindowSet(tokens, overlapping_starts(len(tokens)), 8, 2)

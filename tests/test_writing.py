@@ -146,13 +146,50 @@ def test_anything_else_is_written_step_by_step(model, sampler, dtype, monkeypatc
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf], ids=str)
 @pytest.mark.parametrize("sampler", [GREEDY, Sampler()], ids=["greedy", "drawn"])
-def test_characters_stay_in_the_vocabulary_whatever_the_weights(poison, sampler):
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "step by step"])
+def test_logits_that_are_not_finite_are_refused_whoever_writes(
+    poison, sampler, compiled, monkeypatch
+):
+    """One impossible character is never drawn; NaN, infinity and nothing possible are errors."""
     model = CharLM(11, 5, 16, cell=TANH)
     params = params_of(model, "float32")
-    params["l_out"]["kernel"] = params["l_out"]["kernel"].at[3, 4].set(poison)
-    prompt = jnp.zeros((1, 3), int)
-    _, tokens = generate(model, params, prompt, LENGTH, KEY, sampler=sampler)
-    assert ((tokens >= 0) & (tokens < 11)).all()
+    params["l_out"]["bias"] = params["l_out"]["bias"].at[4].set(poison)
+    if poison == -np.inf:
+        (_, tokens), _ = written(model, params, 3, sampler, monkeypatch, compiled=compiled)
+        assert 4 not in np.asarray(tokens)
+        params["l_out"]["bias"] = jnp.full(11, poison)
+    with pytest.raises(ValueError, match="no character a finite probability"):
+        written(model, params, 3, sampler, monkeypatch, compiled=compiled)
+
+
+@pytest.mark.parametrize("at", [0, 10])
+def test_a_text_that_turns_to_nan_on_the_way_is_refused(at, monkeypatch):
+    """Only the carry after a certain character is NaN: the first characters are still drawn."""
+    model = CharLM(11, 5, 16, cell=TANH)
+    params = params_of(model, "float32")
+    params["e"]["embedding"] = params["e"]["embedding"].at[at].set(np.nan)
+    with pytest.raises(ValueError, match=r"\(character \d+ of text \d\)"):
+        written(model, params, 3, Sampler(temperature=1e30), monkeypatch, compiled=True)
+
+
+@pytest.mark.parametrize("temperature", [1e-320, 1e-40, 1e-30, 1e39, 1e308])
+@pytest.mark.parametrize("banned", [(), (0, 3)])
+def test_extreme_temperatures_are_greedy_and_uniform_when_compiled(
+    temperature, banned, monkeypatch
+):
+    model = CharLM(11, 5, 16)
+    params = params_of(model, "float32")
+    sampler = Sampler(temperature=temperature, banned=banned)
+    (_, tokens), compiled = written(model, params, 40, sampler, monkeypatch, compiled=True)
+    assert compiled
+    if temperature < 1:
+        greedy = Sampler(temperature=0.0, banned=banned)
+        (_, expected), _ = written(model, params, 40, greedy, monkeypatch, compiled=True)
+        np.testing.assert_array_equal(tokens, expected)
+    else:
+        shares = np.bincount(np.asarray(tokens).ravel(), minlength=11) / tokens.size
+        expected = np.where(np.isin(np.arange(11), banned), 0, 1 / (11 - len(banned)))
+        np.testing.assert_allclose(shares, expected, atol=5 * 0.5 / np.sqrt(tokens.size))
 
 
 def test_a_team_writes_the_same_bits_every_time():

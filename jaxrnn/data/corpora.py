@@ -3,18 +3,34 @@
 A corpus is a list of documents to train on and, where it comes with one, a list to validate on.
 """
 
+import codecs
 import hashlib
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+logger = logging.getLogger(__name__)
 
 NIETZSCHE_URL = "https://s3.amazonaws.com/text-datasets/nietzsche.txt"
 NIETZSCHE_SHA256 = "23cf69874ab69d3d256099ab530ea4be24d47d9675b673bcc67cbcd6298ec647"
 NIETZSCHE_TRAINING_LINES = 7999
 """The course deleted the last fifth or so of the lines by hand; this many were left."""
 
+CHUNK = 1 << 20
+"""Characters of a checksum's text that are encoded at once."""
+
+NAMED = 5
+"""Names of one kind that a line lists at the most."""
+MANY, MOSTLY = 0.3, 0.8
+"""Shares of zeros and of control characters in every second byte: UTF-16 from there on."""
+HIGHEST_PLANE = 0x10
+"""Unicode ends at U+10FFFF."""
 LINE = 1000
 """A cut moves back at most this many characters to find a line end."""
 
@@ -42,9 +58,11 @@ class Corpus:
     @property
     def sha256(self) -> str:
         """The checksum of the text as UTF-8; a single file without a BOM has that of the file."""
-        digest = hashlib.sha256("\0".join(self.documents).encode())
+        digest = hashlib.sha256()
+        for number, document in enumerate(self.documents):
+            _update(digest, document, b"\0" if number else b"")
         for document in self.validation or ():
-            digest.update(b"\0\0" + document.encode())
+            _update(digest, document, b"\0\0")
         return digest.hexdigest()
 
     def split(self, fraction: float = 0.2) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -68,7 +86,8 @@ def load_corpus(name: str, *, validation: str | None = None) -> Corpus:
 
     Args:
         name: "python-docs", "human-numbers", "nietzsche", or the path of a UTF-8 text file or of
-            a folder, all of whose files are taken, in name order.
+            a folder, all of whose files are taken, in name order. What else is in the folder is
+            left out, and a warning of the logger "jaxrnn" says so.
         validation: the path of a file or folder to validate on, instead of a cut.
 
     Raises:
@@ -191,11 +210,7 @@ def _download(path: Path) -> None:
 def _read(path: Path, what: str) -> tuple[str, ...]:
     """The text of a file, or of each file of a folder in name order."""
     if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
-        documents = tuple(text for text in map(_read_file, files) if text)
-        if not documents:
-            raise CorpusError(f"The {what} folder {path} has no file with text in it.")
-        return documents
+        return _read_folder(path, what)
     if not path.exists():
         named = ", ".join(CORPORA)
         raise CorpusError(
@@ -214,16 +229,105 @@ def _read(path: Path, what: str) -> tuple[str, ...]:
     return (text,)
 
 
+def _read_folder(folder: Path, what: str) -> tuple[str, ...]:
+    """The text of each file of a folder in name order; what is left out is said in one line."""
+    documents = []
+    left_out: dict[str, list[str]] = {}
+    for path in sorted(folder.iterdir()):
+        why = _why_left_out(path)
+        text = "" if why else _read_file(path)
+        if text:
+            documents.append(text)
+        else:
+            left_out.setdefault(why or "empty", []).append(path.name)
+    if left_out:
+        kinds = "; ".join(f"{why}: {_names(names)}" for why, names in left_out.items())
+        logger.warning("Left out of the %s folder %s: %s.", what, folder, kinds)
+    if not documents:
+        raise CorpusError(f"The {what} folder {folder} has no file with text in it.")
+    return tuple(documents)
+
+
+def _why_left_out(path: Path) -> str | None:
+    """Why an entry of a folder is no document, in a word or two; None if it is one."""
+    if path.name.startswith("."):
+        return "hidden"
+    if path.is_dir():
+        return "subfolder"
+    if path.is_file():
+        return None
+    if path.is_symlink() and not path.exists():
+        return "broken link"
+    return "no regular file"
+
+
+def _names(names: list[str]) -> str:
+    """A few of the names, and how many more there are."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
 def _read_file(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8").removeprefix("\ufeff")
+        data = path.read_bytes()
+    except OSError as error:
+        raise CorpusError(f"Cannot read {path}: {error.strerror}.") from error
+    encoding = other_encoding(data)
+    if encoding is not None:
+        raise CorpusError(
+            f"{path} looks like {encoding}, not UTF-8: convert it, for example with "
+            f"iconv -f {encoding} -t UTF-8."
+        )
+    try:
+        return data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise CorpusError(
             f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} at position "
             f"{error.start}. Convert it, for example with iconv."
         ) from error
-    except OSError as error:
-        raise CorpusError(f"Cannot read {path}: {error.strerror}.") from error
+
+
+def other_encoding(data: bytes) -> str | None:
+    """UTF-16 or UTF-32, as iconv calls it, if that is what a file looks like; else None.
+
+    Both are known by their byte order mark. Without one, UTF-32 has zeros in every character's
+    highest bytes, and UTF-16 has zeros (of Latin letters and blanks) in many second places and none
+    in between, or control characters (zeros, and 4 of Cyrillic letters) in nearly all.
+    """
+    marks = {
+        codecs.BOM_UTF32_LE: "UTF-32",
+        codecs.BOM_UTF32_BE: "UTF-32",
+        codecs.BOM_UTF16_LE: "UTF-16",
+        codecs.BOM_UTF16_BE: "UTF-16",
+    }
+    for mark, encoding in marks.items():
+        if data.startswith(mark):
+            return encoding
+    values = np.frombuffer(data, np.uint8)
+    if not len(values) % 4 and len(values):
+        quads = values.reshape(-1, 4)
+        if not quads[:, 3].any() and (quads[:, 2] <= HIGHEST_PLANE).all():
+            return "UTF-32LE"
+        if not quads[:, 0].any() and (quads[:, 1] <= HIGHEST_PLANE).all():
+            return "UTF-32BE"
+    if len(values) % 2 or len(values) < 4:
+        return None
+    control = (values < ord(" ")) & ~np.isin(values, list(b"\t\n\v\f\r\x1b"))
+    controls = control.reshape(-1, 2).mean(axis=0)
+    zeros = (values == 0).reshape(-1, 2).mean(axis=0)
+    for high, low, encoding in ((1, 0, "UTF-16LE"), (0, 1, "UTF-16BE")):
+        if zeros[high] >= MANY and zeros[low] == 0:
+            return encoding
+        if controls[high] >= MOSTLY and controls[low] <= 1 - MOSTLY:
+            return encoding
+    return None
+
+
+def _update(digest: Any, document: str, before: bytes) -> None:
+    """Add `before` and a document's UTF-8 to a checksum, some at a time to save memory."""
+    digest.update(before)
+    for first in range(0, len(document), CHUNK):
+        digest.update(document[first : first + CHUNK].encode())
 
 
 def _cut(documents: tuple[str, ...], fraction: float) -> tuple[tuple[str, ...], tuple[str, ...]]:

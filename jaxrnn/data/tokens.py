@@ -35,7 +35,7 @@ def check_tokens(tokens: Any, vocabulary: int | None = None, *, axes: int | None
         )
 
 
-def check_starts(starts: np.ndarray, length: int, count: int) -> None:
+def check_starts(starts: Any, length: int, count: int) -> None:
     """Refuse windows of `length` characters and their targets that leave `count` tokens."""
     lowest, highest = int(starts.min()), int(starts.max())
     if lowest < 0 or highest + length >= count:
@@ -51,6 +51,13 @@ def check_at_least_1(**values: int) -> None:
     for name, value in values.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}.")
+
+
+def check_at_least_0(**values: int) -> None:
+    """Refuse a number below 0; its name goes into the message."""
+    for name, value in values.items():
+        if value < 0:
+            raise ValueError(f"{name} must be at least 0, got {value}.")
 
 
 def check_seed(seed: int) -> None:

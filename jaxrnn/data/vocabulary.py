@@ -49,9 +49,14 @@ class Vocabulary:
 
     @classmethod
     def from_characters(cls, documents: Iterable[str]) -> "Vocabulary":
-        """The windowed models' vocabulary: `"\\0"`, then the sorted distinct characters."""
+        """The windowed models' vocabulary: `"\\0"`, then the sorted distinct characters.
+
+        The first token is the course's padding and stands for no text. Where `"\\0"` occurs in the
+        text, `<pad>` takes that place.
+        """
         counts = count_characters(documents, lowercase=False)
-        return cls((PADDING, *(c for c in sorted(counts) if c != PADDING)))
+        padding = PAD if PADDING in counts else PADDING
+        return cls((padding, *sorted(counts)))
 
     @classmethod
     def from_frequency(
@@ -94,9 +99,19 @@ class Vocabulary:
 
     @property
     def unprintable(self) -> tuple[int, ...]:
-        """The tokens that stand for no text, which a generated text should not contain."""
-        special = (PADDING, UNKNOWN, PAD, END)
-        return tuple(self.stoi[token] for token in special if token in self.stoi)
+        """The tokens that stand for no text, which a generated text should not contain.
+
+        `"\\0"` is one of them where it is the padding, which comes first; elsewhere it is a
+        character of the text.
+        """
+        padding = (0,) if self.itos[0] == PADDING else ()
+        special = (self.stoi[token] for token in SPECIAL if token in self.stoi)
+        return (*padding, *special)
+
+    @property
+    def end(self) -> int | None:
+        """The index of `<eos>`, or None where the vocabulary has none."""
+        return self.stoi.get(END)
 
     @property
     def dtype(self) -> type[np.unsignedinteger]:
@@ -116,6 +131,12 @@ class Vocabulary:
             ValueError: for a character outside the vocabulary under "error", by its name and
                 position, and under "replace" when there is no `<unk>`.
         """
+        tokens = _Tokens(len(text), self.dtype)
+        self._encode_into(tokens, text, unknown)
+        return tokens.all()
+
+    def _encode_into(self, tokens: "_Tokens", text: str, unknown: Unknown | None) -> None:
+        """As `encode`, behind the tokens that are there."""
         if unknown is None:
             unknown = "error" if self.unknown is None else "replace"
         if unknown == "replace" and self.unknown is None:
@@ -123,7 +144,7 @@ class Vocabulary:
                 f"This vocabulary has no {UNKNOWN} token to replace a character with; "
                 "use 'skip' to leave such characters out."
             )
-        chunks, position = [], 0
+        position = 0
         for points in _code_points(text, self.lowercase):
             indices = self._table[points]
             outside = indices == len(self)
@@ -133,9 +154,8 @@ class Vocabulary:
                 indices = indices[~outside] if unknown == "skip" else indices.copy()
                 if unknown == "replace":
                     indices[outside] = self.unknown
-            chunks.append(indices.astype(self.dtype))
+            tokens.add(indices)
             position += len(points)
-        return np.concatenate(chunks) if chunks else np.zeros(0, self.dtype)
 
     def encode_documents(
         self, documents: Iterable[str], *, unknown: Unknown | None = None
@@ -147,10 +167,12 @@ class Vocabulary:
         """
         end = [self.stoi.get(END, self.unknown)]
         end_tokens = np.array([e for e in end if e is not None], self.dtype)
-        pieces = [
-            piece for d in documents for piece in (self.encode(d, unknown=unknown), end_tokens)
-        ]
-        return np.concatenate(pieces) if pieces else np.zeros(0, self.dtype)
+        documents = list(documents)
+        tokens = _Tokens(sum(map(len, documents)) + len(documents), self.dtype)
+        for document in documents:
+            self._encode_into(tokens, document, unknown)
+            tokens.add(end_tokens)
+        return tokens.all()
 
     def decode(self, tokens: np.ndarray) -> str:
         """The text of (characters,) tokens; special tokens appear by their names.
@@ -182,6 +204,27 @@ class Vocabulary:
             f"The character {character!r} (U+{ord(character):04X}) at position {position + first} "
             f"is not in the vocabulary{also}."
         )
+
+
+class _Tokens:
+    """Tokens in one array from the first on: joining pieces at the end takes twice the memory."""
+
+    def __init__(self, expected: int, dtype: type[np.unsignedinteger]) -> None:
+        self._array = np.empty(expected, dtype)
+        self._filled = 0
+
+    def add(self, piece: np.ndarray) -> None:
+        """Put a piece behind the others."""
+        end = self._filled + len(piece)
+        if end > len(self._array):  # lower-casing may make a text longer
+            self._array.resize(end + end // 8, refcheck=False)
+        self._array[self._filled : end] = piece
+        self._filled = end
+
+    def all(self) -> np.ndarray:
+        """All the pieces, one after the other."""
+        self._array.resize(self._filled, refcheck=False)
+        return self._array
 
 
 def count_characters(documents: Iterable[str], *, lowercase: bool) -> Counter[str]:

@@ -8,11 +8,12 @@ characters themselves are cut out of the one token array where the training runs
 epoch e is a pure function of (k, e), so that a resumed run reads on where it stopped.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from jaxrnn.data.tokens import check_at_least_1, check_starts, check_tokens
 
@@ -26,6 +27,11 @@ FARTHEST = 6 * STREAM_DEVIATION
 """A random bptt is at most bptt + FARTHEST: beyond six standard deviations nothing is drawn."""
 PADDED_SIZES = 6
 """To how many sizes random windows are padded: more waste less and take longer to compile."""
+
+LARGEST_TEXT = 2**31 - 1
+"""Tokens of a text at the most: positions are int32 where training runs."""
+BLOCK = 1 << 16
+"""Windows of a large text that are looked at at once."""
 
 Split = Literal["random", "contiguous", "last"]
 
@@ -42,13 +48,103 @@ class Windows(NamedTuple):
     rows: np.ndarray  # (S,) int32
 
 
+class Progression(NDArrayOperatorsMixin):
+    """Where windows start, if that is evenly: an array that is computed where it is asked for.
+
+    Slices are progressions, all else that is asked of it is an array, of int32 where that holds
+    every start.
+
+    Attributes:
+        places: the first start, the end and the step.
+    """
+
+    def __init__(self, places: range) -> None:
+        self.places = places
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The type of the starts."""
+        return np.dtype(np.int32 if self.places.stop <= LARGEST_TEXT else np.int64)
+
+    @property
+    def shape(self) -> tuple[int]:
+        """As an array has it."""
+        return (len(self.places),)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return Progression(self.places[index])
+        if isinstance(index, int | np.integer):
+            return self.places[index]
+        index = np.asarray(index)
+        if index.dtype == bool:
+            chosen = _true_places(index, self.dtype)
+        else:
+            chosen = index.astype(self.dtype)
+            if chosen.size and not -len(self) <= chosen.min() <= chosen.max() < len(self):
+                raise IndexError(f"There are {len(self)} starts.")
+            chosen[chosen < 0] += len(self)
+        # in place: of a large text, each copy is large
+        chosen *= self.places.step
+        chosen += self.places.start
+        return chosen
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        first, stop, step = self.places.start, self.places.stop, self.places.step
+        return np.arange(first, stop, step, dtype=dtype or self.dtype)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        arrays = [np.asarray(i) if isinstance(i, Progression) else i for i in inputs]
+        return getattr(ufunc, method)(*arrays, **options)
+
+    def __repr__(self) -> str:
+        return f"Progression({self.places})"
+
+    def min(self) -> int:
+        """The first start."""
+        return self.places[0]
+
+    def max(self) -> int:
+        """The last start."""
+        return self.places[-1]
+
+    def tolist(self) -> list[int]:
+        """The starts, as an array gives them."""
+        return list(self.places)
+
+    def below(self, limit: int) -> "Progression":
+        """The starts below `limit`."""
+        step = self.places.step
+        count = max(0, -((self.places.start - limit) // step))
+        return self[:count]
+
+
+def _true_places(mask: np.ndarray, dtype: Any) -> np.ndarray:
+    """Where `mask` is true. `np.flatnonzero` gives it in int64, which takes 8 times the mask."""
+    places = np.empty(int(np.count_nonzero(mask)), dtype)
+    filled = 0
+    for first in range(0, len(mask), BLOCK):
+        found = np.flatnonzero(mask[first : first + BLOCK])
+        places[filled : filled + len(found)] = found + first
+        filled += len(found)
+    return places
+
+
+def _numbers(count: int) -> np.ndarray:
+    """0 to count - 1, in int32 where that holds them: shuffled, the numbers are the same."""
+    return np.arange(count, dtype=np.int32 if count <= LARGEST_TEXT else np.int64)
+
+
 @dataclass(frozen=True, eq=False)
 class WindowSet:
     """Windows of one length, drawn in a new random order each epoch.
 
     Attributes:
         tokens: (N,) the text.
-        starts: (windows,) where each window starts.
+        starts: (windows,) where each window starts; a `Progression` takes no memory.
         length: T.
         batch: B; the last batch of an epoch may have fewer rows.
         shuffled: whether the order is random; it is that of `starts` if not.
@@ -56,16 +152,18 @@ class WindowSet:
     """
 
     tokens: np.ndarray
-    starts: np.ndarray
+    starts: np.ndarray | Progression
     length: int
     batch: int
     shuffled: bool = True
     seed: int = 0
+    _orders: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_at_least_1(batch=self.batch, length=self.length)
         if len(self.starts) == 0:
             raise ValueError(f"The text has {len(self.tokens)} characters: too short for a window.")
+        _check_size(self.tokens)
         check_tokens(self.tokens, axes=1)
         check_starts(self.starts, self.length, len(self.tokens))
 
@@ -90,7 +188,7 @@ class WindowSet:
 
     def windows(self, epoch: int, first: int, count: int) -> Windows:
         """Batches `first` to `first + count - 1` of epoch `epoch`."""
-        order = _order(len(self.starts), self.seed, epoch) if self.shuffled else None
+        order = self._order(epoch) if self.shuffled else None
         chosen = np.arange(first * self.batch, (first + count) * self.batch)
         rows = np.clip(len(self.starts) - self.batch * np.arange(first, first + count), 0, None)
         chosen = np.minimum(chosen, len(self.starts) - 1)
@@ -101,35 +199,49 @@ class WindowSet:
             np.minimum(rows, self.batch).astype(np.int32),
         )
 
+    def _order(self, epoch: int) -> np.ndarray:
+        """The order of an epoch; the last one that was asked for is kept."""
+        order = self._orders.get(epoch)
+        if order is None:
+            self._orders.clear()
+            order = _numbers(len(self.starts))
+            np.random.default_rng([self.seed, epoch]).shuffle(order)
+            self._orders[epoch] = order
+        return order
+
     @property
     def inputs(self) -> np.ndarray:
         """The input characters of every window, one window a row: (windows, T)."""
-        return self.tokens[self.starts[:, None] + np.arange(self.length)]
+        return self.tokens[np.asarray(self.starts)[:, None] + np.arange(self.length)]
 
     @property
     def targets(self) -> np.ndarray:
         """The character after each input character: (windows, T)."""
-        return self.tokens[self.starts[:, None] + np.arange(1, self.length + 1)]
+        return self.tokens[np.asarray(self.starts)[:, None] + np.arange(1, self.length + 1)]
 
 
-def trigram_starts(n: int) -> np.ndarray:
+def trigram_starts(n: int) -> Progression:
     """Where the course's windows of three characters start in n: every third, less two."""
-    return np.arange(0, n - 1 - 3, 3)[:-2]
+    return Progression(range(0, n - 1 - 3, 3)[:-2])
 
 
-def overlapping_starts(n: int, length: int = 8) -> np.ndarray:
+def overlapping_starts(n: int, length: int = 8) -> Progression:
     """Where overlapping windows start: at every character, so that 7 of 8 are shared."""
-    return np.arange(0, n - length - 1)
+    return Progression(range(0, n - length - 1))
 
 
-def non_overlapping_starts(n: int, length: int = 8) -> np.ndarray:
+def non_overlapping_starts(n: int, length: int = 8) -> Progression:
     """Where windows side by side start."""
-    return np.arange(0, n - length - 1, length)
+    return Progression(range(0, n - length - 1, length))
 
 
 def split_starts(
-    starts: np.ndarray, length: int, split: Split, *, drawn_from: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+    starts: np.ndarray | Progression,
+    length: int,
+    split: Split,
+    *,
+    drawn_from: int | None = None,
+) -> tuple[np.ndarray | Progression, np.ndarray | Progression]:
     """Training and validation windows.
 
     Args:
@@ -146,15 +258,23 @@ def split_starts(
         return starts[:-1], starts[-1:]
     if split == "random":
         count = len(starts) if drawn_from is None else max(drawn_from, 0)
-        chosen = np.random.RandomState(42).permutation(count)[: int(0.2 * count)]
+        numbers = _numbers(count)
+        np.random.RandomState(42).shuffle(numbers)
+        chosen = numbers[: int(0.2 * count)].copy()
+        del numbers
         training = np.ones(len(starts), bool)
         training[chosen] = False
-        return starts[training], starts[chosen]
+        kept = starts[training]
+        del training  # of a large text, each array is large
+        return kept, starts[chosen]
     training_count = len(starts) - int(0.2 * len(starts))
     validation = starts[training_count:]
     if len(validation) == 0:
         return starts, validation
-    return starts[starts + length < validation[0]], validation
+    limit = int(validation[0]) - length
+    if isinstance(starts, Progression):
+        return starts.below(limit), validation
+    return starts[starts < limit], validation
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,9 +304,8 @@ class BpttStream:
 
     def __post_init__(self) -> None:
         check_at_least_1(batch=self.batch, bptt=self.bptt)
+        _check_size(self.tokens)
         check_tokens(self.tokens, axes=1)
-        if len(self.tokens) >= 2**31:
-            raise ValueError(f"A stream holds at most 2**31 - 1 tokens, got {len(self.tokens)}.")
         if self.rows < 2:
             raise ValueError(
                 f"The text has {len(self.tokens)} tokens: too short for {self.batch} streams of at "
@@ -225,16 +344,17 @@ class BpttStream:
 
     def steps(self, epoch: int) -> int:
         """How many windows epoch `epoch` has."""
+        if not self.random_bptt:
+            return self.steps_per_epoch
         return len(self._cuts(epoch)) - 1
 
     def windows(self, epoch: int, first: int, count: int) -> Windows:
         """Windows `first` to `first + count - 1` of epoch `epoch`; past its end, empty ones."""
-        cuts = self._cuts(epoch)
-        ends = np.minimum(np.arange(first, first + count + 1), len(cuts) - 1)
+        cuts = self._cuts_at(epoch, np.arange(first, first + count + 1))
         columns = np.arange(self.batch) * self.rows
         return Windows(
-            (cuts[ends[:-1], None] + columns).astype(np.int32),
-            np.diff(cuts[ends]).astype(np.int32),
+            (cuts[:-1, None] + columns).astype(np.int32),
+            np.diff(cuts).astype(np.int32),
             np.full(count, self.batch, np.int32),
         )
 
@@ -242,19 +362,27 @@ class BpttStream:
         """Inputs and targets (T, B) of window k of epoch `epoch`."""
         if not 0 <= k < self.steps(epoch):
             raise IndexError(f"Epoch {epoch} has windows 0 to {self.steps(epoch) - 1}, got {k}.")
-        start, stop = self._cuts(epoch)[k : k + 2]
+        start, stop = self._cuts_at(epoch, np.arange(k, k + 2))
         return self.matrix[start:stop], self.matrix[start + 1 : stop + 1]
 
-    def _cuts(self, epoch: int) -> np.ndarray:
-        """Where the windows of an epoch begin, and where the last one ends: rows of `matrix`."""
+    def _cuts_at(self, epoch: int, k: np.ndarray) -> np.ndarray:
+        """Where windows k of an epoch begin, rows of `matrix`; past its end, where that is."""
         if not self.random_bptt:
-            return np.minimum(np.arange(self.steps_per_epoch + 1) * self.bptt, self.rows - 1)
+            return np.minimum(k * self.bptt, self.rows - 1)
+        cuts = self._cuts(epoch)
+        return cuts[np.minimum(k, len(cuts) - 1)]
+
+    def _cuts(self, epoch: int) -> np.ndarray:
+        """Where the random windows of an epoch begin, and where the last one ends."""
         return _random_cuts(self.rows, self.bptt, self.steps_per_epoch, self.seed, epoch)
 
 
-@lru_cache(maxsize=2)
-def _order(count: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch]).permutation(count)
+def _check_size(tokens: np.ndarray) -> None:
+    """Refuse a text whose positions do not fit into int32."""
+    if len(tokens) > LARGEST_TEXT:
+        raise ValueError(
+            f"A text holds at most 2**31 - 1 tokens, got {len(tokens)}: train on a part of it."
+        )
 
 
 @lru_cache(maxsize=4)

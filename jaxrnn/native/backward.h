@@ -1,8 +1,8 @@
 // The recurrence's gradients, from the last step to the first.
 //
-// Shapes: as in sizes.h. What is summed over rows (the gradients of the bias and of the table) is
-// summed chunk by chunk and then over the chunks in their order: the result does not depend on
-// which thread was faster.
+// Shapes: as in sizes.h. The rows go through time in chunks, one a thread. What is summed over rows
+// (the gradients of the weight, the bias and the table) is summed afterwards, column by column and
+// in the order of the places: no result depends on how many threads there are, or on their speed.
 
 #pragma once
 
@@ -10,6 +10,7 @@
 #include "outer.h"
 #include "parallel.h"
 #include "product.h"
+#include "table.h"
 #include "team.h"
 
 namespace jaxrnn {
@@ -27,7 +28,7 @@ struct Backward {
   const int32_t* tokens;                 // (T, B) or null
   const bool* alive;                     // (T, B) or null
   const T *d_ys, *dh_last, *dc_last;     // (T, B, H), (B, H), (B, H)
-  T *d_gates, *d_x_gates;                // (T, B, GH); the second null if not asked for
+  T *d_gates, *d_x_gates;                // (T, B, GH); the second null where it is the first
   T *d_table, *d_weight, *d_bias;        // (V, GH) or null, (GH, H), (GH,)
   T *dh_first, *dc_first;                // (B, H), (B, H), or both null
 
@@ -43,21 +44,14 @@ struct Backward {
     } else {
       parallel_for(pool, panels, pack_one);
     }
-    Buffer<T> sums(chunks.count * (1 + n.V) * GH);
     parallel_for(pool, chunks.count, [&](long i) {
-      T* own = sums.data() + i * (1 + n.V) * GH;
-      std::fill_n(own, (1 + n.V) * GH, T(0));
-      Rows(*this, packed.data(), panels, chunks.begin(i), chunks.end(i), own)
-          .run(Team(pool, helpers));
+      Rows(*this, packed.data(), panels, chunks.begin(i), chunks.end(i)).run(Team(pool, helpers));
     });
     const long places = steps_run(alive, n.T, n.B) * n.B;
-    OuterProducts<T>{places, GH, n.H, d_gates, before, d_weight}.run(pool);
-    std::fill_n(d_bias, GH, T(0));
-    if (d_table) std::fill_n(d_table, n.V * GH, T(0));
-    for (long i = 0; i < chunks.count; ++i) {
-      const T* own = sums.data() + i * (1 + n.V) * GH;
-      for (long j = 0; j < GH; ++j) d_bias[j] += own[j];
-      for (long j = 0; j < n.V * GH; ++j) d_table[j] += own[GH + j];
+    OuterProducts<T>{places, GH, n.H, d_gates, before, d_weight, d_bias}.run(pool);
+    if (d_table) {
+      const T* d_x = d_x_gates ? d_x_gates : d_gates;
+      TableGradient<T>{n, GH, places, tokens, d_x, d_table}.run(pool);
     }
   }
 
@@ -75,13 +69,12 @@ struct Backward {
     const Backward& b;
     const T* packed;
     const long panels, first, count, width;
-    T* sums;
     std::vector<Block> blocks;
     Buffer<T> dh, dc, rows;
 
-    Rows(const Backward& b, const T* packed, long panels, long begin, long end, T* sums)
+    Rows(const Backward& b, const T* packed, long panels, long begin, long end)
         : b(b), packed(packed), panels(panels), first(begin), count(end - begin),
-          width(panels * U * L), sums(sums), blocks(blocks_of(count, kMostRows<U>)),
+          width(panels * U * L), blocks(blocks_of(count, kMostRows<U>)),
           dh(count * width), dc(Cell::has_c ? count * width : 0), rows(count * G * b.n.H) {}
 
     void run(Team team) {
@@ -94,11 +87,17 @@ struct Backward {
         const long t = b.n.step(i, true);
         for (const Block& block : blocks) pull_back(t, block);
         if (!any_alive(b.alive, t, b.n.B, first, count)) continue;
-        if (i == b.n.T - 1 && !b.dh_first) return;
+        const bool last = i == b.n.T - 1;
+        if (last && !b.dh_first) break;  // what goes on to the first carry, nobody asked for
         team.run(panels, [&](long p) {
           for (const Block& block : blocks) through_weight(p, block);
         });
       }
+      if (b.dh_first) write_carry();
+    }
+
+    void write_carry() {
+      const long H = b.n.H;
       for (long r = 0; r < count; ++r) {
         std::copy_n(dh.data() + r * width, H, b.dh_first + (first + r) * H);
         if (Cell::has_c) std::copy_n(dc.data() + r * width, H, b.dc_first + (first + r) * H);
@@ -122,17 +121,14 @@ struct Backward {
       T* packed_rows = rows.data() + block.first * G * H;
       for (long unit = 0; unit < H; unit += L) {
         const int lanes = static_cast<int>(std::min<long>(L, H - unit));
-        Vec<T> bias[G] = {};
         for (int r = 0; r < block.rows; ++r) {
           Vec<T> d_gates[G] = {};
           step(t, block.first + r, unit, lanes, d_gates);
           for (int g = 0; g < G; ++g) {
-            bias[g] += d_gates[g];
             T* to = packed_rows + (g * H + unit) * block.rows + r;
             for (int l = 0; l < lanes; ++l) to[l * block.rows] = d_gates[g][l];
           }
         }
-        for (int g = 0; g < G; ++g) add(sums + g * H + unit, bias[g], lanes);
       }
     }
 
@@ -161,11 +157,8 @@ struct Backward {
       for (int g = 0; g < G; ++g) {
         store(to + g * H, d_gates[g], lanes);
         if (to_x) store(to_x + g * H, dx[g], lanes);
-        if (b.d_table) add(sums + ((1 + b.n.row(b.tokens[place])) * G + g) * H + unit, dx[g], lanes);
       }
     }
-
-    static void add(T* to, Vec<T> x, int lanes) { store(to, load(to, lanes) + x, lanes); }
   };
 };
 

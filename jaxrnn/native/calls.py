@@ -117,8 +117,7 @@ def _gradients(
     d_last, d_ys = gradients
     T, B, H = kept.ys.shape
     table = inputs.x_gates if isinstance(inputs.x_gates, Lookup) else None
-    # Elsewhere the gradient of the input half is that of the recurrent half, or in the table.
-    separate = cell is GRU and table is None
+    separate = cell is GRU  # elsewhere both halves of the gates have the same gradient
     like = partial(jax.ShapeDtypeStruct, dtype=d_ys.dtype)
     width = len(cell.gates) * H
     d_h_gates, d_x_gates, d_table, d_weight, d_bias, dh, dc = jax.ffi.ffi_call(
@@ -126,7 +125,7 @@ def _gradients(
         (
             like((T, B, width)),
             like((T, B, width) if separate else (0,)),
-            like((0 if table is None else len(table.table), width)),
+            like((0,) if table is None else (len(table.table), width)),
             like((width, H)),
             like((width,)),
             like((B, H) if carried else (0,)),
@@ -146,7 +145,10 @@ def _gradients(
     )
     d_carry = cell.carry(*(dh, dc)[: len(d_last)]) if carried else _zeros(d_last)
     none: Any = None  # tokens and alive have no gradient
-    d_x = Lookup(d_table, none) if table else d_x_gates if separate else d_h_gates
+    if table is not None:
+        d_x: Any = Lookup(d_table, none)
+    else:
+        d_x = d_x_gates if separate else d_h_gates
     return Inputs(d_weight, d_bias, d_carry, d_x, none)
 
 
@@ -164,11 +166,11 @@ def _gradients_backward(
     cell: Cell, reverse: bool, carried: bool, residuals: Any, second: Inputs
 ) -> Any:
     def of_scanned(inputs: Inputs, gradients: Any) -> Any:
-        d = Inputs(*jax.vjp(partial(scanned, cell, reverse), *inputs)[1](gradients))
+        d = _without_integers(jax.vjp(partial(scanned, cell, reverse), *inputs)[1](gradients))
         return d if carried else d._replace(carry=_zeros(d.carry))
 
     d_inputs, d_gradients = jax.vjp(of_scanned, *residuals)[1](second)
-    return d_inputs, None, d_gradients
+    return _without_integers(d_inputs), None, d_gradients
 
 
 _gradients.defvjp(_gradients_forward, _gradients_backward)
@@ -185,7 +187,8 @@ def _keeping_forward(cell: Cell, reverse: bool, inputs: Inputs) -> tuple[Any, In
 
 def _keeping_backward(cell: Cell, reverse: bool, inputs: Inputs, gradients: Any) -> tuple[Inputs]:
     d_last, d_kept = gradients
-    return (Inputs(*jax.vjp(partial(scanned, cell, reverse), *inputs)[1]((d_last, d_kept.ys))),)
+    pull = jax.vjp(partial(scanned, cell, reverse), *inputs)[1]
+    return (_without_integers(pull((d_last, d_kept.ys))),)
 
 
 _keeping.defvjp(_keeping_forward, _keeping_backward)
@@ -231,6 +234,14 @@ def pack(cell: Cell, weight: Float[Array, "GN K"]) -> Float[Array, " packed"]:
     return call(weight, cell=np.int64(NUMBERS[cell]))
 
 
+def _without_integers(gradients: Any) -> Inputs:
+    """Gradients of the inputs, in the structure in which `_gradients` gives them."""
+    d = Inputs(*gradients)
+    none: Any = None  # tokens and alive have no gradient
+    d_x = Lookup(d.x_gates.table, none) if isinstance(d.x_gates, Lookup) else d.x_gates
+    return d._replace(x_gates=d_x, alive=none)
+
+
 def _zeros(tree: Any) -> Any:
     return jax.tree.map(jnp.zeros_like, tree)
 
@@ -238,17 +249,21 @@ def _zeros(tree: Any) -> Any:
 def _two(carry: Carry) -> tuple[Array, Array]:
     """h and c, the latter without elements where the cell has none."""
     h, *rest = carry
-    return h, rest[0] if rest else _nothing(h.dtype)
+    return h, rest[0] if rest else _nothing(h, h.dtype)
 
 
 def _places(inputs: Inputs) -> tuple[Array, Array]:
     """For each time step and row, which row of the table it reads, and whether it is run."""
     x_gates, alive = inputs.x_gates, inputs.alive
     return (
-        x_gates.tokens.astype(jnp.int32) if isinstance(x_gates, Lookup) else _nothing(jnp.int32),
-        _nothing(jnp.bool_) if alive is None else alive,
+        x_gates.tokens.astype(jnp.int32)
+        if isinstance(x_gates, Lookup)
+        else _nothing(inputs.bias_hh, jnp.int32),
+        _nothing(inputs.bias_hh, jnp.bool_) if alive is None else alive,
     )
 
 
-def _nothing(dtype: Any) -> Array:
-    return jnp.zeros((0,), dtype)
+def _nothing(array: Array, dtype: Any) -> Array:
+    """No elements, cut off an argument. A constant would do, but JAX 0.10 takes the wrong
+    residuals of a function with constants through second derivatives within `jax.checkpoint`."""
+    return array.reshape(-1)[:0].astype(dtype)

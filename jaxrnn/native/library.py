@@ -3,11 +3,13 @@
 The source is compiled by the machine's own C++ compiler for its own processor; the result lies in
 the Python environment (or, where that cannot be written to, in the user's cache folder) under a
 name that stands for everything it depends on. Without a compiler, on a GPU, or with
-JAXRNN_NATIVE=0, everything works as before, with `lax.scan`.
+JAXRNN_NATIVE=0, everything works as before, with `lax.scan`. Beside the library lies its sha256: a
+file that a crash or a full disk has cut short would end the process, so it is compiled again.
 """
 
 import ctypes
 import hashlib
+import logging
 import os
 import platform
 import shlex
@@ -36,18 +38,29 @@ LIMIT = 300
 FUNCTIONS = ("jaxrnn_pack", "jaxrnn_forward", "jaxrnn_backward", "jaxrnn_write")
 
 
+_log = logging.getLogger(__name__)
+
+
 @cache
 def why_unavailable() -> str | None:
     """Why the recurrence cannot run compiled, or None: it is compiled, loaded and known to XLA.
 
-    The first call in a new environment compiles it, which takes about ten seconds.
+    The first call in a new environment compiles it, which takes about ten seconds. Where that
+    fails, the first call logs a warning; what runs instead gives the same numbers.
     """
     if os.environ.get(SWITCH) == "0":
         return f"{SWITCH} is 0"
     try:
         library = _loaded()
     except (OSError, subprocess.SubprocessError) as error:
-        return " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())[:300]
+        _log.warning(
+            "The recurrence runs as lax.scan, which is slower on a CPU: %s. (%s=0 says that this "
+            "is meant.)",
+            reason,
+            SWITCH,
+        )
+        return reason
     for name in FUNCTIONS:
         function = jax.ffi.pycapsule(getattr(library, name))
         jax.ffi.register_ffi_target(name, function, platform="cpu")
@@ -75,7 +88,7 @@ def compiled_library() -> Path:
     if compiler is None:
         raise OSError(f"no C++ compiler: looked for {', '.join(COMPILERS)}")
     path = _folder() / f"recurrence-{_fingerprint(compiler)}.so"
-    if path.exists():
+    if _is_whole(path):
         return path
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         made = Path(scratch) / path.name
@@ -85,8 +98,31 @@ def compiled_library() -> Path:
         )
         if run.returncode != 0:
             raise subprocess.SubprocessError(f"{compiler} failed: {run.stderr}")
-        made.replace(path)  # at once: another process may be at it too
+        _put(made, path)
     return path
+
+
+def _put(made: Path, path: Path) -> None:
+    """Move a library to its place, on the disk and at once: another process may be at it too."""
+    checksum = made.with_suffix(".sha256")
+    checksum.write_text(hashlib.sha256(made.read_bytes()).hexdigest())
+    for file in (made, checksum):
+        with open(file, "rb") as opened:
+            os.fsync(opened.fileno())
+    made.replace(path)
+    checksum.replace(path.with_suffix(".sha256"))
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a library is there, with the sha256 that it had when it was compiled.
+
+    Two processes may have compiled it at once, to different bytes: then it is compiled once more.
+    """
+    try:
+        expected = path.with_suffix(".sha256").read_text()
+        return hashlib.sha256(path.read_bytes()).hexdigest() == expected
+    except (OSError, ValueError):
+        return False
 
 
 def _flags() -> list[str]:

@@ -1,4 +1,4 @@
-// The gradient of a weight: a sum of outer products over all time steps and rows.
+// The gradients of a weight and of its bias: sums over all time steps and rows.
 //
 // Shapes: K the T * B places that are summed over, M the gates times units, N the units.
 
@@ -10,7 +10,8 @@
 
 namespace jaxrnn {
 
-// sum[m][n] = sum_k left[k][m] * right[k][n]. Each thread makes some rows of the sum.
+// sum[m][n] = sum_k left[k][m] * right[k][n] and left_sum[m] = sum_k left[k][m]. Each thread makes
+// some rows of the sum, in the order of the places.
 template <typename T>
 struct OuterProducts {
   static constexpr int V = 2, L = kLanes<T>, R = kMostRows<V>;
@@ -19,7 +20,7 @@ struct OuterProducts {
 
   long K, M, N;
   const T *left, *right;
-  T* sum;
+  T *sum, *left_sum;  // (M, N), (M,)
 
   void run(xla::ffi::ThreadPool& pool) const {
     const long strips = (M + kRows - 1) / kRows;
@@ -43,15 +44,19 @@ struct OuterProducts {
           lefts(kPlaces * count), rights(kPlaces * V * L) {}
 
     void run() {
-      for (long r = 0; r < count; ++r) std::fill_n(p.sum + (first + r) * p.N, p.N, T(0));
+      std::fill_n(p.sum + first * p.N, count * p.N, T(0));
+      std::fill_n(p.left_sum + first, count, T(0));
       for (long k = 0; k < p.K; k += kPlaces) {
         const long places = std::min(kPlaces, p.K - k);
         for (const Block& block : blocks) {
           const T* from = p.left + k * p.M + first + block.first;
           T* to = lefts.data() + block.first * places;
+          T partial[R] = {};
           for (long j = 0; j < places; ++j) {
             copy<R>(from + j * p.M, block.rows, to + j * block.rows);
+            add<R>(from + j * p.M, block.rows, partial);
           }
+          add<R>(partial, block.rows, p.left_sum + first + block.first);
         }
         for (long n = 0; n < p.N; n += V * L) panel(k, places, n);
       }

@@ -99,4 +99,14 @@ inline void copy(const T* from, long count, T* to) {
   }
 }
 
+// Adds `count` numbers, at most N, to those at `to`.
+template <int N, typename T>
+inline void add(const T* from, long count, T* to) {
+  if (count == N) {
+    for (int i = 0; i < N; ++i) to[i] += from[i];
+  } else {
+    for (long i = 0; i < count; ++i) to[i] += from[i];
+  }
+}
+
 }  // namespace jaxrnn

@@ -22,6 +22,8 @@ struct Write {
   static constexpr int G = Cell::gates, U = Recurrent::U, L = kLanes<T>;
   static constexpr int kRows = std::min(kMostRows<G * U>, kMostRows<Output::U>);
 
+  static constexpr long kNothing = -1;  // is written where no character has a probability
+
   long N, B, D, H, V;
   const T *weight_hh, *weight_ih;    // (D, packed), (D - 1, packed): the first layer has a table
   const T *bias_hh, *bias_ih;        // (D, GH), (D - 1, GH)
@@ -72,8 +74,9 @@ struct Write {
         now = 1 - now;
         team.run(output.panels, [&](long p) { predict(p); });
         for (long r = 0; r < count; ++r) {
-          reads[r] = f.draws ? drawn(r, f.draws[n * f.B + first + r]) : most_likely(r);
-          f.written[n * f.B + first + r] = static_cast<int32_t>(reads[r]);
+          const long chosen = f.draws ? drawn(r, f.draws[n * f.B + first + r]) : most_likely(r);
+          f.written[n * f.B + first + r] = static_cast<int32_t>(chosen);
+          reads[r] = std::max<long>(chosen, 0);
         }
       }
       for (long d = 0; d < f.D; ++d) {
@@ -165,15 +168,31 @@ struct Write {
       }
     }
 
+    // The largest logit of row r, or NaN if one is NaN or none is finite: then nothing is chosen.
+    T largest_of(const T* own) {
+      T largest = -std::numeric_limits<T>::infinity();
+      bool unknown = false;
+      for (long v = 0; v < f.V; ++v) {
+        unknown |= own[v] != own[v];
+        largest = own[v] > largest ? own[v] : largest;
+      }
+      if (unknown) return std::numeric_limits<T>::quiet_NaN();
+      const bool finite = largest >= std::numeric_limits<T>::lowest() &&
+                          largest <= std::numeric_limits<T>::max();
+      return finite ? largest : std::numeric_limits<T>::quiet_NaN();
+    }
+
     long most_likely(long r) {
       const T* own = logits.data() + r * choices;
-      return std::max_element(own, own + f.V) - own;  // the first of several
+      const T largest = largest_of(own);
+      return largest != largest ? kNothing : std::find(own, own + f.V, largest) - own;
     }
 
     // The first character up to which the probabilities sum to more than `draw`.
     long drawn(long r, T draw) {
       T* own = logits.data() + r * choices;
-      const T largest = *std::max_element(own, own + f.V);
+      const T largest = largest_of(own);
+      if (largest != largest) return kNothing;
       T total = 0;
       for (long v = 0; v < f.V; v += L) {
         Vec<T> x = load(own + v), none{};

@@ -6,19 +6,19 @@ Shapes: N characters to write, B texts at once, D layers, H hidden size, V vocab
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from jaxrnn.native.calls import NUMBERS, pack, runs_compiled
+from jaxrnn.native.calls import NUMBERS, pack
 from jaxrnn.nn.cells import TANH, Carry
 from jaxrnn.nn.model import Pieces
-from jaxrnn.nn.recurrence import input_gates
+from jaxrnn.nn.recurrence import input_gates, which_backend
 
 
 def writes_compiled(pieces: Pieces) -> bool:
     """Whether `write` can run a model on this machine."""
     dtypes = {array.dtype for array in jax.tree.leaves(pieces.arrays)}
-    compiled = runs_compiled(pieces.stack.cell, pieces.rnn["weight_hh_l0"])
-    return compiled and len(dtypes) == 1 and not pieces.stack.bidirectional
+    way = which_backend(pieces.stack.cell, pieces.rnn["weight_hh_l0"].dtype)
+    return way == "compiled" and len(dtypes) == 1 and not pieces.stack.bidirectional
 
 
 def write(
@@ -28,8 +28,9 @@ def write(
     draws: Float[Array, "N B"] | None,
     length: int,
     *,
-    temperature: float,
-    banned: tuple[int, ...],
+    temperature: Float[Array, ""] | float,
+    banned: Bool[Array, " V"],
+    count: Int[Array, ""] | int | None = None,
 ) -> tuple[tuple[Carry, ...], Int[Array, "N B"]]:
     """Write `length` characters after `token`, as `jaxrnn.generation` does step by step.
 
@@ -40,10 +41,12 @@ def write(
         draws: what decides on each character, from [0, 1); None writes the most likely ones.
         length: N.
         temperature: the logits are divided by it, where characters are drawn.
-        banned: tokens that are never written.
+        banned: which tokens are never written.
+        count: how many of the N characters to write, N if None. The rest are 0.
 
     Returns:
-        The carry before the last character, and the characters.
+        The carry before the last character, and the characters; -1 where the model gives none a
+        finite probability.
     """
     cell, rnn = pieces.stack.cell, pieces.rnn
     layers, dtype = range(pieces.stack.layers), pieces.kernel.dtype
@@ -55,7 +58,8 @@ def write(
         return jnp.stack(arrays) if arrays else nothing
 
     table = input_gates(pieces.embedding, rnn["weight_ih_l0"], rnn["bias_ih_l0"])
-    bias = pieces.bias.at[jnp.array(banned, int)].set(-jnp.inf)
+    bias = jnp.where(banned, -jnp.inf, pieces.bias)
+    sharpness = jnp.ones(()) if draws is None else 1 / jnp.asarray(temperature, dtype)
     like = jax.ShapeDtypeStruct
     call = jax.ffi.ffi_call(
         "jaxrnn_write",
@@ -78,8 +82,9 @@ def write(
         c[0] if c else nothing,
         token,
         nothing if draws is None else draws.astype(dtype),
+        sharpness.astype(dtype),
+        jnp.asarray(length if count is None else count, jnp.int32),
         cell=np.int64(NUMBERS[cell]),
-        sharpness=np.float64(1 if draws is None else 1 / temperature),
     )
     fields = last if c else last[:1]
     return tuple(cell.carry(*(field[d] for field in fields)) for d in layers), written

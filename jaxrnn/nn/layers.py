@@ -17,9 +17,12 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxrnn.data.tokens import check_at_least_0, check_at_least_1
 from jaxrnn.nn.cells import Carry, Cell
+from jaxrnn.nn.checks import as_array, as_carry, as_floats, as_integers, as_lengths, as_mask
 from jaxrnn.nn.lookup import Lookup
-from jaxrnn.nn.recurrence import alive_steps, input_gates, recurrence
+from jaxrnn.nn.recurrence import alive_steps, input_gates, recurrence, uses_autodiff
+from jaxrnn.nn.reverse import reverse_mode_only
 
 Initializer = Callable[..., Array]
 
@@ -50,6 +53,7 @@ def identity(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -
 
 def dense(features: int, fan_in: int, *, name: str | None = None) -> nn.Dense:
     """A Flax `Dense` that starts as `torch.nn.Linear`: uniform in +-1 / sqrt(fan_in), bias too."""
+    check_at_least_1(features=features, fan_in=fan_in)
     init = uniform(1 / math.sqrt(fan_in))
     return nn.Dense(features, kernel_init=init, bias_init=init, dot_general=_dot_general, name=name)
 
@@ -82,13 +86,14 @@ product.defvjp(_product_forward, _product_backward)
 
 def _dot_general(xs: Array, kernel: Array, *settings: Any, **options: Any) -> Array:
     """`product` in the form that Flax's `Dense` calls; it always contracts last with first."""
-    return product(xs, kernel)
+    return xs @ kernel if uses_autodiff() else product(*reverse_mode_only(xs, kernel))
 
 
 def embed(
     vocabulary: int, features: int, *, init: Initializer | None = None, name: str | None = None
 ) -> nn.Embed:
     """A Flax `Embed` that starts as `torch.nn.Embedding`, standard normal, if `init` is None."""
+    check_at_least_1(vocabulary=vocabulary, embedding=features)
     init = init or nn.initializers.normal(1.0)
     return nn.Embed(vocabulary, features, embedding_init=init, name=name)
 
@@ -101,7 +106,7 @@ def look_up(e: nn.Embed, tokens: Int[Array, "T B"]) -> Float[Array, "T B F"] | L
     """
     if e.num_embeddings > min(tokens.size, 3 * e.features):
         return e(tokens)
-    e(tokens[0, :1])  # makes the parameters
+    e(jnp.zeros((1,), tokens.dtype))  # makes the parameters
     return Lookup(e.embedding, tokens)
 
 
@@ -117,6 +122,24 @@ def pure(layer: nn.Module, *example: Array) -> Callable[..., Any]:
     return lambda *inputs: module.apply(variables, *inputs)
 
 
+def weight(
+    module: nn.Module, name: str, init: Initializer, shape: tuple[int, ...]
+) -> Float[Array, "..."]:
+    """A parameter of a module, made with `init` where the module is being initialized.
+
+    Raises:
+        ValueError: if the parameter that is there has another shape.
+    """
+    if module.has_variable("params", name):
+        got = jnp.shape(module.get_variable("params", name))
+        if got != shape:
+            raise ValueError(
+                f"{name} must have shape {shape} for these inputs and this module, got {got}."
+            )
+    array: Array = jnp.asarray(module.param(name, init, shape))
+    return as_floats(name, array, shape, array.dtype)
+
+
 class RNNCell(nn.Module):
     """One tanh step with both its products: h' = tanh(W_ih x + b_ih + W_hh h + b_hh)."""
 
@@ -124,12 +147,18 @@ class RNNCell(nn.Module):
 
     @nn.compact
     def __call__(self, h: Float[Array, "B H"], x: Float[Array, "B I"]) -> Float[Array, "B H"]:
+        check_at_least_1(hidden=self.hidden)
         init, width = uniform(1 / math.sqrt(self.hidden)), self.hidden
-        weight_ih = self.param("weight_ih", init, (width, x.shape[-1]))
-        weight_hh = self.param("weight_hh", init, (width, width))
-        bias_ih = self.param("bias_ih", init, (width,))
-        bias_hh = self.param("bias_hh", init, (width,))
-        return jnp.tanh(x @ weight_ih.T + bias_ih + h @ weight_hh.T + bias_hh)
+        x = as_array("x", x, ("B", "I"))
+        weight_ih = weight(self, "weight_ih", init, (width, x.shape[-1]))
+        weight_hh = weight(self, "weight_hh", init, (width, width))
+        bias_ih = weight(self, "bias_ih", init, (width,))
+        bias_hh = weight(self, "bias_hh", init, (width,))
+        dtype = weight_hh.dtype
+        x = as_floats("x", x, x.shape, dtype)
+        h = as_floats("h", h, (len(x), width), dtype)
+        x_half = x @ weight_ih.astype(dtype).T + bias_ih.astype(dtype)
+        return jnp.tanh(x_half + h @ weight_hh.T + bias_hh.astype(dtype))
 
 
 class RNN(nn.Module):
@@ -160,8 +189,19 @@ class RNN(nn.Module):
 
     def initial_carry(self, batch: int, dtype: DTypeLike = jnp.float32) -> tuple[Carry, ...]:
         """The carry from which a text starts: zeros, one a layer and direction."""
-        count = self.layers * (2 if self.bidirectional else 1)
-        return tuple(self.cell.zeros(batch, self.hidden, dtype) for _ in range(count))
+        self._check_settings()
+        check_at_least_0(batch=batch)
+        return tuple(self.cell.zeros(batch, self.hidden, dtype) for _ in range(self._runs))
+
+    @property
+    def _runs(self) -> int:
+        """How many recurrences there are: one a layer and direction."""
+        return self.layers * (2 if self.bidirectional else 1)
+
+    def _check_settings(self) -> None:
+        check_at_least_1(hidden=self.hidden, layers=self.layers)
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}.")
 
     @nn.compact
     def __call__(
@@ -184,9 +224,23 @@ class RNN(nn.Module):
 
         Returns:
             The carry after the last step, in the order of `carry`, and the last layer's outputs.
+            All in the precision of the first `weight_hh`, whatever that of `carry` and `xs`.
+
+        Raises:
+            ValueError: if an array has another shape, or no numbers of the right kind.
         """
-        steps = len(xs.tokens if isinstance(xs, Lookup) else xs)
-        alive = None if lengths is None else alive_steps(lengths, steps)
+        self._check_settings()
+        xs, steps, batch = _checked_inputs(xs)
+        like = jax.ShapeDtypeStruct((batch, self.hidden), jnp.float32)
+        zeros = self.cell.carry(*(like for _ in self.cell.carry._fields))
+        # Each recurrence casts its own carry; here, only that there is one for each.
+        carry = as_carry(carry, (zeros,) * self._runs, cast=False)
+        alive = None if lengths is None else alive_steps(as_lengths(lengths, batch, steps), steps)
+        if dropout_masks is not None and len(dropout_masks) != self.layers - 1:
+            raise ValueError(
+                f"dropout_masks must have one mask for each layer but the last, "
+                f"{self.layers - 1}, got {len(dropout_masks)}."
+            )
         suffixes = ["", "_reverse"] if self.bidirectional else [""]
         after: list[Carry] = []
         ys: Any = xs
@@ -207,13 +261,19 @@ class RNN(nn.Module):
     ) -> tuple[Carry, Array]:
         width, init = len(self.cell.gates) * self.hidden, uniform(1 / math.sqrt(self.hidden))
         inputs = (xs.table if isinstance(xs, Lookup) else xs).shape[-1]
-        weight_ih = self.param(f"weight_ih_{name}", init, (width, inputs))
-        weight_hh = self.param(
-            f"weight_hh_{name}", self.recurrent_init or init, (width, self.hidden)
+        weight_ih = weight(self, f"weight_ih_{name}", init, (width, inputs))
+        weight_hh = weight(
+            self, f"weight_hh_{name}", self.recurrent_init or init, (width, self.hidden)
         )
-        bias_ih = self.param(f"bias_ih_{name}", init, (width,))
-        bias_hh = self.param(f"bias_hh_{name}", init, (width,))
-        x_gates = input_gates(xs, weight_ih, bias_ih)
+        bias_ih = weight(self, f"bias_ih_{name}", init, (width,))
+        bias_hh = weight(self, f"bias_hh_{name}", init, (width,))
+        dtype = weight_hh.dtype
+        xs = (
+            xs._replace(table=xs.table.astype(dtype))
+            if isinstance(xs, Lookup)
+            else xs.astype(dtype)
+        )
+        x_gates = input_gates(xs, weight_ih.astype(dtype), bias_ih.astype(dtype))
         reverse = name.endswith("_reverse")
         return recurrence(self.cell, reverse, weight_hh, bias_hh, carry, x_gates, alive)
 
@@ -222,4 +282,17 @@ class RNN(nn.Module):
             if self.dropout == 0 or not self.has_rng("dropout"):
                 return xs
             mask = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.dropout, xs.shape)
+        mask = as_mask("dropout_masks", mask, xs.shape)
         return jnp.where(mask, xs / (1 - self.dropout), 0)
+
+
+def _checked_inputs(xs: Any) -> tuple[Array | Lookup, int, int]:
+    """The inputs of a stack, how many time steps they have and how many sequences."""
+    if isinstance(xs, Lookup):
+        tokens = as_integers("tokens", xs.tokens, ("T", "B"))
+        table = as_array("the table", xs.table, ("V", "I"))
+        return Lookup(
+            as_floats("the table", table, table.shape, table.dtype), tokens
+        ), *tokens.shape
+    xs = as_array("xs", xs, ("T", "B", "I"))
+    return as_floats("xs", xs, xs.shape, xs.dtype), *xs.shape[:2]

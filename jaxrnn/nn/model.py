@@ -3,14 +3,17 @@
 Shapes: T time steps, B batch, V vocabulary, F embedding size, H hidden size.
 """
 
+from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jaxrnn.nn.cells import Carry
+from jaxrnn.nn.checks import as_carry, as_integers, precision
 from jaxrnn.nn.layers import RNN, dense, embed, look_up
 
 Reads = Literal["trigrams", "overlapping", "non-overlapping", "streams"]
@@ -64,6 +67,22 @@ class CharModel(nn.Module):
         return None
 
 
+def model_carry(model: CharModel, params: Any, carry: Carry, batch: int) -> Carry:
+    """A carry of the model's, in the precision of its weights.
+
+    Args:
+        model: the model.
+        params: its parameters.
+        carry: the carry.
+        batch: B.
+
+    Raises:
+        ValueError: if it has another structure or other shapes than `model.initial_carry(batch)`.
+    """
+    like = jax.eval_shape(partial(model.initial_carry, batch, precision(params)))
+    return as_carry(carry, like)
+
+
 def apply_model(
     model: CharModel,
     params: Any,
@@ -82,7 +101,12 @@ def apply_model(
         tokens: the characters, time first.
         lengths: for a stateful model, how many of the T steps of each row count.
         dropout_key: of the dropout masks; None leaves dropout out.
+
+    Raises:
+        ValueError: if the tokens are no integers of two axes, or the carry is none of the model's.
     """
+    tokens = as_integers("tokens", tokens, ("T", "B"))
+    carry = model_carry(model, params, carry, tokens.shape[1])
     options: dict[str, Any] = {} if lengths is None else {"lengths": lengths}
     rngs = None if dropout_key is None else {"dropout": dropout_key}
     result: Any = model.apply({"params": params}, carry, tokens, rngs=rngs, **options)

@@ -12,6 +12,7 @@ Submodules are named as in the course's PyTorch code: e, l_in, l_hidden, rnn, l_
 """
 
 import math
+from functools import partial
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -21,6 +22,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxrnn.nn.cells import GRU, LSTM, TANH, Carry, Cell, Hidden
+from jaxrnn.nn.checks import as_carry, as_integers, as_lengths
 from jaxrnn.nn.layers import RNN, RNNCell, dense, embed, identity, look_up, pure, uniform
 from jaxrnn.nn.model import CharModel, Pieces, Reads, StatefulModel
 from jaxrnn.nn.recurrence import alive_steps
@@ -66,7 +68,7 @@ class CharLoopModel(CharModel):
         l_hidden = pure(dense(self.hidden, self.hidden, name="l_hidden"), h)
 
         def step(h: Array, x: Array) -> tuple[Array, None]:
-            return jnp.tanh(l_hidden(h + x)), None
+            return jnp.tanh(l_hidden(h + x)).astype(h.dtype), None
 
         h, _ = lax.scan(step, h, xs)
         return carry, nn.log_softmax(dense(self.vocabulary, self.hidden, name="l_out")(h))
@@ -92,7 +94,7 @@ class CharLoopConcatModel(CharModel):
 
         def step(h: Array, x: Array) -> tuple[Array, None]:
             z = nn.relu(l_in(jnp.concatenate([h, x], axis=-1)))
-            return jnp.tanh(l_hidden(z)), None
+            return jnp.tanh(l_hidden(z)).astype(h.dtype), None
 
         h, _ = lax.scan(step, h, xs)
         return carry, nn.log_softmax(dense(self.vocabulary, self.hidden, name="l_out")(h))
@@ -157,17 +159,22 @@ class CharSeqStatefulRnn2(StatefulModel):
         *,
         lengths: Int[Array, " B"] | None = None,
     ) -> tuple[tuple[Hidden], Float[Array, "T B V"]]:
-        xs = embed(self.vocabulary, self.embedding, name="e")(tokens)
+        tokens = as_integers("tokens", tokens, ("T", "B"))
         steps, batch = tokens.shape
-        rnn = pure(RNNCell(self.hidden, name="rnn"), carry[0].h, xs[0])
-        alive = alive_steps(jnp.full(batch, steps) if lengths is None else lengths, steps)
+        e = embed(self.vocabulary, self.embedding, name="e")
+        xs = e(tokens)
+        example = as_carry(carry, jax.eval_shape(partial(self.initial_carry, batch)))[0].h
+        rnn = pure(RNNCell(self.hidden, name="rnn"), example, e(jnp.zeros(batch, tokens.dtype)))
+        h = carry[0].h.astype(self.get_variable("params", "rnn")["weight_hh"].dtype)
+        lengths = jnp.full(batch, steps) if lengths is None else as_lengths(lengths, batch, steps)
+        alive = alive_steps(lengths, steps)
 
         def step(h: Array, x: tuple[Array, Array]) -> tuple[Array, Array]:
             x_t, alive_t = x
             after = jnp.where(alive_t[:, None], rnn(h, x_t), h)
             return after, jnp.where(alive_t[:, None], after, 0)
 
-        h, ys = lax.scan(step, carry[0].h, (xs, alive))
+        h, ys = lax.scan(step, h, (xs, alive))
         logits = dense(self.vocabulary, self.hidden, name="l_out")(ys)
         return (Hidden(h),), nn.log_softmax(logits)
 

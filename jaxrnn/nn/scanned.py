@@ -29,6 +29,27 @@ UNROLLED = 1
 """Time steps laid out one after the other in a loop body: a loop this long has no overhead."""
 
 
+def plain(
+    cell: Cell,
+    reverse: bool,
+    weight_hh: Array,
+    bias_hh: Array,
+    carry: Carry,
+    x_gates: Array | Lookup,
+    alive: Array | None = None,
+) -> tuple[Carry, Array]:
+    """`jaxrnn.nn.recurrence.recurrence` with JAX's own derivatives, of any order and mode."""
+    table, inputs = _split(x_gates)
+
+    def body(carry: Carry, x: Any) -> tuple[Carry, Array]:
+        x_t, alive = x
+        h_gates = _recurrent(weight_hh, bias_hh, carry)
+        carry = _step(cell, alive, carry, _look_up(table, x_t), h_gates)
+        return carry, _output(carry, alive)
+
+    return _scan(body, carry, (inputs, alive), reverse)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def scanned(
     cell: Cell,
@@ -40,15 +61,7 @@ def scanned(
     alive: Array | None = None,
 ) -> tuple[Carry, Array]:
     """`jaxrnn.nn.recurrence.recurrence`, for any cell and on any device."""
-    table, inputs = _split(x_gates)
-
-    def body(carry: Carry, x: Any) -> tuple[Carry, Array]:
-        x_t, alive = x
-        h_gates = _recurrent(weight_hh, bias_hh, carry)
-        carry = _step(cell, alive, carry, _look_up(table, x_t), h_gates)
-        return carry, _output(carry, alive)
-
-    return _scan(body, carry, (inputs, alive), reverse)
+    return plain(cell, reverse, weight_hh, bias_hh, carry, x_gates, alive)
 
 
 def _forward(

@@ -11,9 +11,7 @@ from functools import cached_property, partial
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 from jaxrnn.data.windows import Windows
 from jaxrnn.nn.model import CharModel
@@ -21,7 +19,8 @@ from jaxrnn.training.diagnosis import NonFiniteLossError, first_bad, first_bad_o
 from jaxrnn.training.evaluation import STEPS_IN_ONE_PROGRAM, Source, on_device
 from jaxrnn.training.health import saturated_share, update_ratio
 from jaxrnn.training.history import Position, Row
-from jaxrnn.training.schedules import Schedule
+from jaxrnn.training.optimizers import AnyOptimizer, Optimizer
+from jaxrnn.training.schedules import Schedule, check_schedule
 from jaxrnn.training.state import TrainState, copied
 from jaxrnn.training.steps import Metrics, batch_at, train_steps
 
@@ -53,7 +52,7 @@ class Trainer:
     Attributes:
         model: the model.
         source: what to train on.
-        schedule: the learning rates.
+        schedule: the learning rates, or the length alone for an optimizer that brings its own.
         optimizer: the optimizer.
         debug_nans: whether to look for the operation when something is not finite.
     """
@@ -63,9 +62,10 @@ class Trainer:
         model: CharModel,
         source: Source,
         schedule: Schedule,
-        optimizer: optax.GradientTransformation,
+        optimizer: AnyOptimizer,
         debug_nans: bool = False,
     ) -> None:
+        check_schedule(optimizer, schedule)
         self.model, self.source, self.schedule = model, source, schedule
         self.optimizer, self.debug_nans = optimizer, debug_nans
         self.tokens = on_device(source, model)
@@ -119,13 +119,20 @@ class Trainer:
             padded=self.source.padded,
         )
 
-    def _rates(self, position: Position) -> np.ndarray:
-        """The rates of the next steps; `averaged` counts the steps of the phase so far."""
+    def _rates(self, position: Position) -> np.ndarray | None:
+        """The rates of the next steps; `averaged` counts the steps of the phase so far.
+
+        None where the optimizer brings its own.
+        """
+        if not isinstance(self.optimizer, Optimizer):
+            return None
         phase, _ = self.schedule.phase(position.epoch)
         places = position.averaged + np.arange(STEPS_IN_ONE_PROGRAM)
         return phase.rates(places, self.source.steps_per_epoch)
 
-    def _cast(self, rates: np.ndarray, state: TrainState) -> np.ndarray:
+    def _cast(self, rates: np.ndarray | None, state: TrainState) -> np.ndarray | None:
+        if rates is None:
+            return None
         return rates.astype(jax.tree.leaves(state.params)[0].dtype)
 
     def _error(
@@ -135,10 +142,10 @@ class Trainer:
         rates, source = self._rates(position), self.source
         state, _ = self._run(copied(before), self.tokens, windows, self._cast(rates, before), bad)
         batch = batch_at(self.tokens, windows, bad, source.sizes, source.padded)
-        message = (
-            f"{first_bad(self.model, state, batch)} at step {int(state.step) + 1} with learning "
-            f"rate {rates[bad]:g}."
-        )
+        where = f"at step {int(state.step) + 1}"
+        if rates is not None:
+            where += f" with learning rate {rates[bad]:g}"
+        message = f"{first_bad(self.model, state, batch)} {where}."
         if self.debug_nans:
             operation = first_bad_operation(self.model, state, batch)
             message += f" The first operation: {operation}."
@@ -160,5 +167,5 @@ def non_finite(message: str, good: Progress) -> NonFiniteLossError:
     """The error, with the progress that it leaves if that itself is finite."""
     error = NonFiniteLossError(message)
     leaves = jax.tree.leaves((good.state.params, good.state.carry))
-    error.good = good if all(bool(jnp.isfinite(leaf).all()) for leaf in leaves) else None
+    error.good = good if all(np.isfinite(np.asarray(leaf)).all() for leaf in leaves) else None
     return error

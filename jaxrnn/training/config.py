@@ -10,7 +10,7 @@ from jaxrnn.nn.cells import CELLS
 from jaxrnn.nn.model import CharModel
 from jaxrnn.nn.models import MODELS
 from jaxrnn.training.loop import CarryPolicy
-from jaxrnn.training.optimizers import OptimizerName, make_optimizer
+from jaxrnn.training.optimizers import Optimizer, OptimizerName, make_optimizer
 from jaxrnn.training.schedules import parse_schedule
 
 ModelName = Literal[
@@ -132,7 +132,7 @@ class Config:
             options["cell"] = CELLS[self.cell]
         return MODELS[self.model](vocabulary, self.embedding, self.hidden, **options)
 
-    def make_optimizer(self) -> Any:
+    def make_optimizer(self) -> Optimizer:
         """The optimizer, behind the clipping."""
         return make_optimizer(
             self.optimizer,

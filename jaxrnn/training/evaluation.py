@@ -1,4 +1,7 @@
-"""Evaluation: the mean loss of a model on a text."""
+"""Evaluation as training validates: the mean loss of a model on windows of a text.
+
+`jaxrnn.training.documents` measures whole documents, every character once.
+"""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
@@ -11,7 +14,7 @@ from jaxrnn.data.tokens import check_tokens
 from jaxrnn.data.windows import Windows
 from jaxrnn.nn.cells import Carry
 from jaxrnn.nn.model import CharModel
-from jaxrnn.training.state import carry_for
+from jaxrnn.training.state import carry_for, zero_carry
 from jaxrnn.training.steps import eval_steps
 
 STEPS_IN_ONE_PROGRAM = 64
@@ -42,11 +45,13 @@ class Evaluated(NamedTuple):
         share: of the windows, in (0, 1].
         carry: the carry after the last window read.
         nats: the mean loss so far, in nats per character.
+        predicted: how many characters were predicted so far, a closing `<eos>` among them.
     """
 
     share: float
     carry: Carry
     nats: float
+    predicted: int = 0
 
 
 def on_device(source: Source, model: CharModel) -> jax.Array:
@@ -81,10 +86,12 @@ def evaluation(
         tokens: `source.tokens` on the device, if they are there already.
     """
     if carry is None:
-        carry = model.initial_carry(source.batch, jax.tree.leaves(params)[0].dtype)
+        carry = zero_carry(model, source.batch, jax.tree.leaves(params)[0].dtype)
     carry = carry_for(model, carry, source.batch)
     tokens = on_device(source, model) if tokens is None else tokens
     total, weight, count = 0.0, 0.0, source.steps(epoch)
+    last_only = model.reads in ("trigrams", "overlapping")  # one prediction a window
+    predicted = 0
     for first in range(0, count, STEPS_IN_ONE_PROGRAM):
         windows = source.windows(epoch, first, STEPS_IN_ONE_PROGRAM)
         steps = min(STEPS_IN_ONE_PROGRAM, count - first)
@@ -94,7 +101,9 @@ def evaluation(
         weights = (windows.lengths * windows.rows)[:steps].astype(float)
         total += float(np.asarray(losses, float)[:steps] @ weights)
         weight += float(weights.sum())
-        yield Evaluated((first + steps) / count, carry, total / weight)
+        rows = windows.rows[:steps]
+        predicted += int((rows if last_only else rows * windows.lengths[:steps]).sum())
+        yield Evaluated((first + steps) / count, carry, total / weight, predicted)
 
 
 def evaluate(

@@ -1,16 +1,18 @@
 """From a configuration to everything that a run needs: text, model, optimizer, schedule."""
 
+import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
 import numpy as np
-import optax
 
-from jaxrnn.data.corpora import Corpus, load_corpus
-from jaxrnn.data.vocabulary import Unknown, Vocabulary
+from jaxrnn.data.corpora import CORPORA, Corpus, load_corpus
+from jaxrnn.data.vocabulary import Vocabulary
 from jaxrnn.data.windows import (
     BpttStream,
+    Progression,
     WindowSet,
     non_overlapping_starts,
     overlapping_starts,
@@ -22,6 +24,7 @@ from jaxrnn.nn.model import CharModel
 from jaxrnn.training.config import Config
 from jaxrnn.training.evaluation import Source
 from jaxrnn.training.memory import check_memory
+from jaxrnn.training.optimizers import Optimizer
 from jaxrnn.training.schedules import Schedule, parse_schedule
 from jaxrnn.training.state import TrainState, cast_floats, make_state
 
@@ -47,17 +50,19 @@ class Experiment(NamedTuple):
         validation: what to validate on.
         dtype: of the weights and all that is computed from them. Training in float64 needs
             `jax.enable_x64`.
+        held_out: the documents to validate on; empty where windows of the training text do.
     """
 
     config: Config
     corpus_sha256: str
     vocabulary: Vocabulary
     model: CharModel
-    optimizer: optax.GradientTransformation
+    optimizer: Optimizer
     schedule: Schedule
     source: Source
     validation: Source
     dtype: str = "float32"
+    held_out: tuple[str, ...] = ()
 
     def fresh_state(self) -> TrainState:
         """The state that training starts from: the same numbers in every precision."""
@@ -84,9 +89,10 @@ def prepare(config: Config, *, vocabulary: Vocabulary | None = None) -> Experime
     corpus = load_corpus(config.corpus, validation=config.validation)
     streams = config.make_model(1).reads == "streams"
     make = _streams if streams else _windows
+    held_out = corpus.split(config.validation_fraction)[1] if streams else corpus.validation
     made, source, validation = make(config, corpus, vocabulary)
     experiment = Experiment(
-        config=config,
+        config=with_absolute_paths(config),
         corpus_sha256=corpus.sha256,
         vocabulary=made,
         model=config.make_model(len(made)),
@@ -94,6 +100,7 @@ def prepare(config: Config, *, vocabulary: Vocabulary | None = None) -> Experime
         schedule=parse_schedule(config.schedule),
         source=source,
         validation=validation,
+        held_out=held_out or (),
     )
     check_memory(
         jax.eval_shape(experiment.fresh_state),
@@ -102,6 +109,13 @@ def prepare(config: Config, *, vocabulary: Vocabulary | None = None) -> Experime
         vocabulary=len(made),
     )
     return experiment
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """The same configuration, whose texts are found from every folder."""
+    corpus = config.corpus if config.corpus in CORPORA else os.path.abspath(config.corpus)
+    validation = None if config.validation is None else os.path.abspath(config.validation)
+    return replace(config, corpus=corpus, validation=validation)
 
 
 def prompt_for(experiment: Experiment, asked: str | None, usual: str) -> str:
@@ -117,23 +131,6 @@ def prompt_for(experiment: Experiment, asked: str | None, usual: str) -> str:
     tokens = experiment.validation.tokens
     known = tokens[~np.isin(tokens, vocabulary.unprintable)][:window]
     return vocabulary.decode(known) or max(vocabulary.itos, key=lambda token: len(token) == 1)
-
-
-def evaluation_source(
-    config: Config,
-    vocabulary: Vocabulary,
-    documents: Sequence[str],
-    *,
-    unknown: Unknown | None = None,
-) -> Source:
-    """All of a text, in order, for a model of `config` to be evaluated on."""
-    reads = config.make_model(1).reads
-    if reads == "streams":
-        tokens = vocabulary.encode_documents(documents, unknown=unknown)
-        return BpttStream(tokens, _fitting_batch(tokens, config.batch), config.bptt)
-    tokens = vocabulary.encode("".join(documents), unknown=unknown)
-    starts = STARTS[reads](len(tokens), config.bptt)
-    return WindowSet(tokens, starts, config.bptt, config.batch, shuffled=False)
 
 
 def _streams(
@@ -165,7 +162,8 @@ def _windows(
     text, held_out = "".join(corpus.documents), "".join(corpus.validation or ())
     vocabulary = vocabulary or Vocabulary.from_characters([text, held_out])
     tokens, reads = vocabulary.encode(text), config.make_model(1).reads
-    starts = STARTS[reads](len(tokens), config.bptt)
+    starts: np.ndarray | Progression = STARTS[reads](len(tokens), config.bptt)
+    validation_starts: np.ndarray | Progression
     if held_out:
         validation_tokens = vocabulary.encode(held_out)
         validation_starts = STARTS[reads](len(validation_tokens), config.bptt)

@@ -9,7 +9,6 @@ in it is looked at. So a cell of one's own is measured like the built-in ones.
 from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import jax
@@ -22,6 +21,7 @@ from jaxtyping import Array, Int
 from jaxrnn.nn.cells import TANH, Carry, Cell
 from jaxrnn.nn.layers import RNN
 from jaxrnn.nn.model import CharModel, StatefulModel
+from jaxrnn.programs import bounded_jit
 
 END_OF_RANGE = 0.05
 """A sigmoid or tanh is saturated in the outermost 5 % of its range, at either end."""
@@ -63,10 +63,12 @@ def saturated_share(
     return float(_saturated_share(model, params, carry, tokens, starts))
 
 
-_norm = jax.jit(optax.tree.norm)
+@bounded_jit()
+def _norm(params: Any) -> Array:
+    return optax.tree.norm(params)
 
 
-@partial(jax.jit, static_argnames=("model",))
+@bounded_jit(static_argnames=("model",))
 def _saturated_share(
     model: CharModel, params: Any, carry: Carry, tokens: Array, starts: Array
 ) -> Array:

@@ -21,7 +21,7 @@ class Row:
         step: updates made.
         train: exponential average of the loss, nats per character.
         gradient_norm: mean norm of the gradient, unclipped, since the row before.
-        rate: the learning rate of the last step.
+        rate: the learning rate of the last step; None where the optimizer brings its own.
         update_ratio: norm of the last update over the norm of the parameters; near 1e-3 is usual.
         saturated: the share of sigmoids and tanhs in the cells that are near an end of their
             range, in [0, 1]; None where the model has no recurrent layer.
@@ -36,7 +36,7 @@ class Row:
     step: int
     train: float
     gradient_norm: float
-    rate: float
+    rate: float | None
     update_ratio: float
     saturated: float | None = None
     characters_per_second: float | None = None
@@ -69,7 +69,7 @@ class Position:
         steps: the steps since the last row.
         characters: the characters trained on since the last row.
         seconds: the time that took.
-        rate: the learning rate of the last step.
+        rate: the learning rate of the last step; None where the optimizer brings its own.
         update_norm: the norm of the last update.
     """
 
@@ -81,7 +81,7 @@ class Position:
     steps: int = 0
     characters: int = 0
     seconds: float = 0.0
-    rate: float = 0.0
+    rate: float | None = 0.0
     update_norm: float = 0.0
 
     @property
@@ -95,7 +95,7 @@ class Position:
         norms: np.ndarray,
         updates: np.ndarray,
         windows: Windows,
-        rates: np.ndarray,
+        rates: np.ndarray | None,
     ) -> "Position":
         """The position after some more steps of the same epoch.
 
@@ -107,7 +107,8 @@ class Position:
             norms: (S,) the norm of each gradient.
             updates: (S,) the norm of each update.
             windows: what the steps read; the first S count.
-            rates: the learning rates; the first S count.
+            rates: the learning rates, of which the first S count; None where the optimizer brings
+                its own.
         """
         average, total = self.average, self.norms
         for loss, norm in zip(losses.tolist(), norms.tolist(), strict=True):
@@ -123,7 +124,7 @@ class Position:
             norms=total,
             steps=self.steps + steps,
             characters=self.characters + read,
-            rate=float(rates[steps - 1]),
+            rate=None if rates is None else float(rates[steps - 1]),
             update_norm=float(updates[-1]),
         )
 

@@ -11,14 +11,15 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
+from jaxrnn.nn.cells import Carry
 from jaxrnn.nn.model import CharModel
+from jaxrnn.programs import bounded_jit
 from jaxrnn.training.chunks import Progress, Trainer, check_validation
 from jaxrnn.training.evaluation import STEPS_IN_ONE_PROGRAM, Source, evaluation, on_device
 from jaxrnn.training.history import Position, Row
-from jaxrnn.training.optimizers import make_optimizer
-from jaxrnn.training.schedules import Schedule, parse_schedule
+from jaxrnn.training.optimizers import AnyOptimizer, OptimizerName, make_optimizer
+from jaxrnn.training.schedules import Schedule, length_of
 from jaxrnn.training.state import TrainState, carry_for, make_state
 
 SECONDS_IN_ONE_PROGRAM = 2.0
@@ -34,7 +35,7 @@ def training(
     source: Source,
     validation: Source | None,
     schedule: Schedule,
-    optimizer: optax.GradientTransformation,
+    optimizer: AnyOptimizer,
     state: TrainState,
     position: Position | None = None,
     *,
@@ -47,8 +48,9 @@ def training(
         model: the model.
         source: what to train on.
         validation: what to validate on after each epoch, if anything.
-        schedule: the learning rates; training ends with the schedule.
-        optimizer: from `make_optimizer`.
+        schedule: the learning rates; training ends with the schedule. From `length_of` for an
+            optimizer that brings its own.
+        optimizer: from `make_optimizer`, or any of optax's.
         state: the state to start from; it is used up.
         position: where to start; the beginning if None.
         carry_policy: "never" lets the carry flow through training, validation and the next epoch
@@ -59,10 +61,14 @@ def training(
     Raises:
         NonFiniteLossError: when a loss or a gradient is no longer finite; names the first bad
             tensor, step and rate, and has the last good progress.
-        ValueError: if a token is outside the model's vocabulary.
+        ValueError: if a token is outside the model's vocabulary, or if optimizer and schedule do
+            not fit.
     """
     trainer = Trainer(model, source, schedule, optimizer, debug_nans)
-    held_out = None if validation is None else on_device(validation, model)
+    held_out = None
+    if validation is not None:
+        shared = validation.tokens is source.tokens  # windows of one text, held once
+        held_out = trainer.tokens if shared else on_device(validation, model)
     position = position or Position()
     while position.epoch < schedule.epochs:
         count = source.steps(position.epoch)
@@ -92,30 +98,43 @@ def fit(
     source: Source,
     validation: Source | None = None,
     *,
-    schedule: Schedule | str,
-    optimizer: optax.GradientTransformation | None = None,
+    schedule: Schedule | str | None = None,
+    epochs: int | None = None,
+    optimizer: AnyOptimizer | OptimizerName | str | None = None,
     state: TrainState | None = None,
     carry_policy: CarryPolicy = "never",
     seed: int = 0,
 ) -> tuple[TrainState, list[Row]]:
-    """Train to the end of the schedule.
+    """Train to the end of the schedule, or for some epochs.
+
+    An optimizer of optax's brings its own learning rate: it takes `epochs`, and rates of its own
+    (`optax.adam(optax.cosine_decay_schedule(1e-3, 1000))`). All others take a `schedule`.
 
     Args:
         model: the model.
         source: what to train on.
         validation: what to validate on after each epoch, if anything.
         schedule: the learning rates, for example "4 x 1e-3, 4 x 1e-4".
-        optimizer: from `make_optimizer`; Adam if None.
+        epochs: how many epochs, at least 1, for an optimizer that brings its own rate.
+        optimizer: a name such as "adam", from `make_optimizer`, or any
+            `optax.GradientTransformation`; Adam if None.
         state: the state to start from; it is used up. A fresh one if None.
         carry_policy: see `training`.
         seed: of a fresh state.
 
     Returns:
         The trained state, and the history, whose last row of each epoch has the validation loss.
+
+    Raises:
+        NonFiniteLossError: see `training`.
+        ValueError: see `training`; if neither or both of schedule and epochs are given, or the one
+            that the optimizer does not take.
     """
-    if isinstance(schedule, str):
-        schedule = parse_schedule(schedule)
-    optimizer = optimizer or make_optimizer("adam")
+    if optimizer is None:
+        optimizer = "adam"
+    if isinstance(optimizer, str):
+        optimizer = make_optimizer(optimizer)
+    schedule = length_of(optimizer, schedule, epochs)
     state = state or make_state(model, optimizer, source.batch, jax.random.key(seed))
     rows = []
     for progress in training(
@@ -131,10 +150,15 @@ def _begin_epoch(
     schedule: Schedule, state: TrainState, position: Position, carry_policy: CarryPolicy
 ) -> tuple[TrainState, Position]:
     if carry_policy == "epoch":
-        state = state._replace(carry=jax.tree.map(jnp.zeros_like, state.carry))
+        state = state._replace(carry=_zeros_like(state.carry))
     if schedule.phase(position.epoch)[1] == position.epoch:
         position = replace(position, average=0.0, averaged=0)
     return state, position
+
+
+@bounded_jit()
+def _zeros_like(carry: Carry) -> Carry:
+    return jax.tree.map(jnp.zeros_like, carry)
 
 
 def _train_epoch(trainer: Trainer, state: TrainState, position: Position) -> Iterator[Progress]:

@@ -1,12 +1,15 @@
-"""Optimizers with PyTorch's arithmetic, as optax transformations without a learning rate.
+"""Optimizers with PyTorch's arithmetic, whose learning rate is an argument of each update.
 
-The learning rate is an argument of the training step, which subtracts `rate` times what the
-transformation returns. So one compiled step serves every schedule, and Adam's moments go on when
-the rate is set by hand between two blocks.
+So one compiled step serves every schedule, and Adam's moments go on when the rate is set by hand
+between two blocks. An `Optimizer` and a transformation of optax's are applied in the same way:
+their updates carry the minus sign, and `optax.apply_updates` adds them to the parameters. What
+tells the two apart is the type: an `Optimizer` needs a rate, a transformation brings its own.
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +26,7 @@ def clip_by_norm(norm: float) -> optax.GradientTransformation:
 
     gradient * min(1, norm / (|gradient| + 1e-6)), as `torch.nn.utils.clip_grad_norm_`.
     """
-    if not norm > 0:
-        raise ValueError(f"clip must be above 0, got {norm}.")
+    check_clip(norm)
 
     def update(
         updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
@@ -33,6 +35,12 @@ def clip_by_norm(norm: float) -> optax.GradientTransformation:
         return jax.tree.map(lambda g: g * scale, updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def check_clip(norm: float) -> None:
+    """Refuse a norm that nothing could be clipped to."""
+    if not norm > 0:
+        raise ValueError(f"clip must be above 0, got {norm}.")
 
 
 class AdamState(NamedTuple):
@@ -80,13 +88,146 @@ def _bias(decay: float, count: jax.Array, dtype: jnp.dtype) -> jax.Array:
     return (-jnp.expm1(count.astype(wide) * jnp.log1p(jnp.asarray(decay - 1, wide)))).astype(dtype)
 
 
-def adam(*, weight_decay: float = 0.0, decoupled: bool = False) -> optax.GradientTransformation:
+@dataclass(frozen=True)
+class Optimizer:
+    """An optimizer that is told the learning rate with each update.
+
+    Equal ones are equal and have the same hash, so a second training compiles nothing anew.
+    Any direction of optax's makes one: `Optimizer(optax.scale_by_lion)`.
+
+    Attributes:
+        direction: a function that makes an `optax.GradientTransformation` of the options. Its
+            results point uphill, as those of `optax.scale_by_adam` do.
+        options: the options, as (name, value).
+        clip: the largest norm of the gradient, above 0, or None.
+    """
+
+    direction: Callable[..., optax.GradientTransformation]
+    options: tuple[tuple[str, Any], ...] = ()
+    clip: float | None = None
+
+    def init(self, params: optax.Params) -> optax.OptState:
+        """The state before the first update."""
+        return self._transformation.init(params)
+
+    def update(
+        self,
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        *,
+        rate: jax.Array | float | None = None,
+    ) -> tuple[optax.Updates, optax.OptState]:
+        """What `optax.apply_updates` adds to the parameters, -rate * direction, and the state.
+
+        Args:
+            updates: the gradients.
+            state: the state before.
+            params: the parameters; weight decay needs them.
+            rate: the learning rate.
+
+        Raises:
+            ValueError: without a rate.
+        """
+        if rate is None:
+            raise ValueError(NEEDS_A_RATE)
+        direction, state = self._transformation.update(updates, state, params)
+        like = updates if params is None else params
+        moved = jax.tree.map(lambda d, p: -(rate * d).astype(p.dtype), direction, like)
+        return moved, state
+
+    @cached_property
+    def _transformation(self) -> optax.GradientTransformation:
+        """The gradient to the direction, clipping and all, without a rate."""
+        direction = self.direction(**dict(self.options))
+        if self.clip is None:
+            return direction
+        return optax.chain(clip_by_norm(self.clip), direction)
+
+
+AnyOptimizer: TypeAlias = Optimizer | optax.GradientTransformation
+"""An optimizer that needs a rate, or one that brings its own."""
+
+NEEDS_A_RATE = (
+    "An optimizer made by name or by make_optimizer needs a learning rate with each update: give "
+    "rate, for example rate=1e-3."
+)
+HAS_A_RATE = (
+    "The optimizer brings its own learning rate: leave {given} out. Rates from outside are for an "
+    'optimizer given by name, such as "adam", or made by make_optimizer.'
+)
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Refuse what is no optimizer.
+
+    Raises:
+        ValueError: if it has no `init` or no `update`.
+    """
+    for name in ("init", "update"):
+        if not callable(getattr(optimizer, name, None)):
+            raise ValueError(
+                f"optimizer must be one of {', '.join(OPTIMIZERS)}, made by make_optimizer, or an "
+                f"optax.GradientTransformation, got {optimizer!r:.60}."
+            )
+
+
+def check_rate(optimizer: AnyOptimizer, rate: Any, given: str = "rate") -> None:
+    """Refuse a rate beside an optimizer that brings its own, and none beside one that needs it.
+
+    Args:
+        optimizer: the optimizer.
+        rate: the rate, the rates, or None.
+        given: what the caller calls it.
+
+    Raises:
+        ValueError: if optimizer and rate do not fit.
+    """
+    check_optimizer(optimizer)
+    if isinstance(optimizer, Optimizer) and rate is None:
+        raise ValueError(NEEDS_A_RATE)
+    if not isinstance(optimizer, Optimizer) and rate is not None:
+        raise ValueError(HAS_A_RATE.format(given=given))
+
+
+def updated(
+    optimizer: AnyOptimizer,
+    gradients: optax.Updates,
+    state: optax.OptState,
+    params: optax.Params,
+    rate: jax.Array | float | None,
+    **seen: Any,
+) -> tuple[optax.Params, optax.Updates, optax.OptState]:
+    """The parameters after one update, what was added to them, and the optimizer's state.
+
+    Args:
+        optimizer: the optimizer.
+        gradients: the gradients.
+        state: the optimizer's state.
+        params: the parameters.
+        rate: the learning rate, or None for an optimizer that brings its own.
+        seen: what some transformations want to know besides (`optax.lbfgs`, `reduce_on_plateau`):
+            `value`, the loss; `grad`, the gradients; `value_fn`, from parameters to the loss.
+    """
+    if isinstance(optimizer, Optimizer):
+        updates, state = optimizer.update(gradients, state, params, rate=rate)
+    else:
+        told = optax.with_extra_args_support(optimizer)
+        updates, state = told.update(gradients, state, params, **seen)
+    return optax.apply_updates(params, updates), updates, state
+
+
+def adam(*, weight_decay: float = 0.0, decoupled: bool = False) -> Optimizer:
     """`torch.optim.Adam`, or AdamW if the weight decay is decoupled from the gradient.
 
     Coupled decay adds `weight_decay * p` to the gradient before the moments (L2 regularisation);
     decoupled decay adds it to the direction (Loshchilov and Hutter 2019,
     https://arxiv.org/abs/1711.05101).
     """
+    return Optimizer(_adam_direction, (("weight_decay", weight_decay), ("decoupled", decoupled)))
+
+
+def _adam_direction(weight_decay: float, decoupled: bool) -> optax.GradientTransformation:
     if decoupled:
         return optax.chain(scale_by_adam(), optax.add_decayed_weights(weight_decay))
     if weight_decay:
@@ -94,14 +235,22 @@ def adam(*, weight_decay: float = 0.0, decoupled: bool = False) -> optax.Gradien
     return scale_by_adam()
 
 
-def sgd(*, momentum: float = 0.0, weight_decay: float = 0.0) -> optax.GradientTransformation:
+def sgd(*, momentum: float = 0.0, weight_decay: float = 0.0) -> Optimizer:
     """`torch.optim.SGD`: the gradient, or its running sum v = momentum * v + gradient."""
+    return Optimizer(_sgd_direction, (("momentum", momentum), ("weight_decay", weight_decay)))
+
+
+def _sgd_direction(momentum: float, weight_decay: float) -> optax.GradientTransformation:
     decay = optax.add_decayed_weights(weight_decay)
     return optax.chain(decay, optax.trace(momentum) if momentum else optax.identity())
 
 
-def rmsprop(*, momentum: float = 0.0, weight_decay: float = 0.0) -> optax.GradientTransformation:
+def rmsprop(*, momentum: float = 0.0, weight_decay: float = 0.0) -> Optimizer:
     """`torch.optim.RMSprop`: gradient / (sqrt(v) + 1e-8), v an average of decay 0.99."""
+    return Optimizer(_rmsprop_direction, (("momentum", momentum), ("weight_decay", weight_decay)))
+
+
+def _rmsprop_direction(momentum: float, weight_decay: float) -> optax.GradientTransformation:
     return optax.chain(
         optax.add_decayed_weights(weight_decay),
         optax.scale_by_rms(decay=0.99, eps=1e-8, eps_in_sqrt=False),
@@ -110,29 +259,36 @@ def rmsprop(*, momentum: float = 0.0, weight_decay: float = 0.0) -> optax.Gradie
 
 
 def make_optimizer(
-    name: OptimizerName,
+    name: OptimizerName | str,
     *,
     weight_decay: float = 0.0,
     momentum: float = 0.0,
     clip: float | None = None,
-) -> optax.GradientTransformation:
+) -> Optimizer:
     """An optimizer by name, behind clipping by norm if `clip` is given.
+
+    Its learning rate is an argument of each update: `train_step(..., rate)`, `fit(..., schedule)`
+    or `optimizer.update(gradients, state, params, rate=rate)`.
 
     Args:
         name: "adam", "adamw", "sgd" or "rmsprop".
         weight_decay: L2, added to the gradient; for "adamw", decoupled.
         momentum: for "sgd" and "rmsprop", in [0, 1).
         clip: the largest gradient norm, above 0.
+
+    Raises:
+        ValueError: if the name is unknown or an option out of range.
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {name!r}.")
     if momentum and name in ("adam", "adamw"):
         raise ValueError(f"momentum is for sgd and rmsprop; {name} has its own.")
-    optimizer = OPTIMIZERS[name](weight_decay, momentum)
-    return optimizer if clip is None else optax.chain(clip_by_norm(clip), optimizer)
+    if clip is not None:
+        check_clip(clip)
+    return replace(OPTIMIZERS[name](weight_decay, momentum), clip=clip)
 
 
-OPTIMIZERS: dict[str, Callable[[float, float], optax.GradientTransformation]] = {
+OPTIMIZERS: dict[str, Callable[[float, float], Optimizer]] = {
     "adam": lambda decay, momentum: adam(weight_decay=decay),
     "adamw": lambda decay, momentum: adam(weight_decay=decay, decoupled=True),
     "sgd": lambda decay, momentum: sgd(weight_decay=decay, momentum=momentum),

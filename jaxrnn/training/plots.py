@@ -33,16 +33,19 @@ def draw_losses(
 
 
 def draw_rates(
-    rates: Sequence[float], losses: Sequence[float], path: Path, *, suggested: float
+    rates: Sequence[float], losses: Sequence[float], path: Path, *, suggested: float | None
 ) -> None:
-    """Draw the loss against the learning rate, with a line at the suggested rate, as PNG."""
+    """Draw the loss against the learning rate, with a line at the suggested rate if any, as PNG."""
     figure, axes = _figure("learning-rate range test")
     axes.plot(rates, losses)
-    axes.axvline(suggested, color="black", linestyle=":", label=f"steepest fall: {suggested:.1e}")
+    if suggested is not None:
+        label = f"steepest fall: {suggested:.1e}"
+        axes.axvline(suggested, color="black", linestyle=":", label=label)
     axes.set_xscale("log")
     axes.set_xlabel("learning rate")
     axes.set_ylabel("nats per character (average)")
-    axes.legend()
+    if suggested is not None:
+        axes.legend()
     figure.savefig(path, dpi=120)
 
 

@@ -4,7 +4,7 @@ Smith 2017, https://arxiv.org/abs/1506.01186; fastai's `lr_find`.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -22,18 +22,127 @@ DIVERGED = 4.0
 """The test ends when the averaged loss is this many times the lowest so far."""
 
 
+SMOOTHED = 1 / 40
+"""Standard deviation of the smoothing, as a share of the steps: about a sixth of a decade."""
+MARGIN = 1 / 20
+"""What counts as an end of the range, as a share of the steps."""
+MOST_POINTS = 1000
+"""Points of the curve that is looked at; of more steps, some in a row are averaged."""
+LEAST_FALL = 0.02
+"""A loss that falls by less, as a share of itself, does not fall."""
+
+
+class Suggestion(NamedTuple):
+    """What a range test says.
+
+    Attributes:
+        rate: the learning rate to take, or None where the range does not show one.
+        sentence: the same for a reader: the rate, or what to change to find one.
+    """
+
+    rate: float | None
+    sentence: str
+
+
 class RangeTest(NamedTuple):
-    """Rates tried so far, and the averaged loss (nats per character) after the step at each."""
+    """Rates tried so far, and the loss (nats per character) at each.
+
+    Attributes:
+        rates: the rates, evenly spaced in their logarithm.
+        losses: the averaged loss after the step at each.
+        raw: the loss of the step alone; the averaged one is taken where it is not given.
+        diverged: whether the test ended because the loss grew, before the highest rate.
+        by_frequency: the loss of a guess by the characters' frequencies alone, if known.
+    """
 
     rates: list[float]
     losses: list[float]
+    raw: list[float] | None = None
+    diverged: bool = False
+    by_frequency: float | None = None
 
     @property
     def suggested(self) -> float:
-        """The rate at which the averaged loss falls fastest, over the logarithm of the rate."""
-        if len(self.losses) < 3:
-            raise ValueError("The loss is not finite from the first steps on: nothing to suggest.")
-        return self.rates[int(np.argmin(np.gradient(self.losses)))]
+        """The rate at which the smoothed loss falls fastest, over the logarithm of the rate.
+
+        Raises:
+            ValueError: if the range does not show one; the message says what to change.
+        """
+        rate, sentence = self.suggestion()
+        if rate is None:
+            raise ValueError(sentence)
+        return rate
+
+    def suggestion(self) -> Suggestion:
+        """The rate to take, or what to change.
+
+        The loss is smoothed on both sides of each rate, which moves nothing along the axis. It is
+        looked for where the loss falls fastest before its minimum (Smith 2017; fastai's
+        `lr_find`). The first plunge of a character model, to what the frequencies of the characters
+        explain, comes at any rate that moves the output's bias at all; it is left out where the
+        loss falls on from there. A minimum or a fastest fall at an end of the range may well lie
+        outside it: no rate is suggested then.
+        """
+        count = len(self.rates)
+        if count < 3:
+            return Suggestion(
+                None, "The loss is not finite from the first steps on: nothing to suggest."
+            )
+        losses = np.asarray(self.losses if self.raw is None else self.raw, float)
+        together = -(-count // MOST_POINTS)
+        rates = np.asarray(self.rates)[: count // together * together : together]
+        grouped = losses[: len(rates) * together].reshape(len(rates), together).mean(axis=1)
+        curve = smoothed(grouped)
+        lowest = int(np.argmin(curve))
+        margin = max(1, round(MARGIN * len(curve)))
+        little = LEAST_FALL * abs(curve[0])
+        if curve[0] - curve[lowest] < little:
+            if not self.diverged and curve[-1] <= curve[0] + little:
+                return Suggestion(
+                    None,
+                    "The loss hardly changes at any rate tried, up to "
+                    f"{self.rates[-1]:.1e}: raise --highest.",
+                )
+            return Suggestion(
+                None,
+                f"The loss falls at no rate tried, from {self.rates[0]:.1e} on: lower --lowest.",
+            )
+        if not self.diverged and lowest >= len(curve) - margin:
+            return Suggestion(
+                None,
+                f"The loss is still falling at the highest rate tried, {self.rates[-1]:.1e}: "
+                "raise --highest.",
+            )
+        slopes = np.gradient(curve, np.log(rates))
+        first = 0
+        if self.by_frequency is not None and curve[lowest] < self.by_frequency - little:
+            first = int(np.argmax(curve < self.by_frequency))
+        steepest = first + int(np.argmin(slopes[first : lowest + 1]))
+        if steepest < margin:
+            return Suggestion(
+                None,
+                f"The loss falls fastest at the lowest rate tried, {self.rates[0]:.1e}: lower "
+                "--lowest.",
+            )
+        rate = float(rates[steepest])
+        return Suggestion(rate, f"The loss falls fastest at a learning rate of {rate:.1e}.")
+
+
+def entropy(tokens: np.ndarray) -> float:
+    """The mean loss, in nats, of a guess by the tokens' frequencies."""
+    counts = np.unique(tokens, return_counts=True)[1]
+    shares = counts / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
+
+
+def smoothed(losses: Sequence[float]) -> np.ndarray:
+    """The losses, averaged with a Gaussian on both sides of each; one that explodes is cut off."""
+    values = np.asarray(losses, float)
+    values = np.minimum(values, DIVERGED * values.min())
+    width = max(1.0, SMOOTHED * len(values))
+    apart = np.subtract.outer(np.arange(len(values)), np.arange(len(values)))
+    weights = np.exp(-0.5 * np.square(apart / width))
+    return weights @ values / weights.sum(axis=1)
 
 
 def range_test(
@@ -55,7 +164,9 @@ def range_test(
     source, state = experiment.source, experiment.fresh_state()
     rates = np.geomspace(lowest, highest, steps)
     tokens = jnp.asarray(source.tokens)
-    curve, average, epoch, window = RangeTest([], []), 0.0, 0, 0
+    raw: list[float] = []
+    curve = RangeTest([], [], raw, by_frequency=entropy(source.tokens))
+    average, epoch, window = 0.0, 0, 0
     while len(curve.rates) < steps:
         done = len(curve.rates)
         count = min(STEPS_IN_ONE_PROGRAM, steps - done, source.steps(epoch) - window)
@@ -77,8 +188,9 @@ def range_test(
             average = AVERAGE_DECAY * average + (1 - AVERAGE_DECAY) * loss
             shown = average / (1 - AVERAGE_DECAY ** (len(curve.rates) + 1))
             if not np.isfinite(shown) or shown > DIVERGED * min([*curve.losses, shown]):
-                yield curve
+                yield curve._replace(diverged=True)
                 return
+            raw.append(loss)
             curve.rates.append(rate)
             curve.losses.append(shown)
         yield curve

@@ -13,6 +13,7 @@ loss.png             the loss curves
 """
 
 import json
+import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -33,6 +34,8 @@ from jaxrnn.training.history import Position, Row
 from jaxrnn.training.sealed import RunError as RunError
 from jaxrnn.training.sealed import make_sealed, read_sealed
 from jaxrnn.training.state import TrainState
+
+logger = logging.getLogger(__name__)
 
 RUNS = Path("runs")
 """Where the command line keeps runs."""
@@ -210,13 +213,19 @@ class Run:
             return False
 
     def load_params(self, name: str = "best") -> Any:
-        """The parameters of checkpoint `name`, or of "last" where there is no best one yet."""
+        """The parameters of checkpoint `name`, or of "last" where there is no best one yet.
+
+        A warning of the logger "jaxrnn" says so then, unless the weights were never trained here.
+        """
         config = self.config
         model = config.make_model(len(self.vocabulary))
         like = jax.eval_shape(lambda: fresh_state(config, model))
         there = self.path(name).is_file()
         try:
-            return self.load(name if there else "last", like).state.params
+            state = self.load(name if there else "last", like).state
+            if not there and name != "last" and int(state.step) > 0:
+                logger.warning("%s is missing: taking %s.", self.path(name), self.path("last"))
+            return state.params
         except DamagedCheckpointError as error:
             other = "last" if name == "best" else "best"
             raise RunError(f"{error} Try the other one: --checkpoint {other}.") from error
@@ -230,7 +239,7 @@ class Run:
             prompt: what to go on from; the run's own prompt if None.
             length: characters to write.
             checkpoint: whose parameters write, "best" or "last".
-            options: count, sampler, unknown, seed.
+            options: count, sampler, unknown, seed, stop_at_eos.
         """
         config, vocabulary = self.config, self.vocabulary
         return write_texts(

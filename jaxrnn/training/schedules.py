@@ -15,6 +15,9 @@ from typing import Protocol
 
 import numpy as np
 
+from jaxrnn.data.tokens import check_at_least_1
+from jaxrnn.training.optimizers import HAS_A_RATE, AnyOptimizer, Optimizer, check_optimizer
+
 
 class Phase(Protocol):
     """Some epochs of training with one rule for the learning rate."""
@@ -89,6 +92,17 @@ def _cosine(start: float, end: float, place: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class OwnRates:
+    """Epochs of an optimizer that brings its own learning rates."""
+
+    epochs: int
+
+    def rates(self, steps: np.ndarray, steps_per_epoch: int) -> np.ndarray:
+        """There are none to give."""
+        raise TypeError("The rates of these epochs are the optimizer's own.")
+
+
+@dataclass(frozen=True)
 class Schedule:
     """Phases, one after the other; the optimizer's moments go on from one to the next."""
 
@@ -107,6 +121,51 @@ class Schedule:
                 return phase, first
             first += phase.epochs
         raise IndexError(f"The schedule has {self.epochs} epochs, there is no epoch {epoch}.")
+
+
+def length_of(
+    optimizer: AnyOptimizer, schedule: Schedule | str | None, epochs: int | None
+) -> Schedule:
+    """The schedule of a training, from whichever of the two the optimizer takes.
+
+    Args:
+        optimizer: the optimizer.
+        schedule: the learning rates, for an optimizer that needs them.
+        epochs: how many epochs, for an optimizer that brings its own rates.
+
+    Raises:
+        ValueError: if what is given does not fit the optimizer.
+    """
+    check_optimizer(optimizer)
+    if isinstance(optimizer, Optimizer):
+        if schedule is None or epochs is not None:
+            raise ValueError(
+                "An optimizer made by name or by make_optimizer takes its length and its rates "
+                'from schedule, for example schedule="4 x 1e-3", and no epochs.'
+            )
+        return parse_schedule(schedule) if isinstance(schedule, str) else schedule
+    if schedule is not None:
+        raise ValueError(HAS_A_RATE.format(given="schedule") + " Say how long with epochs.")
+    if epochs is None:
+        raise ValueError(
+            "The optimizer brings its own learning rate: say how long with epochs, for example "
+            "epochs=2."
+        )
+    check_at_least_1(epochs=epochs)
+    return Schedule((OwnRates(epochs),))
+
+
+def check_schedule(optimizer: AnyOptimizer, schedule: Schedule) -> None:
+    """Refuse rates for an optimizer that brings its own, and none for one that needs them.
+
+    Raises:
+        ValueError: if optimizer and schedule do not fit.
+    """
+    without = any(isinstance(phase, OwnRates) for phase in schedule.phases)
+    if without:
+        length_of(optimizer, None, schedule.epochs)
+    else:
+        length_of(optimizer, schedule, None)
 
 
 def parse_schedule(text: str) -> Schedule:

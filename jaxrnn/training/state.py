@@ -1,15 +1,17 @@
 """What training changes, in one value."""
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.typing import DTypeLike
 
 from jaxrnn.nn.cells import Carry
 from jaxrnn.nn.model import CharModel
+from jaxrnn.programs import bounded_jit
+from jaxrnn.training.optimizers import AnyOptimizer, check_optimizer
 
 
 class TrainState(NamedTuple):
@@ -30,20 +32,39 @@ class TrainState(NamedTuple):
     key: jax.Array
 
 
-def make_state(
-    model: CharModel, optimizer: optax.GradientTransformation, batch: int, key: jax.Array
-) -> TrainState:
+def make_state(model: CharModel, optimizer: AnyOptimizer, batch: int, key: jax.Array) -> TrainState:
     """A fresh state: drawn parameters, a carry of zeros for `batch` streams, step 0."""
+    check_optimizer(optimizer)
     params_key, run_key = jax.random.split(key)
     params = _init(model, batch, params_key)
+    opt_state = _init_optimizer(optimizer, params)
     step = jnp.zeros((), jnp.int32)
-    return TrainState(params, optimizer.init(params), model.initial_carry(batch), step, run_key)
+    return TrainState(params, opt_state, zero_carry(model, batch), step, run_key)
 
 
-@partial(jax.jit, static_argnames=("model", "batch"))
+# Each of these is one bounded program: an operation outside of one is compiled for every shape
+# that it meets, and kept.
+
+
+@bounded_jit(static_argnames=("model", "batch"))
 def _init(model: CharModel, batch: int, key: jax.Array) -> Any:
     tokens = jnp.zeros((3, batch), jnp.int32)  # three characters, as Char3Model reads them
     return model.init(key, model.initial_carry(batch), tokens)["params"]
+
+
+@bounded_jit(static_argnames=("optimizer",))
+def _init_optimizer(optimizer: AnyOptimizer, params: Any) -> optax.OptState:
+    return optimizer.init(params)
+
+
+def zero_carry(model: CharModel, batch: int, dtype: DTypeLike = jnp.float32) -> Carry:
+    """The carry that a text starts from, for `batch` streams."""
+    return _zero_carry(model, batch, jnp.dtype(dtype))
+
+
+@bounded_jit(static_argnames=("model", "batch", "dtype"))
+def _zero_carry(model: CharModel, batch: int, dtype: jnp.dtype) -> Carry:
+    return model.initial_carry(batch, dtype)
 
 
 def repackage(carry: Carry) -> Carry:
@@ -55,8 +76,9 @@ def repackage(carry: Carry) -> Carry:
     return jax.tree.map(lax.stop_gradient, carry)
 
 
+@bounded_jit(static_argnames=("dtype",))
 def cast_floats(state: TrainState, dtype: str) -> TrainState:
-    """The same state with its floats in another precision."""
+    """The same state with its floats in another precision (`dtype` is static)."""
 
     def cast(leaf: jax.Array) -> jax.Array:
         return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
@@ -64,7 +86,7 @@ def cast_floats(state: TrainState, dtype: str) -> TrainState:
     return jax.tree.map(cast, state)
 
 
-@jax.jit
+@bounded_jit()
 def copied(state: TrainState) -> TrainState:
     """A copy in buffers of its own, which a step that uses the state up leaves alone."""
     return jax.tree.map(jnp.copy, state)
@@ -78,4 +100,4 @@ def carry_for(model: CharModel, carry: Carry, batch: int) -> Carry:
     leaves = jax.tree.leaves(carry)
     if all(leaf.shape[0] == batch for leaf in leaves):
         return carry
-    return model.initial_carry(batch, leaves[0].dtype)
+    return zero_carry(model, batch, leaves[0].dtype)

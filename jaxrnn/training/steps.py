@@ -19,8 +19,14 @@ from jaxrnn.data.windows import Windows
 from jaxrnn.nn.cells import Carry
 from jaxrnn.nn.losses import nll_loss
 from jaxrnn.nn.model import CharModel, apply_model
+from jaxrnn.programs import bounded_jit
+from jaxrnn.training.optimizers import AnyOptimizer, check_rate, updated
 from jaxrnn.training.segments import segmented_loss
 from jaxrnn.training.state import TrainState, carry_for, repackage
+
+SINGLE_STEPS = 32
+"""Models, optimizers and segments whose single steps stay compiled: a loop of one's own may go
+through many in turn."""
 
 
 class Metrics(NamedTuple):
@@ -29,7 +35,7 @@ class Metrics(NamedTuple):
     Attributes:
         loss: in nats per character.
         gradient_norm: the gradient's norm, unclipped.
-        update_norm: the norm of what was subtracted from the parameters.
+        update_norm: the norm of what was added to the parameters.
     """
 
     loss: Float[Array, ""]
@@ -117,13 +123,13 @@ def host_tokens_checked(step: Any) -> Any:
 
 
 @host_tokens_checked
-@partial(jax.jit, static_argnames=("model", "optimizer", "segment"))
+@bounded_jit(static_argnames=("model", "optimizer", "segment"), sets=SINGLE_STEPS)
 def train_step(
     model: CharModel,
-    optimizer: optax.GradientTransformation,
+    optimizer: AnyOptimizer,
     state: TrainState,
     batch: Batch,
-    rate: Float[Array, ""] | float,
+    rate: Float[Array, ""] | float | None = None,
     *,
     segment: int | None = None,
 ) -> tuple[TrainState, Metrics]:
@@ -131,22 +137,23 @@ def train_step(
 
     Args:
         model: the model (static).
-        optimizer: from `make_optimizer` (static).
+        optimizer: from `make_optimizer`, or any of optax's (static).
         state: the state, whose carry the window goes on from. If the batch size has changed, the
             carry starts from zeros.
         batch: the characters.
-        rate: the learning rate.
+        rate: the learning rate of an optimizer from `make_optimizer`; None for one of optax's,
+            which brings its own.
         segment: as in `batch_loss`, for windows too long for the memory (static).
 
     Raises:
-        ValueError: if a token of a NumPy array is outside [0, V). Arrays on the device are not
-            looked at, which would wait for it.
+        ValueError: if a token of a NumPy array is outside [0, V), or if optimizer and rate do not
+            fit. Arrays on the device are not looked at, which would wait for it.
     """
     return _update(model, optimizer, state, batch, rate, segment)
 
 
 @host_tokens_checked
-@partial(jax.jit, static_argnames=("model",))
+@bounded_jit(static_argnames=("model",), sets=SINGLE_STEPS)
 def eval_step(
     model: CharModel, params: Any, carry: Carry, batch: Batch
 ) -> tuple[Carry, Float[Array, ""]]:
@@ -159,16 +166,14 @@ def eval_step(
     return carry, loss
 
 
-@partial(
-    jax.jit, static_argnames=("model", "optimizer", "sizes", "padded"), donate_argnames="state"
-)
+@bounded_jit(static_argnames=("model", "optimizer", "sizes", "padded"), donate_argnames=("state",))
 def train_steps(
     model: CharModel,
-    optimizer: optax.GradientTransformation,
+    optimizer: AnyOptimizer,
     state: TrainState,
     tokens: Int[Array, " N"],
     windows: Windows,
-    rates: Float[Array, " S"],
+    rates: Float[Array, " S"] | None,
     count: Int[Array, ""],
     *,
     sizes: tuple[int, ...],
@@ -178,11 +183,11 @@ def train_steps(
 
     Args:
         model: the model (static).
-        optimizer: from `make_optimizer` (static).
+        optimizer: from `make_optimizer`, or any of optax's (static).
         state: the state; its carry must be of the windows' batch size.
         tokens: the whole corpus, on the device.
         windows: where the windows of the S steps lie.
-        rates: the learning rate of each step.
+        rates: the learning rate of each step; None where the optimizer brings its own.
         count: how many steps to make, in [0, S].
         sizes: the lengths to which windows are padded; one branch is compiled for each (static).
         padded: whether a window can be shorter than its size (static).
@@ -193,15 +198,16 @@ def train_steps(
 
     def body(i: Array, carried: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
         state, metrics = carried
-        update = partial(_update, model, optimizer, state, rate=rates[i])
+        rate = None if rates is None else rates[i]
+        update = partial(_update, model, optimizer, state, rate=rate)
         state, new = _at_size(update, tokens, windows, i, sizes, padded)
         return state, jax.tree.map(lambda all_, one: all_.at[i].set(one), metrics, new)
 
-    zeros = jnp.zeros(len(rates), jax.tree.leaves(state.params)[0].dtype)
+    zeros = jnp.zeros(len(windows.lengths), jax.tree.leaves(state.params)[0].dtype)
     return lax.fori_loop(0, count, body, (state, Metrics(zeros, zeros, zeros)))
 
 
-@partial(jax.jit, static_argnames=("model", "sizes", "padded"))
+@bounded_jit(static_argnames=("model", "sizes", "padded"))
 def eval_steps(
     model: CharModel,
     params: Any,
@@ -232,22 +238,31 @@ def eval_steps(
 
 def _update(
     model: CharModel,
-    optimizer: optax.GradientTransformation,
+    optimizer: AnyOptimizer,
     state: TrainState,
     batch: Batch,
-    rate: Array | float,
+    rate: Array | float | None,
     segment: int | None = None,
 ) -> tuple[TrainState, Metrics]:
+    check_rate(optimizer, rate)
     key = jax.random.fold_in(state.key, state.step)
-    gradient = jax.value_and_grad(
-        lambda params: batch_loss(model, params, state.carry, batch, key, segment=segment),
-        has_aux=True,
+
+    def loss_of(params: Any) -> tuple[Array, Carry]:
+        return batch_loss(model, params, state.carry, batch, key, segment=segment)
+
+    (loss, carry), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    params, updates, opt_state = updated(
+        optimizer,
+        gradients,
+        state.opt_state,
+        state.params,
+        rate,
+        value=loss,
+        grad=gradients,
+        value_fn=lambda params: loss_of(params)[0],
     )
-    (loss, carry), gradients = gradient(state.params)
-    direction, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    params = jax.tree.map(lambda p, d: p - (rate * d).astype(p.dtype), state.params, direction)
     after = TrainState(params, opt_state, carry, state.step + 1, state.key)
-    update_norm = (rate * optax.tree.norm(direction)).astype(loss.dtype)
+    update_norm = optax.tree.norm(updates).astype(loss.dtype)
     return after, Metrics(loss, optax.tree.norm(gradients), update_norm)
 
 

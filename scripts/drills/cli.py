@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from drills.damage import damage_drill
-from drills.endurance import generation_drill, training_drill
+from drills.endurance import generation_drill, training_drill, trainings_drill
 from drills.kill import KillDrillError, kill_drill
 from drills.sanitize import TESTS, SanitizerError, sanitize_drill
 
@@ -38,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     endurance = drills.add_parser("endurance", help="train and write for long; memory stays flat")
     endurance.add_argument("--seconds", type=float, default=600.0)
     endurance.add_argument("--texts", type=int, default=10_000)
+    endurance.add_argument("--trainings", type=int, default=300)
     endurance.set_defaults(drill=_endurance)
     sanitize = drills.add_parser("sanitize", help="run the C++ tests under ASan and UBSan")
     sanitize.add_argument("tests", nargs="*", default=TESTS, help="files or names of tests")
@@ -68,6 +69,9 @@ def _endurance(options: argparse.Namespace, folder: Path) -> int:
     for measured in (training_drill(options.seconds), generation_drill(options.texts)):
         print(measured)
         flat &= measured.flat
+    trained = trainings_drill(options.trainings)
+    print(trained)
+    flat &= trained.flat
     return 0 if flat else 1
 
 

@@ -1,13 +1,27 @@
-"""Train and write for long, and see that memory stays flat and nothing is compiled again."""
+"""Train and write for long, and see that memory stays flat and nothing is compiled again.
+
+One training after the other compiles anew; there the memory maps have to stay few, too.
+"""
 
 import os
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
+import optax
 
-from jaxrnn import BpttStream, CharLM, Sampler, Vocabulary, make_optimizer, make_state
+from jaxrnn import (
+    CELLS,
+    BpttStream,
+    CharLM,
+    Sampler,
+    Vocabulary,
+    fit,
+    make_optimizer,
+    make_state,
+)
 from jaxrnn.generation import write_texts
 from jaxrnn.training.loop import training
 from jaxrnn.training.schedules import parse_schedule
@@ -17,6 +31,15 @@ WARM = 0.2
 ALLOWED = 8.0
 """MiB that memory may still grow then: pages that the allocator keeps, no leak of a step."""
 
+ALLOWED_MAPS = 1_000
+"""Memory maps that may come in the second half of many trainings: some dozen programs."""
+ALLOWED_TRAININGS = 64.0
+"""MiB that memory may grow meanwhile: models of other sizes, and pages that stay."""
+
+
+MORE_MAPS = 50
+"""Memory maps that may still be added then: the allocator's, where each program adds some 20."""
+
 
 class Measured(NamedTuple):
     """What a drill measured.
@@ -25,11 +48,13 @@ class Measured(NamedTuple):
         what: what was done, in words.
         memory: resident MiB over time.
         compilations: programs compiled after the warm part.
+        maps: memory maps of the process over time, of which a system allows some 65,000.
     """
 
     what: str
     memory: list[float]
     compilations: int
+    maps: Sequence[int] = ()
 
     @property
     def growth(self) -> float:
@@ -40,13 +65,20 @@ class Measured(NamedTuple):
 
     @property
     def flat(self) -> bool:
-        """Whether memory stayed flat and nothing was compiled."""
-        return self.growth <= ALLOWED and self.compilations == 0
+        """Whether memory and its maps stayed flat and nothing was compiled."""
+        return self.growth <= ALLOWED and self.compilations == 0 and self.more_maps <= MORE_MAPS
+
+    @property
+    def more_maps(self) -> int:
+        """Memory maps that were added after the warm part."""
+        return self.maps[-1] - self.maps[int(len(self.maps) * WARM)] if self.maps else 0
 
     def __str__(self) -> str:
+        maps = f" {self.maps[-1]:,} memory maps, {self.more_maps:+,}." if self.maps else ""
         return (
             f"{self.what}: {self.memory[0]:.1f} MiB at first, {self.memory[-1]:.1f} at last, "
             f"{self.growth:+.1f} after the warm part; {self.compilations} programs compiled there."
+            f"{maps}"
         )
 
 
@@ -87,23 +119,107 @@ def training_drill(seconds: float) -> Measured:
     return Measured(f"{steps:,} steps in {passed:.0f} s", memory, counter.count - cold)
 
 
+class Trained(NamedTuple):
+    """What a process looked like after each of many trainings.
+
+    Attributes:
+        maps: its memory maps, of which Linux allows 65,530.
+        memory: its resident MiB.
+    """
+
+    maps: list[int]
+    memory: list[float]
+
+    @property
+    def more_maps(self) -> int:
+        """Memory maps above the most of the first half."""
+        half = len(self.maps) // 2
+        return max(self.maps[half:]) - max(self.maps[:half])
+
+    @property
+    def more_memory(self) -> float:
+        """MiB above the most of the first half."""
+        half = len(self.memory) // 2
+        return max(self.memory[half:]) - max(self.memory[:half])
+
+    @property
+    def flat(self) -> bool:
+        """Whether maps and memory stayed flat in the second half."""
+        return self.more_maps <= ALLOWED_MAPS and self.more_memory <= ALLOWED_TRAININGS
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.maps)} trainings: {self.maps[-1]:,} memory maps and "
+            f"{self.memory[-1]:.0f} MiB at last; {self.more_maps:+,} and {self.more_memory:+.0f} "
+            "in the second half."
+        )
+
+
+def trainings_drill(trainings: int) -> Trained:
+    """Train so many small models, no two alike, with optimizers of ours and of optax's in turn."""
+    tokens = np.random.default_rng(0).integers(0, 20, 400).astype(np.uint8)
+    cells, maps, memory = list(CELLS.values()), [], []
+    for number in range(trainings):
+        model = CharLM(20, 4, 8 + number % 25, cell=cells[number % 4], layers=1 + number % 2)
+        if number % 2:  # two layers, between which dropout acts
+            model = model.copy(dropout=0.1 + number / 10_000)
+        source = BpttStream(tokens, 3 + number % 5, 5 + number % 7)
+        if number % 3:
+            optimizer = make_optimizer("adam", clip=1.0 + number)
+            fit(model, source, source, optimizer=optimizer, schedule="1 x 1e-3", seed=number)
+        else:
+            fit(model, source, source, optimizer=optax.adam(1e-3), epochs=1, seed=number)
+        maps.append(memory_maps())
+        memory.append(resident())
+    return Trained(maps, memory)
+
+
 def generation_drill(texts: int) -> Measured:
-    """Write so many short texts, each from a prompt of its own."""
+    """Write so many texts, each from a prompt, at a temperature and of a length of its own.
+
+    The first ones have the longest prompt and text of every size that a program is made for.
+    """
     vocabulary = Vocabulary.from_characters(["abcdefgh"])
     model = CharLM(len(vocabulary), 8, 32)
     params = make_state(model, make_optimizer("sgd"), 1, jax.random.key(0)).params
-    memory, cold, sampler = [], 0, Sampler(temperature=0.8)
+    memory, maps, cold = [], [], 0
     rng = np.random.default_rng(0)
+    sizes = [(prompt, length) for prompt in (8, 16, 32, 64, 128) for length in (1, 64, 128, 256)]
     with CompilationCounter() as counter:
         for number in range(texts):
-            prompt = "".join(rng.choice(list("abcdefgh"), 4))
+            prompt_length, length = (
+                sizes[number] if number < len(sizes) else rng.integers(1, (129, 257)).tolist()
+            )
+            prompt = "".join(rng.choice(list("abcdefgh"), prompt_length))
+            sampler = Sampler(temperature=float(rng.uniform(0.1, 3)))
             write_texts(
-                model, params, vocabulary, prompt, window=8, length=10, sampler=sampler, seed=number
+                model,
+                params,
+                vocabulary,
+                prompt,
+                window=8,
+                length=length,
+                sampler=sampler,
+                seed=number,
             )
             memory.append(resident())
+            maps.append(memory_maps())
             if number < WARM * texts:
                 cold = counter.count
-    return Measured(f"{texts:,} short texts", memory, counter.count - cold)
+    what = f"{texts:,} texts from prompts, at temperatures and of lengths of their own"
+    return Measured(what, memory, counter.count - cold, maps)
+
+
+def memory_maps() -> int:
+    """The memory maps of this process: each compiled program has some."""
+    with open("/proc/self/maps") as file:
+        return sum(1 for _ in file)
+
+
+def memory_maps() -> int:
+    """How many memory maps this process has."""
+    with open("/proc/self/maps") as file:
+        return sum(1 for _ in file)
 
 
 def resident() -> float:

@@ -1,0 +1,162 @@
+"""What the arrays of a call must be: checked in one place, before anything runs.
+
+Shapes: T time steps, B batch, H hidden size, G the number of gates of the cell.
+
+Shapes and dtypes are known when a function is traced, so a check costs nothing at run time. Another
+structure or shape is a ValueError that says what was expected and what came; another floating dtype
+is cast: the weights decide the precision. Every way to run the recurrence gets the same arrays.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+
+def as_floats(name: str, array: Any, axes: Sequence[str | int], dtype: DTypeLike) -> Array:
+    """An array of floating numbers in another precision.
+
+    Args:
+        name: what it is, for the message.
+        array: the array.
+        axes: its axes: a number where the size is known, a letter where it is free.
+        dtype: the precision.
+
+    Raises:
+        ValueError: if it has other axes or sizes, or no floating numbers.
+    """
+    array = as_array(name, array, axes)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(f"{name} must have floating numbers, got {array.dtype}.")
+    return array.astype(dtype)
+
+
+def as_array(name: str, array: Any, axes: Sequence[str | int]) -> Array:
+    """An array with the axes that are expected; arguments as `as_floats`.
+
+    Raises:
+        ValueError: if it is no array, or has other axes or sizes.
+    """
+    expected = f"({', '.join(map(str, axes))}{',' if len(axes) == 1 else ''})"
+    try:
+        array = jnp.asarray(array)
+    except (TypeError, ValueError) as error:
+        kind = type(array).__name__
+        raise ValueError(f"{name} must be an array {expected}, got a {kind}.") from error
+    sizes = [size for size in axes if isinstance(size, int)]
+    known = [got for got, size in zip(array.shape, axes, strict=False) if isinstance(size, int)]
+    if array.ndim != len(axes) or known != sizes:
+        raise ValueError(f"{name} must have shape {expected}, got {array.shape}.")
+    return array
+
+
+def as_integers(name: str, array: Any, axes: Sequence[str | int]) -> Array:
+    """An array of integers; arguments and errors as `as_floats`."""
+    array = as_array(name, array, axes)
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise ValueError(f"{name} must have integers, got {array.dtype}.")
+    return array
+
+
+def as_lengths(lengths: Any, batch: int, steps: int) -> Int[Array, " B"]:
+    """How many of T = `steps` time steps each of B = `batch` sequences has.
+
+    Raises:
+        ValueError: if it is no (B,) array of integers, or a value on the host lies outside [0, T].
+            On the device, a value outside counts as the nearest one inside.
+    """
+    array = as_integers("lengths", lengths, (batch,))
+    if not isinstance(lengths, jax.Array):
+        values = np.asarray(lengths)
+        outside = values[(values < 0) | (values > steps)]
+        if outside.size:
+            raise ValueError(f"lengths must lie in [0, {steps}], got {outside[0]}.")
+    return array
+
+
+def as_mask(name: str, mask: Any, axes: Sequence[str | int]) -> Bool[Array, "..."]:
+    """An array of truth values; arguments and errors as `as_floats`."""
+    array = as_array(name, mask, axes)
+    if array.dtype != jnp.bool_:
+        raise ValueError(f"{name} must have truth values, got {array.dtype}.")
+    return array
+
+
+def as_carry(carry: Any, like: Any, *, cast: bool = True) -> Any:
+    """A carry in the structure, shapes and precision of `like`.
+
+    Args:
+        carry: the carry; a list of layers will do for a tuple.
+        like: a carry whose leaves have shapes and dtypes, for example of `jax.ShapeDtypeStruct`.
+        cast: whether to cast it to the precision of `like`.
+
+    Raises:
+        ValueError: if it has another structure or other shapes, or no floating numbers.
+    """
+    if isinstance(carry, list) and isinstance(like, tuple):
+        carry = tuple(carry)
+    leaves, structure = jax.tree.flatten(carry)
+    wanted = jax.tree.leaves(like)
+    same = structure == jax.tree.structure(like) and all(
+        np.shape(leaf) == other.shape and _is_floating(leaf) == _is_floating(other)
+        for leaf, other in zip(leaves, wanted, strict=True)
+    )
+    if not same:
+        raise ValueError(f"carry must be {described(like)}, got {described(carry)}.")
+    arrays = [jnp.asarray(leaf) for leaf in leaves]
+    if cast:
+        arrays = [array.astype(other.dtype) for array, other in zip(arrays, wanted, strict=True)]
+    return jax.tree.unflatten(structure, arrays)
+
+
+def described(tree: Any) -> str:
+    """The structure of a tree, with shapes and dtypes for its arrays."""
+    return repr(jax.tree.map(_Described, tree))
+
+
+class _Described:
+    """Stands for an array in a message."""
+
+    def __init__(self, leaf: Any) -> None:
+        self.leaf = leaf
+
+    def __repr__(self) -> str:
+        dtype, shape = getattr(self.leaf, "dtype", None), getattr(self.leaf, "shape", None)
+        if dtype is None or shape is None:
+            return type(self.leaf).__name__
+        return f"{dtype}[{','.join(map(str, shape))}]"
+
+
+def _is_floating(leaf: Any) -> bool:
+    dtype = leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
+    return bool(jnp.issubdtype(dtype, jnp.floating))
+
+
+def precision(params: Any) -> Any:
+    """The dtype of what a model computes: that of its recurrent weight, or of its first weight."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    recurrent = [leaf for path, leaf in leaves if "weight_hh" in jax.tree_util.keystr(path)]
+    weights = recurrent or [leaf for _, leaf in leaves]
+    if not weights:
+        raise ValueError("The model has no parameters.")
+    return weights[0].dtype
+
+
+def check_step(cell: Any, carry: Any, gates: Float[Array, "T B GH"]) -> None:
+    """Refuse a cell whose step gives another carry than it takes.
+
+    Raises:
+        ValueError: if the structure, a shape or a dtype differs.
+    """
+    one = jax.ShapeDtypeStruct(gates.shape[-2:], gates.dtype)
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), carry)
+    after = jax.eval_shape(cell.step, like, one, one)
+    if described(after) != described(like):
+        raise ValueError(
+            f"The step of the cell {cell.name!r} must give {described(like)}, as it takes it; it "
+            f"gives {described(after)}."
+        )

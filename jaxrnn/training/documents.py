@@ -1,0 +1,261 @@
+"""The loss on whole documents: every character predicted once.
+
+Shapes: N characters of all documents, T time steps, B streams or windows side by side.
+
+`jaxrnn.training.evaluation` measures as training validates: streams side by side, which waste the
+beginning of each. Here a stateful model reads each document from its first character to its last,
+in one stream; a windowed model reads its windows, of each document apart. What is read without
+being predicted: the first character of a document, which has nothing before it, or, where a model
+predicts behind a whole window only, the characters of the first window.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxrnn.data.tokens import check_tokens
+from jaxrnn.nn.cells import Carry
+from jaxrnn.nn.model import CharModel, apply_model
+
+OWN = 8_192
+"""Fewest characters that a stream predicts, where a document is cut into several."""
+WARM = 1_024
+"""Characters that a stream reads before its own, without counting them: its carry is then what it
+would be behind the whole document. (From zeros, and without them, a cut costs 2 to 5 nats in all;
+over `OWN` characters that alone would be less than 0.001 a character.)"""
+MOST_STREAMS = 64
+"""Streams that are read side by side at the most."""
+STEPS = 256
+"""Characters of each stream in one call, at the most; fewer for shorter texts."""
+WINDOWS = 512
+"""Windows in one call, at the most."""
+
+
+class Reading(NamedTuple):
+    """How far the documents are read.
+
+    Attributes:
+        share: of the work, in (0, 1].
+        losses: (N,) of each character of the documents, in nats; NaN where it is not predicted, or
+            not yet.
+        streams: how many streams the documents are cut into.
+        cut: whether a document is cut into several.
+    """
+
+    share: float
+    losses: np.ndarray
+    streams: int
+    cut: bool
+
+    @property
+    def predicted(self) -> int:
+        """How many characters are predicted so far."""
+        return int(self.losses.size - np.isnan(self.losses).sum())
+
+    @property
+    def nats(self) -> float:
+        """The mean loss of the characters predicted so far, in nats per character."""
+        return float(np.nanmean(self.losses)) if self.predicted else float("nan")
+
+
+class Stream(NamedTuple):
+    """A part of the text that is read from a carry of zeros: places in all the documents' tokens.
+
+    Attributes:
+        begin: the first character that is read.
+        own: the first character from which one is predicted that counts.
+        end: behind the last such character; it is the last to be predicted.
+    """
+
+    begin: int
+    own: int
+    end: int
+
+
+def reading(
+    model: CharModel, params: Any, documents: Sequence[np.ndarray], *, window: int
+) -> Iterator[Reading]:
+    """Predict every character of some documents once, and yield how far it has come.
+
+    Args:
+        model: the model.
+        params: its parameters.
+        documents: the tokens of each, (characters,), without `<eos>`.
+        window: how many characters a windowed model reads.
+
+    Raises:
+        ValueError: if a token is outside the vocabulary, no document is long enough for one
+            prediction, or a loss is NaN.
+    """
+    for document in documents:
+        check_tokens(document, model.vocabulary, axes=1)
+    tokens = np.concatenate([np.zeros(0, np.int32), *documents]).astype(np.int32)
+    lengths = np.array([len(document) for document in documents], int)
+    ends = np.cumsum(lengths)
+    begins = ends - lengths
+    streamed = model.reads == "streams"
+    read = _read_streams if streamed else partial(_read_windows, window=window)
+    progress = None
+    for progress in read(model, params, tokens, begins, ends):
+        yield progress
+    if progress is None:
+        least = 2 if streamed or model.reads == "non-overlapping" else window + 1
+        raise ValueError(
+            f"No document has {least} characters: {type(model).__name__} has nothing to predict."
+        )
+
+
+def read_documents(
+    model: CharModel, params: Any, documents: Sequence[np.ndarray], *, window: int
+) -> Reading:
+    """The end of `reading`: every character that can be is predicted."""
+    *_, last = reading(model, params, documents, window=window)
+    return last
+
+
+def streams_of(begin: int, end: int) -> list[Stream]:
+    """The streams of a document at `begin` to `end`: one, or for a long one several."""
+    predicted = end - begin - 1
+    if predicted < 1:
+        return []
+    count = min(max(predicted // OWN, 1), MOST_STREAMS)
+    if count == 2:
+        count = 1  # with what is read twice, two would hardly be faster
+    cuts = begin + np.linspace(0, predicted, count + 1).astype(int)
+    return [
+        Stream(max(begin, int(own) - WARM), int(own), int(stop)) for own, stop in pairwise(cuts)
+    ]
+
+
+def _read_streams(
+    model: CharModel, params: Any, tokens: np.ndarray, begins: np.ndarray, ends: np.ndarray
+) -> Iterator[Reading]:
+    parts = [streams_of(*both) for both in zip(begins.tolist(), ends.tolist(), strict=True)]
+    streams = [stream for part in parts for stream in part]
+    if not streams:
+        return
+    cut = any(len(part) > 1 for part in parts)
+    longest = max(stream.end - stream.begin for stream in streams)
+    steps = min(STEPS, _power_of_two(longest))
+    batch = min(MOST_STREAMS, _power_of_two(len(streams)))
+    lanes = _lanes(streams, batch, steps)
+    losses = np.full(len(tokens), np.nan)
+    carry = model.initial_carry(batch, jax.tree.leaves(params)[0].dtype)
+    calls = max(len(lane) for lane in lanes)
+    for call in range(calls):
+        inputs = np.zeros((steps, batch), np.int32)
+        targets = np.zeros((steps, batch), np.int32)
+        fresh = np.zeros(batch, bool)
+        now = [lane[call] if call < len(lane) else None for lane in lanes]
+        for b, place in enumerate(now):
+            if place is not None:
+                stream, at = place
+                stop = min(at + steps, stream.end)
+                inputs[: stop - at, b] = tokens[at:stop]
+                targets[: stop - at, b] = tokens[at + 1 : stop + 1]
+                fresh[b] = at == stream.begin
+        carry, found = _stream_losses(model, params, carry, inputs, targets, fresh)
+        found = np.asarray(found, float)
+        for b, place in enumerate(now):
+            if place is not None:
+                stream, at = place
+                first, stop = max(at, stream.own), min(at + steps, stream.end)
+                if first < stop:
+                    own = _checked(found[first - at : stop - at, b])
+                    losses[first + 1 : stop + 1] = own
+        yield Reading((call + 1) / calls, losses, len(streams), cut)
+
+
+def _lanes(streams: Sequence[Stream], batch: int, steps: int) -> list[list[tuple[Stream, int]]]:
+    """Which stream each of the `batch` rows reads in each call, and from where on."""
+    lanes: list[list[tuple[Stream, int]]] = [[] for _ in range(batch)]
+    for stream in sorted(streams, key=lambda stream: stream.begin - stream.end):
+        shortest = min(lanes, key=len)
+        shortest += [(stream, at) for at in range(stream.begin, stream.end, steps)]
+    return lanes
+
+
+@partial(jax.jit, static_argnames=("model",))
+def _stream_losses(
+    model: CharModel,
+    params: Any,
+    carry: Carry,
+    inputs: Int[Array, "T B"],
+    targets: Int[Array, "T B"],
+    fresh: Bool[Array, " B"],
+) -> tuple[Carry, Float[Array, "T B"]]:
+    """The carry after the inputs, and the loss of each target; `fresh` rows start from zeros."""
+
+    def begun(start: Array, now: Array) -> Array:
+        rows = fresh.reshape(-1, *[1] * (now.ndim - 1))
+        return jnp.where(rows, start, now)
+
+    start = model.initial_carry(len(fresh), jax.tree.leaves(params)[0].dtype)
+    carry = jax.tree.map(begun, start, carry)
+    carry, log_probs = apply_model(model, params, carry, inputs)
+    return carry, _losses(log_probs, targets)
+
+
+def _read_windows(
+    model: CharModel,
+    params: Any,
+    tokens: np.ndarray,
+    begins: np.ndarray,
+    ends: np.ndarray,
+    *,
+    window: int,
+) -> Iterator[Reading]:
+    every_step = model.reads == "non-overlapping"
+    starts = [np.zeros(0, int)]  # of each window
+    stops = [np.zeros(0, int)]  # where its document ends
+    for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
+        last = end - 1 if every_step else end - window
+        found = np.arange(begin, max(last, begin), window if every_step else 1)
+        starts.append(found)
+        stops.append(np.full(len(found), end))
+    start, stop = np.concatenate(starts), np.concatenate(stops)
+    losses = np.full(len(tokens), np.nan)
+    batch = min(WINDOWS, _power_of_two(max(len(start), 1)))
+    for first in range(0, len(start), batch):
+        rows = np.minimum(np.arange(first, first + batch), len(start) - 1)
+        places = start[rows] + np.arange(window + 1)[:, None]  # (T + 1, B)
+        read = tokens[np.minimum(places, len(tokens) - 1)]
+        found = np.asarray(_window_losses(model, params, read[:-1], read[1:]), float)
+        predicted = places[1:] if every_step else places[-1:]
+        counted = predicted < stop[rows]
+        losses[predicted[counted]] = _checked(found.reshape(predicted.shape)[counted])
+        share = min(1.0, (first + batch) / len(start))
+        yield Reading(share, losses, len(ends), False)
+
+
+@partial(jax.jit, static_argnames=("model",))
+def _window_losses(
+    model: CharModel, params: Any, inputs: Int[Array, "T B"], targets: Int[Array, "T B"]
+) -> Float[Array, "..."]:
+    """The loss of each target that the model predicts: (T, B), or (B,) of the last alone."""
+    _, log_probs = apply_model(model, params, (), inputs)
+    return _losses(log_probs, targets if log_probs.ndim == 3 else targets[-1])
+
+
+def _losses(log_probs: Float[Array, "... V"], targets: Int[Array, "..."]) -> Float[Array, "..."]:
+    return -jnp.take_along_axis(log_probs, targets[..., None], axis=-1)[..., 0]
+
+
+def _checked(losses: np.ndarray) -> np.ndarray:
+    """The losses, none of which is NaN."""
+    if np.isnan(losses).any():
+        raise ValueError(
+            "The loss is NaN: the model's weights hold NaN or infinity, or are far too large. "
+            "Take another checkpoint."
+        )
+    return losses
+
+
+def _power_of_two(count: int) -> int:
+    return 1 << (count - 1).bit_length()

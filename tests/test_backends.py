@@ -1,0 +1,215 @@
+"""The ways to run the recurrence: which one runs, and every derivative through each."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import EXACT, relative
+
+from jaxrnn import GRU, LSTM, RNN, TANH, Batch, CharLM, make_optimizer, make_state
+from jaxrnn.native import library
+from jaxrnn.nn.recurrence import backend, which_backend, why_not_compiled
+from jaxrnn.training.steps import batch_loss
+
+KEY = jax.random.key(0)
+NO_LIBRARY = why_not_compiled()
+needs_library = pytest.mark.skipif(NO_LIBRARY is not None, reason=str(NO_LIBRARY))
+fast_backends = pytest.mark.parametrize(
+    "way", ["scan", pytest.param("compiled", marks=needs_library)]
+)
+
+
+def loss_of(cell, segment=None):
+    """A loss over 9 characters, of which some rows have fewer, and parameters in float64."""
+    model = CharLM(30, 8, 16, cell=cell)
+    state = make_state(model, make_optimizer("sgd"), 4, KEY)
+    params = jax.tree.map(lambda p: p.astype(jnp.float64), state.params)
+    tokens = jax.random.randint(KEY, (9, 4), 0, 30)
+
+    def loss(params):
+        return batch_loss(model, params, state.carry, Batch(tokens, tokens), segment=segment)[0]
+
+    return loss, params
+
+
+def gradient_of_gradient(loss):
+    def squared(params):
+        return sum((g * g).sum() for g in jax.tree.leaves(jax.grad(loss)(params)))
+
+    return jax.grad(squared)
+
+
+@fast_backends
+@pytest.mark.parametrize("segment", [None, 4])
+@pytest.mark.parametrize("cell", [TANH, GRU, LSTM], ids=lambda cell: cell.name)
+@pytest.mark.usefixtures("float64")
+def test_second_derivatives_are_those_of_autodiff(way, cell, segment):
+    loss, params = loss_of(cell, segment)
+    with backend("autodiff"):
+        expected = jax.jit(gradient_of_gradient(loss))(params)
+    with backend(way):
+        got = jax.jit(gradient_of_gradient(loss))(params)
+    assert relative(got, expected) < EXACT
+
+
+FORWARD = {
+    "jvp": lambda f, p: jax.jvp(f, (p,), (p,)),
+    "jvp of jit": lambda f, p: jax.jvp(jax.jit(f), (p,), (p,)),
+    "jit of jvp": lambda f, p: jax.jit(lambda p: jax.jvp(f, (p,), (p,)))(p),
+    "linearize": lambda f, p: jax.linearize(f, p)[1](p),
+    "jacfwd": lambda f, p: jax.jacfwd(f)(p),
+    "forward over reverse": lambda f, p: jax.jvp(jax.grad(f), (p,), (p,)),
+    "hessian": lambda f, p: jax.hessian(lambda b: f(p | {"l_out": p["l_out"] | {"bias": b}}))(
+        p["l_out"]["bias"]
+    ),
+}
+
+
+@fast_backends
+@pytest.mark.parametrize("mode", FORWARD)
+def test_forward_mode_says_what_to_use(way, mode):
+    model = RNN(GRU, 3)
+    xs = jnp.ones((2, 1, 2))
+    params = model.init(KEY, model.initial_carry(1), xs)["params"]
+    params = params | {"l_out": {"bias": jnp.ones(3)}}
+
+    def loss(params):
+        rnn = {
+            name: array * params["l_out"]["bias"][0]
+            for name, array in params.items()
+            if name != "l_out"
+        }
+        return model.apply({"params": rnn}, model.initial_carry(1), xs)[1].sum()
+
+    with backend(way), pytest.raises(ValueError, match=r"with jaxrnn\.backend\('autodiff'\)"):
+        FORWARD[mode](loss, params)
+    with backend("autodiff"):
+        leaves = jax.tree.leaves(FORWARD[mode](loss, params))
+    assert leaves
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in leaves)
+
+
+@pytest.mark.usefixtures("float64")
+def test_forward_mode_is_the_product_with_the_gradient():
+    loss, params = loss_of(LSTM)
+    with backend("autodiff"):
+        _, directional = jax.jvp(loss, (params,), (params,))
+        gradient = jax.grad(loss)(params)
+    products = jax.tree.map(lambda g, p: (g * p).sum(), gradient, params)
+    assert float(directional) == pytest.approx(float(sum(jax.tree.leaves(products))), rel=1e-12)
+
+
+@needs_library
+def test_a_program_of_one_backend_is_not_run_in_another():
+    rnn = RNN(GRU, 4)
+    xs = jnp.ones((3, 2, 5))
+    variables = rnn.init(KEY, rnn.initial_carry(2), xs)
+    run = jax.jit(rnn.apply)
+    texts = {}
+    for way in ("compiled", "scan", "autodiff", "compiled"):
+        with backend(way):
+            assert which_backend(GRU, jnp.float32) == way
+            run(variables, rnn.initial_carry(2), xs)
+            texts[way] = run.lower(variables, rnn.initial_carry(2), xs).as_text()
+    assert "jaxrnn_forward" in texts["compiled"]
+    assert "jaxrnn_forward" not in texts["scan"] + texts["autodiff"]
+
+
+def test_a_backend_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="must be one of scan, compiled, autodiff, got 'cuda'"):
+        backend("cuda")
+
+
+@needs_library
+def test_gradients_do_not_depend_on_the_number_of_threads():
+    """The library's own sums: the same bits with one thread, two and five."""
+    code = (
+        "import hashlib, sys; sys.path.insert(0, 'tests')\n"
+        "import jax, jax.numpy as jnp, numpy as np\n"
+        "from test_native import arguments, outputs_and_gradients\n"
+        "from jaxrnn import GRU, LSTM, TANH\n"
+        "from jaxrnn.native.calls import compiled\n"
+        "digest = hashlib.sha256()\n"
+        "for cell in (TANH, GRU, LSTM):\n"
+        "    for looked_up in (True, False):\n"
+        "        for B in (3, 140):\n"
+        "            inputs = arguments(cell, jnp.float32, 8, B, 96)\n"
+        "            options = (cell, False, inputs, looked_up, True)\n"
+        "            outputs, gradients = outputs_and_gradients(compiled, *options)\n"
+        "            own = outputs, gradients[:3], gradients[3:] if looked_up else ()\n"
+        "            for leaf in jax.tree.leaves(own): digest.update(np.asarray(leaf).tobytes())\n"
+        "print(digest.hexdigest())\n"
+    )
+    digests = set()
+    for threads in (1, 2, 5):
+        run = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PJRT_NPROC": str(threads), "NPROC": str(threads)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        digests.add(run.stdout)
+    assert len(digests) == 1
+
+
+@needs_library
+def test_a_library_that_was_cut_short_is_compiled_again(tmp_path, monkeypatch):
+    """Loading what is left of one would end the process."""
+    monkeypatch.setenv(library.FOLDER, str(tmp_path))
+    monkeypatch.setenv(library.EXTRA_FLAGS, "-O0")
+    path = library.compiled_library()
+    whole = path.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", whole[:-1] + b"\1"):
+        other = path.with_name("other")
+        other.write_bytes(damaged)
+        other.replace(path)
+        assert library.compiled_library() == path
+        assert path.stat().st_size == len(whole)
+    path.with_suffix(".sha256").unlink()
+    written = path.stat().st_mtime_ns
+    library.compiled_library()
+    assert path.stat().st_mtime_ns > written
+
+
+def test_without_a_compiler_one_line_says_so():
+    code = (
+        "import jax, jax.numpy as jnp\n"
+        "from jaxrnn import RNN, GRU\n"
+        "rnn = RNN(GRU, 3)\n"
+        "for _ in range(3):\n"
+        "    rnn.init(jax.random.key(0), rnn.initial_carry(2), jnp.ones((4, 2, 3)))\n"
+    )
+    said = {}
+    for name, variables in (("none", {"PATH": ""}), ("meant", {library.SWITCH: "0"})):
+        run = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "JAX_PLATFORMS": "cpu", **variables},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        said[name] = run.stderr.splitlines()
+    assert said["meant"] == []
+    assert len(said["none"]) == 1
+    assert "lax.scan" in said["none"][0]
+    assert "no C++ compiler" in said["none"][0]
+
+
+@needs_library
+def test_numbers_of_all_backends_agree():
+    rnn = RNN(LSTM, 7, 2, bidirectional=True)
+    xs = jax.random.normal(KEY, (5, 3, 4))
+    variables = rnn.init(KEY, rnn.initial_carry(3), xs)
+    results = []
+    for way in ("autodiff", "scan", "compiled"):
+        with backend(way):
+            results.append(
+                rnn.apply(variables, rnn.initial_carry(3), xs, lengths=np.array([5, 0, 2]))
+            )
+    assert relative(results[1], results[0]) < 1e-6
+    assert relative(results[2], results[0]) < 1e-6

@@ -1,0 +1,246 @@
+"""Arrays of another shape, structure or precision: one message, or a cast, on every backend."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import relative
+
+from jaxrnn import (
+    GRU,
+    LSTM,
+    RNN,
+    TANH,
+    Batch,
+    Cell,
+    CharLM,
+    CharSeqStatefulRnn2,
+    Hidden,
+    eval_step,
+    generate,
+    make_optimizer,
+    make_state,
+)
+from jaxrnn.native.calls import KEPT, NUMBERS, Inputs, Kept, _gradients, _run
+from jaxrnn.nn.recurrence import backend, recurrence, which_backend, why_not_compiled
+
+T, B, H, I = 5, 6, 4, 3
+KEY = jax.random.key(0)
+NO_LIBRARY = why_not_compiled()
+needs_library = pytest.mark.skipif(NO_LIBRARY is not None, reason=str(NO_LIBRARY))
+every_backend = pytest.mark.parametrize(
+    "way", ["autodiff", "scan", pytest.param("compiled", marks=needs_library)]
+)
+
+
+def layers(cell=GRU, count=1, **options):
+    rnn = RNN(cell, H, count, **options)
+    carry = rnn.initial_carry(B)
+    xs = jax.random.normal(KEY, (T, B, I))
+    return rnn, jax.jit(rnn.init)(KEY, carry, xs), carry, xs
+
+
+WRONG = {
+    "batch of the carry": (lambda r, c, x: (r.initial_carry(64), x), "expected|got"),
+    "a carry far too large": (lambda r, c, x: (r.initial_carry(200_000), x), r"\[200000,4\]"),
+    "units of the carry": (lambda r, c, x: (RNN(GRU, 4096).initial_carry(B), x), r"\[6,4096\]"),
+    "an LSTM's carry": (lambda r, c, x: (RNN(LSTM, H).initial_carry(B), x), "HiddenAndCell"),
+    "too many layers": (lambda r, c, x: ((*c, *c), x), "carry must be"),
+    "too few layers": (lambda r, c, x: ((), x), r"got \(\)"),
+    "no tuple of layers": (lambda r, c, x: (c[0], x), r"got Hidden\("),
+    "None": (lambda r, c, x: (None, x), "got None"),
+    "a plain tuple": (lambda r, c, x: ((tuple(c[0]),), x), "carry must be"),
+    "integers in the carry": (lambda r, c, x: (jax.tree.map(jnp.int32, c), x), "int32"),
+    "two axes": (lambda r, c, x: (c, x[0]), r"\(T, B, I\), got \(6, 3\)"),
+    "four axes": (lambda r, c, x: (c, x[None]), r"got \(1, 5, 6, 3\)"),
+    "input size": (lambda r, c, x: (c, x[..., :2]), r"\(12, 2\).*got \(12, 3\)"),
+    "integers": (lambda r, c, x: (c, x.astype(int)), "floating numbers, got int32"),
+    "complex numbers": (lambda r, c, x: (c, x.astype(complex)), "got complex64"),
+    "no array": (lambda r, c, x: (c, "text"), "must be an array"),
+}
+
+
+@every_backend
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_carry_or_input_is_one_message(way, wrong):
+    rnn, variables, carry, xs = layers()
+    change, message = WRONG[wrong]
+    with backend(way), pytest.raises(ValueError, match=message):
+        rnn.apply(variables, *change(rnn, carry, xs))
+
+
+@every_backend
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [
+        ([2, 3], r"\(6,\), got \(2,\)"),
+        ([2], r"\(6,\), got \(1,\)"),
+        ([2, 3, -1, 0, 0, 0], r"\[0, 5\], got -1"),
+        (np.array([2, 3, 6, 0, 0, 0]), r"\[0, 5\], got 6"),
+        (np.full(B, 2.0), "integers, got float"),
+    ],
+    ids=["two rows", "one row", "negative", "longer than T", "floats"],
+)
+def test_wrong_lengths_are_one_message(way, lengths, message):
+    rnn, variables, carry, xs = layers()
+    with backend(way), pytest.raises(ValueError, match=message):
+        rnn.apply(variables, carry, xs, lengths=lengths)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hidden": 0}, "hidden must be at least 1, got 0"),
+        ({"hidden": 4, "layers": 0}, "layers must be at least 1, got 0"),
+        ({"hidden": 4, "layers": 2, "dropout": 1.0}, r"dropout must lie in \[0, 1\), got 1.0"),
+    ],
+    ids=["no units", "no layers", "all dropped"],
+)
+def test_wrong_settings_are_one_message(options, message):
+    with pytest.raises(ValueError, match=message):
+        RNN(GRU, **options).initial_carry(B)
+    with pytest.raises(ValueError, match=message):
+        RNN(GRU, **options).init(KEY, (Hidden(jnp.zeros((B, 4))),), jnp.zeros((T, B, I)))
+
+
+def test_masks_of_dropout_are_checked():
+    rnn, variables, carry, xs = layers(count=2, dropout=0.5)
+    good = jnp.ones((T, B, H), bool)
+    rnn.apply(variables, carry, xs, dropout_masks=[good])
+    for masks, message in (
+        ([], "one mask for each layer but the last, 1, got 0"),
+        ([good[:2]], r"\(5, 6, 4\), got \(2, 6, 4\)"),
+        ([good.astype(float)], "truth values, got float32"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            rnn.apply(variables, carry, xs, dropout_masks=masks)
+
+
+@every_backend
+@pytest.mark.parametrize("cell", [TANH, GRU, LSTM], ids=lambda cell: cell.name)
+@pytest.mark.usefixtures("float64")
+def test_the_weights_decide_the_precision(way, cell):
+    """Inputs, carry or one weight in another precision are cast to that of weight_hh."""
+    rnn, variables, carry, xs = layers(cell, 2, bidirectional=True)
+    coarse = jax.tree.map(lambda x: x.astype(jnp.float16).astype(jnp.float32), (variables, xs))
+    with backend(way):
+        run = jax.jit(rnn.apply)
+        expected = run(coarse[0], carry, coarse[1])
+        for dtype in (jnp.float16, jnp.float64):
+            cast = [jax.tree.map(lambda x, d=dtype: x.astype(d), y) for y in (carry, coarse[1])]
+            got = run(coarse[0], *cast)
+            assert jax.tree.map(jnp.result_type, got) == jax.tree.map(jnp.result_type, expected)
+            jax.tree.map(np.testing.assert_array_equal, got, expected)
+            for name in ("bias_hh_l1", "bias_ih_l0_reverse", "weight_ih_l1"):
+                params = coarse[0]["params"]
+                one = {"params": params | {name: params[name].astype(dtype)}}
+                jax.tree.map(np.testing.assert_array_equal, run(one, carry, coarse[1]), expected)
+
+
+@every_backend
+@pytest.mark.usefixtures("float64")
+def test_float64_weights_take_the_default_carry(way):
+    model = CharLM(9, 5, 8, cell=LSTM)
+    state = make_state(model, make_optimizer("adam"), B, KEY)
+    exact = jax.tree.map(lambda p: p.astype(jnp.float64), state.params)
+    tokens = np.arange(8 * B).reshape(8, B) % 9
+    with backend(way):
+        carry, loss = eval_step(model, exact, model.initial_carry(B), Batch(tokens, tokens))
+        _, single = eval_step(model, state.params, model.initial_carry(B), Batch(tokens, tokens))
+    assert {leaf.dtype for leaf in jax.tree.leaves(carry)} == {jnp.dtype("float64")}
+    assert float(loss) == pytest.approx(float(single), rel=1e-5)
+    assert 1 < float(loss) < 4
+
+
+@every_backend
+@pytest.mark.usefixtures("float64")
+def test_init_takes_inputs_of_another_precision(way):
+    with backend(way):
+        xs = np.random.default_rng(0).normal(size=(T, B, I))
+        params = RNN(GRU, H).init(KEY, RNN(GRU, H).initial_carry(B), xs)["params"]
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("model", [CharLM(9, 5, 8), CharSeqStatefulRnn2(9, 5, 8)], ids=type)
+def test_a_model_says_what_carry_it_takes(model):
+    params = make_state(model, make_optimizer("adam"), 4, KEY).params
+    prompt = np.zeros((3, 4), np.int32)
+    with pytest.raises(ValueError, match=r"\[4,8\].*got.*\[6,8\]"):
+        generate(model, params, prompt, 5, KEY, carry=model.initial_carry(6))
+    _, tokens = generate(model, params, prompt, 5, KEY, carry=model.initial_carry(4, jnp.float16))
+    assert tokens.shape == (5, 4)
+
+
+def test_a_step_that_gives_another_carry_is_named():
+    wide = Cell("wide", ("h",), lambda carry, x, h: Hidden((x + h).astype(jnp.float16)))
+    with pytest.raises(ValueError, match=r"'wide' must give.*float32\[6,4\].*float16\[6,4\]"):
+        layers(wide)
+
+
+@needs_library
+def test_layouts_of_the_host_do_not_matter():
+    """Strided, transposed and read-only arrays are the numbers that they show."""
+    rnn, variables, carry, xs = layers()
+    expected = rnn.apply(variables, carry, xs)
+    dense = np.asarray(xs)
+    strided = np.repeat(dense, 2, axis=1)[:, ::2]
+    fortran = np.asfortranarray(dense)
+    frozen = dense.copy()
+    frozen.flags.writeable = False
+    for other in (strided, fortran, frozen, dense.tolist()):
+        for way in ("scan", "compiled"):
+            with backend(way):
+                assert relative(rnn.apply(variables, carry, other), expected) < 1e-6
+
+
+def test_a_carry_may_be_a_list_of_layers():
+    rnn, variables, carry, xs = layers(count=2)
+    expected = rnn.apply(variables, carry, xs)
+    assert relative(rnn.apply(variables, list(carry), xs), expected) == 0
+
+
+@needs_library
+@pytest.mark.parametrize("cell", NUMBERS, ids=lambda cell: cell.name)
+def test_the_library_itself_refuses_what_does_not_fit(cell):
+    """The last line: calls that pass by every check of Python's reach no memory."""
+    G = len(cell.gates)
+    zeros = jnp.zeros
+    carry = cell.zeros(B, H)
+    right = Inputs(zeros((G * H, H)), zeros(G * H), carry, zeros((T, B, G * H)), None)
+    _run(cell, False, right, keep=True)
+    wrong = [
+        right._replace(bias_hh=zeros(G * H - 1)),
+        right._replace(x_gates=zeros((T, B + 1, G * H))),
+        right._replace(x_gates=zeros((T, B, G * H), jnp.float16)),
+        right._replace(x_gates=zeros((T, B))),
+        right._replace(carry=carry._replace(h=zeros((B, H, 1))[..., 0].T)),
+        right._replace(bias_hh=zeros(G * H, jnp.bfloat16)),
+        right._replace(alive=zeros((T, B - 1), bool)),
+    ]
+    for inputs in wrong:
+        with pytest.raises((jax.errors.JaxRuntimeError, ValueError), match=r"jaxrnn: |expected"):
+            jax.block_until_ready(_run(cell, False, inputs, keep=True))
+    kept = Kept(zeros((T, B, H)), zeros((T, B, H)), zeros((T, B, KEPT[cell] * H)))
+    gradients = (carry, kept.ys)
+    _gradients(cell, False, True, right, kept, gradients)
+    for bad in (kept._replace(before=zeros((T, B - 1, H))), kept._replace(gates=zeros((T, B, 99)))):
+        with pytest.raises(jax.errors.JaxRuntimeError, match="jaxrnn: "):
+            jax.block_until_ready(_gradients(cell, False, True, right, bad, gradients))
+
+
+@every_backend
+def test_the_recurrence_itself_checks_too(way):
+    weight, bias, gates = jnp.zeros((3 * H, H)), jnp.zeros(3 * H), jnp.zeros((T, B, 3 * H))
+    carry = GRU.zeros(B, H)
+    with backend(way):
+        assert which_backend(GRU, jnp.float32) == way
+        recurrence(GRU, False, weight, bias, carry, gates)
+        for arguments, message in (
+            ((weight[:-1], bias, carry, gates), r"weight_hh must have shape \(12, 4\)"),
+            ((weight, bias[:-1], carry, gates), r"bias_hh must have shape \(12,\), got \(11,\)"),
+            ((weight, bias, carry, gates[..., 1:]), "x_gates must have shape"),
+            ((weight, bias, carry, gates, jnp.ones((T, 1), bool)), "alive must have shape"),
+            ((weight, bias, carry, gates, jnp.ones((T, B))), "truth values"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                recurrence(GRU, False, *arguments)

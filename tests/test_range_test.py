@@ -1,0 +1,72 @@
+"""The learning-rate range test: what it suggests, and when it suggests nothing."""
+
+import numpy as np
+import pytest
+
+from jaxrnn.training.range_test import RangeTest, entropy
+
+RATES = np.geomspace(1e-5, 10, 320)
+
+
+def curve(fall_at, rise_at=None, *, noise=0.02, rates=RATES, **options):
+    """A loss that falls from 4 to 2 around one rate, and rises again around another."""
+    x = np.log10(rates)
+    losses = 4 - 2 / (1 + np.exp(-6 * (x - np.log10(fall_at))))
+    if rise_at is not None:
+        losses += 5 / (1 + np.exp(-6 * (x - np.log10(rise_at))))
+    losses += noise * np.random.default_rng(0).normal(size=len(x))
+    return RangeTest(rates.tolist(), losses.tolist(), **options)
+
+
+@pytest.mark.parametrize("fall_at", [1e-4, 1e-3, 1e-2])
+@pytest.mark.parametrize("steps", [40, 320, 5_000])
+def test_the_steepest_fall_is_found_through_noise(fall_at, steps):
+    rates = np.geomspace(1e-5, 10, steps)
+    found = curve(fall_at, 1.0, rates=rates).suggested
+    assert abs(np.log10(found / fall_at)) < 0.25
+
+
+def test_the_noise_of_the_first_steps_is_no_fall():
+    test = curve(1e-3, 1.0)
+    test.losses[:3] = [4.4, 4.2, 3.9]
+    assert abs(np.log10(test.suggested / 1e-3)) < 0.25
+
+
+def test_a_loss_that_explodes_does_not_hide_the_fall():
+    test = curve(1e-2, 1.0, diverged=True)
+    test.losses[-3:] = [1e4, 1e20, 1e30]
+    assert abs(np.log10(test.suggested / 1e-2)) < 0.25
+
+
+def test_what_the_frequencies_explain_is_no_reason_for_a_rate():
+    first, second = curve(1e-4, noise=0).losses, curve(1e-2, 1.0, noise=0).losses
+    losses = [2 * a + b / 2 for a, b in zip(first, second, strict=True)]  # 10, then 6, then 5
+    test = RangeTest(RATES.tolist(), losses)
+    assert abs(np.log10(test.suggested / 1e-4)) < 0.25
+    test = test._replace(by_frequency=6.05)
+    assert abs(np.log10(test.suggested / 1e-2)) < 0.25
+    test = test._replace(by_frequency=4.0)  # never reached
+    assert abs(np.log10(test.suggested / 1e-4)) < 0.25
+
+
+@pytest.mark.parametrize(
+    ("test", "message"),
+    [
+        (curve(5.0), "still falling at the highest rate tried, 1.0e+01: raise --highest"),
+        (curve(1e-5, 1.0), "fastest at the lowest rate tried, 1.0e-05: lower --lowest"),
+        (curve(1e3, 1.0), "falls at no rate tried, from 1.0e-05 on: lower --lowest"),
+        (curve(1e3), "hardly changes at any rate tried, up to 1.0e[+]01: raise --highest"),
+        (RangeTest([1e-5], [4.0]), "not finite from the first steps on"),
+    ],
+    ids=["falling", "fallen", "rising", "flat", "short"],
+)
+def test_an_end_of_the_range_is_not_recommended(test, message):
+    rate, sentence = test.suggestion()
+    assert rate is None
+    with pytest.raises(ValueError, match=message.replace("e+01:", "e[+]01:")) as caught:
+        _ = test.suggested
+    assert str(caught.value) == sentence
+
+
+def test_a_guess_by_frequency_loses_the_entropy():
+    assert entropy(np.array([3, 3, 5, 7])) == pytest.approx(1.5 * np.log(2))
