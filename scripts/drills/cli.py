@@ -10,6 +10,7 @@ from pathlib import Path
 from drills.damage import damage_drill
 from drills.endurance import generation_drill, training_drill, trainings_drill
 from drills.kill import KillDrillError, kill_drill
+from drills.sanitize import TESTS, SanitizerError, sanitize_drill
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         try:
             return int(options.drill(options, Path(folder)))
-        except KillDrillError as error:
+        except (KillDrillError, SanitizerError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
 
@@ -39,6 +40,9 @@ def _parser() -> argparse.ArgumentParser:
     endurance.add_argument("--texts", type=int, default=10_000)
     endurance.add_argument("--trainings", type=int, default=300)
     endurance.set_defaults(drill=_endurance)
+    sanitize = drills.add_parser("sanitize", help="run the C++ tests under ASan and UBSan")
+    sanitize.add_argument("tests", nargs="*", default=TESTS, help="files or names of tests")
+    sanitize.set_defaults(drill=_sanitize)
     return parser
 
 
@@ -69,3 +73,14 @@ def _endurance(options: argparse.Namespace, folder: Path) -> int:
     print(trained)
     flat &= trained.flat
     return 0 if flat else 1
+
+
+def _sanitize(options: argparse.Namespace, folder: Path) -> int:
+    sanitized = sanitize_drill(folder, options.tests, say=lambda text: print(text, flush=True))
+    for fault in sanitized.faults:
+        print(f"{fault.test}\n    {fault.what}\n    at {', '.join(fault.where) or 'unknown'}")
+    for test in sanitized.failed:
+        print(f"failed: {test}")
+    print(f"{sanitized.passed} passed, {len(sanitized.failed)} failed.")
+    print(f"{len(sanitized.faults)} reports of the sanitizers.")
+    return 1 if sanitized.faults or sanitized.failed or not sanitized.passed else 0
