@@ -1,12 +1,14 @@
 """The command line of the drills: flags to calls, results to the screen."""
 
 import argparse
+import os
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from drills.calls import calls_drill
 from drills.damage import damage_drill
 from drills.endurance import generation_drill, training_drill, trainings_drill
 from drills.kill import KillDrillError, kill_drill
@@ -40,6 +42,13 @@ def _parser() -> argparse.ArgumentParser:
     endurance.add_argument("--texts", type=int, default=10_000)
     endurance.add_argument("--trainings", type=int, default=300)
     endurance.set_defaults(drill=_endurance)
+    calls = drills.add_parser("calls", help="random calls of every public function")
+    calls.add_argument("--calls", type=int, default=100_000)
+    calls.add_argument("--executed", type=int, default=3_000)
+    calls.add_argument("--seed", type=int, default=0)
+    calls.add_argument("--first", type=int, default=0, help="the number of the first call")
+    calls.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    calls.set_defaults(drill=_calls)
     sanitize = drills.add_parser("sanitize", help="run the C++ tests under ASan and UBSan")
     sanitize.add_argument("tests", nargs="*", default=TESTS, help="files or names of tests")
     sanitize.set_defaults(drill=_sanitize)
@@ -84,3 +93,21 @@ def _sanitize(options: argparse.Namespace, folder: Path) -> int:
     print(f"{sanitized.passed} passed, {len(sanitized.failed)} failed.")
     print(f"{len(sanitized.faults)} reports of the sanitizers.")
     return 1 if sanitized.faults or sanitized.failed or not sanitized.passed else 0
+
+
+def _calls(options: argparse.Namespace, folder: Path) -> int:
+    began = time.monotonic()
+    called = calls_drill(
+        options.calls,
+        options.executed,
+        options.seed,
+        first=options.first,
+        jobs=options.jobs,
+        say=lambda text: print(text, flush=True),
+    )
+    if called.wrong:
+        print(called.report())
+    seconds = time.monotonic() - began
+    print(f"{called.traced} calls on shapes, {called.executed} executed, in {seconds:.0f} s.")
+    print(f"{len(called.wrong)} faults; {called.right} calls had no mistake in them.")
+    return 1 if called.wrong else 0
