@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import math
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from tyro.conf import OmitArgPrefixes, Positional, subcommand
 
 from jaxrnn.data.corpora import CORPORA, load_corpus
 from jaxrnn.data.vocabulary import Unknown, Vocabulary
+from jaxrnn.environment import POOL, computation, differences, versions
 from jaxrnn.exchange.commands import Export, Import, config_in
 from jaxrnn.generation import Sampler
 from jaxrnn.nn.losses import bits_per_character, perplexity
@@ -28,18 +30,31 @@ from jaxrnn.terminal import (
     command_name,
     keep_compiled_programs,
     parse,
+    printable,
     run_command,
     stop_requests,
 )
 from jaxrnn.training.config import Config
 from jaxrnn.training.documents import WARM, Reading, reading
 from jaxrnn.training.evaluation import Source, evaluation
-from jaxrnn.training.experiment import prepare, prompt_for
+from jaxrnn.training.experiment import Experiment, prepare, prompt_for
 from jaxrnn.training.plots import draw_rates
 from jaxrnn.training.range_test import range_test
 from jaxrnn.training.recipes import RECIPES
-from jaxrnn.training.runs import RUNS, Run, checked_name
+from jaxrnn.training.runs import (
+    PACKAGES,
+    RUNS,
+    Run,
+    RunError,
+    RunExistsError,
+    checked_name,
+)
 from jaxrnn.watch import watch
+
+MOST_THREADS = 4096
+"""Threads that a run's record is believed to have had."""
+TAKEN = "the run's own"
+"""Stands for the corpus of a run that is gone on with."""
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +73,8 @@ class Train:
     """The run's folder in runs/. If None: the recipe's name, or that of the text where it is
     another one, with a number if that is taken."""
     resume: Path | None = None
-    """The folder of a run to go on with, exactly where it stopped; takes no other flag."""
+    """The folder of a run to go on with, exactly where it stopped. Takes no other flag but
+    --corpus, where the same text lies elsewhere now, and --debug-nans."""
     debug_nans: bool = False
     """When the loss or a gradient is not finite, find the first operation that made it so."""
     prompt: str | None = None
@@ -68,27 +84,47 @@ class Train:
 
     def __call__(self) -> int:
         if self.resume is not None:
-            run = Run(self.resume)
-            experiment = run.experiment()
-        else:
-            folder = self._folder()
-            with Screen() as screen:
-                screen.show("reading the text", 0.0)
-                experiment = prepare(self.config)
-            prompt = prompt_for(experiment, self.prompt, RECIPES[self.recipe].prompt)
-            run = Run.create(folder, experiment, prompt=prompt)
-            if experiment.vocabulary.lowercase:
-                logger.warning("The text is lower-cased; --no-lowercase keeps its case.")
-        return watch(run, experiment, resume=self.resume is not None, debug_nans=self.debug_nans)
+            return self._resumed(Run(self.resume))
+        if self.name is not None and os.path.lexists(RUNS / checked_name(self.name)):
+            raise RunExistsError.at(RUNS / self.name)  # before the text is read
+        with Screen() as screen:
+            screen.show("reading the text", 0.0)
+            experiment = prepare(self.config)
+        prompt = prompt_for(experiment, self.prompt, RECIPES[self.recipe].prompt)
+        run = self._created(experiment, prompt)
+        if experiment.vocabulary.lowercase:
+            logger.warning("The text is lower-cased; --no-lowercase keeps its case.")
+        return watch(run, experiment, debug_nans=self.debug_nans)
 
-    def _folder(self) -> Path:
+    def _resumed(self, run: Run) -> int:
+        recorded = run.computation
+        # Before anything starts XLA, which reads it once.
+        threads = recorded.get("threads")
+        if POOL not in os.environ and isinstance(threads, int) and 1 <= threads <= MOST_THREADS:
+            os.environ[POOL] = str(threads)
+        corpus = self.config.corpus if self.config.corpus != TAKEN else None
+        experiment = run.experiment(corpus=corpus)
+        now = {"versions": versions(PACKAGES), **computation()}
+        for sentence in differences(recorded, now):
+            logger.warning("%s", sentence)
+        return watch(run, experiment, resume=True, debug_nans=self.debug_nans)
+
+    def _created(self, experiment: Experiment, prompt: str) -> Run:
+        """The run's folder; another process may take a name at any moment."""
         if self.name is not None:
-            return RUNS / checked_name(self.name)
+            return Run.create(RUNS / self.name, experiment, prompt=prompt)
+        for name in self._names():
+            with contextlib.suppress(RunExistsError):
+                return Run.create(RUNS / name, experiment, prompt=prompt)
+        raise RunError(f"All names for a run in {RUNS} are taken: choose one with --name.")
+
+    def _names(self) -> Iterator[str]:
+        """Names for the run: none is that of another recipe."""
         own_text = self.config.corpus != RECIPES[self.recipe].config.corpus
         base = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(self.config.corpus).stem).strip("-")[:50]
         base = base if own_text and base else self.recipe
-        names = [base, *(f"{base}-{n}" for n in range(2, 10_000))]
-        return next(RUNS / name for name in names if not (RUNS / name).exists())
+        names = (base, *(f"{base}-{n}" for n in range(2, 10_000)))
+        yield from (name for name in names if name == self.recipe or name not in RECIPES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +177,7 @@ class Sample:
                 seed=self.seed,
                 stop_at_eos=self.stop_at_eos,
             )
-        print(f"\n{'-' * 40}\n".join(texts))
+        print(printable(f"\n{'-' * 40}\n".join(texts)))
         return 0
 
 
@@ -364,8 +400,8 @@ class _Notes(logging.Handler):
     """Prints warnings as notes, control characters escaped: names of files may hold some."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in record.getMessage())
-        print(f"note: {text}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # a screen that is lost ends nothing
+            print(f"note: {printable(record.getMessage())}", file=sys.stderr)
 
 
 def _command(given: list[str]) -> Command:
@@ -373,11 +409,15 @@ def _command(given: list[str]) -> Command:
     if name not in RECIPES:
         raise ValueError(f"There is no recipe {name!r}: take one of {', '.join(RECIPES)}.")
     flags = {a.split("=")[0] for a in given if a.startswith("--")}
-    if given[:1] == ["train"] and "--resume" in flags and flags - {"--resume", "--debug-nans"}:
+    resuming = given[:1] == ["train"] and "--resume" in flags
+    if resuming and flags - {"--resume", "--corpus", "--debug-nans"}:
         raise ValueError(
-            "--resume goes on with a run as it was begun and takes no other flag but --debug-nans."
+            "--resume goes on with a run as it was begun and takes no other flag but --debug-nans, "
+            "and --corpus where the same text lies elsewhere now."
         )
     config = RECIPES[name].config
+    if resuming:
+        config = replace(config, corpus=TAKEN)
     if flags.isdisjoint({"--recipe", "--lowercase", "--no-lowercase"}) and _own_text(given):
         config = replace(config, lowercase=False)  # a user's text keeps its case
     importing = Import(file=tyro.MISSING, recipe=name, config=config_in(given) or config)

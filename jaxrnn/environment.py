@@ -1,9 +1,15 @@
 """Where something is computed: what a file of results says of the machine and its software."""
 
+import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxrnn.native.library import vector_bytes, why_unavailable
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
@@ -15,6 +21,47 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+POOL = "PJRT_NPROC"
+"""The environment variable from which XLA takes the size of its pool of threads on a CPU."""
+
+
+def pool_size() -> int:
+    """How many threads XLA computes with: on a CPU, the order of its sums depends on it."""
+    chosen = os.environ.get(POOL, "")
+    if chosen.isdigit() and int(chosen):
+        return int(chosen)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def computation() -> dict[str, Any]:
+    """What the last bits of results depend on, beside the versions of packages."""
+    native = why_unavailable() is None if jax.default_backend() == "cpu" else False
+    return {
+        "device": jax.default_backend(),
+        "threads": pool_size(),
+        "compiled recurrence": vector_bytes() * 8 if native else "off",
+        "x64": bool(jax.config.jax_enable_x64),
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+        "processor": cpu_model(),
+    }
+
+
+def differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What is another value now than was recorded, a sentence each."""
+    return [
+        f"{name} was {_short(value)} when the run began, and is {_short(now.get(name))}: from here "
+        "on its last bits may be others."
+        for name, value in recorded.items()
+        if name in now and now[name] != value
+    ]
+
+
+def _short(value: Any) -> str:
+    return f"{value!r}"[:100]
 
 
 def cpu_model() -> str:

@@ -2,7 +2,9 @@
 
 import contextlib
 import io
+import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -22,13 +24,31 @@ FAILED = 1
 """The exit code for work that could not be finished."""
 SIGNALLED = 128
 """The exit code after a signal is this and the signal's number, as shells have it."""
+TEXTS = ("--prompt",)
+"""Flags whose value may be any text."""
 INTERRUPTED = SIGNALLED + signal.SIGINT
 """The exit code after Ctrl-C."""
+
+CONTROLS = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
+    "\ud800-\udfff]|\r(?!\n)"
+)
+"""What a terminal obeys instead of showing it: control characters but line ends and tabs, those
+that turn the direction of writing, and halves of surrogate pairs."""
+
+
+def printable(text: str) -> str:
+    """A text that shows what it holds: what a terminal would obey is escaped, as in "\\x1b[2J".
+
+    For everything that comes from a file: names, values, tokens, what a model writes.
+    """
+    return CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def parse(kind: Any, arguments: Sequence[str], *, program: str, description: str) -> Any:
     """Parse a command line with tyro; a mistake becomes one ValueError in one line."""
     errors = io.StringIO()
+    arguments = _with_values_joined(arguments)
     try:
         with contextlib.redirect_stderr(errors):
             return tyro.cli(
@@ -38,6 +58,32 @@ def parse(kind: Any, arguments: Sequence[str], *, program: str, description: str
         if stop.code in (0, None):
             raise
         raise ValueError(_first_paragraph(errors.getvalue())) from None
+
+
+def _with_values_joined(arguments: Sequence[str]) -> list[str]:
+    """The same arguments, with a text that begins with "-" joined to its flag by "=".
+
+    Otherwise `--prompt -Hello` would be taken for a flag without a value.
+    """
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] in TEXTS and re.match(r"-(?!-?[a-z][a-z-]+(=|$))", argument):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, in words; the text of an exception is not always one."""
+    text = str(error)
+    if isinstance(error, KeyError):
+        return f"There is no {text}."
+    if isinstance(error, UnicodeError) and not isinstance(error, UnicodeDecodeError):
+        return f"A text cannot be written as UTF-8: {text}."
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}."
+    return text or f"The command failed ({type(error).__name__})."
 
 
 def run_command(command: Callable[[], int]) -> int:
@@ -51,7 +97,7 @@ def run_command(command: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except (ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
-        message = " ".join(str(error).split())
+        message = printable(" ".join(reason(error).split()))
         if isinstance(error, MemoryError) or message.startswith("RESOURCE_EXHAUSTED"):
             message = f"There is not enough memory: choose smaller numbers. {message}"
         print(f"error: {message}", file=sys.stderr)
@@ -78,6 +124,8 @@ def command_name() -> str:
 def stop_requests() -> Iterator[Callable[[], int]]:
     """Within it, Ctrl-C and SIGTERM only ask to stop; a second one interrupts at once.
 
+    SIGHUP, which comes when the terminal is closed, stops nothing: the work goes on in silence.
+
     Gives a function that tells by which signal a stop was asked for, 0 if by none.
     """
     asked = 0
@@ -88,13 +136,30 @@ def stop_requests() -> Iterator[Callable[[], int]]:
             raise KeyboardInterrupt
         asked = number
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, ask) for number in numbers]
+    def hang_up(number: int, frame: FrameType | None) -> None:
+        silence()
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # as nohup has it
+    handlers = (ask, ask, signal.SIG_IGN if ignored else hang_up)
+    before = [signal.signal(n, handler) for n, handler in zip(numbers, handlers, strict=True)]
     try:
         yield lambda: asked
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
+
+
+def silence() -> None:
+    """Let what is printed from here on go nowhere: the screen is lost, or the disk is full."""
+    sys.stdout = sys.stderr = _Nowhere()
+
+
+class _Nowhere(io.TextIOBase):
+    """A stream that forgets what is written to it."""
+
+    def write(self, text: str) -> int:
+        return len(text)
 
 
 class Screen:
@@ -115,25 +180,52 @@ class Screen:
             disable=not self.console.is_terminal,
         )
         self._task = self._bar.add_task("", total=1.0, note="")
+        self._lost = False
 
     def __enter__(self) -> "Screen":
         self._bar.start()
         return self
 
     def __exit__(self, *details: object) -> None:
-        self._bar.stop()
+        with contextlib.suppress(OSError):
+            self._bar.stop()
 
     def show(self, what: str, done: float, note: str = "") -> None:
         """Set the bar: `done` is the share of the whole, in [0, 1]."""
-        self._bar.update(self._task, description=what, completed=done, note=note)
+        if self._lost:
+            return
+        try:
+            self._bar.update(self._task, description=what, completed=done, note=note)
+        except OSError as error:
+            self._lose(error)
 
     def notice(self, text: str) -> None:
         """Print a line on standard error: something that the user should know."""
-        self._errors.print(f"note: {text}", markup=False)
+        self._print(self._errors, f"note: {printable(text)}")
 
     def line(self, text: str = "") -> None:
         """Print a line above the bar."""
-        self.console.print(text, markup=False)
+        self._print(self.console, printable(text))
+
+    def _print(self, console: Console, text: str) -> None:
+        """Print a line. A screen that is lost or full is gone on without: training matters more."""
+        if self._lost:
+            return
+        try:
+            console.print(text, markup=False)
+        except OSError as error:
+            self._lose(error)
+
+    def _lose(self, error: OSError) -> None:
+        if isinstance(error, BrokenPipeError):
+            raise error
+        self._lost = True
+        with contextlib.suppress(OSError):
+            self._bar.stop()
+        logging.getLogger(__name__).warning(
+            "Nothing more can be shown (%s); the work goes on.", error.strerror
+        )
+        silence()
 
 
 def _first_paragraph(boxed: str) -> str:
@@ -143,7 +235,9 @@ def _first_paragraph(boxed: str) -> str:
         if line.startswith(("╭", "╰")):
             continue
         text = line.strip("│ ")
-        if text and set(text) == {"─"}:
+        if text and set(text) <= {"─", "-"} and len(text) > 3:
             break
         words += text.split()
-    return " ".join(words) or "the command line could not be read."
+    # tyro's own name for what stands behind the flags.
+    sentence = re.sub(r"^.*?__tyro-dummy-inner__[\w.]*:\s*", "", " ".join(words))
+    return sentence or "the command line could not be read."

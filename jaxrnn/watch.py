@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -16,6 +17,8 @@ from jaxrnn.training.plots import draw_losses
 from jaxrnn.training.runs import Run
 from jaxrnn.training.upkeep import carry_out
 
+FEW_UPDATES = 20
+"""Updates below which hardly anything is learned."""
 SHOWN_TEMPERATURE = 0.5
 """Of the sample after training: bold enough that words are spelt right after a minute."""
 
@@ -35,23 +38,35 @@ def watch(
         The exit code.
     """
     epochs = experiment.schedule.epochs
+    updates = sum(experiment.source.steps(epoch) for epoch in range(min(epochs, FEW_UPDATES)))
+    trained = False
     signal = 0
     with Screen() as screen, stop_requests() as stopping:
         screen.line(_introduction(run, experiment))
+        if updates < FEW_UPDATES:
+            screen.notice(
+                f"The text is so short that training makes only {updates} updates: give more text, "
+                "a smaller --batch or --bptt, or more epochs."
+            )
         screen.show("compiling", 0.0)
         progresses = carry_out(
             run, experiment, resume=resume, debug_nans=debug_nans, say=screen.notice
         )
         try:
             for progress in progresses:
+                trained = True
                 _show(screen, progress, epochs)
                 if progress.position.epoch < epochs and (signal := stopping()):
                     progresses.close()
                     break
         except NonFiniteLossError as error:
             print(f"error: {error}", file=sys.stderr)
-            print(f"The last good checkpoint is {run.path('last')}.", file=sys.stderr)
+            print(_what_is_left(run), file=sys.stderr)
             return FAILED
+        if resume and not trained:
+            screen.notice(f"{run.folder} is finished: its schedule has no more epochs to train.")
+        if (sentence := _worse(run.history)) is not None:
+            screen.notice(sentence)
     draw_losses(run.history, run.folder / "loss.png", title=run.folder.name)
     command = command_name()
     if signal:
@@ -64,6 +79,36 @@ def watch(
     print(f"  {command} evaluate {run.folder}")
     print(f"  {command} train --corpus FILE.txt")
     return 0
+
+
+def _what_is_left(run: Run) -> str:
+    """Which checkpoints are left after a run that diverged, judged by their loss."""
+    validated = [row for row in run.history if row.validation is not None]
+    if not run.path("best").is_file() or not validated:
+        return (
+            f"No validation came before it: {run.path('last')} holds numbers that are finite, and "
+            "may be bad. Begin again with a smaller rate or clip."
+        )
+    best = min(validated, key=lambda row: row.validation or 0.0)
+    return (
+        f"The best checkpoint is {run.path('best')}: validation loss {best.validation:.4f} at step "
+        f"{best.step}. {run.path('last')} is newer and finite, but not validated."
+    )
+
+
+def _worse(rows: Sequence[Row]) -> str | None:
+    """What to say of a run that ends worse than it began."""
+    validated = [row for row in rows if row.validation is not None]
+    if len(validated) < 2:
+        return None
+    first, last = validated[0], validated[-1]
+    if not last.validation > first.validation:  # type: ignore[operator]
+        return None
+    return (
+        f"The run ends worse than it began: validation loss {first.validation:.4f} after epoch "
+        f"{first.epoch:g}, {last.validation:.4f} after epoch {last.epoch:g}. A smaller rate may "
+        "help."
+    )
 
 
 def _introduction(run: Run, experiment: Experiment) -> str:

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -269,8 +268,11 @@ def test_a_run_appears_whole_or_not_at_all(experiment, tmp_path, monkeypatch):
 
 
 def test_an_interrupt_in_the_middle_of_a_write_loses_nothing(run, experiment, whole, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patch:
-        patch.setattr(files.os, "replace", lambda *a: signal.raise_signal(signal.SIGINT))
+        patch.setattr(files.os, "replace", interrupt)
         with pytest.raises(KeyboardInterrupt):
             finish(run, experiment)
     finish(run, experiment)

@@ -68,7 +68,7 @@ def train(unit: Unit, experiment: Experiment, folder: Path, watch: Watch) -> Tra
     saved = run.load("last", jax.eval_shape(experiment.fresh_state))
     leaves = named_leaves(saved.state.params)
     weights = WeightMap.for_flax(leaves).to_torch(leaves)
-    return Trained([row.repeatable() for row in saved.history], weights, watched.seconds)
+    return Trained([row.repeatable() for row in run.history], weights, watched.seconds)
 
 
 def _run(folder: Path, experiment: Experiment) -> Run:

@@ -20,11 +20,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as deserialize
 from safetensors.numpy import save as serialize
 
-from jaxrnn.training.files import write_whole
+from jaxrnn.training.files import UnreadableError, read_regular, write_whole
 from jaxrnn.tree import named_leaves
 
-FORMAT = 2
-"""Files of another format are refused. Format 1 had no checksum."""
+FORMAT = 3
+"""What is written. Format 2 had the whole history of a run in it, format 1 no checksum."""
+READABLE = (2, 3)
+"""Files of another format are refused."""
 BEGINNING = b'{"__metadata__":{"jaxrnn":"{\\"sha256\\": \\"'
 """How the header begins; the checksum follows."""
 CHECKSUM_AT = 8 + len(BEGINNING)
@@ -62,6 +64,9 @@ def save(
 def pack(tree: Any, metadata: dict[str, Any] | None = None) -> bytes:
     """The bytes of a checkpoint; the same for the same tree and metadata."""
     arrays = {name: _as_array(leaf) for name, leaf in named_leaves(tree).items()}
+    room = len(json.dumps(metadata or {}))
+    if room > ROOM // 4:
+        raise ValueError(f"The metadata of a checkpoint has {room:,} bytes: too many to be read.")
     described = {"sha256": NO_CHECKSUM.decode(), "format": FORMAT, "metadata": metadata or {}}
     return seal(serialize(arrays, {"jaxrnn": json.dumps(described)}))
 
@@ -117,7 +122,7 @@ def read(path: Path, *, at_most: int | None = None) -> tuple[dict[str, np.ndarra
     try:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         described = json.loads(header["__metadata__"]["jaxrnn"])
-        if described["format"] == FORMAT:
+        if described["format"] in READABLE:
             return deserialize(data), dict(described["metadata"])
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedCheckpointError(f"{path} is no checkpoint: {error!r}.") from error
@@ -126,12 +131,9 @@ def read(path: Path, *, at_most: int | None = None) -> tuple[dict[str, np.ndarra
 
 def _bytes(path: Path, at_most: int | None) -> bytes:
     try:
-        size = path.stat().st_size
-        if not path.is_file() or (at_most is not None and size > at_most):
-            raise DamagedCheckpointError(
-                f"{path} has {size:,} bytes: no checkpoint of this model is so large."
-            )
-        return path.read_bytes()
+        return read_regular(path, at_most=at_most)
+    except UnreadableError as error:
+        raise DamagedCheckpointError(f"{error} It is no checkpoint of this model.") from error
     except FileNotFoundError as error:
         raise DamagedCheckpointError(f"There is no checkpoint {path}.") from error
     except OSError as error:

@@ -40,6 +40,10 @@ MODEL_OPTIONS = ("cell", "layers", "dropout", "tied", "identity")
 """The fields that only some models have."""
 
 
+class NotDefinedError(ValueError):
+    """A configuration that names something that is not defined in this process."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """What to train, on what, and how. Losses are in nats per character."""
@@ -172,7 +176,11 @@ class Config:
 
     def _check_model_options(self) -> None:
         if self.cell not in CELLS:
-            raise ValueError(f"cell must be one of {', '.join(CELLS)}, got {self.cell!r}.")
+            raise NotDefinedError(
+                f"The cell {self.cell!r} is not defined here; cell must be one of "
+                f"{', '.join(CELLS)}. A cell of your own is put into jaxrnn.CELLS first: run the "
+                "script that defines it."
+            )
         known = {field.name for field in fields(MODELS[self.model])}
         for name in MODEL_OPTIONS:
             if name not in known and getattr(self, name) != getattr(Config, name):

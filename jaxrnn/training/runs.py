@@ -1,11 +1,11 @@
 """A run on disk: `runs/NAME/` with configuration, vocabulary, history, checkpoints, loss curve.
 
-config.json          the configuration, the corpus's checksum, the versions
+config.json          the configuration, the corpus's checksum, the run's identity, the versions
 vocabulary.json      the tokens
 SHA256SUMS           the checksums of the two, for `sha256sum --check`
 history.jsonl        one row of history a line; a resumed run repeats it to the byte
 timing.jsonl         the speed of each row, of those that were trained twice too
-last.safetensors     the state to go on from, and the history so far
+last.safetensors     the state to go on from, and the end of the history so far
 last-1.safetensors   the one before it, then last-2: what is fallen back to
 best.safetensors     the state with the lowest validation loss
 loss.png             the loss curves
@@ -15,23 +15,31 @@ loss.png             the loss curves
 import json
 import logging
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+import secrets
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
 from jaxrnn.data.vocabulary import Vocabulary
-from jaxrnn.environment import versions
+from jaxrnn.environment import computation, versions
 from jaxrnn.generation import write_texts
 from jaxrnn.training.checkpoints import CheckpointError, DamagedCheckpointError, load, read, save
 from jaxrnn.training.chunks import Progress
-from jaxrnn.training.config import Config
+from jaxrnn.training.config import Config, NotDefinedError
 from jaxrnn.training.experiment import Experiment, fresh_state, prepare
-from jaxrnn.training.files import write_whole
-from jaxrnn.training.history import Position, Row
+from jaxrnn.training.files import (
+    UnreadableError,
+    parse_json,
+    read_regular,
+    sync_file,
+    write_whole,
+)
+from jaxrnn.training.history import Position, Row, RowLog
 from jaxrnn.training.sealed import RunError as RunError
+from jaxrnn.training.sealed import RunExistsError as RunExistsError
 from jaxrnn.training.sealed import make_sealed, read_sealed
 from jaxrnn.training.state import TrainState
 
@@ -41,6 +49,8 @@ RUNS = Path("runs")
 """Where the command line keeps runs."""
 KEPT = ("last", "last-1", "last-2")
 """The checkpoints to go on from, the newest first."""
+IDENTITY_BYTES = 8
+"""Of a run's identity, drawn at random."""
 PACKAGES = ("jaxrnn", "jax", "jaxlib", "flax", "optax", "numpy")
 """Those whose versions a run records."""
 
@@ -52,13 +62,13 @@ class Saved(NamedTuple):
         state: the training state.
         position: where the run stood.
         best: the lowest validation loss so far.
-        history: the rows so far; only "last" has them.
+        log: the rows of history so far; only "last" has them.
     """
 
     state: TrainState
     position: Position
     best: float
-    history: list[Row]
+    log: RowLog
 
 
 def checked_name(name: str) -> str:
@@ -97,7 +107,9 @@ class Run:
             "config": experiment.config.to_dict(),
             "corpus_sha256": experiment.corpus_sha256,
             "prompt": prompt,
+            "identity": secrets.token_hex(IDENTITY_BYTES),
             "versions": versions(PACKAGES),
+            "computation": computation(),
         }
         vocabulary = experiment.vocabulary
         listed = {"lowercase": vocabulary.lowercase, "itos": vocabulary.itos}
@@ -129,35 +141,54 @@ class Run:
     @property
     def history(self) -> list[Row]:
         """The rows of history; a last line that a crash cut off is left out."""
-        path = self.folder / "history.jsonl"
-        if not path.is_file():
-            return []
-        return self._checked(
-            lambda: [Row(**json.loads(line)) for line in path.read_text().split("\n")[:-1]],
-            path.name,
-        )
+        lines = self._history_lines()
+        return self._checked(lambda: [Row(**json.loads(line)) for line in lines], "history.jsonl")
 
-    def experiment(self) -> Experiment:
+    @property
+    def identity(self) -> str | None:
+        """What tells the run from another one of its name; None in runs of earlier versions."""
+        identity = self._described.get("identity")
+        return None if identity is None else str(identity)
+
+    @property
+    def computation(self) -> dict[str, Any]:
+        """What the bytes of its results depend on, as `jaxrnn.environment.computation` gave it."""
+        described = self._described
+        found = {"versions": described.get("versions"), **(described.get("computation") or {})}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def experiment(self, *, corpus: str | None = None) -> Experiment:
         """Everything that is needed to go on with the run.
+
+        Args:
+            corpus: where the text lies now, if it is no longer where it was.
 
         Raises:
             RunError: if the corpus is another one than the run was started on.
         """
-        experiment = prepare(self.config, vocabulary=self.vocabulary)
+        config = self.config if corpus is None else replace(self.config, corpus=corpus)
+        experiment = prepare(config, vocabulary=self.vocabulary)
         expected = self._described["corpus_sha256"]
         if experiment.corpus_sha256 != expected:
             raise RunError(
                 f"The corpus {experiment.config.corpus} has changed since the run began: expected "
-                f"sha256 {expected}, got {experiment.corpus_sha256}."
+                f"sha256 {expected}, got {experiment.corpus_sha256}. If the text lies elsewhere "
+                "now, name it with --corpus."
             )
         return experiment
 
-    def save(self, name: str, progress: Progress, best: float, history: Sequence[Row] = ()) -> None:
-        """Write checkpoint `name` ("last" or "best"); the last ones before it are kept."""
+    def save(self, name: str, progress: Progress, best: float, log: RowLog | None = None) -> None:
+        """Write checkpoint `name` ("last" or "best"); the last ones before it are kept.
+
+        The rows that it counts are on the disk before it is.
+        """
+        if log is not None and log.rows:
+            sync_file(self.folder / "history.jsonl")
         metadata = {
+            "run": self.identity,
             "position": asdict(progress.position),
             "best": best,
-            "history": [row.repeatable() for row in history],
+            "history": asdict(log or RowLog()),
         }
         older = [self.path(kept) for kept in KEPT[1:]] if name == KEPT[0] else []
         save(self.path(name), progress.state, metadata, older=older)
@@ -171,8 +202,15 @@ class Run:
 
         Raises:
             CheckpointError: if it is missing, damaged or of another format, or does not fit.
+            RunError: if it is another run's.
         """
         state, metadata = load(self.path(name), like)
+        other = metadata.get("run")
+        if other is not None and other != self.identity:
+            raise RunError(
+                f"{self.path(name)} is the checkpoint of another run ({str(other)[:40]!r}, this is "
+                f"{self.identity!r}): put back the run's own, or read it from its own folder."
+            )
         return self._checked(lambda: _saved(state, metadata), self.path(name).name)
 
     def latest(self, like: TrainState, say: Callable[[str], None]) -> Saved | None:
@@ -255,14 +293,53 @@ class Run:
     def add_row(self, row: Row) -> None:
         """Append to the history, and to the timing."""
         timing = {"step": row.step, "characters_per_second": row.characters_per_second}
-        for name, line in (("history", row.repeatable()), ("timing", timing)):
+        for name, line in (("history", row.line), ("timing", json.dumps(timing) + "\n")):
             with open(self.folder / f"{name}.jsonl", "a") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(line)
 
-    def set_history(self, rows: Sequence[Row]) -> None:
-        """Make the history that of a checkpoint, whatever became of it since."""
-        text = "".join(json.dumps(row.repeatable()) + "\n" for row in rows)
-        write_whole(self.folder / "history.jsonl", text.encode())
+    def restore_history(self, log: RowLog, say: Callable[[str], None]) -> list[str]:
+        """Make the history that of a checkpoint, whatever became of it since.
+
+        Rows behind the checkpoint are cut off: they are trained again. If the file is damaged, the
+        rows that the checkpoint holds are put back; what else of it cannot be read is lost.
+
+        Args:
+            log: what the checkpoint says of the history.
+            say: is told, in a sentence, if rows are lost.
+
+        Returns:
+            The lines of the history.
+        """
+        try:
+            there = self._history_lines()
+        except RunError:
+            there = []
+        lines = there[: log.rows]
+        if RowLog.of(lines) != log:
+            lines = [*lines[: log.rows - len(log.tail)], *log.tail]
+        if RowLog.of(lines) != log:
+            lines = [line for line in lines if _is_row(line)]
+            say(
+                f"{self.folder / 'history.jsonl'} is damaged: of the {log.rows:,} rows before the "
+                f"checkpoint, {len(lines):,} are left. Training itself goes on as before."
+            )
+        write_whole(self.folder / "history.jsonl", "".join(lines).encode())
+        return lines
+
+    def _history_lines(self) -> list[str]:
+        """The whole lines of history.jsonl, each with its end; none if there is no file.
+
+        Raises:
+            RunError: if the file cannot be read.
+        """
+        path = self.folder / "history.jsonl"
+        try:
+            text = read_regular(path).decode(errors="replace")
+        except FileNotFoundError:
+            return []
+        except (UnreadableError, OSError) as error:
+            raise RunError(f"Cannot read {path}: {error}") from error
+        return [f"{line}\n" for line in text.split("\n")[:-1]]
 
     @property
     def _described(self) -> dict[str, Any]:
@@ -272,17 +349,29 @@ class Run:
     def _json(self, name: str) -> Any:
         if not (self.folder / "config.json").is_file():
             raise RunError(f"{self.folder} is not a run: it has no config.json.")
-        return self._checked(lambda: json.loads(read_sealed(self.folder, name)), name)
+        return self._checked(lambda: parse_json(read_sealed(self.folder, name), name), name)
 
     def _checked(self, read: Callable[[], Any], name: str) -> Any:
         try:
             return read()
-        except (RunError, CheckpointError):
+        except (RunError, CheckpointError, NotDefinedError):
             raise
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise RunError(f"{self.folder / name} is damaged: {error!r}.") from error
 
 
 def _saved(state: TrainState, metadata: dict[str, Any]) -> Saved:
-    rows = [Row(**row) for row in metadata["history"]]
-    return Saved(state, Position(**metadata["position"]), float(metadata["best"]), rows)
+    position = Position(**metadata["position"])
+    position.check()
+    best = metadata["best"]
+    if not isinstance(best, float | int) or isinstance(best, bool):
+        raise ValueError(f"best is no number: {best!r:.40}")
+    return Saved(state, position, float(best), RowLog.from_json(metadata["history"]))
+
+
+def _is_row(line: str) -> bool:
+    try:
+        Row(**json.loads(line))
+    except (ValueError, TypeError, RecursionError):
+        return False
+    return True

@@ -9,7 +9,14 @@ import os
 import shutil
 from pathlib import Path
 
-from jaxrnn.training.files import sync_folder, write_whole
+from jaxrnn.training.files import (
+    LARGEST_TEXT,
+    UnreadableError,
+    read_regular,
+    remove_partial,
+    sync_folder,
+    write_whole,
+)
 
 SUMS = "SHA256SUMS"
 
@@ -18,25 +25,38 @@ class RunError(ValueError):
     """A run folder that cannot be made, read or gone on with; the message says what to do."""
 
 
+class RunExistsError(RunError):
+    """There is something at the place of a new run already."""
+
+    @classmethod
+    def at(cls, folder: Path) -> "RunExistsError":
+        """The error for something at `folder`."""
+        return cls(f"{folder} exists. Go on with it (--resume {folder}), or choose another --name.")
+
+
 def make_sealed(folder: Path, files: dict[str, str]) -> None:
     """Make a run's folder with these files and their checksums, in one move.
 
     Raises:
-        RunError: if something is there already, or the folder cannot be made.
+        RunExistsError: if something is there already.
+        RunError: if the folder cannot be made.
     """
-    if folder.exists():
-        raise _exists(folder)
+    if os.path.lexists(folder):
+        raise RunExistsError.at(folder)
     sums = [f"{hashlib.sha256(t.encode()).hexdigest()}  {name}\n" for name, t in files.items()]
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
-        partial.mkdir(parents=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        remove_partial(folder.parent)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
         for name, text in (files | {SUMS: "".join(sums)}).items():
             write_whole(partial / name, text.encode())
         os.rename(partial, folder)
         sync_folder(folder.parent)
     except OSError as error:
         if folder.exists():
-            raise _exists(folder) from None
+            raise RunExistsError.at(folder) from None
         raise RunError(f"Cannot make {folder}: {error.strerror}.") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -63,12 +83,8 @@ def read_sealed(folder: Path, name: str) -> bytes:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path, at_most=LARGEST_TEXT)
+    except UnreadableError as error:
+        raise RunError(f"Cannot read {path}: {error} Put back the old file.") from error
     except OSError as error:
         raise RunError(f"Cannot read {path}: {error.strerror}. Put back the old file.") from error
-
-
-def _exists(folder: Path) -> RunError:
-    return RunError(
-        f"{folder} exists. Go on with it (--resume {folder}), or choose another --name."
-    )

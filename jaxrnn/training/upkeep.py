@@ -7,7 +7,7 @@ written before the last one that speaks of it, and the history is put back from 
 
 import time
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 
 import jax
 
@@ -15,7 +15,7 @@ from jaxrnn.training.chunks import Progress
 from jaxrnn.training.diagnosis import NonFiniteLossError
 from jaxrnn.training.experiment import Experiment
 from jaxrnn.training.files import locked, remove_partial
-from jaxrnn.training.history import Position
+from jaxrnn.training.history import Position, RowWriter
 from jaxrnn.training.loop import training
 from jaxrnn.training.runs import Run, RunError, Saved
 from jaxrnn.training.state import copied
@@ -32,7 +32,6 @@ class Upkeep:
     Attributes:
         run: the run's folder.
         best: the lowest validation loss so far.
-        history: the rows so far.
         seconds: how long writing checkpoints has taken.
     """
 
@@ -41,11 +40,14 @@ class Upkeep:
         run: Run,
         saved: Saved | None = None,
         *,
+        lines: Sequence[str] = (),
+        check: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.run = run
         self.best = saved.best if saved else float("inf")
-        self.history = list(saved.history) if saved else []
+        self._rows = RowWriter(lines)
+        self._check = check
         self._on_disk = saved.position if saved else None
         self.seconds = self._cost = 0.0
         self._clock, self._written = clock, clock()
@@ -55,7 +57,8 @@ class Upkeep:
         """Add the row that is complete, if any, and write the checkpoints that are due."""
         row = progress.row
         if row is not None:
-            self.history.append(row)
+            self._check()
+            self._rows.add(row)
             self.run.add_row(row)
             if row.validation is not None and row.validation < self.best:
                 self.best = row.validation
@@ -71,12 +74,13 @@ class Upkeep:
         """
         if progress.position == self._on_disk:
             return
+        self._check()
         started = self._clock()
         try:
             if self._waiting is not None:
                 self.run.save("best", self._waiting, self.best)
                 self._waiting = None
-            self.run.save("last", progress, self.best, self.history)
+            self.run.save("last", progress, self.best, self._rows.log)
         except OSError as error:
             raise _cannot_write(self.run, error) from error
         self._on_disk = progress.position
@@ -115,17 +119,22 @@ def carry_out(
         NonFiniteLossError: see `training`; the last good checkpoint is written.
     """
     try:
-        with locked(run.folder):
-            yield from _carry_out(run, experiment, resume, debug_nans, say)
+        with locked(run.folder, say) as check:
+            yield from _carry_out(run, experiment, resume, debug_nans, say, check)
     except OSError as error:
         raise _cannot_write(run, error) from error
 
 
 def _carry_out(
-    run: Run, experiment: Experiment, resume: bool, debug_nans: bool, say: Callable[[str], None]
+    run: Run,
+    experiment: Experiment,
+    resume: bool,
+    debug_nans: bool,
+    say: Callable[[str], None],
+    check: Callable[[], None],
 ) -> Generator[Progress, None, None]:
     remove_partial(run.folder)
-    progress, upkeep = _begin(run, experiment, resume, say)
+    progress, upkeep = _begin(run, experiment, resume, say, check)
     steps = training(
         experiment.model,
         experiment.source,
@@ -152,7 +161,11 @@ def _carry_out(
 
 
 def _begin(
-    run: Run, experiment: Experiment, resume: bool, say: Callable[[str], None]
+    run: Run,
+    experiment: Experiment,
+    resume: bool,
+    say: Callable[[str], None],
+    check: Callable[[], None],
 ) -> tuple[Progress, Upkeep]:
     """Where to start from, and the folder made to fit: the history is the checkpoint's."""
     saved = None
@@ -160,14 +173,14 @@ def _begin(
         saved = run.latest(jax.eval_shape(experiment.fresh_state), say)
     if saved is None:
         progress = Progress(experiment.fresh_state(), Position(), experiment.source.steps(0))
-        upkeep = Upkeep(run)
+        upkeep = Upkeep(run, check=check)
         upkeep.write(progress)
         return progress, upkeep
     if saved.best < float("inf") and not run.best_is_whole(say):
         saved = saved._replace(best=float("inf"))
-    run.set_history(saved.history)
+    lines = run.restore_history(saved.log, say)
     of = experiment.source.steps(saved.position.epoch)
-    return Progress(saved.state, saved.position, of), Upkeep(run, saved)
+    return Progress(saved.state, saved.position, of), Upkeep(run, saved, lines=lines, check=check)
 
 
 def _cannot_write(run: Run, error: OSError) -> RunError:
