@@ -1,5 +1,8 @@
 """The commands that carry weights from and to PyTorch."""
 
+import itertools
+import logging
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +14,15 @@ from tyro.conf import OmitArgPrefixes, Positional
 from jaxrnn.exchange.runs import described, export_run, import_run, read_vocabulary
 from jaxrnn.terminal import command_name
 from jaxrnn.training.config import Config
-from jaxrnn.training.experiment import prepare, prompt_for
+from jaxrnn.training.evaluation import evaluation
+from jaxrnn.training.experiment import Experiment, prepare, prompt_for
 from jaxrnn.training.recipes import RECIPES
 from jaxrnn.training.runs import RUNS, Run, checked_name
+
+logger = logging.getLogger(__name__)
+
+CALLS_TRIED = 1
+"""Programs of evaluation, of some thousand characters each, that imported weights are tried on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +58,10 @@ class Import:
     """The run's folder in runs/; the file's name if None."""
     rename: tuple[str, ...] = ()
     """Modules that the file calls otherwise, as THEIRS=OURS: encoder=e decoder=l_out."""
+    key: str | None = None
+    """Where in a checkpoint the weights are, such as ema.model; the usual places if None."""
+    drop: tuple[str, ...] = ()
+    """Tensors to leave out, as patterns: 'head.*'."""
     vocabulary: Path | None = None
     """A vocabulary.json, as a run has it, or a JSON list; made from the corpus if None."""
     prompt: str | None = None
@@ -70,12 +83,36 @@ class Import:
             experiment,
             renamed=_pairs(self.rename),
             prompt=prompt_for(experiment, self.prompt, recipe_prompt),
+            key=self.key,
+            drop=self.drop,
+            say=lambda text: logger.warning("%s", text),
         )
+        if vocabulary is None:
+            logger.warning(
+                "The file says nothing of its tokens: they are taken to be the vocabulary of the "
+                "corpus %s; --vocabulary names another.",
+                self.config.corpus,
+            )
+        nats, chance = first_loss(run, experiment), math.log(len(experiment.vocabulary))
+        print(f"On the beginning of the validation text: {nats:.3f} nats; chance: {chance:.3f}.")
+        if not nats < chance:
+            logger.warning(
+                "These weights predict this text no better than chance. Is it another vocabulary "
+                "(--vocabulary), another cell (tanh or relu?), or are they not trained?"
+            )
         command = command_name()
         print(f"{run.folder} has the weights of {self.file}. What to type next:")
         print(f"  {command} evaluate {run.folder}\n  {command} sample {run.folder}")
         print(f"  {command} train --resume {run.folder}")
         return 0
+
+
+def first_loss(run: Run, experiment: Experiment) -> float:
+    """The loss of a run's weights on the first characters of its validation text, in nats."""
+    source = experiment.validation
+    params = run.load_params("last")
+    *_, read = itertools.islice(evaluation(experiment.model, params, source), CALLS_TRIED)
+    return read.nats
 
 
 def config_in(given: Sequence[str]) -> Config | None:

@@ -1,8 +1,9 @@
 """Whole runs from and to PyTorch: weights by torch's names and shapes, and what they belong to."""
 
-import json
+import fnmatch
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn.data.vocabulary import Vocabulary
-from jaxrnn.exchange.files import TensorFileError, read_about, read_tensors, write_tensors
+from jaxrnn.exchange.files import COUNTERS, TensorFileError, read_about, read_tensors, write_tensors
 from jaxrnn.exchange.weights import WeightMap
+from jaxrnn.output import check_output
 from jaxrnn.training.chunks import Progress
 from jaxrnn.training.config import Config
 from jaxrnn.training.experiment import Experiment
+from jaxrnn.training.files import parse_json, read_regular
 from jaxrnn.training.history import Position
 from jaxrnn.training.runs import Run
 from jaxrnn.tree import named_leaves
+
+TIED_BIAS = "bias_out"
+"""The bias of an output layer whose kernel is the embedding's table."""
+LARGEST_VOCABULARY = 1 << 26
+"""Bytes that a file with a vocabulary may have."""
 
 
 def export_run(run: Run, path: Path | str, *, checkpoint: str = "best") -> dict[str, np.ndarray]:
@@ -37,8 +45,12 @@ def export_run(run: Run, path: Path | str, *, checkpoint: str = "best") -> dict[
     Returns:
         The tensors that were written.
     """
+    check_output(path)
     leaves = named_leaves(run.load_params(checkpoint))
     tensors = WeightMap.for_flax(leaves).to_torch(leaves)
+    if TIED_BIAS in tensors:  # as a tied module of PyTorch's has them
+        tensors["l_out.weight"] = tensors["e.weight"].copy()
+        tensors["l_out.bias"] = tensors.pop(TIED_BIAS)
     vocabulary = run.vocabulary
     about = {
         "config": run.config.to_dict(),
@@ -73,7 +85,7 @@ def read_vocabulary(path: Path | str) -> Vocabulary:
         TensorFileError: if there is no such file, or it is no vocabulary.
     """
     try:
-        listed = json.loads(Path(path).read_text(encoding="utf-8"))
+        listed = parse_json(read_regular(path, at_most=LARGEST_VOCABULARY), path)
         if isinstance(listed, list):
             listed = {"itos": listed, "lowercase": False}
         return Vocabulary(tuple(map(str, listed["itos"])), bool(listed["lowercase"]))
@@ -90,6 +102,9 @@ def import_run(
     *,
     renamed: Mapping[str, str] | None = None,
     prompt: str = "",
+    key: str | None = None,
+    drop: Sequence[str] = (),
+    say: Callable[[str], None] = lambda text: None,
 ) -> Run:
     """Make a run that starts from the weights in a file of PyTorch's.
 
@@ -102,17 +117,22 @@ def import_run(
         experiment: what the weights belong to and are to be trained on.
         renamed: modules that the file calls otherwise, its name to ours: {"encoder": "e"}.
         prompt: what samples begin with.
+        key: where in a checkpoint the weights are; see `read_tensors`.
+        drop: tensors to leave out, as patterns: "head.*".
+        say: is told, in a sentence, what was left out.
 
     Raises:
         WeightMapError: if weights are missing, unknown, of another shape, NaN or infinite; all
             problems are named, and no run is made.
         RunError: if the folder cannot be made.
     """
-    tensors = _renamed(read_tensors(path), renamed or {})
+    tensors = _renamed(_dropped(read_tensors(path, key=key, say=say), drop), renamed or {})
     state = experiment.fresh_state()
     likes = named_leaves(state.params)
     shapes = {name: leaf.shape for name, leaf in likes.items()}
-    weights = WeightMap.for_flax(likes).from_torch(tensors, like=shapes)
+    weight_map = WeightMap.for_flax(likes)
+    tensors = _fitting(tensors, set(weight_map.keys), say)
+    weights = weight_map.from_torch(tensors, like=shapes)
     leaves = [jnp.asarray(weights[name], leaf.dtype) for name, leaf in likes.items()]
     params = jax.tree.unflatten(jax.tree.structure(state.params), leaves)
     run = Run.create(folder, experiment, prompt=prompt)
@@ -125,18 +145,99 @@ def import_run(
     return run
 
 
+def _dropped(tensors: Mapping[str, np.ndarray], patterns: Sequence[str]) -> dict[str, np.ndarray]:
+    """The tensors that no pattern names.
+
+    Raises:
+        TensorFileError: if a pattern names none.
+    """
+    for pattern in patterns:
+        if not fnmatch.filter(tensors, pattern):
+            raise TensorFileError(
+                f"There is no tensor {pattern} to drop; the file has {', '.join(tensors)}."
+            )
+    return {
+        name: array
+        for name, array in tensors.items()
+        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    }
+
+
 def _renamed(tensors: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """The tensors, with modules under their new names."""
-    renamed = {}
+    """The tensors, with modules under their new names.
+
+    A name stands for a whole module or tensor, never for the beginning of another name. With "*" on
+    both sides, what stands in its place is carried over.
+    """
+    renamed: dict[str, Any] = {}
+    used = set()
     for name, tensor in tensors.items():
-        old = next((old for old in names if name == old or name.startswith(f"{old}.")), None)
-        new = name if old is None else names[old] + name.removeprefix(old)
+        new = name
+        for old, target in names.items():
+            found = _pattern(old).fullmatch(name)
+            if found is not None:
+                pieces = iter(found.groups()[:-1])
+                new = re.sub(r"\*", lambda _, p=pieces: next(p, ""), target) + (
+                    found.groups()[-1] or ""
+                )
+                used.add(old)
+                break
         if new in renamed:
             raise TensorFileError(f"Two tensors would be called {new}: give each its own name.")
         renamed[new] = tensor
-    unused = [old for old in names if not any(n == old or n.startswith(f"{old}.") for n in tensors)]
+    unused = [old for old in names if old not in used]
     if unused:
         raise TensorFileError(
             f"There is no module {', '.join(unused)} to rename; the file has {', '.join(tensors)}."
         )
     return renamed
+
+
+def _pattern(name: str) -> re.Pattern[str]:
+    """What a module or tensor called `name` matches, what follows it in the last group."""
+    return re.compile(r"([^.]*)".join(map(re.escape, name.split("*"))) + r"(\..*)?")
+
+
+def _fitting(
+    tensors: Mapping[str, np.ndarray], wanted: set[str], say: Callable[[str], None]
+) -> dict[str, np.ndarray]:
+    """The tensors without those that are no weights of their own; what is left out is said.
+
+    Counters, weights that a weight drop has masked (the raw ones are taken), the kernel of an
+    output layer that is the embedding's table, and tensors that equal one that is taken.
+
+    Raises:
+        TensorFileError: if a tensor that is wanted has integers.
+    """
+    kept = dict(tensors)
+    for name in [name for name in kept if name.endswith("_raw")]:
+        plain = name.removesuffix("_raw")
+        if name in wanted:
+            continue
+        kept[plain] = kept.pop(name)
+        say(f"{name} is taken as {plain}, which a weight drop had masked.")
+    if TIED_BIAS in wanted and TIED_BIAS not in kept and "l_out.bias" in kept:
+        kept[TIED_BIAS] = kept.pop("l_out.bias")
+    for name in [name for name in kept if name not in wanted]:
+        array = kept[name]
+        counts = name.rpartition(".")[2] in COUNTERS or (
+            array.ndim == 0 and array.dtype.kind in "iu"
+        )
+        equal = [other for other in kept if other in wanted and _same(kept[other], array)]
+        if counts:
+            say(f"{name} counts something and is left out.")
+        elif equal:
+            say(f"{name} equals {equal[0]} and is left out.")
+        else:
+            continue
+        del kept[name]
+    integers = [name for name in kept if kept[name].dtype.kind not in "f"]
+    if integers:
+        raise TensorFileError(
+            f"{', '.join(integers)} has integers, which are no weights; leave it out with --drop."
+        )
+    return kept
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> bool:
+    return one.shape == other.shape and bool(np.array_equal(one, other))
