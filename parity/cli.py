@@ -85,7 +85,8 @@ class WriteReport:
 class Mutants:
     """Put one fault after the other into the code and see which gate catches it.
 
-    Exits with 1 if one is not caught, or if the code without a fault fails.
+    Exits with 1 if one is not caught, or if the code without a fault fails. One that cannot be put
+    in here, such as a fault of the compiled recurrence without it, is skipped and named.
     """
 
     only: str = ""
@@ -99,6 +100,13 @@ class Mutants:
         chosen = [mutant for mutant in MUTANTS if self.only in mutant.name]
         if not chosen:
             raise ValueError(f"No mutant has {self.only!r} in its name.")
+        skipped = {mutant.name: reason for mutant in chosen if (reason := mutant.cannot())}
+        chosen = [mutant for mutant in chosen if mutant.name not in skipped]
+        for name, reason in skipped.items():
+            print(f"Skipped {name}: {reason}.")
+        if not chosen:
+            print(f"No mutant was tried, {len(skipped)} skipped.")
+            return 0
         text = load_text(self.corpus)
         with Screen() as screen:
             screen.show("the code without a fault", 0.0)
@@ -110,7 +118,8 @@ class Mutants:
                 screen.show(verdict.mutant.name, done / len(chosen))
         _print_table(VERDICT_HEADER, [_verdict_row(verdict) for verdict in verdicts])
         killed = sum(verdict.killed for verdict in verdicts)
-        print(f"\n{killed} of {len(verdicts)} mutants caught.")
+        rest = f", {len(skipped)} skipped" if skipped else ""
+        print(f"\n{killed} of {len(verdicts)} mutants caught{rest}.")
         right = sum(verdict.right for verdict in verdicts)
         print(f"Place and cause named rightly for {right} of {len(verdicts)}:")
         for verdict in verdicts:
