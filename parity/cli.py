@@ -16,6 +16,7 @@ from tyro.conf import subcommand
 
 from jaxrnn.data.tokens import check_at_least_1
 from jaxrnn.nn.cells import CELLS
+from jaxrnn.nn.recurrence import why_not_compiled
 from jaxrnn.reproduction.units import Dtype
 from jaxrnn.terminal import FAILED, Screen, parse, run_command
 from parity.caps import farthest
@@ -243,8 +244,17 @@ def _checked(*, quick: bool, corpus: str | None) -> Report:
             explained += [result.explanation] if result.explanation else []
         seconds = time.perf_counter() - started
         remarks.append(f"{count} checks in {seconds:.0f} s, in {jobs} processes.")
+    remarks.append(_paths(findings))
     remarks += _not_judged(findings)
     return Report("jaxrnn against PyTorch", tuple(findings), (*remarks, *explained[:EXPLAINED]))
+
+
+def _paths(findings: Sequence[Finding]) -> str:
+    """Which ways of running the recurrence were checked."""
+    ran = sorted({finding.path for finding in findings} - {""})
+    reason = why_not_compiled()
+    missing = f"; not compiled: {reason}" if reason else ""
+    return f"The recurrence ran in these ways: {', '.join(ran) or 'none'}{missing}."
 
 
 def _not_judged(findings: Sequence[Finding]) -> list[str]:
