@@ -717,10 +717,11 @@ def _fit(d: Draft) -> tuple[str, dict[str, Any]]:
     batch = d.one(1, 3)
     made = _model(d, batch)
     _source(d, made, batch)
-    d.say("state", "train_state(model, params, make_optimizer('sgd'), carry)")
+    d.say("optimizer", "make_optimizer('sgd')")
     if any("carry" in w for w in d.what):
         d.expected = "either"
-    call = "fit(model, source, schedule='1 x 1e-2', optimizer='sgd', state=state)"
+    state = "train_state(model, params, optimizer, carry)"  # it is used up
+    call = f"fit(model, source, schedule='1 x 1e-2', optimizer=optimizer, state={state})"
     return f"fit_results({call})", {}
 
 
