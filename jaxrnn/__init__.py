@@ -36,6 +36,7 @@ from jaxrnn.nn.models import CharSeqStatefulGRU as CharSeqStatefulGRU
 from jaxrnn.nn.models import CharSeqStatefulLSTM as CharSeqStatefulLSTM
 from jaxrnn.nn.models import CharSeqStatefulRnn as CharSeqStatefulRnn
 from jaxrnn.nn.models import CharSeqStatefulRnn2 as CharSeqStatefulRnn2
+from jaxrnn.nn.recurrence import backend as backend
 from jaxrnn.training.checkpoints import load as load
 from jaxrnn.training.checkpoints import save as save
 from jaxrnn.training.evaluation import evaluate as evaluate

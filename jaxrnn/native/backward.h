@@ -10,7 +10,6 @@
 #include "outer.h"
 #include "parallel.h"
 #include "product.h"
-#include "table.h"
 #include "team.h"
 
 namespace jaxrnn {
@@ -28,7 +27,9 @@ struct Backward {
   const int32_t* tokens;                 // (T, B) or null
   const bool* alive;                     // (T, B) or null
   const T *d_ys, *dh_last, *dc_last;     // (T, B, H), (B, H), (B, H)
-  T *d_gates, *d_x_gates;                // (T, B, GH); the second null where it is the first
+  T* d_gates;                            // (T, B, GH): of the recurrent half of the gates
+  T* d_x_gates;                          // of the input half, or null where it is the same; for
+                                         // a table, only the gates that are not shared
   T *d_table, *d_weight, *d_bias;        // (V, GH) or null, (GH, H), (GH,)
   T *dh_first, *dc_first;                // (B, H), (B, H), or both null
 
@@ -48,11 +49,8 @@ struct Backward {
       Rows(*this, packed.data(), panels, chunks.begin(i), chunks.end(i)).run(Team(pool, helpers));
     });
     const long places = steps_run(alive, n.T, n.B) * n.B;
-    OuterProducts<T>{places, GH, n.H, d_gates, before, d_weight, d_bias}.run(pool);
-    if (d_table) {
-      const T* d_x = d_x_gates ? d_x_gates : d_gates;
-      TableGradient<T>{n, GH, places, tokens, d_x, d_table}.run(pool);
-    }
+    const TableGradient<T> table{n, GH, tokens, d_gates, Cell::shared * n.H, d_x_gates, d_table};
+    OuterProducts<T>{places, GH, n.H, d_gates, before, d_weight, d_bias, table}.run(pool);
   }
 
  private:
@@ -135,11 +133,12 @@ struct Backward {
     void step(long t, long row, long unit, int lanes, Vec<T>* d_gates) {
       const long H = b.n.H, place = t * b.n.B + first + row;
       T* to = b.d_gates + place * G * H + unit;
-      T* to_x = b.d_x_gates ? b.d_x_gates + place * G * H + unit : nullptr;
+      const int first_x = b.d_table ? Cell::shared : 0;
+      T* to_x = b.d_x_gates ? b.d_x_gates + place * (G - first_x) * H + unit : nullptr;
       if (b.alive && !b.alive[place]) {
         for (int g = 0; g < G; ++g) {
           store(to + g * H, Vec<T>{}, lanes);
-          if (to_x) store(to_x + g * H, Vec<T>{}, lanes);
+          if (to_x && g >= first_x) store(to_x + (g - first_x) * H, Vec<T>{}, lanes);
         }
         return;
       }
@@ -156,7 +155,7 @@ struct Backward {
       if (Cell::has_c) store(own_c, d_c);
       for (int g = 0; g < G; ++g) {
         store(to + g * H, d_gates[g], lanes);
-        if (to_x) store(to_x + g * H, dx[g], lanes);
+        if (to_x && g >= first_x) store(to_x + (g - first_x) * H, dx[g], lanes);
       }
     }
   };

@@ -120,11 +120,12 @@ def _gradients(
     separate = cell is GRU  # elsewhere both halves of the gates have the same gradient
     like = partial(jax.ShapeDtypeStruct, dtype=d_ys.dtype)
     width = len(cell.gates) * H
+    own = width if table is None else H  # for a table, only the gate n, which is another there
     d_h_gates, d_x_gates, d_table, d_weight, d_bias, dh, dc = jax.ffi.ffi_call(
         "jaxrnn_backward",
         (
             like((T, B, width)),
-            like((T, B, width) if separate else (0,)),
+            like((T, B, own) if separate else (0,)),
             like((0,) if table is None else (len(table.table), width)),
             like((width, H)),
             like((width,)),

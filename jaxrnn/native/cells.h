@@ -4,7 +4,8 @@
 //           `kept` is what the backward step needs.
 // backward: dh and dc are the gradients of the carry after the step and become those of the carry
 //           before it, but for the part of dh that goes through the product with weight_hh; dx
-//           and ds become the gradients of the two halves of the gates.
+//           and ds become the gradients of the two halves of the gates. They are the same for the
+//           first `shared` gates.
 
 #pragma once
 
@@ -16,8 +17,8 @@ namespace jaxrnn {
 template <typename T>
 struct Tanh {
   using V = Vec<T>;
-  static constexpr int gates = 1, kept = 0;
-  static constexpr bool has_c = false, one_gradient = true;
+  static constexpr int gates = 1, kept = 0, shared = 1;
+  static constexpr bool has_c = false;
 
   static void forward(const V* x, const V* s, V& h, V&, V*) { h = tanh<T>(x[0] + s[0]); }
   static void backward(const V*, V, V after, V& dh, V&, V* dx, V* ds) {
@@ -30,8 +31,8 @@ struct Tanh {
 template <typename T>
 struct Relu {
   using V = Vec<T>;
-  static constexpr int gates = 1, kept = 0;
-  static constexpr bool has_c = false, one_gradient = true;
+  static constexpr int gates = 1, kept = 0, shared = 1;
+  static constexpr bool has_c = false;
 
   static void forward(const V* x, const V* s, V& h, V&, V*) {
     const V sum = x[0] + s[0];
@@ -47,8 +48,8 @@ struct Relu {
 template <typename T>
 struct Gru {
   using V = Vec<T>;
-  static constexpr int gates = 3, kept = 4;
-  static constexpr bool has_c = false, one_gradient = false;
+  static constexpr int gates = 3, kept = 4, shared = 2;
+  static constexpr bool has_c = false;
 
   static void forward(const V* x, const V* s, V& h, V&, V* kept) {
     const V r = sigmoid<T>(x[0] + s[0]), z = sigmoid<T>(x[1] + s[1]);
@@ -70,8 +71,8 @@ struct Gru {
 template <typename T>
 struct Lstm {
   using V = Vec<T>;
-  static constexpr int gates = 4, kept = 5;
-  static constexpr bool has_c = true, one_gradient = true;
+  static constexpr int gates = 4, kept = 5, shared = 4;
+  static constexpr bool has_c = true;
 
   static void forward(const V* x, const V* s, V& h, V& c, V* kept) {
     const V i = sigmoid<T>(x[0] + s[0]), f = sigmoid<T>(x[1] + s[1]);

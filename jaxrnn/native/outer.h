@@ -1,4 +1,4 @@
-// The gradients of a weight and of its bias: sums over all time steps and rows.
+// The gradients of a weight, of its bias and of a table: sums over all time steps and rows.
 //
 // Shapes: K the T * B places that are summed over, M the gates times units, N the units.
 
@@ -7,6 +7,7 @@
 #include "parallel.h"
 #include "product.h"
 #include "sizes.h"
+#include "table.h"
 
 namespace jaxrnn {
 
@@ -21,6 +22,7 @@ struct OuterProducts {
   long K, M, N;
   const T *left, *right;
   T *sum, *left_sum;  // (M, N), (M,)
+  TableGradient<T> table;
 
   void run(xla::ffi::ThreadPool& pool) const {
     const long strips = (M + kRows - 1) / kRows;
@@ -46,6 +48,7 @@ struct OuterProducts {
     void run() {
       std::fill_n(p.sum + first * p.N, count * p.N, T(0));
       std::fill_n(p.left_sum + first, count, T(0));
+      p.table.begin(first, count);
       for (long k = 0; k < p.K; k += kPlaces) {
         const long places = std::min(kPlaces, p.K - k);
         for (const Block& block : blocks) {
@@ -58,6 +61,7 @@ struct OuterProducts {
           }
           add<R>(partial, block.rows, p.left_sum + first + block.first);
         }
+        p.table.template add<kRows>(k, places, first, count);
         for (long n = 0; n < p.N; n += V * L) panel(k, places, n);
       }
     }

@@ -161,8 +161,8 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::AnyBuffer weight, ffi::AnyBuffer 
     checks.numbers("gradient of h after", dh_last, {n.B, n.H});
     checks.numbers_if(Cell::has_c, "gradient of c after", dc_last, {n.B, n.H});
     checks.numbers("gradient of gates", *d_gates, {n.T, n.B, GH});
-    checks.numbers_if(
-        !Cell::one_gradient, "gradient of input gates", *d_x_gates, {n.T, n.B, GH});
+    const long own = looks_up ? GH - Cell::shared * n.H : GH;
+    checks.numbers_if(Cell::shared < G, "gradient of input gates", *d_x_gates, {n.T, n.B, own});
     checks.numbers_if(looks_up, "gradient of table", *d_table, {n.V, GH});
     checks.numbers("gradient of weight", *d_weight, {GH, n.H});
     checks.numbers("gradient of bias", *d_bias, {GH});

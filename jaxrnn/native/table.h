@@ -4,39 +4,39 @@
 
 #pragma once
 
-#include "parallel.h"
 #include "product.h"
 #include "sizes.h"
 
 namespace jaxrnn {
 
-// d_table[v] = the sum of d_x[k] over the places k whose token is v, in the order of the places.
-// Each thread makes some columns, narrow enough that they stay in a cache for all V rows.
+// d_table[v] = the sum of d_x[k] over the places k whose token is v, in the order of the places:
+// made some columns and some places at a time, while another sum has them in a cache.
 template <typename T>
 struct TableGradient {
-  static constexpr long kColumns = 256 / sizeof(T);
+  Sizes n;
+  long M;
+  const int32_t* tokens;      // (K,)
+  const T* d_gates;           // (K, M): the gradient of the recurrent half of the gates
+  long shared;                // the columns that are the same in that of the input half
+  const T* d_x;               // (K, M - shared): its other columns
+  T* d_table;                 // (V, M), or null where there is no table
 
-  const Sizes& n;
-  long M, K;
-  const int32_t* tokens;  // (K,)
-  const T* d_x;           // (K, M)
-  T* d_table;             // (V, M)
-
-  void run(xla::ffi::ThreadPool& pool) const {
-    const long strips = (M + kColumns - 1) / kColumns;
-    const auto strip = [&](long i) { sum(i * kColumns, std::min(kColumns, M - i * kColumns)); };
-    if (1.0 * K * M < kWorthSharing / 10) {
-      for (long i = 0; i < strips; ++i) strip(i);
-    } else {
-      parallel_for(pool, strips, strip);
-    }
+  void begin(long first, long count) const {
+    if (!d_table) return;
+    for (long v = 0; v < n.V; ++v) std::fill_n(d_table + v * M + first, count, T(0));
   }
 
- private:
-  void sum(long first, long count) const {
-    for (long v = 0; v < n.V; ++v) std::fill_n(d_table + v * M + first, count, T(0));
-    for (long k = 0; k < K; ++k) {
-      add<kColumns>(d_x + k * M + first, count, d_table + n.row(tokens[k]) * M + first);
+  // Adds columns `first` to `first + count - 1`, at most N, of places `place` to `place + places - 1`.
+  template <int N>
+  void add(long place, long places, long first, long count) const {
+    if (!d_table) return;
+    const long from_gates = std::clamp<long>(shared - first, 0, count);
+    for (long k = place; k < place + places; ++k) {
+      T* to = d_table + n.row(tokens[k]) * M + first;
+      jaxrnn::add<N>(d_gates + k * M + first, from_gates, to);
+      if (from_gates == count) continue;
+      const T* from = d_x + k * (M - shared) + (first + from_gates - shared);
+      jaxrnn::add<N>(from, count - from_gates, to + from_gates);
     }
   }
 };

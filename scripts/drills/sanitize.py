@@ -24,6 +24,8 @@ ROOT = Path(__file__).parents[2]
 TESTS = (
     "tests/test_native.py",
     "tests/test_native_gradients.py",
+    "tests/test_checks.py",
+    "tests/test_backends.py",
     "tests/test_recurrence.py",
     "tests/test_layers.py",
     "tests/test_writing.py",
