@@ -15,6 +15,7 @@ import numpy as np
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, subcommand
 
+from jaxrnn import __version__
 from jaxrnn.data.corpora import CORPORA, load_corpus
 from jaxrnn.data.vocabulary import Unknown, Vocabulary
 from jaxrnn.exchange.commands import Export, Import, config_in
@@ -45,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 DESCRIPTION = """Recurrent character models in JAX: train them on text, let them write.
 
-Start with `train`; it needs no download."""
+Start with `train`; it needs no download. `--version` prints the version."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,7 @@ class Train:
     """Where the other values come from; `recipes` lists them."""
     name: str | None = None
     """The run's folder in runs/. If None: the recipe's name, or that of the text where it is
-    another one, with a number if that is taken."""
+    another one, with a number if that is taken or another recipe's."""
     resume: Path | None = None
     """The folder of a run to go on with, exactly where it stopped; takes no other flag."""
     debug_nans: bool = False
@@ -82,13 +83,21 @@ class Train:
         return watch(run, experiment, resume=self.resume is not None, debug_nans=self.debug_nans)
 
     def _folder(self) -> Path:
+        others = set(RECIPES) - {self.recipe}
         if self.name is not None:
+            if self.name in others:
+                logger.warning(
+                    "The run is named %s, which is a recipe too; it is trained as %s.",
+                    self.name,
+                    self.recipe,
+                )
             return RUNS / checked_name(self.name)
         own_text = self.config.corpus != RECIPES[self.recipe].config.corpus
         base = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(self.config.corpus).stem).strip("-")[:50]
         base = base if own_text and base else self.recipe
         names = [base, *(f"{base}-{n}" for n in range(2, 10_000))]
-        return next(RUNS / name for name in names if not (RUNS / name).exists())
+        free = (name for name in names if name not in others and not (RUNS / name).exists())
+        return RUNS / next(free)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -344,6 +353,9 @@ Command = Train | Sample | Evaluate | FindRate | Recipes | Reproduce | Export | 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if given == ["--version"]:
+        print(f"jaxrnn {__version__}")
+        return 0
     with _shown_notes():
         return run_command(lambda: _command(given)())
 

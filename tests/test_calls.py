@@ -54,7 +54,10 @@ def test_a_call_is_the_same_lines_every_time():
 
 @pytest.mark.usefixtures("all_frames")
 def test_a_check_that_is_left_out_is_found(monkeypatch):
-    """Without the check of the carry, wrong ones are taken or end in JAX's own words."""
+    """Without the check of the carry, wrong ones are taken, or the backends differ.
+
+    The scan's check of the step still refuses some.
+    """
     wrong = [
         call
         for call in (draw(SEED, number, executed=False) for number in range(2000))
@@ -62,7 +65,7 @@ def test_a_check_that_is_left_out_is_found(monkeypatch):
     ][:4]
     assert [made(call, executed=False) for call in wrong] == [[]] * 4
     monkeypatch.setattr(recurrence, "as_carry", lambda carry, like: carry)
-    assert all(made(call, executed=False) for call in wrong)
+    assert any(made(call, executed=False) for call in wrong)
 
 
 def test_every_public_function_of_arrays_is_drawn():
