@@ -43,7 +43,7 @@ LONGEST_MESSAGE = 1000
 def array(shape: tuple[int, ...], dtype: str, layout: str = "jax", *, seed: int = 0) -> Any:
     """Random numbers, in memory as `layout` says; truth values and integers are drawn too."""
     rng = np.random.default_rng(seed)
-    numbers = rng.normal(size=shape) * 0.5
+    numbers: np.ndarray = rng.normal(size=shape) * 0.5
     if dtype == "bool":
         numbers = numbers > 0
     elif not dtype.startswith(("float", "bfloat", "complex")):
@@ -123,7 +123,7 @@ def rnn_weights(
 ) -> Any:
     """The variables of a stack: one of another shape, or of another precision, if named."""
     width, directions = len(rnn.cell.gates) * rnn.hidden, 2 if rnn.bidirectional else 1
-    params = {}
+    params: dict[str, Any] = {}
     for layer in range(rnn.layers):
         size = inputs if layer == 0 else directions * rnn.hidden
         for suffix in ("", "_reverse")[:directions]:
@@ -191,7 +191,7 @@ def gradient(run: Any, variables: Any, carry: Any, *, of_carry: bool) -> Any:
 class Did(NamedTuple):
     """What a call did on one backend: an error, or the leaves of its result."""
 
-    error: BaseException | None = None
+    error: Exception | None = None
     leaves: tuple[Any, ...] = ()
 
     def described(self) -> str:

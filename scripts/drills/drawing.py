@@ -372,7 +372,8 @@ def _rnn_options(d: Draft, made: dict[str, Any], steps: int, batch: int) -> str:
         if d.chance(0.5):
             options += f", rngs={{'dropout': key({d.seed()})}}"
         else:
-            shape, count, kind = (steps, batch, made["width"]), made["layers"] - 1, "bool"
+            shape: Shape = (steps, batch, made["width"])
+            count, kind = made["layers"] - 1, "bool"
             if d.wrong and d.chance(0.3):
                 mistake = d.one("shape", "count", "dtype")
                 d.mistake(f"dropout masks of another {mistake}")
