@@ -108,7 +108,7 @@ def _check_kind(path: Path) -> None:
         kind = "a checkpoint of a run of ours: go on with the run (train --resume), or export it"
     elif begin.startswith(b"\x89HDF"):
         kind = "HDF5, of Keras or TensorFlow: save the weights with PyTorch or safetensors"
-    elif begin.lstrip()[:1] in (b"{", b"["):
+    elif path.suffix.lower() != ".safetensors" and begin.lstrip()[:1] in (b"{", b"["):
         kind = "JSON: if it is the index of shards, join them (torch.save of all their tensors)"
     elif zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
