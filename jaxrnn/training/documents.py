@@ -182,7 +182,7 @@ def _lanes(streams: Sequence[Stream], batch: int, steps: int) -> list[list[tuple
     return lanes
 
 
-@partial(jax.jit, static_argnames=("model",))
+@bounded_jit(static_argnames=("model",))
 def _stream_losses(
     model: CharModel,
     params: Any,
@@ -235,7 +235,7 @@ def _read_windows(
         yield Reading(share, losses, len(ends), False)
 
 
-@partial(jax.jit, static_argnames=("model",))
+@bounded_jit(static_argnames=("model",))
 def _window_losses(
     model: CharModel, params: Any, inputs: Int[Array, "T B"], targets: Int[Array, "T B"]
 ) -> Float[Array, "..."]:
