@@ -23,6 +23,7 @@ from jaxrnn.data.tokens import check_tokens
 from jaxrnn.nn.cells import Carry
 from jaxrnn.nn.checks import precision
 from jaxrnn.nn.model import CharModel, apply_model
+from jaxrnn.programs import bounded_jit
 
 OWN = 8_192
 """Fewest characters that a stream predicts, where a document is cut into several."""
