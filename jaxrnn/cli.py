@@ -19,7 +19,7 @@ from tyro.conf import OmitArgPrefixes, Positional, subcommand
 from jaxrnn import __version__
 from jaxrnn.data.corpora import CORPORA, load_corpus
 from jaxrnn.data.vocabulary import Unknown, Vocabulary
-from jaxrnn.environment import POOL, computation, differences, versions
+from jaxrnn.environment import POOL, computation, differences, named_versions, versions
 from jaxrnn.exchange.commands import Export, Import, config_in
 from jaxrnn.generation import Sampler
 from jaxrnn.nn.losses import bits_per_character, perplexity
@@ -105,7 +105,7 @@ class Train:
             os.environ[POOL] = str(threads)
         corpus = self.config.corpus if self.config.corpus != TAKEN else None
         experiment = run.experiment(corpus=corpus)
-        now = {"versions": versions(PACKAGES), **computation()}
+        now = {**named_versions(versions(PACKAGES)), **computation()}
         for sentence in differences(recorded, now):
             logger.warning("%s", sentence)
         return watch(run, experiment, resume=True, debug_nans=self.debug_nans)

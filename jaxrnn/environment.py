@@ -50,6 +50,11 @@ def computation() -> dict[str, Any]:
     }
 
 
+def named_versions(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Versions by what a sentence calls them."""
+    return {f"The version of {package}": version for package, version in found.items()}
+
+
 def differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What is another value now than was recorded, a sentence each."""
     return [

@@ -1,10 +1,13 @@
 """Checkpoints as people have them: read, with what was left out said, or refused in one line."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from jaxrnn import RECIPES
+from jaxrnn.exchange import commands
 from jaxrnn.exchange.files import TensorFileError, read_tensors
 from jaxrnn.exchange.runs import _dropped, _fitting, _renamed
 
@@ -136,3 +139,43 @@ def test_tensors_are_dropped_by_pattern():
     assert set(_dropped({"a.x": 1, "a.y": 2, "b": 3}, ["a.*"])) == {"b"}
     with pytest.raises(TensorFileError, match=r"no tensor c\.\* to drop"):
         _dropped({"a.x": 1}, ["c.*"])
+
+
+def test_a_dict_that_holds_itself_is_one_line(tmp_path):
+    found = {"a": 1}
+    found["model"] = found
+    with pytest.raises(TensorFileError, match="no state_dict"):
+        read(tmp_path, found)
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_damaged_files_are_one_line(tmp_path, suffix):
+    path = tmp_path / f"weights.{suffix}"
+    if suffix == "pt":
+        torch.save(WEIGHTS, path)
+    else:
+        from safetensors.torch import save_file
+
+        save_file(WEIGHTS, path)
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    messages = []
+    for _ in range(150):
+        data = bytearray(whole)
+        for at in rng.integers(0, len(data), rng.integers(1, 5)):
+            data[at] = rng.integers(0, 256)
+        path.write_bytes(data[: rng.integers(1, len(data) + 1)] if rng.random() < 0.3 else data)
+        try:
+            read_tensors(path)
+        except TensorFileError as error:
+            messages.append(str(error))
+    assert len(messages) > 30
+    assert not any("\n" in message for message in messages)
+
+
+def test_a_corpus_that_a_file_names_is_not_opened_on_its_word(monkeypatch):
+    config = replace(RECIPES["python-docs"].config, corpus="/somewhere/secret.txt")
+    monkeypatch.setattr(commands, "described", lambda path: (config, None, ""))
+    with pytest.raises(ValueError, match="name the text with --corpus"):
+        commands.config_in(["import", "theirs.safetensors"])
+    given = ["import", "theirs.safetensors", "--corpus", "mine.txt"]
+    assert commands.config_in(given) == config

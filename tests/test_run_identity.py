@@ -22,6 +22,7 @@ from jaxrnn.training.files import (
     parse_json,
     read_regular,
     remove_partial,
+    remove_partial_folders,
     write_whole,
 )
 from jaxrnn.training.history import TAIL, Row, RowLog, RowWriter
@@ -55,19 +56,27 @@ def test_a_removed_folder_stops_the_run_in_one_line(run, experiment):  # noqa: F
     assert not run.folder.exists()
 
 
+@pytest.mark.parametrize("named", [True, False], ids=["named", "without a name"])
 @pytest.mark.parametrize("name", ["last", "best"])
-def test_the_checkpoint_of_another_run_is_refused(run, experiment, whole, name):  # noqa: F811
+def test_the_checkpoint_of_another_run_is_refused(run, experiment, whole, name, named):  # noqa: F811
     shutil.copy(Run(whole).path(name), run.path(name))
-    with pytest.raises(RunError, match="is the checkpoint of another run") as caught:
+    if not named:
+        state, metadata = load(run.path(name), jax.eval_shape(experiment.fresh_state))
+        run.path(name).write_bytes(pack(state, metadata | {"run": None}))
+    with pytest.raises(RunError, match="is the checkpoint of another run"):
         run.load_params(name)
-    assert str(Run(whole).identity) in str(caught.value)
     if name == "last":
         with pytest.raises(RunError, match="another run"):
             finish(run, experiment)
+    else:
+        (said,) = finish(run, experiment)
+        assert "another run" in said
+        assert "The next validation writes a new one" in said
 
 
-def test_a_run_without_an_identity_goes_on(run, experiment, whole):  # noqa: F811
-    """As earlier versions made them: nothing in config.json, all rows in the checkpoint."""
+def test_a_run_without_an_identity_goes_on(run, experiment, whole, monkeypatch):  # noqa: F811
+    """As earlier versions made them: no identity, all rows in the checkpoint."""
+    monkeypatch.setattr(Run, "identity", None)
     lines = (run.folder / "history.jsonl").read_text().splitlines()
     state, metadata = load(run.path("last"), jax.eval_shape(experiment.fresh_state))
     assert RowLog.from_json(metadata["history"]).rows == len(lines)
@@ -79,6 +88,14 @@ def test_a_run_without_an_identity_goes_on(run, experiment, whole):  # noqa: F81
     rows = (run.folder / "history.jsonl").read_text()
     assert rows == (whole / "history.jsonl").read_text()
     assert 2 in READABLE
+
+
+def test_a_history_that_cannot_be_read_is_left_as_it_is(run, experiment):  # noqa: F811
+    (run.folder / "history.jsonl").unlink()
+    os.mkfifo(run.folder / "history.jsonl")
+    with pytest.raises(RunError, match=r"Cannot read .*history.jsonl"):
+        finish(run, experiment)
+    assert (run.folder / "history.jsonl").is_fifo()
 
 
 def rows_of(count):
@@ -232,15 +249,17 @@ def test_the_same_text_may_lie_elsewhere(tmp_path, monkeypatch, capsys):
 
 
 def test_what_a_dead_process_left_is_removed(tmp_path):
+    """In a locked folder its files, beside a new run its folders: nobody else's files."""
     dead = subprocess.Popen(["true"])
     dead.wait()
     for name in (f".k.{dead.pid}.partial", f".k.{os.getpid()}.partial", ".k.partial"):
         (tmp_path / name).mkdir()
-    (tmp_path / ".last.partial").write_text("")
+    (tmp_path / ".picture.png.partial").write_text("a neighbor's")
+    remove_partial_folders(tmp_path)
+    left = [f".k.{os.getpid()}.partial", ".k.partial", ".picture.png.partial"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(left)
     remove_partial(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
-        [f".k.{os.getpid()}.partial", ".k.partial"]
-    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(left[:2])
 
 
 def test_only_regular_files_are_read(tmp_path):
@@ -289,11 +308,17 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
 
 def test_what_bytes_depend_on_is_recorded_and_compared(run):  # noqa: F811
     recorded = run.computation
-    assert {"versions", "threads", "compiled recurrence", "x64", "processor"} <= set(recorded)
+    assert {"The version of jax", "threads", "compiled recurrence", "x64", "processor"} <= set(
+        recorded
+    )
     now = recorded | {"threads": recorded["threads"] + 1, "x64": not recorded["x64"]}
     sentences = differences(recorded, now)
     assert len(sentences) == 2
     assert sentences[0].startswith("threads was ")
+    other = recorded | {"The version of numpy": "9.9"}
+    (sentence,) = differences(recorded, other)
+    assert "The version of numpy was" in sentence
+    assert "9.9" in sentence
     assert differences(recorded, recorded) == []
 
 

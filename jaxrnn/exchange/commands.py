@@ -11,6 +11,7 @@ from typing import Literal
 
 from tyro.conf import OmitArgPrefixes, Positional
 
+from jaxrnn.data.corpora import CORPORA
 from jaxrnn.exchange.runs import described, export_run, import_run, read_vocabulary
 from jaxrnn.terminal import command_name
 from jaxrnn.training.config import Config
@@ -47,7 +48,9 @@ class Export:
 class Import:
     """Make a run of weights from PyTorch: a safetensors file or a checkpoint of torch.save.
 
-    The flags say what the weights belong to. For a file that `export` wrote, they are not needed.
+    The flags say what the weights belong to. For a file that `export` wrote, they are not needed,
+    but --corpus (and --validation) where the run was trained on a text of somebody's own: a text
+    that a file names is not opened on its word.
     """
 
     file: Positional[Path]
@@ -120,7 +123,16 @@ def config_in(given: Sequence[str]) -> Config | None:
     if given[:1] != ["import"]:
         return None
     found = [described(a) for a in given[1:] if a.endswith(".safetensors")]
-    return next((ours[0] for ours in found if ours is not None), None)
+    config = next((ours[0] for ours in found if ours is not None), None)
+    if config is not None:
+        flags = {argument.split("=")[0] for argument in given}
+        for flag, named in (("--corpus", config.corpus), ("--validation", config.validation)):
+            if named is not None and named not in CORPORA and flag not in flags:
+                raise ValueError(
+                    f"The file was made on a text of somebody's, {named!r}, which is not opened on "
+                    f"its word: name the text with {flag}."
+                )
+    return config
 
 
 def _pairs(renames: Sequence[str]) -> dict[str, str]:

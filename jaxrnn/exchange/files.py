@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
 
 from jaxrnn.output import write_output
+from jaxrnn.training.files import parse_json
 
 ABOUT = "jaxrnn"
 """The entry of a safetensors header under which we say what the weights belong to."""
@@ -25,6 +26,8 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "_forward_module.")
 """What DataParallel, torch.compile, AveragedModel and Lightning put in front of every name."""
 COUNTERS = ("num_batches_tracked", "n_averaged", "step", "_metadata")
 """Names of buffers that count something and are no weights."""
+DEEPEST = 8
+"""How deep in a checkpoint weights are looked for."""
 CHECKPOINT = b'{"__metadata__":{"jaxrnn":"{\\"sha256\\"'
 """How the header of our own checkpoints begins."""
 
@@ -110,9 +113,8 @@ def _check_kind(path: Path) -> None:
         kind = "HDF5, of Keras or TensorFlow: save the weights with PyTorch or safetensors"
     elif path.suffix.lower() != ".safetensors" and begin.lstrip()[:1] in (b"{", b"["):
         kind = "JSON: if it is the index of shards, join them (torch.save of all their tensors)"
-    elif zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+    elif begin.startswith(b"PK"):
+        names = _names_in_archive(path)
         if any("/code/" in name or name.endswith("constants.pkl") for name in names):
             kind = "TorchScript, which is code: save module.state_dict() instead"
     if kind is not None:
@@ -127,8 +129,8 @@ def read_about(path: Path | str) -> Any | None:
     try:
         with safe_open(path, framework="numpy") as file:
             written = (file.metadata() or {}).get(ABOUT)
-        return None if written is None else json.loads(written)
-    except (SafetensorError, OSError, ValueError) as error:
+        return None if written is None else parse_json(written, "its description")
+    except (SafetensorError, OSError, ValueError, AttributeError, RecursionError) as error:
         raise TensorFileError(f"{path} is damaged or no safetensors file: {error}.") from error
 
 
@@ -137,7 +139,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         # "flax", unlike "numpy", knows bfloat16; without x64 it would make float64 float32.
         with jax.enable_x64(True), safe_open(path, framework="flax") as file:
             return {name: np.array(file.get_tensor(name)) for name in list(file.keys())}
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
         raise TensorFileError(f"{path} is damaged or no safetensors file: {error}.") from error
 
 
@@ -168,6 +170,15 @@ def _read_torch(path: Path, key: str | None) -> dict[str, np.ndarray]:
             f"tensors under {', '.join(NESTED)}. Name the place with --key."
         )
     return {str(name): _dense(str(name), tensor, path) for name, tensor in tensors.items()}
+
+
+def _names_in_archive(path: Path) -> list[str]:
+    """The files in a zip archive; none if it is damaged, which PyTorch says in its turn."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except Exception:  # whatever the damage runs into
+        return []
 
 
 def _begins_as_torch(path: Path) -> bool:
@@ -207,7 +218,7 @@ def _dense(name: str, tensor: Any, path: Path) -> np.ndarray:
         raise TensorFileError(f"{name} in {path} cannot be read: {reason}") from error
 
 
-def _weights_in(found: Any, path: Path, key: str | None) -> Mapping[Any, Any]:
+def _weights_in(found: Any, path: Path, key: str | None, depth: int = DEEPEST) -> Mapping[Any, Any]:
     """The state dict in what a checkpoint holds: under `key`, or where it usually is.
 
     Raises:
@@ -224,7 +235,7 @@ def _weights_in(found: Any, path: Path, key: str | None) -> Mapping[Any, Any]:
         return {}
     for name in NESTED:
         inner = found.get(name)
-        if isinstance(inner, Mapping) and inner:
-            deeper = _weights_in(inner, path, None)
+        if depth and isinstance(inner, Mapping) and inner:
+            deeper = _weights_in(inner, path, None, depth - 1)
             return deeper or inner
     return found

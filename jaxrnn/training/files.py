@@ -138,16 +138,17 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what a process that died while it wrote left behind.
-
-    Files of `write_whole`, and folders `.NAME.PID.partial` whose process is no more.
-    """
+    """Remove the files that a process which died in `write_whole` left in a locked folder."""
     for partial in folder.glob(".*.partial"):
         if not partial.is_dir():
             partial.unlink(missing_ok=True)
-        elif (named := re.fullmatch(r"\..+\.(\d+)\.partial", partial.name)) and not _is_alive(
-            int(named[1])
-        ):
+
+
+def remove_partial_folders(folder: Path) -> None:
+    """Remove the folders `.NAME.PID.partial` whose process is no more; files are left alone."""
+    for partial in folder.glob(".*.partial"):
+        named = re.fullmatch(r"\..+\.(\d+)\.partial", partial.name)
+        if named and partial.is_dir() and not _is_alive(int(named[1])):
             shutil.rmtree(partial, ignore_errors=True)
 
 

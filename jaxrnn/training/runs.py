@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxrnn.data.vocabulary import Vocabulary
-from jaxrnn.environment import computation, versions
+from jaxrnn.environment import computation, named_versions, versions
 from jaxrnn.generation import write_texts
 from jaxrnn.training.checkpoints import CheckpointError, DamagedCheckpointError, load, read, save
 from jaxrnn.training.chunks import Progress
@@ -154,8 +154,18 @@ class Run:
     def computation(self) -> dict[str, Any]:
         """What the bytes of its results depend on, as `jaxrnn.environment.computation` gave it."""
         described = self._described
-        found = {"versions": described.get("versions"), **(described.get("computation") or {})}
-        return {name: value for name, value in found.items() if value is not None}
+        packages = named_versions(described.get("versions") or {})
+        return {**packages, **(described.get("computation") or {})}
+
+    def _foreign(self, name: str, metadata: dict[str, Any]) -> str | None:
+        """What to say of a checkpoint that is another run's; None if it is not, or nobody knows."""
+        other = metadata.get("run")
+        if self.identity is None or other == self.identity:
+            return None
+        return (
+            f"{self.path(name)} is the checkpoint of another run ({str(other)[:40]!r}, this is "
+            f"{self.identity!r}): put back the run's own, or read it from its own folder."
+        )
 
     def experiment(self, *, corpus: str | None = None) -> Experiment:
         """Everything that is needed to go on with the run.
@@ -205,12 +215,8 @@ class Run:
             RunError: if it is another run's.
         """
         state, metadata = load(self.path(name), like)
-        other = metadata.get("run")
-        if other is not None and other != self.identity:
-            raise RunError(
-                f"{self.path(name)} is the checkpoint of another run ({str(other)[:40]!r}, this is "
-                f"{self.identity!r}): put back the run's own, or read it from its own folder."
-            )
+        if (other := self._foreign(name, metadata)) is not None:
+            raise RunError(other)
         return self._checked(lambda: _saved(state, metadata), self.path(name).name)
 
     def latest(self, like: TrainState, say: Callable[[str], None]) -> Saved | None:
@@ -244,8 +250,11 @@ class Run:
     def best_is_whole(self, say: Callable[[str], None]) -> bool:
         """Whether the best checkpoint can be read; says so if not."""
         try:
-            read(self.path("best"))
-            return True
+            _, metadata = read(self.path("best"))
+            other = self._foreign("best", metadata)
+            if other is not None:
+                say(f"{other} The next validation writes a new one, whatever its loss.")
+            return other is None
         except CheckpointError as error:
             say(f"{error} The next validation writes a new one, whatever its loss.")
             return False
@@ -309,11 +318,11 @@ class Run:
 
         Returns:
             The lines of the history.
+
+        Raises:
+            RunError: if there is a file that cannot be read: it is left as it is.
         """
-        try:
-            there = self._history_lines()
-        except RunError:
-            there = []
+        there = self._history_lines()
         lines = there[: log.rows]
         if RowLog.of(lines) != log:
             lines = [*lines[: log.rows - len(log.tail)], *log.tail]

@@ -13,7 +13,7 @@ from jaxrnn.training.files import (
     LARGEST_TEXT,
     UnreadableError,
     read_regular,
-    remove_partial,
+    remove_partial_folders,
     sync_folder,
     write_whole,
 )
@@ -47,7 +47,7 @@ def make_sealed(folder: Path, files: dict[str, str]) -> None:
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        remove_partial(folder.parent)
+        remove_partial_folders(folder.parent)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         for name, text in (files | {SUMS: "".join(sums)}).items():
