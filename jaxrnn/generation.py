@@ -19,7 +19,7 @@ from jaxrnn.data.tokens import check_at_least_1, check_seed, check_tokens
 from jaxrnn.data.vocabulary import END, Unknown, Vocabulary
 from jaxrnn.native.writing import write, writes_compiled
 from jaxrnn.nn.cells import Carry
-from jaxrnn.nn.checks import precision
+from jaxrnn.nn.checks import as_array, as_floats, precision
 from jaxrnn.nn.model import CharModel, apply_model, model_carry
 
 MOST_CHARACTERS = 100_000_000
@@ -86,6 +86,7 @@ class Sampler:
 
     def __call__(self, key: Array, log_probs: Float[Array, "B V"]) -> Int[Array, " B"]:
         """Draw one token a row; see `pick`."""
+        log_probs = _as_log_probs(log_probs)
         return self.pick(_draws(key, log_probs.shape[:1], log_probs.dtype), log_probs)
 
     def pick(self, draws: Float[Array, " B"], log_probs: Float[Array, "B V"]) -> Int[Array, " B"]:
@@ -93,7 +94,12 @@ class Sampler:
 
         It is the first up to which the probabilities, in the order of the tokens, sum to more. It
         is -1 where the model says NaN or leaves nothing to draw: that is no token.
+
+        Raises:
+            ValueError: if `log_probs` has other axes or no floating numbers.
         """
+        log_probs = _as_log_probs(log_probs)
+        draws = as_floats("draws", draws, log_probs.shape[:1], jnp.result_type(draws))
         return _picked(draws, self.allowed(log_probs), greedy=self.temperature == 0)
 
     @property
@@ -133,6 +139,11 @@ class Sampler:
             None if self.top_p is None else np.asarray(float(self.top_p)),
             banned,
         )
+
+
+def _as_log_probs(log_probs: Any) -> Float[Array, "B V"]:
+    log_probs = as_array("log_probs", log_probs, ("B", "V"))
+    return as_floats("log_probs", log_probs, log_probs.shape, log_probs.dtype)
 
 
 _OURS = (Sampler.allowed, Sampler.pick)
@@ -233,6 +244,7 @@ def generate(
         ValueError: if the prompt has another shape or a token outside [0, V), N is below 1, or the
             model gives no character a finite probability, as where its weights hold NaN.
     """
+    prompt = prompt if isinstance(prompt, jax.Array) else np.asarray(prompt)
     if prompt.ndim != 2 or prompt.shape[0] < 1:
         raise ValueError(f"prompt must be (P, B) with P at least 1, got shape {prompt.shape}.")
     check_at_least_1(length=length)

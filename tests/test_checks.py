@@ -16,6 +16,7 @@ from jaxrnn import (
     CharLM,
     CharSeqStatefulRnn2,
     Hidden,
+    Sampler,
     eval_step,
     generate,
     make_optimizer,
@@ -244,3 +245,35 @@ def test_the_recurrence_itself_checks_too(way):
         ):
             with pytest.raises(ValueError, match=message):
                 recurrence(GRU, False, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("log_probs", "message"),
+    [
+        (jnp.zeros((2, 5), jnp.int32), "floating numbers, got int32"),
+        (jnp.zeros((2, 5), complex), "floating numbers, got complex64"),
+        (jnp.zeros(5), r"\(B, V\), got \(5,\)"),
+        (jnp.zeros(()), r"\(B, V\), got \(\)"),
+        (jnp.zeros((1, 2, 5)), r"\(B, V\), got \(1, 2, 5\)"),
+        ("text", "must be an array"),
+    ],
+    ids=["integers", "complex", "one axis", "none", "three axes", "text"],
+)
+def test_a_sampler_says_what_it_draws_from(log_probs, message):
+    with pytest.raises(ValueError, match=message):
+        Sampler()(KEY, log_probs)
+    with pytest.raises(ValueError, match=message):
+        Sampler().pick(jnp.zeros(2), log_probs)
+
+
+@pytest.mark.parametrize("prompt", [None, "text", [[0.5]], [1, 2]], ids=str)
+def test_a_prompt_that_is_none_is_one_message(prompt):
+    model = CharLM(9, 5, 8)
+    params = make_state(model, make_optimizer("adam"), 1, KEY).params
+    with pytest.raises(ValueError, match="must be"):
+        generate(model, params, prompt, 3, KEY)
+
+
+def test_a_negative_batch_is_one_message():
+    with pytest.raises(ValueError, match="batch must be at least 0, got -1"):
+        make_state(CharLM(9, 5, 8), make_optimizer("adam"), -1, KEY)

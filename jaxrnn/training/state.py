@@ -8,6 +8,7 @@ import optax
 from jax import lax
 from jax.typing import DTypeLike
 
+from jaxrnn.data.tokens import check_at_least_0
 from jaxrnn.nn.cells import Carry
 from jaxrnn.nn.checks import precision
 from jaxrnn.nn.model import CharModel, model_carry
@@ -36,6 +37,7 @@ class TrainState(NamedTuple):
 def make_state(model: CharModel, optimizer: AnyOptimizer, batch: int, key: jax.Array) -> TrainState:
     """A fresh state: drawn parameters, a carry of zeros for `batch` streams, step 0."""
     check_optimizer(optimizer)
+    check_at_least_0(batch=batch)
     params_key, run_key = jax.random.split(key)
     params = _init(model, batch, params_key)
     opt_state = _init_optimizer(optimizer, params)
