@@ -73,7 +73,7 @@ def kill_drill(
         KillDrillError: if a process fails, or the run ends before the last kill.
     """
     (folder / "text.txt").write_text(TEXT)
-    cycles = cycles or max(2, (kills // 3).bit_length())
+    cycles = cycles or max(2, (kills // 3).bit_length() + 1)
     flags = [*FLAGS, "--schedule", f"1 x 1e-2, sgdr(1e-2, {cycles})"]
     began = time.monotonic()
     _finish(folder, ["train", "--corpus", "text.txt", "--name", "whole", *flags])
