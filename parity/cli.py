@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import subcommand
 
+from jaxrnn import __version__
 from jaxrnn.data.tokens import check_at_least_1
 from jaxrnn.nn.cells import CELLS
 from jaxrnn.nn.recurrence import why_not_compiled
@@ -34,7 +35,7 @@ from parity.trajectories import load_text
 from parity.workers import default_jobs, results
 
 DESCRIPTION = """Show that JAX and PyTorch compute the same thing, and that we would have noticed
-if they did not."""
+if they did not. `--version` prints the version."""
 
 
 EXPLAINED = 3
@@ -215,6 +216,9 @@ COMMANDS = (
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point of the console script `parity`."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if list(arguments) == ["--version"]:
+        print(f"parity {__version__}")
+        sys.exit(0)
     sys.exit(run_command(lambda: _run(arguments)))
 
 

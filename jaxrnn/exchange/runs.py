@@ -176,10 +176,10 @@ def _renamed(tensors: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, 
         for old, target in names.items():
             found = _pattern(old).fullmatch(name)
             if found is not None:
-                pieces = iter(found.groups()[:-1])
-                new = re.sub(r"\*", lambda _, p=pieces: next(p, ""), target) + (
-                    found.groups()[-1] or ""
-                )
+                *pieces, rest = found.groups()
+                for piece in pieces:
+                    target = target.replace("*", piece, 1)
+                new = target + (rest or "")
                 used.add(old)
                 break
         if new in renamed:
