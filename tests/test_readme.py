@@ -53,7 +53,7 @@ def test_the_cell_of_ones_own_runs_a_command(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["forgetful.py", "recipes"])
     with pytest.raises(SystemExit) as stop:
         exec(with_words("forgetful.py"), {})
-    monkeypatch.delitem(CELLS, "forgetful")
+    CELLS.pop("forgetful")
     assert stop.value.code == 0
     assert "stateful-gru" in capsys.readouterr().out
 
