@@ -27,8 +27,12 @@ sigmoid, tanh = jax.nn.sigmoid, jnp.tanh
 
 @contextlib.contextmanager
 def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Within it, `owner.name` is `value`; frozen dataclasses give way too."""
-    before = owner.__dict__[name]
+    """Within it, `owner.name` is `value`; frozen dataclasses give way too.
+
+    Raises:
+        LookupError: if there is no such name, so that the fault would change nothing.
+    """
+    before = _there(owner, name)
     put = object.__setattr__ if isinstance(owner, Cell) else setattr
     put(owner, name, value)
     try:
@@ -39,11 +43,19 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 def wrapped(owner: Any, name: str, change: Callable[[Any], Any]) -> Fault:
     """`owner.name` replaced by what `change` makes of it."""
-    return replaced(owner, name, change(owner.__dict__[name]))
+    return replaced(owner, name, change(_there(owner, name)))
+
+
+def _there(owner: Any, name: str) -> Any:
+    if name not in owner.__dict__:
+        raise LookupError(f"{getattr(owner, '__name__', owner)} has no {name}")
+    return owner.__dict__[name]
 
 
 def only_in(part: str, fault: Callable[[], Fault]) -> Fault:
     """A fault that acts in one layer and direction alone, such as "l1_reverse"."""
+    with fault():
+        pass  # what does not fit the code is told now, and not as the error of a broken model
 
     def around(run: Any) -> Any:
         """Each layer and direction, with the fault where it belongs."""

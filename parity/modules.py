@@ -43,7 +43,8 @@ def check(
     Args:
         jax_function: `jax_function(params, *inputs)` gives a tree of arrays; it has to be pure.
         params: a tree of parameters as the function takes it; only its structure and shapes count.
-        torch_module: `torch_module(*inputs)` gives the same arrays in the same order.
+        torch_module: `torch_module(*inputs)` gives the same arrays in the same order. It is run as
+            it is given: what is in evaluation mode (`.eval()`), each part by itself, stays there.
         weight_map: the module's keys and the paths of `params`, such as "dense_h/kernel".
         inputs: arrays, or tuples of arrays, as both sides take them. Integers stay integers.
         dtypes: "float64", "float32", "bfloat16".

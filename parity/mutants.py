@@ -5,6 +5,7 @@ that it is meant to notice. The code without a fault has to pass the same checks
 fails everything catches everything.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -69,6 +70,23 @@ class Mutant:
     def fits(self, named: Diagnosis) -> bool:
         """Whether place and cause are those of this fault."""
         return self.place in named.place and self.cause in named.cause
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within it the code has the fault.
+
+        Raises:
+            ValueError: if there is nothing in the code that the fault could be put into.
+        """
+        with contextlib.ExitStack() as entered:
+            try:
+                entered.enter_context(self.fault())
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}"
+                raise ValueError(
+                    f"The mutant {self.name!r} does not fit the code it changes: {reason}."
+                ) from error
+            yield
 
 
 class Verdict(NamedTuple):
@@ -164,7 +182,7 @@ def tried(mutants: Iterable[Mutant], text: Text, reproduced: bool = False) -> It
     smallest case that shows it is looked for, too.
     """
     for mutant in mutants:
-        with mutant.fault():
+        with mutant.applied():
             check = probe_check(mutant.probe, text)
             result = verdict(mutant, check.findings())
             named = check.diagnosis() if result.killed else None

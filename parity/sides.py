@@ -51,6 +51,8 @@ def jax_side(subject: Subject, dtype: str) -> Side:
         inputs = {**varied, **fixed}
         return subject.jax_loss(params, inputs), subject.jax_outputs(params, inputs)
 
+    # Running statistics and the like are weights of the JAX side, but have no gradient in PyTorch.
+    buffers = {name for name, _ in subject.module().named_buffers()}
     program = jax.jit(jax.value_and_grad(loss_and_outputs, argnums=(0, 1), has_aux=True))
 
     def run(weights: Arrays, inputs: Arrays) -> Results:
@@ -61,7 +63,8 @@ def jax_side(subject: Subject, dtype: str) -> Side:
             varied = {name: cast[name] for name in subject.differentiable}
             fixed = {name: cast[name] for name in cast if name not in varied}
             (loss, outputs), (d_params, d_inputs) = program(params, varied, fixed)
-            gradients = torch_names(subject, d_params)
+            named = torch_names(subject, d_params)
+            gradients = {name: d for name, d in named.items() if name not in buffers}
             gradients |= {f"input {name}": numpy_of(d) for name, d in d_inputs.items()}
             return _results(outputs, loss, gradients)
 
@@ -90,8 +93,10 @@ def torch_side(subject: Subject, dtype: str) -> Side:
             cast = {n: tensor_of(a, dtype, torch_device()) for n, a in inputs.items()}
             for name in subject.differentiable:
                 cast[name].requires_grad_()
-            outputs, loss = subject.torch_outputs(module, cast), subject.torch_loss(module, cast)
-            loss.backward()
+            with _cudnn_where_it_can(module):
+                outputs = subject.torch_outputs(module, cast)
+                loss = subject.torch_loss(module, cast)
+                loss.backward()
             gradients = {name: gradient_of(p) for name, p in module.named_parameters()}
             gradients |= {f"input {n}": gradient_of(cast[n]) for n in subject.differentiable}
             return _results(outputs, loss, gradients)
@@ -107,6 +112,24 @@ def torch_module(subject: Subject, weights: Arrays, dtype: str) -> torch.nn.Modu
     module = subject.module().to(torch_device()).to(tensor_of(np.zeros(1), dtype).dtype)
     module.load_state_dict({key: tensor_of(array, dtype) for key, array in weights.items()})
     return module
+
+
+def _cudnn_where_it_can(module: torch.nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Without cuDNN if a recurrent layer is in evaluation mode, where that has no backward pass."""
+    layers = [part for part in module.modules() if isinstance(part, torch.nn.RNNBase)]
+    trains = all(layer.training for layer in layers)
+    return contextlib.nullcontext() if trains else without_cudnn()
+
+
+@contextlib.contextmanager
+def without_cudnn() -> Iterator[None]:
+    """Within it PyTorch's own kernels run; `torch.backends.cudnn.flags` would allow TF32, too."""
+    before = torch.backends.cudnn.enabled
+    torch.backends.cudnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = before
 
 
 def gradient_of(tensor: torch.Tensor) -> np.ndarray:
@@ -125,11 +148,13 @@ def _results(outputs: Mapping[str, Any], loss: Any, gradients: dict[str, np.ndar
 def draw_weights(subject: Subject, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Weights for a comparison: no bias is zero, and the gates leave their linear range.
 
-    Matrices are uniform in +-2 / sqrt(fan in), tables of an embedding in +-1.5, vectors in +-0.5.
+    Matrices are uniform in +-2 / sqrt(fan in), tables of an embedding in +-1.5, vectors in +-0.5,
+    and running variances in 0.75 +-0.5.
     """
     weights = {}
     for key, tensor in subject.module().state_dict().items():
         shape = tuple(tensor.shape)
         bound = 0.5 if len(shape) < 2 else 1.5 if key == "e.weight" else 2 / np.sqrt(shape[-1])
-        weights[key] = rng.uniform(-bound, bound, shape)
+        middle = 0.75 if key.endswith("running_var") else 0.0
+        weights[key] = middle + rng.uniform(-bound, bound, shape)
     return weights

@@ -3,6 +3,7 @@
 Shapes: T time steps, B batch, F input size, H hidden size, L layers, D directions.
 """
 
+import contextlib
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -18,7 +19,7 @@ from jaxrnn.exchange.weights import WeightMap
 from jaxrnn.nn.cells import CELLS
 from jaxrnn.nn.layers import RNN
 from parity.bridge import TORCH_DTYPES
-from parity.sides import torch_device
+from parity.sides import torch_device, without_cudnn
 from parity.subjects import (
     SIZES,
     H,
@@ -91,7 +92,8 @@ class _Stack:
         torch.manual_seed(TORCH_SEED)
         if self.lengths:
             xs = pack_padded_sequence(xs, inputs["lengths"].cpu(), enforce_sorted=False)
-        with torch.backends.cudnn.flags(enabled=not self.stack.dropout):  # its masks are its own
+        # cuDNN draws dropout masks of its own.
+        with without_cudnn() if self.stack.dropout else contextlib.nullcontext():
             ys, carry = module(xs, carry)
         if self.lengths:
             ys, _ = pad_packed_sequence(ys, total_length=self.sizes.T)

@@ -1,6 +1,8 @@
-"""Fixtures: float64, and the course's corpus where there is one."""
+"""Fixtures: float64, and the course's corpus where there is one. Without PyTorch, visible skips."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -21,3 +23,30 @@ def course_corpus() -> Corpus:
     if not (data_folder() / "nietzsche.txt").is_file():
         pytest.skip("needs nietzsche.txt in the folder that JAXRNN_DATA names")
     return nietzsche()
+
+
+class MaybeWithoutTorch(pytest.Module):
+    """A file of tests, which is skipped if it needs PyTorch and there is none."""
+
+    def collect(self) -> Any:
+        try:
+            return super().collect()
+        except self.CollectError as error:
+            if _torch_is_missing(error):
+                reason = f"{self.path.name} needs PyTorch, the extra 'parity'"
+                pytest.skip(reason, allow_module_level=True)
+            raise
+
+
+def _torch_is_missing(error: BaseException | None) -> bool:
+    """Whether an import failed because PyTorch is not installed."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError) and error.name == "torch":
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: Any) -> pytest.Module:
+    """A core-only installation skips the files that need PyTorch, and says so."""
+    return MaybeWithoutTorch.from_parent(parent, path=module_path)

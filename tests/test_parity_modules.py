@@ -179,3 +179,26 @@ def test_the_training_mode_of_each_submodule_is_the_users(part):
     )
     modes = [inner.training for inner in module.modules()]
     assert modes == ([False] * 3 if part == "whole" else [True, True, False])
+
+
+def test_running_statistics_in_evaluation_mode_are_compared_and_not_nan():
+    module = torch.nn.BatchNorm1d(I).eval()
+    names = {
+        "weight": "scale",
+        "bias": "bias",
+        "running_mean": "mean",
+        "running_var": "var",
+    }
+    entries = [entry(theirs, ours) for theirs, ours in names.items()]
+    weight_map = WeightMap([*entries, entry("num_batches_tracked", (), Absent(()))])
+    params = {ours: np.ones(I) for ours in names.values()}
+
+    def normalised(p, x):
+        return p["scale"] * (x - p["mean"]) / jnp.sqrt(p["var"] + 1e-5) + p["bias"]
+
+    report = parity.check(normalised, params, module, weight_map, [XS[0]], dtypes=("float64",))
+    assert report.passed, report.summary()
+    with jax.enable_x64(True):
+        broken = lambda p, x: normalised(p, x) * (1 + 1e-9)  # noqa: E731
+        wrong = parity.check(broken, params, module, weight_map, [XS[0]], dtypes=("float64",))
+    assert not wrong.passed

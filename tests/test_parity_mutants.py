@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pytest
 
+import jaxrnn.nn.scanned
 from parity import cli
 from parity.compare import Outcome, worst_outcome
+from parity.faults import only_in, wrapped
 from parity.mutant_list import MUTANTS
-from parity.mutants import PROBES, tried, unharmed
+from parity.mutants import PROBES, Mutant, tried, unharmed
 from parity.trajectories import load_text
 
 FEWEST = 40
@@ -70,3 +72,19 @@ def test_every_mutant_is_caught_and_its_cause_named(text):
     assert [verdict.mutant.name for verdict in verdicts if not verdict.killed] == []
     wrong = [(verdict.mutant.name, str(verdict.named)) for verdict in verdicts if not verdict.right]
     assert len(wrong) <= 0.1 * len(verdicts), wrong
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lambda: wrapped(jaxrnn.nn.scanned, "_renamed_since", lambda run: run),
+        lambda: only_in(
+            "l1", lambda: wrapped(jaxrnn.nn.scanned, "_renamed_since", lambda run: run)
+        ),
+    ],
+    ids=["everywhere", "in one layer"],
+)
+def test_a_mutant_that_no_longer_fits_the_code_is_an_error_with_its_name(fault, text):
+    mutant = Mutant("a fault of yesterday's code", fault, "values of a gru stack")
+    with pytest.raises(ValueError, match=r"a fault of yesterday's code.*has no _renamed_since"):
+        list(tried([mutant], text))
