@@ -1,122 +1,280 @@
-"""Files of named tensors: safetensors, and PyTorch's own format without its pickled code.
+"""Files of named tensors: safetensors, shards with an index, and PyTorch's own format.
 
 What is read may come from anywhere, so nothing in it is ever executed: safetensors cannot hold
-code, and PyTorch's files are read with `weights_only=True`, which refuses it.
+code, and PyTorch's files are read with `weights_only=True`, which refuses it. No value is read
+before the file is known to be what it seems.
 """
 
 import json
+import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
+import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
 
-from jaxrnn.training.files import write_whole
+from jaxrnn.exchange.contents import Contents, Stored, Table
+from jaxrnn.exchange.contents import TensorFileError as TensorFileError
+from jaxrnn.exchange.names import short_names
+from jaxrnn.exchange.torch_files import read_torch
+from jaxrnn.output import write_output
+from jaxrnn.training.checkpoints import BEGINNING
+from jaxrnn.training.files import UnreadableError, parse_json, read_regular
 
 ABOUT = "jaxrnn"
 """The entry of a safetensors header under which we say what the weights belong to."""
-NESTED = ("state_dict", "model_state_dict", "model")
-"""Where training scripts keep the weights when a file holds more than them."""
-PREFIXES = ("module.", "_orig_mod.")
-"""What DataParallel and torch.compile put in front of every name."""
+SUFFIX = ".safetensors"
+LARGEST_INDEX = 1 << 24
+"""Bytes that an index of shards may have."""
+MOST_SHARDS = 1000
+"""Files that an index may name."""
 
+DTYPES: Mapping[str, Any] = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
+}
+"""The kinds of numbers in safetensors that can be weights."""
 
-class TensorFileError(ValueError):
-    """A file of tensors that cannot be read; the message says why."""
+STRANGERS = (
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"GGUF", "a GGUF file"),
+    (b"\x1f\x8b", "compressed with gzip"),
+    (b"version https://git-lfs", "a pointer of Git LFS; fetch the file itself with git lfs pull"),
+    (b"%PDF", "a PDF"),
+    (b"\x89PNG", "a picture"),
+    (b"<", "HTML or XML, perhaps the page of a download"),
+)
+"""How files begin that hold no weights, and what they are."""
 
 
 def write_tensors(path: Path | str, tensors: Mapping[str, np.ndarray], about: Any) -> None:
     """Write a safetensors file that `safetensors.torch.load_file` reads.
 
     Args:
-        path: the file; one that exists is replaced at the end, in one move.
+        path: the file, whose name ends in .safetensors; one that exists is replaced at the end, in
+            one move.
         tensors: the tensors by name.
         about: what they belong to, as JSON can express it.
 
     Raises:
-        TensorFileError: if the file cannot be written.
+        TensorFileError: if the name says that the file is something else.
+        OutputError: if the path is refused, or cannot be written.
     """
+    check_suffix(path)
     data = serialize(dict(tensors), {"format": "pt", ABOUT: json.dumps(about)})
-    try:
-        write_whole(Path(path), data)
-    except OSError as error:
-        raise TensorFileError(f"Cannot write {path}: {error.strerror}.") from error
+    write_output(path, data)
 
 
-def read_tensors(path: Path | str) -> dict[str, np.ndarray]:
-    """Read the tensors of a `.safetensors` file, or of any other as PyTorch's own format.
+def check_suffix(path: Path | str) -> None:
+    """Refuse a name for a safetensors file by which no program would know it.
 
-    A checkpoint may hold more than the weights: those under `state_dict`, `model_state_dict` or
-    `model` are taken. A `module.` or `_orig_mod.` in front of every name is dropped.
+    Raises:
+        TensorFileError: if it does not end in .safetensors.
+    """
+    path = Path(path)
+    if path.suffix.lower() != SUFFIX:
+        raise TensorFileError(
+            f"{path} would hold safetensors, which PyTorch does not read under this name: call it "
+            f"{path.with_suffix(SUFFIX).name or 'model.safetensors'}. "
+            "safetensors.torch.load_file reads it."
+        )
+
+
+def read_tensors(path: Path | str, *, key: str | None = None) -> dict[str, np.ndarray]:
+    """Read the tensors of a file, by their names without what wrappers put in front of them.
+
+    A checkpoint may hold more than the weights. Those under `state_dict`, `model_state_dict` or
+    `model` are taken, or those under the only key that has recurrent weights.
+
+    Args:
+        path: a safetensors file, an index of shards, or a file of `torch.save`.
+        key: where the tensors are in a checkpoint, such as "model"; where they usually are if
+            None.
 
     Raises:
         TensorFileError: if there is no such file, if it is damaged, or if it holds code or things
             that are no tensors; nothing in it has been executed.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise TensorFileError(f"There is no file {path}.")
-    tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    for prefix in PREFIXES:
-        if tensors and all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): array for name, array in tensors.items()}
-    return tensors
+    contents = read_contents(path)
+    _, table = next(contents.candidates(key))
+    return {short: table[name].array for name, short in short_names(table).items()}
 
 
 def read_about(path: Path | str) -> Any | None:
-    """What `write_tensors` said about the tensors, or None if this is not a file of ours."""
-    if Path(path).suffix != ".safetensors" or not Path(path).is_file():
+    """What `write_tensors` said about the tensors, or None if this is not a file of ours.
+
+    Raises:
+        TensorFileError: if the file cannot be read.
+    """
+    about = read_contents(path).about
+    if about is None:
         return None
     try:
-        with safe_open(path, framework="numpy") as file:
-            written = (file.metadata() or {}).get(ABOUT)
-        return None if written is None else json.loads(written)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise TensorFileError(f"{path} is damaged or no safetensors file: {error}.") from error
+        return parse_json(about, f"The description in {path}")
+    except UnreadableError as error:
+        raise TensorFileError(f"{path} is damaged: {error}") from error
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+def read_contents(path: Path | str) -> Contents:
+    """What a file of weights holds.
+
+    Args:
+        path: a safetensors file, an index of shards, or a file of `torch.save`, whatever its name.
+
+    Raises:
+        TensorFileError: if it cannot be read or is something else; the message says what.
+    """
+    path = Path(path)
     try:
-        # "flax", unlike "numpy", knows bfloat16; without x64 it would make float64 float32.
-        with jax.enable_x64(True), safe_open(path, framework="flax") as file:
-            return {name: np.array(file.get_tensor(name)) for name in list(file.keys())}
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise TensorFileError(f"{path} is damaged or no safetensors file: {error}.") from error
-
-
-def _read_torch(path: Path) -> dict[str, np.ndarray]:
-    try:
-        import torch
-    except ImportError:
-        raise TensorFileError(
-            f"Reading {path} needs PyTorch (pip install torch). Or save the weights with "
-            "safetensors.torch.save_file under a name that ends in .safetensors."
-        ) from None
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever the damage runs into: KeyError, EOFError ..
-        if type(error).__name__ == "UnpicklingError":
+        beginning = _beginning(path)
+        if beginning[8:].startswith(BEGINNING):
             raise TensorFileError(
-                f"{path} holds code or objects beside tensors, which are never loaded: save the "
-                "state_dict alone."
-            ) from error
-        raise TensorFileError(f"{path} is damaged or no file of PyTorch's.") from error
-    tensors = _weights_in(found)
-    wrong = sorted(str(name) for name, t in tensors.items() if not isinstance(t, torch.Tensor))
-    if wrong or not tensors:
+                f"{path} is a checkpoint of a run. Go on with it (train --resume), or export the "
+                "run's weights: export RUN FILE.safetensors."
+            )
+        if _is_safetensors(path, beginning):
+            return _read_safetensors(path)
+        if path.suffix.lower() == ".json" or beginning.lstrip()[:1] in (b"{", b"["):
+            return _read_index(path)
+        _check_stranger(path, beginning)
+        return read_torch(path)
+    except OSError as error:
+        raise TensorFileError(f"Cannot read {path}: {error.strerror}.") from error
+    except TensorFileError as error:
+        if str(path) in str(error):
+            raise
+        raise TensorFileError(f"{path}: {error}") from error
+
+
+def _beginning(path: Path) -> bytes:
+    """The first bytes of a regular file.
+
+    Raises:
+        TensorFileError: if there is none, or it is empty.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise TensorFileError(f"There is no file {path}.") from None
+    except ValueError as error:  # a name with a zero byte
+        raise TensorFileError(f"There is no file {str(path)!r}: {error}.") from None
+    if stat.S_ISDIR(mode):
+        endings = (SUFFIX, ".pt", ".pth", ".bin", ".ckpt", ".index.json")
+        files = sorted(p.name for p in path.iterdir() if p.name.lower().endswith(endings))
+        named = f", such as {', '.join(files[:5])}" if files else ""
+        raise TensorFileError(f"{path} is a folder: name a file of weights{named}.")
+    if not stat.S_ISREG(mode):
+        raise TensorFileError(f"{path} is no regular file.")
+    with open(path, "rb") as file:
+        beginning = file.read(512)
+    if not beginning:
         raise TensorFileError(
-            f"{path} is no state_dict: it holds {', '.join(wrong) or 'no tensors'}, and no "
-            f"tensors under {', '.join(NESTED)}."
+            f"{path} is damaged or no file of PyTorch's or safetensors: it is empty."
         )
-    return {str(name): tensor.to(torch.float64).numpy() for name, tensor in tensors.items()}
+    return beginning
 
 
-def _weights_in(found: Any) -> Mapping[Any, Any]:
-    """The state dict in what a checkpoint holds."""
-    if not isinstance(found, Mapping):
-        return {}
-    nested = [found[name] for name in NESTED if isinstance(found.get(name), Mapping)]
-    return nested[0] if nested else found
+def _is_safetensors(path: Path, beginning: bytes) -> bool:
+    """Whether a file claims to be safetensors: by its name, or by its first bytes."""
+    known = any(beginning.startswith(start) for start, _ in STRANGERS)
+    if path.suffix.lower() == SUFFIX:
+        return not known
+    length = int.from_bytes(beginning[:8], "little")
+    return beginning[8:9] == b"{" and length < path.stat().st_size
+
+
+def _check_stranger(path: Path, beginning: bytes) -> None:
+    """Refuse, with what it is, a file that holds no weights of PyTorch's.
+
+    Raises:
+        TensorFileError: if it is such a file.
+    """
+    for start, what in STRANGERS:
+        if beginning.startswith(start):
+            raise TensorFileError(
+                f"{path} is no file of weights: it is {what}. safetensors files, and what "
+                "torch.save wrote of a state_dict, can be imported."
+            )
+
+
+def _read_safetensors(path: Path) -> Contents:
+    """The tensors of a safetensors file; their values are read one by one."""
+    try:
+        # This checks the whole header against the size of the file.
+        with safe_open(path, framework="numpy") as file:
+            about = (file.metadata() or {}).get(ABOUT)
+        with open(path, "rb") as raw:
+            length = int.from_bytes(raw.read(8), "little")
+            header = json.loads(raw.read(length))
+    except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
+        raise TensorFileError(
+            f"{path} is damaged or no safetensors file: {error!s:.200}."
+        ) from error
+    header.pop("__metadata__", None)
+    table = {name: _stored(path, name, entry, 8 + length) for name, entry in header.items()}
+    if not table:
+        raise TensorFileError(f"{path} holds no tensors.")
+    return Contents("safetensors", {(): table}, about=about)
+
+
+def _stored(path: Path, name: str, entry: Mapping[str, Any], start: int) -> Stored:
+    """A tensor of a safetensors file, by its entry in the header."""
+    shape = tuple(entry["shape"])
+    kind = str(entry["dtype"])
+    begin, end = entry["data_offsets"]
+
+    def values() -> np.ndarray:
+        with open(path, "rb") as file:
+            file.seek(start + begin)
+            data = file.read(end - begin)
+        array = np.frombuffer(data, DTYPES[kind]).reshape(shape)
+        return array.astype(np.float64 if kind == "F64" else np.float32)
+
+    problem = None if kind in DTYPES else f"has numbers of the kind {kind}"
+    dtype = np.dtype(DTYPES[kind]).name if kind in DTYPES else kind
+    return Stored(name, dtype, shape, values, problem)
+
+
+def _read_index(path: Path) -> Contents:
+    """The tensors of all the shards that an index names; they lie beside it."""
+    try:
+        index = parse_json(read_regular(path, at_most=LARGEST_INDEX), path)
+    except UnreadableError as error:
+        raise TensorFileError(f"{path} is no file of weights: {error}") from error
+    places = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(places, dict) or not places:
+        raise TensorFileError(
+            f"{path} is no file of weights: it is JSON, and no index of shards. (A list of tokens "
+            "goes to --vocabulary.)"
+        )
+    files = sorted({str(file) for file in places.values()})
+    for file in files:
+        # A file of somebody else's does not make us open what it likes.
+        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", file):
+            raise TensorFileError(f"{path} names a shard that does not lie beside it: {file!r}.")
+        if file.endswith(".json") or len(files) > MOST_SHARDS:
+            raise TensorFileError(f"{path} is no index of shards: it names {file!r}.")
+    merged: dict[str, Stored] = {}
+    for file in files:
+        contents = read_contents(path.with_name(file))
+        _, table = next(contents.candidates(None))
+        merged |= _of_shard(path, file, table, places)
+    return Contents(f"index of {len(files)} shards", {(): merged})
+
+
+def _of_shard(path: Path, file: str, table: Table, places: Mapping[str, Any]) -> Table:
+    """The tensors that an index says are in a shard."""
+    named = [str(name) for name, place in places.items() if place == file]
+    missing = [name for name in named if name not in table]
+    if missing:
+        raise TensorFileError(f"{path} says that {missing[0]} is in {file}, where it is not.")
+    return {name: table[name] for name in named}
