@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from tyro.conf import OmitArgPrefixes, Positional, subcommand
 
+from jaxrnn import __version__
 from jaxrnn.data.corpora import CORPORA, load_corpus
 from jaxrnn.data.vocabulary import Unknown, Vocabulary
 from jaxrnn.environment import POOL, computation, differences, versions
@@ -59,7 +60,7 @@ logger = logging.getLogger(__name__)
 
 DESCRIPTION = """Recurrent character models in JAX: train them on text, let them write.
 
-Start with `train`; it needs no download."""
+Start with `train`; it needs no download. `--version` prints the version."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,7 @@ class Train:
     """Where the other values come from; `recipes` lists them."""
     name: str | None = None
     """The run's folder in runs/. If None: the recipe's name, or that of the text where it is
-    another one, with a number if that is taken."""
+    another one, with a number if that is taken or another recipe's."""
     resume: Path | None = None
     """The folder of a run to go on with, exactly where it stopped. Takes no other flag but
     --corpus, where the same text lies elsewhere now, and --debug-nans."""
@@ -111,6 +112,12 @@ class Train:
     def _created(self, experiment: Experiment, prompt: str) -> Run:
         """The run's folder; another process may take a name at any moment."""
         if self.name is not None:
+            if self.name in set(RECIPES) - {self.recipe}:
+                logger.warning(
+                    "The run is named %s, which is a recipe too; it is trained as %s.",
+                    self.name,
+                    self.recipe,
+                )
             return Run.create(RUNS / self.name, experiment, prompt=prompt)
         for name in self._names():
             with contextlib.suppress(RunExistsError):
@@ -379,6 +386,9 @@ Command = Train | Sample | Evaluate | FindRate | Recipes | Reproduce | Export | 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if given == ["--version"]:
+        print(f"jaxrnn {__version__}")
+        return 0
     with _shown_notes():
         return run_command(lambda: _command(given)())
 

@@ -44,7 +44,7 @@ def computation() -> dict[str, Any]:
         "device": jax.default_backend(),
         "threads": pool_size(),
         "compiled recurrence": vector_bytes() * 8 if native else "off",
-        "x64": bool(jax.config.jax_enable_x64),
+        "x64": bool(jax.config.read("jax_enable_x64")),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
         "processor": cpu_model(),
     }

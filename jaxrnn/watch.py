@@ -8,7 +8,14 @@ import jax
 import numpy as np
 
 from jaxrnn.generation import Sampler
-from jaxrnn.terminal import FAILED, SIGNALLED, Screen, command_name, stop_requests
+from jaxrnn.terminal import (
+    FAILED,
+    SIGNALLED,
+    Screen,
+    command_name,
+    printable,
+    stop_requests,
+)
 from jaxrnn.training.chunks import Progress
 from jaxrnn.training.diagnosis import NonFiniteLossError
 from jaxrnn.training.experiment import Experiment
@@ -60,7 +67,7 @@ def watch(
                     progresses.close()
                     break
         except NonFiniteLossError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(str(error))}", file=sys.stderr)
             print(_what_is_left(run), file=sys.stderr)
             return FAILED
         if resume and not trained:
@@ -102,7 +109,7 @@ def _worse(rows: Sequence[Row]) -> str | None:
     if len(validated) < 2:
         return None
     first, last = validated[0], validated[-1]
-    if not last.validation > first.validation:  # type: ignore[operator]
+    if last.validation <= first.validation:  # type: ignore[operator]
         return None
     return (
         f"The run ends worse than it began: validation loss {first.validation:.4f} after epoch "

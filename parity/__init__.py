@@ -14,3 +14,20 @@ from jaxrnn.exchange.weights import entry as entry
 from parity.modules import assert_parity as assert_parity
 from parity.modules import check as check
 from parity.report import Report as Report
+
+__all__ = [
+    "Absent",
+    "Chain",
+    "FoldBiases",
+    "Identity",
+    "PermuteGates",
+    "Report",
+    "SplitGates",
+    "StackLayers",
+    "Transpose",
+    "WeightMap",
+    "WeightMapError",
+    "assert_parity",
+    "check",
+    "entry",
+]

@@ -1,12 +1,16 @@
 """How the two sides' results become findings, and what a check is."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
+from jaxrnn.nn.cells import Cell
+from jaxrnn.nn.recurrence import Backend, backend, which_backend, why_not_compiled
 from parity.cases import draw_case, pooled
 from parity.compare import (
     Arrays,
@@ -63,6 +67,8 @@ class Check:
         explain: traces a difference to its place and cause; None of a difference if there is none.
         target: what is compared, where a smaller case of it can be made.
         rule: how it is updated, if it is.
+        cell: the cell of its recurrence, if there is one.
+        path: how the recurrence is to run; None as it would by itself.
     """
 
     subject: str
@@ -71,9 +77,21 @@ class Check:
     explain: Callable[[], Diagnosis | None] = lambda: None
     target: Subject | None = None
     rule: Rule | None = None
+    cell: Cell | None = None
+    path: Backend | None = None
 
     def findings(self) -> list[Finding]:
-        """Run it; what cannot be run is a finding too."""
+        """Run it, and say how the recurrence ran; what cannot be run is a finding too."""
+        with on_path(self.path):
+            return [replace(found, path=self._ran(found.dtype)) for found in self._found()]
+
+    def _ran(self, dtype: str) -> str:
+        if self.cell is None:
+            return ""
+        stored = {"": "float32", "tf32": "float32"}.get(dtype, dtype)
+        return which_backend(self.cell, jnp.dtype(stored))
+
+    def _found(self) -> list[Finding]:
         try:
             return self.run()
         except Exception as error:  # whatever a broken model raises is the result of its check
@@ -82,17 +100,46 @@ class Check:
             return [what.finding("G0", "", Outcome.ERROR, note=note)]
 
     def diagnosis(self) -> Diagnosis:
-        """Place and cause of what the findings show; a search that fails says why."""
+        """Place and cause of what the findings show; a search that fails says why.
+
+        The check's own path is looked at first, then the other; the one that differs is named.
+        """
         try:
-            return self.explain() or Diagnosis("nowhere that was looked at")
+            return self._traced() or Diagnosis("nowhere that was looked at")
         except Exception as error:  # a broken model may break the search as well
             return Diagnosis("unknown", f"{type(error).__name__} while looking for it")
+
+    def _traced(self) -> Diagnosis | None:
+        for path in dict.fromkeys((self.path, *PATHS)) if self.cell else (None,):
+            if path == "compiled" and why_not_compiled():
+                continue
+            with on_path(path):
+                found = self.explain()
+                ran = self._ran("float64")
+            if found:
+                return found._replace(place=f"{found.place}, path {ran}") if ran else found
+        return None
+
+
+PATHS: tuple[Backend, ...] = ("compiled", "scan")
+"""The ways to run the recurrence that are checked."""
+
+
+def on_path(path: Backend | None) -> contextlib.AbstractContextManager[None]:
+    """Within it the recurrence runs in this way; None changes nothing."""
+    return contextlib.nullcontext() if path is None else backend(path)
+
+
+def cell_of(subject: Subject) -> Cell | None:
+    """The cell of a subject's recurrence, if there is one."""
+    return None if subject.stack is None else subject.stack.cell
 
 
 def values_check(subject: Subject, dtypes: Sequence[str] = ("float64",)) -> Check:
     """Outputs, loss and gradients."""
     run = partial(value_findings, subject, tuple(dtypes))
-    return Check(subject.name, "values", run, partial(diagnose_values, subject), subject)
+    explain = partial(diagnose_values, subject)
+    return Check(subject.name, "values", run, explain, subject, cell=cell_of(subject))
 
 
 def update_check(
@@ -104,7 +151,8 @@ def update_check(
     """Updates by a rule, with these batch sizes."""
     name = f"{subject.name}, {rule.name}" + (", batch changing" if len(set(rows)) > 1 else "")
     run = partial(update_findings, name, subject, rule, tuple(dtypes), rows)
-    return Check(name, "update", run, partial(diagnose_update, subject, rule), subject, rule)
+    explain = partial(diagnose_update, subject, rule)
+    return Check(name, "update", run, explain, subject, rule, cell=cell_of(subject))
 
 
 def initialisation_check(subject: Subject) -> Check:
@@ -117,7 +165,8 @@ def generation_check(subject: Subject) -> Check:
     """Greedy texts."""
     weights = draw_case(subject, 0, "float32")[0]
     run = partial(greedy_findings, subject, weights, "float32")
-    return Check(subject.name, "generation", run, partial(diagnose_generation, subject))
+    explain = partial(diagnose_generation, subject)
+    return Check(subject.name, "generation", run, explain, cell=cell_of(subject))
 
 
 def trajectory_check(
@@ -127,7 +176,8 @@ def trajectory_check(
     judge = within_envelope if envelope else followed
     name = f"{subject.name}, {scale.hidden} units, {steps} steps"
     run = partial(judge, subject, text, steps, scale)
-    return Check(name, "trajectory", run, partial(diagnose_trajectory, subject, text, scale))
+    explain = partial(diagnose_trajectory, subject, text, scale)
+    return Check(name, "trajectory", run, explain, cell=cell_of(subject))
 
 
 def diagnose_trajectory(subject: Subject, text: Text, scale: Scale) -> Diagnosis | None:
@@ -149,10 +199,11 @@ def fit_check(kind: Any, data: Data) -> Check:
     def explain() -> Diagnosis | None:
         """Place and cause of a difference of the run."""
         got = jax_run(subject, data)
-        run = partial(torch_run, subject)
-        return diagnose_course(data.course, data.source.tokens, got, run)
+        return diagnose_course(data.course, data.source.tokens, got, partial(torch_run, subject))
 
-    return Check(f"fit {kind.__name__}", "trajectory", partial(run_findings, kind, data), explain)
+    run = partial(run_findings, kind, data)
+    name = f"fit {kind.__name__}"
+    return Check(name, "trajectory", run, explain, cell=cell_of(subject))
 
 
 def value_findings(subject: Subject, dtypes: tuple[str, ...]) -> list[Finding]:

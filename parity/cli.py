@@ -14,8 +14,10 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import subcommand
 
+from jaxrnn import __version__
 from jaxrnn.data.tokens import check_at_least_1
 from jaxrnn.nn.cells import CELLS
+from jaxrnn.nn.recurrence import why_not_compiled
 from jaxrnn.output import check_output_folder, write_output
 from jaxrnn.reproduction.units import Dtype
 from jaxrnn.terminal import FAILED, Screen, parse, run_command
@@ -33,7 +35,7 @@ from parity.trajectories import load_text
 from parity.workers import default_jobs, results
 
 DESCRIPTION = """Show that JAX and PyTorch compute the same thing, and that we would have noticed
-if they did not."""
+if they did not. `--version` prints the version."""
 
 
 EXPLAINED = 3
@@ -86,7 +88,8 @@ class WriteReport:
 class Mutants:
     """Put one fault after the other into the code and see which gate catches it.
 
-    Exits with 1 if one is not caught, or if the code without a fault fails.
+    Exits with 1 if one is not caught, or if the code without a fault fails. One that cannot be put
+    in here, such as a fault of the compiled recurrence without it, is skipped and named.
     """
 
     only: str = ""
@@ -100,6 +103,13 @@ class Mutants:
         chosen = [mutant for mutant in MUTANTS if self.only in mutant.name]
         if not chosen:
             raise ValueError(f"No mutant has {self.only!r} in its name.")
+        skipped = {mutant.name: reason for mutant in chosen if (reason := mutant.cannot())}
+        chosen = [mutant for mutant in chosen if mutant.name not in skipped]
+        for name, reason in skipped.items():
+            print(f"Skipped {name}: {reason}.")
+        if not chosen:
+            print(f"No mutant was tried, {len(skipped)} skipped.")
+            return 0
         text = load_text(self.corpus)
         with Screen() as screen:
             screen.show("the code without a fault", 0.0)
@@ -111,7 +121,8 @@ class Mutants:
                 screen.show(verdict.mutant.name, done / len(chosen))
         _print_table(VERDICT_HEADER, [_verdict_row(verdict) for verdict in verdicts])
         killed = sum(verdict.killed for verdict in verdicts)
-        print(f"\n{killed} of {len(verdicts)} mutants caught.")
+        rest = f", {len(skipped)} skipped" if skipped else ""
+        print(f"\n{killed} of {len(verdicts)} mutants caught{rest}.")
         right = sum(verdict.right for verdict in verdicts)
         print(f"Place and cause named rightly for {right} of {len(verdicts)}:")
         for verdict in verdicts:
@@ -205,6 +216,9 @@ COMMANDS = (
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point of the console script `parity`."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if list(arguments) == ["--version"]:
+        print(f"parity {__version__}")
+        sys.exit(0)
     sys.exit(run_command(lambda: _run(arguments)))
 
 
@@ -235,8 +249,17 @@ def _checked(*, quick: bool, corpus: str | None) -> Report:
             explained += [result.explanation] if result.explanation else []
         seconds = time.perf_counter() - started
         remarks.append(f"{count} checks in {seconds:.0f} s, in {jobs} processes.")
+    remarks.append(_paths(findings))
     remarks += _not_judged(findings)
     return Report("jaxrnn against PyTorch", tuple(findings), (*remarks, *explained[:EXPLAINED]))
+
+
+def _paths(findings: Sequence[Finding]) -> str:
+    """Which ways of running the recurrence were checked."""
+    ran = sorted({finding.path for finding in findings} - {""})
+    reason = why_not_compiled()
+    missing = f"; not compiled: {reason}" if reason else ""
+    return f"The recurrence ran in these ways: {', '.join(ran) or 'none'}{missing}."
 
 
 def _not_judged(findings: Sequence[Finding]) -> list[str]:

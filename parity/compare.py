@@ -94,6 +94,7 @@ class Finding:
         limit: the largest value that passes.
         outcome: the verdict.
         note: what a reader should know.
+        path: how the recurrence ran, "compiled" or "scan"; empty where there is none.
     """
 
     subject: str
@@ -105,6 +106,7 @@ class Finding:
     limit: float
     outcome: Outcome
     note: str = ""
+    path: str = ""
 
     @property
     def margin(self) -> float:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxrnn.nn.recurrence import why_not_compiled
 from parity import faults as f
 from parity import faults_models as m
 from parity import faults_training as t
@@ -65,11 +66,13 @@ MODELS = (
         "compiled: gradient of the looked-up rows shifted",
         lambda: m.compiled_with("_gradients", m.table_gradient(lambda d: jnp.roll(d, 1, axis=0))),
         "values of CharLM, few tokens",
+        cannot=why_not_compiled,
     ),
     Mutant(
         "compiled: gradient of bias_hh lost",
         lambda: m.compiled_with("_gradients", lambda d: d._replace(bias_hh=f.zeros(d.bias_hh))),
         "values of a gru stack",
+        cannot=why_not_compiled,
     ),
     Mutant(
         "compiled: outputs one step late",
@@ -77,6 +80,7 @@ MODELS = (
             "_run", lambda r: (r[0], r[1]._replace(ys=jnp.roll(r[1].ys, 1, axis=0)))
         ),
         "values of an lstm stack",
+        cannot=why_not_compiled,
     ),
     Mutant(
         "log_softmax over the batch",

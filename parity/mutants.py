@@ -56,6 +56,7 @@ class Mutant:
         probe: the name of the check that has to notice.
         place: where localisation should find it, in words that its answer has to contain.
         cause: what it should say of it, likewise.
+        cannot: why it cannot be put into the code here; None if it can.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Mutant:
     probe: str
     place: str = ""
     cause: str = ""
+    cannot: Callable[[], str | None] = lambda: None
 
     def fits(self, named: Diagnosis) -> bool:
         """Whether place and cause are those of this fault."""

@@ -86,7 +86,8 @@ def report_grids(report: Report) -> dict[str, Grid]:
     grid: dict[str, dict[str, float]] = {}
     for finding in report.findings:
         if finding.gate == "G1" and not math.isnan(finding.value):
-            row = grid.setdefault(finding.subject, {})
+            name = f"{finding.subject}, {finding.path}" if finding.path else finding.subject
+            row = grid.setdefault(name, {})
             row[finding.check] = max(row.get(finding.check, 0.0), finding.value)
     return {**report.grids, "float64, G1: subject x check": grid} if grid else dict(report.grids)
 
@@ -157,12 +158,27 @@ def _findings(findings: Iterable[Finding]) -> str:
     bad = [f for f in findings if f.outcome.value in ("WARN", "FAIL", "ERROR")]
     if not bad:
         return "<p>None.</p>"
-    header = ("subject", "check", "precision", "gate", "array", "value", "limit", "outcome", "note")
+    header = (
+        "subject",
+        "check",
+        "precision",
+        "path",
+        "gate",
+        "array",
+        "value",
+        "limit",
+        "outcome",
+        "note",
+    )
     rows = [
-        (f.subject, f.check, f.dtype, f.gate, f.array, *_numbers(f), f.outcome.value, f.note)
+        (*(f.subject, f.check, f.dtype, f.path or "-", f.gate, f.array), *_numbers(f), *_verdict(f))
         for f in bad
     ]
     return _table(header, rows)
+
+
+def _verdict(finding: Finding) -> tuple[str, str]:
+    return finding.outcome.value, finding.note
 
 
 def _numbers(finding: Finding) -> tuple[str, str]:

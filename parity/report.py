@@ -99,24 +99,37 @@ class Report:
         return json.dumps(_finite(content), indent=1, allow_nan=False)
 
 
-HEADER: Row = ("check", "precision", "gate", "numbers", "worst", "limit", "outcome", "where")
+HEADER: Row = (
+    "check",
+    "precision",
+    "path",
+    "gate",
+    "numbers",
+    "worst",
+    "limit",
+    "outcome",
+    "where",
+)
 SHOWN = 12
 """Failures in a summary."""
 
 
 def _rows(findings: Iterable[Finding]) -> Iterator[Row]:
-    groups: dict[tuple[str, str, str], list[Finding]] = {}
+    groups: dict[tuple[str, str, str, str], list[Finding]] = {}
     for finding in findings:
-        groups.setdefault((finding.check, finding.dtype, finding.gate), []).append(finding)
-    for (check, dtype, gate), group in groups.items():
+        key = (finding.check, finding.dtype, finding.path, finding.gate)
+        groups.setdefault(key, []).append(finding)
+    for (check, dtype, path, gate), group in groups.items():
         shown = worst(group)
         where = f"{shown.subject}: {shown.array}" if shown.array else shown.subject
         numbers = (f"{shown.value:.2g}", f"{shown.limit:.2g}", shown.outcome.value)
-        yield check, dtype, gate, str(len(group)), *numbers, where
+        yield check, dtype, path or "-", gate, str(len(group)), *numbers, where
 
 
 def _described(finding: Finding) -> str:
-    what = f"{finding.subject}, {finding.check} {finding.dtype} {finding.gate} {finding.array}"
+    path = f" {finding.path}" if finding.path else ""
+    kind = f"{finding.check} {finding.dtype}{path} {finding.gate}"
+    what = f"{finding.subject}, {kind} {finding.array}"
     number = "" if math.isnan(finding.value) else f": {finding.value:.2g} > {finding.limit:.2g}"
     return f"{finding.outcome.value} {what}{number}" + (
         f" ({finding.note})" if finding.note else ""

@@ -72,8 +72,10 @@ class Small:
     def smaller(self) -> Check:
         """The same check of the smaller case."""
         if self.check.rule is None:
-            return values_check(self.subject)
-        return update_check(self.subject, self.check.rule)
+            made = values_check(self.subject)
+        else:
+            made = update_check(self.subject, self.check.rule)
+        return dataclasses.replace(made, path=self.check.path)
 
     def lines(self) -> str:
         """Python that runs it and prints the worst finding."""
@@ -88,12 +90,12 @@ class Small:
         return (
             "from jaxrnn.nn.cells import CELLS\nfrom jaxrnn.nn.layers import RNN\n"
             "from jaxrnn.nn.models import *\n"
-            "from parity.checks import update_check, values_check\n"
+            "from parity.checks import on_path, update_check, values_check\n"
             "from parity.compare import worst\n"
             "from parity.stack_subjects import layer_subject\n"
             "from parity.subjects import Sizes, model_subject\n"
             "from parity.training import RULES_BY_NAME as RULES\n"
-            f"s = {made}\nprint(worst({call}.findings()))"
+            f"s = {made}\nwith on_path({self.check.path!r}):\n    print(worst({call}.findings()))"
         )
 
 
@@ -143,8 +145,8 @@ def reproduction(check: Check) -> str:
         "from parity.compare import worst\nfrom parity.suite import suite\n"
         "from parity.trajectories import load_text\n"
         "checks = suite(quick=False, text=load_text())\n"
-        f"name = {(check.subject, check.kind)!r}\n"
-        "print(*(worst(c.findings()) for c in checks if (c.subject, c.kind) == name))"
+        f"name = {(check.subject, check.kind, check.path)!r}\n"
+        "print(*(worst(c.findings()) for c in checks if (c.subject, c.kind, c.path) == name))"
     )
 
 

@@ -100,10 +100,13 @@ def torch_side(subject: Subject, dtype: str) -> Side:
 
 
 def torch_module(subject: Subject, weights: Arrays, dtype: str) -> torch.nn.Module:
-    """The PyTorch module with these weights, in the precision `dtype`, ready for training."""
+    """The PyTorch module with these weights, in the precision `dtype`.
+
+    Its submodules keep the training mode in which they were made.
+    """
     module = subject.module().to(torch_device()).to(tensor_of(np.zeros(1), dtype).dtype)
     module.load_state_dict({key: tensor_of(array, dtype) for key, array in weights.items()})
-    return module.train()
+    return module
 
 
 def gradient_of(tensor: torch.Tensor) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Which checks there are."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from jaxrnn.nn.cells import LSTM
 from jaxrnn.nn.models import (
@@ -12,6 +13,7 @@ from jaxrnn.nn.models import (
     CharSeqStatefulRnn,
     CharSeqStatefulRnn2,
 )
+from jaxrnn.nn.recurrence import Backend, why_not_compiled
 from parity.checks import (
     Check,
     fit_check,
@@ -49,14 +51,38 @@ the envelope is made of."""
 
 
 def suite(*, quick: bool, text: Text, tf32: bool = False) -> Iterator[Check]:
-    """Every check, the longest first.
+    """Every check, the longest first; of what has a recurrence one for each way to run it.
+
+    Where a recurrence can run compiled, each of its checks is made twice, compiled and in the scan,
+    except in bfloat16, which never runs compiled.
 
     Args:
         quick: every model and cell, but fewer sizes, precisions and steps.
         text: what the trajectories train on.
         tf32: whether to compare with products rounded to TF32, too; needs a GPU.
     """
-    low = ("float32",) if quick else ("float32", "bfloat16", "tf32")[: 3 if tf32 else 2]
+    if why_not_compiled():
+        yield from _checks(quick=quick, text=text, tf32=tf32, path=None)
+        return
+    on_scan = [c for c in _checks(quick=quick, text=text, tf32=tf32, path="scan") if c.cell]
+    compiled = _checks(quick=quick, text=text, tf32=tf32, path="compiled")
+    once = [replace(check, path=None) if check.cell is None else check for check in compiled]
+    yield from sorted([*once, *on_scan], key=lambda check: check.kind != "trajectory")
+
+
+def _checks(*, quick: bool, text: Text, tf32: bool, path: Backend | None) -> Iterator[Check]:
+    """Every check, on one path."""
+    for check in _pathless(quick=quick, text=text, tf32=tf32, low_too=path != "scan"):
+        yield replace(check, path=path)
+
+
+def _pathless(*, quick: bool, text: Text, tf32: bool, low_too: bool) -> Iterator[Check]:
+    """Every check, wherever it runs; without bfloat16 if not `low_too`."""
+    low = (
+        ("float32",)
+        if quick or not low_too
+        else ("float32", "bfloat16", "tf32")[: 3 if tf32 else 2]
+    )
     models, layers = course_subjects(), layer_subjects(quick=quick)
     yield from _trajectory_checks(text, quick=quick)
     for subject in [*models, *layers]:

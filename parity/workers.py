@@ -36,14 +36,16 @@ class Result(NamedTuple):
 
 def explanation(check: Check) -> str:
     """Place and cause of what a check found, and lines of Python that show it again."""
-    return f"{check.subject}, {check.kind}: {check.diagnosis()}\n{reproduction(check)}"
+    path = "" if check.path is None else f", {check.path}"
+    return f"{check.subject}, {check.kind}{path}: {check.diagnosis()}\n{reproduction(check)}"
 
 
 def result_of(check: Check) -> Result:
     """Run a check."""
     findings = check.findings()
     explained = explanation(check) if failed(findings) else ""
-    return Result(f"{check.kind}: {check.subject}", findings, explained)
+    path = "" if check.path is None else f", {check.path}"
+    return Result(f"{check.kind}: {check.subject}{path}", findings, explained)
 
 
 def results(

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -414,3 +415,25 @@ def test_mistakes_with_a_run(capsys, tmp_path):
     listed["itos"].append("é")
     (tmp_path / "runs/fox/vocabulary.json").write_text(json.dumps(listed))
     assert "vocabulary.json is damaged or was changed" in error_of(capsys, *sample)
+
+
+def test_an_automatic_name_is_never_that_of_another_recipe(monkeypatch, tmp_path):
+    """stateful-rnn-2 is another recipe, and so a text of that name is not named like it."""
+    folder = lambda **options: cli.Train(**options)._folder().name  # noqa: E731
+    given = {"recipe": "stateful-rnn", "config": cli.RECIPES["stateful-rnn"].config}
+    assert folder(**given) == "stateful-rnn"
+    (tmp_path / "runs/stateful-rnn").mkdir(parents=True)
+    assert folder(**given) == "stateful-rnn-3"
+    (tmp_path / "runs/stateful-rnn-3").mkdir()
+    assert folder(**given) == "stateful-rnn-4"
+    text = replace(cli.RECIPES["python-docs"].config, corpus="loop.txt")
+    assert folder(recipe="python-docs", config=text) == "loop-2"
+
+
+def test_a_run_that_is_named_as_another_recipe_is_noted(caplog):
+    given = {"recipe": "stateful-rnn", "config": cli.RECIPES["stateful-rnn"].config}
+    assert cli.Train(**given, name="stateful-rnn-2")._folder().name == "stateful-rnn-2"
+    assert "stateful-rnn-2, which is a recipe too; it is trained as stateful-rnn" in caplog.text
+    caplog.clear()
+    cli.Train(**given, name="stateful-rnn")._folder()
+    assert caplog.text == ""

@@ -16,10 +16,13 @@ from jaxrnn.nn.models import (
     CharSeqStatefulGRU,
     CharSeqStatefulRnn,
 )
+from jaxrnn.nn.recurrence import why_not_compiled
+from jaxrnn.nn.scanned import scanned
 from parity.cases import draw_case
-from parity.checks import Check, update_check, update_findings, value_findings
+from parity.checks import Check, update_check, update_findings, value_findings, values_check
 from parity.compare import Outcome, relative_l2, worst_outcome
 from parity.diagnose_training import torch_gradients, torch_replayed
+from parity.faults import wrapped
 from parity.generation import greedy_findings
 from parity.initialisation import initialisation_findings
 from parity.sides import draw_weights
@@ -239,3 +242,28 @@ def test_windows_are_parallel_streams():
     assert inputs.tolist() == [[0, 6], [1, 7], [2, 8]]
     assert targets.tolist() == [[1, 7], [2, 8], [3, 9]]
     assert rest.tolist() == [[3, 9], [4, 10]]
+
+
+def test_every_check_of_a_recurrence_is_made_on_both_paths():
+    found = list(suite(quick=True, text=load_text("human-numbers")))
+    paths = {(c.subject, c.kind): set() for c in found if c.cell}
+    for check in found:
+        if check.cell:
+            paths[check.subject, check.kind].add(check.path)
+    expected = {None} if why_not_compiled() else {"compiled", "scan"}
+    assert paths
+    assert all(made == expected for made in paths.values())
+    assert all(check.path is None for check in found if not check.cell)
+
+
+def test_a_fault_of_the_scan_alone_is_found_and_its_path_named():
+    check = replace(values_check(layer_subject(RNN(GRU, 4))), path="scan")
+    assert {finding.path for finding in check.findings()} == {"scan"}
+    with wrapped(
+        scanned, "bwd", lambda backward: lambda *a: (2 * backward(*a)[0], *backward(*a)[1:])
+    ):
+        assert worst_outcome(check.findings()) is Outcome.FAIL
+        named = check.diagnosis()
+        elsewhere = replace(check, path="compiled").diagnosis()
+    assert named.place.endswith(", path scan")
+    assert elsewhere.place.endswith(", path scan")

@@ -153,3 +153,29 @@ def test_a_function_that_crashes_is_an_error():
     report = parity.check(crashing, *linen_lstm_case()[1:])
     assert report.outcome.value == "ERROR"
     assert "no such weight" in report.summary()
+
+
+class Inner(torch.nn.Module):
+    """A linear layer, then dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.drop = torch.nn.Linear(I, H), torch.nn.Dropout(0.5)
+
+    def forward(self, x):
+        return self.drop(self.first(x))
+
+
+@pytest.mark.parametrize("part", ["whole", "dropout"])
+def test_the_training_mode_of_each_submodule_is_the_users(part):
+    module = Inner()
+    (module if part == "whole" else module.drop).eval()
+    params = {"kernel": np.zeros((I, H)), "bias": np.zeros(H)}
+    weight_map = WeightMap(
+        [entry("first.weight", "kernel", Transpose()), entry("first.bias", "bias")]
+    )
+    parity.assert_parity(
+        lambda params, x: x @ params["kernel"] + params["bias"], params, module, weight_map, [XS[0]]
+    )
+    modes = [inner.training for inner in module.modules()]
+    assert modes == ([False] * 3 if part == "whole" else [True, True, False])

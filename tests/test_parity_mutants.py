@@ -1,7 +1,10 @@
 """Faults are caught, each by a gate and with a margin; the code without them passes."""
 
+from dataclasses import replace
+
 import pytest
 
+from parity import cli
 from parity.compare import Outcome, worst_outcome
 from parity.mutant_list import MUTANTS
 from parity.mutants import PROBES, tried, unharmed
@@ -35,6 +38,8 @@ def test_there_are_enough_and_none_is_there_twice():
 @pytest.mark.parametrize("name", SAMPLE)
 def test_a_mutant_is_caught(name, text):
     chosen = [mutant for mutant in MUTANTS if mutant.name == name]
+    if reason := chosen[0].cannot():
+        pytest.skip(reason)
     (verdict,) = tried(chosen, text)
     assert verdict.killed
     assert verdict.margin > 10
@@ -46,9 +51,22 @@ def test_without_a_fault_the_same_checks_pass_again(text):
     assert worst_outcome(unharmed(chosen, text)) is Outcome.PASS
 
 
+def test_a_mutant_that_cannot_be_put_in_is_skipped_and_counted(capsys, monkeypatch):
+    without = [
+        replace(mutant, cannot=lambda: "there is no compiler")
+        for mutant in MUTANTS
+        if mutant.cannot.__name__ == "why_not_compiled"
+    ]
+    monkeypatch.setattr(cli, "MUTANTS", without)
+    assert cli._run(["mutants", "--only", "compiled"]) == 0
+    printed = capsys.readouterr().out
+    assert "Skipped compiled: outputs one step late: there is no compiler." in printed
+    assert "No mutant was tried, 3 skipped." in printed
+
+
 @pytest.mark.slow
 def test_every_mutant_is_caught_and_its_cause_named(text):
-    verdicts = list(tried(MUTANTS, text))
+    verdicts = list(tried([mutant for mutant in MUTANTS if not mutant.cannot()], text))
     assert [verdict.mutant.name for verdict in verdicts if not verdict.killed] == []
     wrong = [(verdict.mutant.name, str(verdict.named)) for verdict in verdicts if not verdict.right]
     assert len(wrong) <= 0.1 * len(verdicts), wrong

@@ -66,8 +66,8 @@ def test_the_page_is_whole_and_escaped():
 
 def test_the_table_shows_the_worst_of_each_group():
     _, rows = REPORT.table()
-    assert [row[6] for row in rows] == ["FAIL", "ERROR"]
-    assert rows[0][3] == "2"
+    assert [row[7] for row in rows] == ["FAIL", "ERROR"]
+    assert rows[0][4] == "2"
 
 
 def test_only_a_report_with_something_that_passed_passes():

@@ -49,6 +49,8 @@ def test_a_screen_that_is_full_or_lost_ends_nothing(number, monkeypatch):
         screen.line("another one")
         screen.notice("a note")
         print("what is printed afterwards goes nowhere")
+    assert not isinstance(sys.stdout, Full)  # or this line had ended the test
+    assert sys.stdout.write("text") == 4
 
 
 def test_a_terminal_that_is_closed_stops_nothing(monkeypatch):

@@ -215,8 +215,8 @@ class Import:
             logger.warning("%s Are they trained, on such a text, with these tokens?", words)
             return
         raise TensorFileError(
-            f"{words} The vocabulary is assumed to be that of the corpus {self.config.corpus}. Give "
-            f"the right one, also if the weights are not trained: --vocabulary FILE, a JSON list "
+            f"{words} The vocabulary is assumed to be that of the corpus {self.config.corpus}. "
+            f"Give the right one, also if the weights are not trained: --vocabulary FILE, a JSON list "
             f"of the {count} tokens in their order."
         )
 

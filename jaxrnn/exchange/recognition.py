@@ -276,10 +276,11 @@ def _check_widths(layers: Mapping[str, Stored]) -> None:
     """Refuse layers of different widths: those of one stack here have the same."""
     widths = {}
     for name, stored in layers.items():
-        if name.startswith("rnn.weight_hh_l") and len(stored.shape) == 2:
-            # The shape of a square gate; others are reported with what was expected.
-            if stored.shape[0] % max(stored.shape[1], 1) == 0:
-                widths[name] = stored.shape[1]
+        if not name.startswith("rnn.weight_hh_l") or len(stored.shape) != 2:
+            continue
+        # Gates are square; what is not is reported with what was expected.
+        if stored.shape[0] % max(stored.shape[1], 1) == 0:
+            widths[name] = stored.shape[1]
     if len(set(widths.values())) > 1:
         named = ", ".join(str(width) for width in widths.values())
         raise TensorFileError(

@@ -50,7 +50,7 @@ class Kept(NamedTuple):
     gates: Array
 
 
-def runs_compiled(cell: Cell, weight_hh: Array) -> bool:
+def runs_compiled(cell: Cell, weight_hh: Array | jax.ShapeDtypeStruct) -> bool:
     """Whether `compiled` can run the cell in the weight's precision on this machine."""
     known = cell in NUMBERS and cell.step is STEPS[cell.name]
     precise = weight_hh.dtype in (jnp.float32, jnp.float64)

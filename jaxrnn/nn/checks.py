@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
 
 def as_floats(name: str, array: Any, axes: Sequence[str | int], dtype: DTypeLike) -> Array:
@@ -101,7 +101,8 @@ def as_carry(carry: Any, like: Any, *, cast: bool = True) -> Any:
         carry = tuple(carry)
     leaves, structure = jax.tree.flatten(carry)
     wanted = jax.tree.leaves(like)
-    same = structure == jax.tree.structure(like) and all(
+    wanted_structure: Any = jax.tree.structure(like)
+    same = wanted_structure == structure and all(
         np.shape(leaf) == other.shape and _is_floating(leaf) == _is_floating(other)
         for leaf, other in zip(leaves, wanted, strict=True)
     )
@@ -146,13 +147,19 @@ def precision(params: Any) -> Any:
     return weights[0].dtype
 
 
-def check_step(cell: Any, carry: Any, gates: Float[Array, "T B GH"]) -> None:
+def check_step(cell: Any, carry: Any, shape: tuple[int, int], dtype: DTypeLike) -> None:
     """Refuse a cell whose step gives another carry than it takes.
+
+    Args:
+        cell: the cell.
+        carry: what it takes.
+        shape: (B, G * H), of each half of the gates.
+        dtype: their precision.
 
     Raises:
         ValueError: if the structure, a shape or a dtype differs.
     """
-    one = jax.ShapeDtypeStruct(gates.shape[-2:], gates.dtype)
+    one = jax.ShapeDtypeStruct(shape, dtype)
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), carry)
     after = jax.eval_shape(cell.step, like, one, one)
     if described(after) != described(like):

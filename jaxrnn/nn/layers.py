@@ -291,8 +291,7 @@ def _checked_inputs(xs: Any) -> tuple[Array | Lookup, int, int]:
     if isinstance(xs, Lookup):
         tokens = as_integers("tokens", xs.tokens, ("T", "B"))
         table = as_array("the table", xs.table, ("V", "I"))
-        return Lookup(
-            as_floats("the table", table, table.shape, table.dtype), tokens
-        ), *tokens.shape
+        table = as_floats("the table", table, table.shape, table.dtype)
+        return Lookup(table, tokens), tokens.shape[0], tokens.shape[1]
     xs = as_array("xs", xs, ("T", "B", "I"))
-    return as_floats("xs", xs, xs.shape, xs.dtype), *xs.shape[:2]
+    return as_floats("xs", xs, xs.shape, xs.dtype), xs.shape[0], xs.shape[1]

@@ -149,7 +149,7 @@ def recurrence(
         alive = as_mask("alive", alive, (steps, batch))
     way = which_backend(cell, dtype)
     if way != "compiled":
-        check_step(cell, carry, jax.ShapeDtypeStruct((batch, width), dtype))
+        check_step(cell, carry, (batch, width), dtype)
     if way == "autodiff":
         return plain(cell, reverse, weight_hh, bias_hh, carry, x_gates, alive)
     run = compiled if way == "compiled" else scanned

@@ -180,6 +180,7 @@ def locked(
     with open(folder / LOCK, "a+") as file:
 
         def check() -> None:
+            """Refuse to write where the folder is another one by now."""
             held = os.fstat(file.fileno())
             try:
                 there = os.stat(folder / LOCK)

@@ -50,6 +50,12 @@ class Row:
     bits_per_character: float | None = None
     perplexity: float | None = None
 
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, int | float | None):
+                raise ValueError(f"{field.name} of a row must be a number, got {value!r:.40}.")
+
     def with_validation(self, nats: float) -> "Row":
         """The same row with a validation loss, in all three units."""
         bits, among = bits_per_character(nats), perplexity(nats)

@@ -364,7 +364,7 @@ def _saved(state: TrainState, metadata: dict[str, Any]) -> Saved:
     position = Position(**metadata["position"])
     position.check()
     best = metadata["best"]
-    if not isinstance(best, float | int) or isinstance(best, bool):
+    if not isinstance(best, float | int) or isinstance(best, bool) or best != best:
         raise ValueError(f"best is no number: {best!r:.40}")
     return Saved(state, position, float(best), RowLog.from_json(metadata["history"]))
 

@@ -9,6 +9,7 @@ import json
 import re
 import sys
 import traceback
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,7 +43,7 @@ LONGEST_MESSAGE = 1000
 def array(shape: tuple[int, ...], dtype: str, layout: str = "jax", *, seed: int = 0) -> Any:
     """Random numbers, in memory as `layout` says; truth values and integers are drawn too."""
     rng = np.random.default_rng(seed)
-    numbers = rng.normal(size=shape) * 0.5
+    numbers: np.ndarray = rng.normal(size=shape) * 0.5
     if dtype == "bool":
         numbers = numbers > 0
     elif not dtype.startswith(("float", "bfloat", "complex")):
@@ -122,7 +123,7 @@ def rnn_weights(
 ) -> Any:
     """The variables of a stack: one of another shape, or of another precision, if named."""
     width, directions = len(rnn.cell.gates) * rnn.hidden, 2 if rnn.bidirectional else 1
-    params = {}
+    params: dict[str, Any] = {}
     for layer in range(rnn.layers):
         size = inputs if layer == 0 else directions * rnn.hidden
         for suffix in ("", "_reverse")[:directions]:
@@ -190,7 +191,7 @@ def gradient(run: Any, variables: Any, carry: Any, *, of_carry: bool) -> Any:
 class Did(NamedTuple):
     """What a call did on one backend: an error, or the leaves of its result."""
 
-    error: BaseException | None = None
+    error: Exception | None = None
     leaves: tuple[Any, ...] = ()
 
     def described(self) -> str:
@@ -206,7 +207,8 @@ def made(call: Call, *, executed: bool) -> list[str]:
     if not executed and call.number % EVERY == 0:
         ways.append("autodiff")
     names = dict(globals())
-    with jax.enable_x64(call.x64):
+    with jax.enable_x64(call.x64), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of 64-bit types that are asked for and are off
         exec("\n".join(call.setup), names)
         did = {way: _did(call, way, names, executed) for way in ways}
         faults = [f"{fault} ({way})" for way in ways for fault in _faults(call, did[way])]

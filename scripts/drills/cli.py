@@ -12,7 +12,7 @@ from drills.calls import calls_drill
 from drills.damage import damage_drill
 from drills.endurance import generation_drill, training_drill, trainings_drill
 from drills.kill import KillDrillError, kill_drill
-from drills.sanitize import TESTS, SanitizerError, sanitize_drill
+from drills.sanitize import TESTS, SanitizerError, sanitize_drill, sanitized_calls
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     calls.set_defaults(drill=_calls)
     sanitize = drills.add_parser("sanitize", help="run the C++ tests under ASan and UBSan")
     sanitize.add_argument("tests", nargs="*", default=TESTS, help="files or names of tests")
+    sanitize.add_argument("--calls", type=int, default=300, help="random calls to execute, too")
     sanitize.set_defaults(drill=_sanitize)
     return parser
 
@@ -86,13 +87,19 @@ def _endurance(options: argparse.Namespace, folder: Path) -> int:
 
 def _sanitize(options: argparse.Namespace, folder: Path) -> int:
     sanitized = sanitize_drill(folder, options.tests, say=lambda text: print(text, flush=True))
-    for fault in sanitized.faults:
+    called, reported = sanitized_calls(folder, options.calls)
+    if called.wrong:
+        print(called.report())
+    print(f"{called.executed} random calls.")
+    faults = [*sanitized.faults, *reported]
+    for fault in faults:
         print(f"{fault.test}\n    {fault.what}\n    at {', '.join(fault.where) or 'unknown'}")
     for test in sanitized.failed:
         print(f"failed: {test}")
     print(f"{sanitized.passed} passed, {len(sanitized.failed)} failed.")
-    print(f"{len(sanitized.faults)} reports of the sanitizers.")
-    return 1 if sanitized.faults or sanitized.failed or not sanitized.passed else 0
+    print(f"{len(faults)} reports of the sanitizers.")
+    well = not faults and not sanitized.failed and not called.wrong
+    return 0 if well and sanitized.passed else 1
 
 
 def _calls(options: argparse.Namespace, folder: Path) -> int:

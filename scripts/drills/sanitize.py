@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from drills.calls import Called, calls_drill
 from jaxrnn.native.library import EXTRA_FLAGS, FOLDER
 
 ROOT = Path(__file__).parents[2]
@@ -99,6 +100,17 @@ def sanitize_drill(
         failed += one.failed
         faults += one.faults
     return Sanitized(passed, failed, faults)
+
+
+def sanitized_calls(folder: Path, count: int, seed: int = 0) -> tuple[Called, list[Fault]]:
+    """Execute random calls under the sanitizers; arguments and errors as `sanitize_drill`.
+
+    Returns:
+        The outcome, in which a call that ended its process is wrong, and what was reported.
+    """
+    variables = sanitized_environment(folder)
+    called = calls_drill(0, count, seed, variables=variables)
+    return called, faults_in(folder, "a random call")
 
 
 def sanitized_environment(folder: Path) -> dict[str, str]:
