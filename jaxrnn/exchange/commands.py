@@ -216,8 +216,8 @@ class Import:
             return
         raise TensorFileError(
             f"{words} The vocabulary is assumed to be that of the corpus {self.config.corpus}. "
-            f"Give the right one, also if the weights are not trained: --vocabulary FILE, a JSON list "
-            f"of the {count} tokens in their order."
+            "Give the right one, also if the weights are not trained: --vocabulary FILE, a JSON "
+            f"list of the {count} tokens in their order."
         )
 
     def _show(self, run: Run, experiment: Experiment, trial: Trial) -> None:
