@@ -242,8 +242,10 @@ def _first_paragraph(boxed: str) -> str:
         if line.startswith(("╭", "╰")):
             continue
         text = line.strip("│ ")
-        if text and set(text) <= {"─", "-"} and len(text) > 3:
+        if text and (set(text) == {"─"} or text.startswith("For full helptext")):
             break
+        if text and set(text) == {"-"} and len(text) > 3:
+            continue  # a rule, where there are no lines to draw
         words += text.split()
     # tyro's own name for what stands behind the flags.
     sentence = re.sub(r"^.*?__tyro-dummy-inner__[\w.]*:\s*", "", " ".join(words))

@@ -536,6 +536,10 @@ def mutated(data, rng):
     return bytes(data)
 
 
+def in_one_line(error):
+    assert "\n" not in str(error)
+
+
 def fuzz(count, capsys):
     """Read so many changed files of each kind: each is read, or refused in one line."""
     from jaxrnn.exchange.contents import TensorFileError
@@ -564,13 +568,13 @@ def fuzz(count, capsys):
             recognise(contents)
             outcomes["read"] += 1
         except (TensorFileError, WeightMapError) as error:
-            assert "\n" not in str(error)
+            in_one_line(error)
             outcomes["refused"] += 1
         Path("changed.json").write_bytes(mutated(Path("tokens.json").read_bytes(), rng))
         try:
             read_vocabulary("changed.json")
         except TensorFileError as error:
-            assert "\n" not in str(error)
+            in_one_line(error)
     return outcomes
 
 

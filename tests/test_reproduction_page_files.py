@@ -136,7 +136,7 @@ def test_pictures_show_the_results(results, tmp_path):
     ("name", "text", "message"),
     [
         ("page/README.md", "# Mine", "page/README.md is no page of results"),
-        ("page", "a file", "Cannot write a page to page: File exists"),
+        ("page", "a file", "page is no folder: name another one"),
         ("results/horizon-float64.json", '{"format": 2}', "horizon-float64.json is damaged"),
         ("results/loop_jax_float32_seed0.json", "{", "loop_jax_float32_seed0.json is damaged"),
         ("results/loop_jax_float32_seed0.safetensors", "{", "seed0.safetensors is damaged"),

@@ -185,11 +185,11 @@ def _beginning(path: Path) -> bytes:
 
 def _is_safetensors(path: Path, beginning: bytes) -> bool:
     """Whether a file claims to be safetensors: by its name, or by its first bytes."""
-    known = any(beginning.startswith(start) for start, _ in STRANGERS)
-    if path.suffix.lower() == SUFFIX:
-        return not known
     length = int.from_bytes(beginning[:8], "little")
-    return beginning[8:9] == b"{" and length < path.stat().st_size
+    if beginning[8:9] == b"{" and length < path.stat().st_size:
+        return True
+    known = any(beginning.startswith(start) for start, _ in STRANGERS)
+    return path.suffix.lower() == SUFFIX and not known
 
 
 def _check_stranger(path: Path, beginning: bytes) -> None:

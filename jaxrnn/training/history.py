@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -170,7 +171,8 @@ class Position:
             value, whole = getattr(self, field.name), field.type is int
             right = isinstance(value, int) if whole else isinstance(value, int | float)
             optional = value is None and field.name == "rate"
-            if not optional and (not right or isinstance(value, bool) or not 0 <= value < 2**62):
+            most = 2**62 if whole else math.inf  # an update may be infinite
+            if not optional and (not right or isinstance(value, bool) or not 0 <= value <= most):
                 raise ValueError(f"{field.name} makes no sense: {value!r:.40}")
 
     @property
