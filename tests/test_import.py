@@ -221,7 +221,7 @@ def torch_script():
         def forward(self, x):
             return 2 * x
 
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="torch.jit"):
         script = torch.jit.trace(Twice(), torch.ones(2))
     script.save("script.pt")
     return "script.pt"
