@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import tyro
 from tyro.conf import OmitArgPrefixes, Positional, subcommand
 
 from jaxrnn import __version__
 from jaxrnn.data.corpora import CORPORA, load_corpus
 from jaxrnn.data.vocabulary import Unknown, Vocabulary
 from jaxrnn.environment import POOL, computation, differences, named_versions, versions
-from jaxrnn.exchange.commands import Export, Import, config_in
+from jaxrnn.exchange.commands import Export, Import, import_with_defaults
 from jaxrnn.generation import Sampler
 from jaxrnn.nn.losses import bits_per_character, perplexity
 from jaxrnn.nn.model import CharModel
@@ -430,7 +429,7 @@ def _command(given: list[str]) -> Command:
         config = replace(config, corpus=TAKEN)
     if flags.isdisjoint({"--recipe", "--lowercase", "--no-lowercase"}) and _own_text(given):
         config = replace(config, lowercase=False)  # a user's text keeps its case
-    importing = Import(file=tyro.MISSING, recipe=name, config=config_in(given) or config)
+    importing = import_with_defaults(given, name, config)
     kinds = (
         Annotated[Train, subcommand("train", default=Train(recipe=name, config=config))]
         | Annotated[Sample, subcommand("sample")]

@@ -45,14 +45,21 @@ def printable(text: str) -> str:
     return CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
 
 
-def parse(kind: Any, arguments: Sequence[str], *, program: str, description: str) -> Any:
+def parse(
+    kind: Any, arguments: Sequence[str], *, program: str, description: str, default: Any = None
+) -> Any:
     """Parse a command line with tyro; a mistake becomes one ValueError in one line."""
     errors = io.StringIO()
     arguments = _with_values_joined(arguments)
     try:
         with contextlib.redirect_stderr(errors):
             return tyro.cli(
-                kind, args=list(arguments), prog=program, description=description, config=()
+                kind,
+                args=list(arguments),
+                prog=program,
+                description=description,
+                config=(),
+                **({} if default is None else {"default": default}),
             )
     except SystemExit as stop:
         if stop.code in (0, None):

@@ -109,6 +109,8 @@ def test_exported_weights_load_strictly_into_torch(model):
 
 def test_export_and_import_give_the_same_run(capsys):
     run = exported("CharSeqStatefulGRU")
+    capsys.readouterr()
+    assert "names the corpus" in error_of(capsys, "import", "model.safetensors")
     texts = ["--corpus", "train.txt", "--validation", "valid.txt"]
     assert cli.main(["import", "model.safetensors", "--name", "again", *texts]) == 0
     again = Run("runs/again")
@@ -141,9 +143,11 @@ def test_an_import_that_cannot_be_written_leaves_no_run(capsys, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Run, "save", full)
+    given = ["import", "model.safetensors", "--name", "x", "--vocabulary", "tokens.json"]
+    vocabulary = Run("runs/CharSeqStatefulGRU").vocabulary
+    Path("tokens.json").write_text(json.dumps(vocabulary.itos))
     texts = ["--corpus", "train.txt", "--validation", "valid.txt"]
-    error = error_of(capsys, "import", "model.safetensors", "--name", "x", *texts)
-    assert "No space left" in error
+    assert "No space left" in error_of(capsys, *given, *texts)
 
 
 def test_half_precision_and_prefixes_are_read():

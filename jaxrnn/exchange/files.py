@@ -1,241 +1,280 @@
-"""Files of named tensors: safetensors, and PyTorch's own format without its pickled code.
+"""Files of named tensors: safetensors, shards with an index, and PyTorch's own format.
 
 What is read may come from anywhere, so nothing in it is ever executed: safetensors cannot hold
-code, and PyTorch's files are read with `weights_only=True`, which refuses it.
+code, and PyTorch's files are read with `weights_only=True`, which refuses it. No value is read
+before the file is known to be what it seems.
 """
 
 import json
-import zipfile
-from collections.abc import Callable, Mapping
+import re
+import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
+import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
 
+from jaxrnn.exchange.contents import Contents, Stored, Table
+from jaxrnn.exchange.contents import TensorFileError as TensorFileError
+from jaxrnn.exchange.names import short_names
+from jaxrnn.exchange.torch_files import read_torch
 from jaxrnn.output import write_output
-from jaxrnn.training.files import parse_json
+from jaxrnn.training.checkpoints import BEGINNING
+from jaxrnn.training.files import UnreadableError, parse_json, read_regular
 
 ABOUT = "jaxrnn"
 """The entry of a safetensors header under which we say what the weights belong to."""
-NESTED = ("state_dict", "model_state_dict", "model", "net", "module", "weights", "params")
-"""Where training scripts keep the weights when a file holds more than them."""
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "_forward_module.")
-"""What DataParallel, torch.compile, AveragedModel and Lightning put in front of every name."""
-COUNTERS = ("num_batches_tracked", "n_averaged", "step", "_metadata")
-"""Names of buffers that count something and are no weights."""
-DEEPEST = 8
-"""How deep in a checkpoint weights are looked for."""
-CHECKPOINT = b'{"__metadata__":{"jaxrnn":"{\\"sha256\\"'
-"""How the header of our own checkpoints begins."""
+SUFFIX = ".safetensors"
+LARGEST_INDEX = 1 << 24
+"""Bytes that an index of shards may have."""
+MOST_SHARDS = 1000
+"""Files that an index may name."""
 
+DTYPES: Mapping[str, Any] = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
+}
+"""The kinds of numbers in safetensors that can be weights."""
 
-class TensorFileError(ValueError):
-    """A file of tensors that cannot be read; the message says why."""
+STRANGERS = (
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"GGUF", "a GGUF file"),
+    (b"\x1f\x8b", "compressed with gzip"),
+    (b"version https://git-lfs", "a pointer of Git LFS; fetch the file itself with git lfs pull"),
+    (b"%PDF", "a PDF"),
+    (b"\x89PNG", "a picture"),
+    (b"<", "HTML or XML, perhaps the page of a download"),
+)
+"""How files begin that hold no weights, and what they are."""
 
 
 def write_tensors(path: Path | str, tensors: Mapping[str, np.ndarray], about: Any) -> None:
     """Write a safetensors file that `safetensors.torch.load_file` reads.
 
     Args:
-        path: the file; one that exists is replaced at the end, in one move.
+        path: the file, whose name ends in .safetensors; one that exists is replaced at the end, in
+            one move.
         tensors: the tensors by name.
         about: what they belong to, as JSON can express it.
 
     Raises:
-        TensorFileError: if its name says that it is something else.
+        TensorFileError: if the name says that the file is something else.
         OutputError: if the path is refused, or cannot be written.
     """
-    if Path(path).suffix.lower() != ".safetensors":
-        raise TensorFileError(
-            f"{path} would be a safetensors file: give it a name that ends in .safetensors. "
-            "PyTorch reads it with safetensors.torch.load_file."
-        )
+    check_suffix(path)
     data = serialize(dict(tensors), {"format": "pt", ABOUT: json.dumps(about)})
     write_output(path, data)
 
 
-def read_tensors(
-    path: Path | str, *, key: str | None = None, say: Callable[[str], None] = lambda text: None
-) -> dict[str, np.ndarray]:
-    """Read the tensors of a safetensors file, or of any other as PyTorch's own format.
+def check_suffix(path: Path | str) -> None:
+    """Refuse a name for a safetensors file by which no program would know it.
 
-    A checkpoint may hold more than the weights: of what lies under one of `NESTED`, the first that
-    holds tensors is taken. What wrappers put in front of every name is dropped, however often.
+    Raises:
+        TensorFileError: if it does not end in .safetensors.
+    """
+    path = Path(path)
+    if path.suffix.lower() != SUFFIX:
+        raise TensorFileError(
+            f"{path} would hold safetensors, which PyTorch does not read under this name: call it "
+            f"{path.with_suffix(SUFFIX).name or 'model.safetensors'}. "
+            "safetensors.torch.load_file reads it."
+        )
+
+
+def read_tensors(path: Path | str, *, key: str | None = None) -> dict[str, np.ndarray]:
+    """Read the tensors of a file, by their names without what wrappers put in front of them.
+
+    A checkpoint may hold more than the weights. Those under `state_dict`, `model_state_dict` or
+    `model` are taken, or those under the only key that has recurrent weights.
 
     Args:
-        path: the file.
-        key: where in the checkpoint the weights are, such as "model" or "ema.model".
-        say: is told, in a sentence, what was left out or done to the names.
+        path: a safetensors file, an index of shards, or a file of `torch.save`.
+        key: where the tensors are in a checkpoint, such as "model"; where they usually are if
+            None.
 
     Raises:
         TensorFileError: if there is no such file, if it is damaged, or if it holds code or things
             that are no tensors; nothing in it has been executed.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise TensorFileError(f"There is no file {path}.")
-    _check_kind(path)
-    safe = path.suffix.lower() == ".safetensors"
-    tensors = _read_safetensors(path) if safe else _read_torch(path, key)
-    if safe and key is not None:
-        raise TensorFileError(f"{path} has no keys: --key is for checkpoints of torch.save.")
-    return _without_prefixes(tensors, say)
-
-
-def _without_prefixes(
-    tensors: dict[str, np.ndarray], say: Callable[[str], None]
-) -> dict[str, np.ndarray]:
-    """The tensors without what wrappers put in front of every name but those of counters."""
-    while True:
-        named = [name for name in tensors if name.rpartition(".")[2] not in COUNTERS]
-        prefix = next((p for p in PREFIXES if named and all(n.startswith(p) for n in named)), None)
-        if prefix is None:
-            return tensors
-        say(f"{prefix!r} in front of every name is dropped.")
-        tensors = {name.removeprefix(prefix): array for name, array in tensors.items()}
-
-
-def _check_kind(path: Path) -> None:
-    """Refuse, with what it is, a file that is known to be something else than weights.
-
-    Raises:
-        TensorFileError: if it is.
-    """
-    with open(path, "rb") as file:
-        begin = file.read(1 << 12)
-    kind = None
-    if begin[8:].startswith(CHECKPOINT):
-        kind = "a checkpoint of a run of ours: go on with the run (train --resume), or export it"
-    elif begin.startswith(b"\x89HDF"):
-        kind = "HDF5, of Keras or TensorFlow: save the weights with PyTorch or safetensors"
-    elif path.suffix.lower() != ".safetensors" and begin.lstrip()[:1] in (b"{", b"["):
-        kind = "JSON: if it is the index of shards, join them (torch.save of all their tensors)"
-    elif begin.startswith(b"PK"):
-        names = _names_in_archive(path)
-        if any("/code/" in name or name.endswith("constants.pkl") for name in names):
-            kind = "TorchScript, which is code: save module.state_dict() instead"
-    if kind is not None:
-        raise TensorFileError(f"{path} is no file of weights but {kind}.")
+    contents = read_contents(path)
+    _, table = next(contents.candidates(key))
+    return {short: table[name].array for name, short in short_names(table).items()}
 
 
 def read_about(path: Path | str) -> Any | None:
-    """What `write_tensors` said about the tensors, or None if this is not a file of ours."""
-    if Path(path).suffix.lower() != ".safetensors" or not Path(path).is_file():
+    """What `write_tensors` said about the tensors, or None if this is not a file of ours.
+
+    Raises:
+        TensorFileError: if the file cannot be read.
+    """
+    about = read_contents(path).about
+    if about is None:
         return None
-    _check_kind(Path(path))
     try:
-        with safe_open(path, framework="numpy") as file:
-            written = (file.metadata() or {}).get(ABOUT)
-        return None if written is None else parse_json(written, "its description")
-    except (SafetensorError, OSError, ValueError, AttributeError, RecursionError) as error:
-        raise TensorFileError(f"{path} is damaged or no safetensors file: {error}.") from error
+        return parse_json(about, f"The description in {path}")
+    except UnreadableError as error:
+        raise TensorFileError(f"{path} is damaged: {error}") from error
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    try:
-        # "flax", unlike "numpy", knows bfloat16; without x64 it would make float64 float32.
-        with jax.enable_x64(True), safe_open(path, framework="flax") as file:
-            return {name: np.array(file.get_tensor(name)) for name in list(file.keys())}
-    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
-        raise TensorFileError(f"{path} is damaged or no safetensors file: {error}.") from error
+def read_contents(path: Path | str) -> Contents:
+    """What a file of weights holds.
 
+    Args:
+        path: a safetensors file, an index of shards, or a file of `torch.save`, whatever its name.
 
-def _read_torch(path: Path, key: str | None) -> dict[str, np.ndarray]:
+    Raises:
+        TensorFileError: if it cannot be read or is something else; the message says what.
+    """
+    path = Path(path)
     try:
-        import torch
-    except ImportError:
-        raise TensorFileError(
-            f"Reading {path} needs PyTorch (pip install torch). Or save the weights with "
-            "safetensors.torch.save_file under a name that ends in .safetensors."
-        ) from None
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever the damage runs into: KeyError, EOFError ..
-        if type(error).__name__ == "UnpicklingError" and _begins_as_torch(path):
+        beginning = _beginning(path)
+        if beginning[8:].startswith(BEGINNING):
             raise TensorFileError(
-                f"{path} holds code or objects beside tensors, which are never loaded: save the "
-                "state_dict alone, where the module's class is at hand: import torch; module = "
-                f"torch.load({path.name!r}, weights_only=False); "
-                "torch.save(module.state_dict(), 'weights.pt')."
-            ) from error
-        raise TensorFileError(f"{path} is damaged or no file of PyTorch's.") from error
-    tensors = _weights_in(found, path, key)
-    wrong = sorted(str(name) for name, t in tensors.items() if not isinstance(t, torch.Tensor))
-    if wrong or not tensors:
-        raise TensorFileError(
-            f"{path} is no state_dict: it holds {', '.join(wrong) or 'no tensors'}, and no "
-            f"tensors under {', '.join(NESTED)}. Name the place with --key."
-        )
-    return {str(name): _dense(str(name), tensor, path) for name, tensor in tensors.items()}
+                f"{path} is a checkpoint of a run. Go on with it (train --resume), or export the "
+                "run's weights: export RUN FILE.safetensors."
+            )
+        if _is_safetensors(path, beginning):
+            return _read_safetensors(path)
+        if path.suffix.lower() == ".json" or beginning.lstrip()[:1] in (b"{", b"["):
+            return _read_index(path)
+        _check_stranger(path, beginning)
+        return read_torch(path)
+    except OSError as error:
+        raise TensorFileError(f"Cannot read {path}: {error.strerror}.") from error
+    except TensorFileError as error:
+        if str(path) in str(error):
+            raise
+        raise TensorFileError(f"{path}: {error}") from error
 
 
-def _names_in_archive(path: Path) -> list[str]:
-    """The files in a zip archive; none if it is damaged, which PyTorch says in its turn."""
+def _beginning(path: Path) -> bytes:
+    """The first bytes of a regular file.
+
+    Raises:
+        TensorFileError: if there is none, or it is empty.
+    """
     try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.namelist()
-    except Exception:  # whatever the damage runs into
-        return []
-
-
-def _begins_as_torch(path: Path) -> bool:
-    """Whether a file begins as those of torch.save do: a zip archive, or formerly a pickle."""
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise TensorFileError(f"There is no file {path}.") from None
+    except ValueError as error:  # a name with a zero byte
+        raise TensorFileError(f"There is no file {str(path)!r}: {error}.") from None
+    if stat.S_ISDIR(mode):
+        endings = (SUFFIX, ".pt", ".pth", ".bin", ".ckpt", ".index.json")
+        files = sorted(p.name for p in path.iterdir() if p.name.lower().endswith(endings))
+        named = f", such as {', '.join(files[:5])}" if files else ""
+        raise TensorFileError(f"{path} is a folder: name a file of weights{named}.")
+    if not stat.S_ISREG(mode):
+        raise TensorFileError(f"{path} is no regular file.")
     with open(path, "rb") as file:
-        return file.read(2)[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-
-
-def _dense(name: str, tensor: Any, path: Path) -> np.ndarray:
-    """The numbers of one of PyTorch's tensors, whatever its layout; integers as they are.
-
-    Raises:
-        TensorFileError: if it has no values, or complex ones.
-    """
-    import torch
-
-    if tensor.is_meta:
-        raise TensorFileError(f"{name} in {path} has a shape but no values (device meta).")
-    if tensor.is_complex():
-        raise TensorFileError(f"{name} in {path} has complex numbers, {tensor.dtype}.")
-    try:
-        tensor = tensor.detach()
-        if tensor.is_quantized:
-            tensor = tensor.dequantize()
-        if tensor.layout != torch.strided:
-            tensor = tensor.to_dense()
-        if not tensor.is_floating_point():
-            return np.array(tensor.contiguous().numpy())
-        return np.array(
-            tensor.to(torch.float32 if tensor.element_size() == 1 else tensor.dtype)
-            .to(torch.float64)
-            .contiguous()
-            .numpy()
+        beginning = file.read(512)
+    if not beginning:
+        raise TensorFileError(
+            f"{path} is damaged or no file of PyTorch's or safetensors: it is empty."
         )
-    except (RuntimeError, NotImplementedError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise TensorFileError(f"{name} in {path} cannot be read: {reason}") from error
+    return beginning
 
 
-def _weights_in(found: Any, path: Path, key: str | None, depth: int = DEEPEST) -> Mapping[Any, Any]:
-    """The state dict in what a checkpoint holds: under `key`, or where it usually is.
+def _is_safetensors(path: Path, beginning: bytes) -> bool:
+    """Whether a file claims to be safetensors: by its name, or by its first bytes."""
+    length = int.from_bytes(beginning[:8], "little")
+    if beginning[8:9] == b"{" and length < path.stat().st_size:
+        return True
+    known = any(beginning.startswith(start) for start, _ in STRANGERS)
+    return path.suffix.lower() == SUFFIX and not known
+
+
+def _check_stranger(path: Path, beginning: bytes) -> None:
+    """Refuse, with what it is, a file that holds no weights of PyTorch's.
 
     Raises:
-        TensorFileError: if there is nothing under `key`.
+        TensorFileError: if it is such a file.
     """
-    if key is not None:
-        for name in key.split("."):
-            if not isinstance(found, Mapping) or name not in found:
-                there = ", ".join(map(str, found)) if isinstance(found, Mapping) else "no keys"
-                raise TensorFileError(f"There is no {key!r} in {path}: it has {there:.300}.")
-            found = found[name]
-        return found if isinstance(found, Mapping) else {}
-    if not isinstance(found, Mapping):
-        return {}
-    for name in NESTED:
-        inner = found.get(name)
-        if depth and isinstance(inner, Mapping) and inner:
-            deeper = _weights_in(inner, path, None, depth - 1)
-            return deeper or inner
-    return found
+    for start, what in STRANGERS:
+        if beginning.startswith(start):
+            raise TensorFileError(
+                f"{path} is no file of weights: it is {what}. safetensors files, and what "
+                "torch.save wrote of a state_dict, can be imported."
+            )
+
+
+def _read_safetensors(path: Path) -> Contents:
+    """The tensors of a safetensors file; their values are read one by one."""
+    try:
+        # This checks the whole header against the size of the file.
+        with safe_open(path, framework="numpy") as file:
+            about = (file.metadata() or {}).get(ABOUT)
+        with open(path, "rb") as raw:
+            length = int.from_bytes(raw.read(8), "little")
+            header = json.loads(raw.read(length))
+    except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
+        raise TensorFileError(
+            f"{path} is damaged or no safetensors file: {error!s:.200}."
+        ) from error
+    header.pop("__metadata__", None)
+    table = {name: _stored(path, name, entry, 8 + length) for name, entry in header.items()}
+    if not table:
+        raise TensorFileError(f"{path} holds no tensors.")
+    return Contents("safetensors", {(): table}, about=about)
+
+
+def _stored(path: Path, name: str, entry: Mapping[str, Any], start: int) -> Stored:
+    """A tensor of a safetensors file, by its entry in the header."""
+    shape = tuple(entry["shape"])
+    kind = str(entry["dtype"])
+    begin, end = entry["data_offsets"]
+
+    def values() -> np.ndarray:
+        with open(path, "rb") as file:
+            file.seek(start + begin)
+            data = file.read(end - begin)
+        array = np.frombuffer(data, DTYPES[kind]).reshape(shape)
+        return array.astype(np.float64 if kind == "F64" else np.float32)
+
+    problem = None if kind in DTYPES else f"has numbers of the kind {kind}"
+    dtype = np.dtype(DTYPES[kind]).name if kind in DTYPES else kind
+    return Stored(name, dtype, shape, values, problem)
+
+
+def _read_index(path: Path) -> Contents:
+    """The tensors of all the shards that an index names; they lie beside it."""
+    try:
+        index = parse_json(read_regular(path, at_most=LARGEST_INDEX), path)
+    except UnreadableError as error:
+        raise TensorFileError(f"{path} is no file of weights: {error}") from error
+    places = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(places, dict) or not places:
+        raise TensorFileError(
+            f"{path} is no file of weights: it is JSON, and no index of shards. (A list of tokens "
+            "goes to --vocabulary.)"
+        )
+    files = sorted({str(file) for file in places.values()})
+    for file in files:
+        # A file of somebody else's does not make us open what it likes.
+        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", file):
+            raise TensorFileError(f"{path} names a shard that does not lie beside it: {file!r}.")
+        if file.endswith(".json") or len(files) > MOST_SHARDS:
+            raise TensorFileError(f"{path} is no index of shards: it names {file!r}.")
+    merged: dict[str, Stored] = {}
+    for file in files:
+        contents = read_contents(path.with_name(file))
+        _, table = next(contents.candidates(None))
+        merged |= _of_shard(path, file, table, places)
+    return Contents(f"index of {len(files)} shards", {(): merged})
+
+
+def _of_shard(path: Path, file: str, table: Table, places: Mapping[str, Any]) -> Table:
+    """The tensors that an index says are in a shard."""
+    named = [str(name) for name, place in places.items() if place == file]
+    missing = [name for name in named if name not in table]
+    if missing:
+        raise TensorFileError(f"{path} says that {missing[0]} is in {file}, where it is not.")
+    return {name: table[name] for name in named}

@@ -1,0 +1,196 @@
+"""Files that `torch.save` wrote. PyTorch reads them with `weights_only=True`: no code is executed.
+
+PyTorch is imported when a file needs it, and for nothing else.
+"""
+
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxrnn.exchange.contents import Contents, Stored, TensorFileError
+
+LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""How files began that `torch.save` wrote before it wrote zip archives."""
+ROOM = 1 << 26
+"""Numbers that a tensor may have beyond eight for each byte of the file."""
+LARGEST_PROGRAM = 1 << 26
+"""Bytes of the description in a file that are searched for a hint."""
+STATE_DICT = b"X\x0a\x00\x00\x00state_dict"
+"""The string "state_dict" in a pickle; a module's own attributes only begin or end so."""
+DEEPEST = 32
+"""Dictionaries in dictionaries that are looked into."""
+
+
+def read_torch(path: Path) -> Contents:
+    """What a file of `torch.save` holds.
+
+    Raises:
+        TensorFileError: if it is damaged, no such file, or holds code or objects.
+    """
+    try:
+        import torch
+    except ImportError:
+        raise TensorFileError(
+            f"Reading {path} needs PyTorch (pip install torch). Or save the weights with "
+            "safetensors.torch.save_file under a name that ends in .safetensors."
+        ) from None
+    description = _description(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # deprecated kinds of tensors, which are refused below
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever the damage runs into: KeyError, EOFError ..
+        if type(error).__name__ == "UnpicklingError" and _is_refusal(str(error)):
+            raise TensorFileError(_how_to_save(path, str(error), description)) from error
+        raise TensorFileError(f"{path} is damaged or no file of PyTorch's.") from error
+    if isinstance(found, torch.Tensor):
+        raise TensorFileError(
+            f"{path} holds one tensor without a name: save a dictionary, such as the state_dict."
+        )
+    if not isinstance(found, Mapping):
+        raise TensorFileError(
+            f"{path} is no state_dict: it holds no tensors by name but a {type(found).__name__}. "
+            "Save module.state_dict()."
+        )
+    tables: dict[tuple[str, ...], dict[str, Stored]] = {}
+    others: list[str] = []
+    most = ROOM + 8 * path.stat().st_size
+    _collect(found, (), tables, others, most)
+    return Contents("PyTorch", tables, tuple(others))
+
+
+def _description(path: Path) -> bytes:
+    """The part of a file that says what it holds, after a look at the kind of the file.
+
+    Raises:
+        TensorFileError: if it is something else, or would take far more memory than disk.
+    """
+    if not zipfile.is_zipfile(path):
+        with open(path, "rb") as file:
+            beginning = file.read(LARGEST_PROGRAM)
+        if beginning.startswith(b"\x80") and not beginning.startswith(LEGACY):
+            raise TensorFileError(
+                f"{path} is a pickle and no file of torch.save's: it may hold code, and holds code "
+                "or objects beside tensors, which are never loaded. Save the state_dict with "
+                "torch.save."
+            )
+        if not beginning.startswith(LEGACY):
+            raise TensorFileError(f"{path} is damaged or no file of PyTorch's.")
+        return beginning
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            names = [entry.filename for entry in entries]
+            unpacked = sum(entry.file_size for entry in entries)
+            _check_archive(path, names, unpacked)
+            described = next(e for e in entries if e.filename.endswith("data.pkl"))
+            if described.file_size > LARGEST_PROGRAM:
+                return b""
+            return archive.read(described)
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError) as error:
+        if isinstance(error, TensorFileError):
+            raise
+        raise TensorFileError(f"{path} is damaged or no file of PyTorch's.") from error
+    except Exception as error:  # zlib.error, struct.error, RuntimeError for encrypted entries
+        raise TensorFileError(f"{path} is damaged or no file of PyTorch's.") from error
+
+
+def _check_archive(path: Path, names: list[str], unpacked: int) -> None:
+    """Refuse a zip archive that `torch.save` did not write.
+
+    Raises:
+        TensorFileError: with what it is.
+    """
+    if any("/code/" in name or name.endswith("constants.pkl") for name in names):
+        raise TensorFileError(
+            f"{path} is TorchScript, a program, which is never loaded. In Python: import torch; "
+            f"module = torch.jit.load({path.name!r}); "
+            "torch.save(module.state_dict(), 'weights.pt')."
+        )
+    if not any(name.endswith("data.pkl") for name in names):
+        arrays = any(name.endswith(".npy") for name in names)
+        what = "an archive of NumPy arrays" if arrays else "a zip archive"
+        raise TensorFileError(f"{path} is no file of weights: it is {what}.")
+    if unpacked > 4 * path.stat().st_size + ROOM:
+        raise TensorFileError(
+            f"{path} is no file of PyTorch's: unpacked, it would have {unpacked:,} bytes."
+        )
+
+
+def _is_refusal(message: str) -> bool:
+    """Whether PyTorch refused what it found, and did not just fail to read it."""
+    return "Unsupported" in message or "not an allowed" in message or "GLOBAL" in message
+
+
+def _how_to_save(path: Path, message: str, description: bytes) -> str:
+    """Why a file with objects is not loaded, and the lines of Python that save its weights."""
+    named = re.search(r"GLOBAL ([\w.]+)", message)
+    what = f" ({named[1]})" if named else ""
+    weights = "found['state_dict']" if STATE_DICT in description else "found.state_dict()"
+    return (
+        f"{path} holds code or objects beside tensors{what}, which are never loaded. If you trust "
+        "it, save its weights alone, where its classes can be imported: import torch; found = "
+        f"torch.load({path.name!r}, weights_only=False, map_location='cpu'); "
+        f"torch.save({weights}, 'weights.pt')."
+    )
+
+
+def _collect(
+    found: Mapping[Any, Any],
+    keys: tuple[str, ...],
+    tables: dict[tuple[str, ...], dict[str, Stored]],
+    others: list[str],
+    most: int,
+) -> None:
+    """Collect the tensors of a dictionary and of the dictionaries in it."""
+    import torch
+
+    for key, value in found.items():
+        name = str(key)
+        if isinstance(value, torch.Tensor):
+            tables.setdefault(keys, {})[name] = _stored(name, value, most)
+        elif isinstance(value, Mapping) and value and len(keys) < DEEPEST:
+            _collect(value, (*keys, name), tables, others, most)
+        else:
+            others.append(".".join((*keys, name)))
+
+
+def _stored(name: str, tensor: Any, most: int) -> Stored:
+    """One of PyTorch's tensors."""
+    import torch
+
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if tensor.is_nested:
+        return Stored(name, dtype, (), np.array, "is a nested tensor")
+    shape = tuple(tensor.shape)
+    problem = None
+    if tensor.is_meta:
+        problem = "has a shape but no numbers (it was saved from the device meta)"
+    elif tensor.is_quantized:
+        problem = f"is quantized ({dtype}); save it after dequantize()"
+    elif tensor.is_complex():
+        problem = f"has complex numbers ({dtype})"
+    elif not tensor.is_floating_point():
+        problem = f"has integers ({dtype})"
+    elif tensor.numel() > most:
+        problem = f"would have {tensor.numel():,} numbers, far more than the file holds"
+
+    def values() -> np.ndarray:
+        wide = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # some layouts are called a beta
+                dense = tensor.detach()
+                if dense.layout != torch.strided:
+                    dense = dense.to_dense()
+                return np.array(dense.to(wide).resolve_neg().contiguous().numpy())
+        except (RuntimeError, NotImplementedError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise TensorFileError(f"{name} ({dtype}) cannot be read: {reason:.200}") from error
+
+    return Stored(name, dtype, shape, values, problem)
