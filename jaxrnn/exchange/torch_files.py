@@ -166,7 +166,7 @@ def _stored(name: str, tensor: Any, most: int) -> Stored:
 
     dtype = str(tensor.dtype).removeprefix("torch.")
     if tensor.is_nested:
-        return Stored(name, dtype, (), np.array, "is a nested tensor")
+        return Stored(name, dtype, (), lambda: np.zeros(0), "is a nested tensor")
     shape = tuple(tensor.shape)
     problem = None
     if tensor.is_meta:
