@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from jaxrnn.training.files import write_whole
+from jaxrnn.files import write_whole
 
 RUN_FILES = (
     "config.json",

@@ -9,8 +9,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn.nn.cells import Cell
-from jaxrnn.nn.recurrence import Backend, backend, which_backend, why_not_compiled
+from jaxrnn.recurrent.cells import Cell
+from jaxrnn.recurrent.recurrence import Backend, backend, which_backend, why_not_compiled
 from parity.cases import draw_case, pooled
 from parity.compare import (
     Arrays,

@@ -15,10 +15,10 @@ from rich.table import Table
 from tyro.conf import subcommand
 
 from jaxrnn import __version__
-from jaxrnn.data.tokens import check_at_least_1
-from jaxrnn.nn.cells import CELLS
-from jaxrnn.nn.recurrence import why_not_compiled
+from jaxrnn.checks import check_at_least_1
 from jaxrnn.output import check_output_folder, write_output
+from jaxrnn.recurrent.cells import CELLS
+from jaxrnn.recurrent.recurrence import why_not_compiled
 from jaxrnn.reproduction.units import Dtype
 from jaxrnn.terminal import FAILED, Screen, parse, run_command
 from parity.caps import farthest

@@ -15,11 +15,11 @@ from jax import lax
 
 import jaxrnn.nn.layers
 import jaxrnn.nn.models
-from jaxrnn.native.calls import compiled
-from jaxrnn.nn.cells import Cell, Hidden, HiddenAndCell, gates_of
 from jaxrnn.nn.layers import RNN
-from jaxrnn.nn.recurrence import backend, recurrence
-from jaxrnn.nn.scanned import scanned
+from jaxrnn.recurrent.cells import Cell, Hidden, HiddenAndCell, gates_of
+from jaxrnn.recurrent.compiled.calls import compiled
+from jaxrnn.recurrent.recurrence import backend, recurrence
+from jaxrnn.recurrent.scan import scanned
 
 Fault = contextlib.AbstractContextManager[None]
 sigmoid, tanh = jax.nn.sigmoid, jnp.tanh

@@ -6,10 +6,10 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-import jaxrnn.native.calls
-import jaxrnn.nn.scanned
+import jaxrnn.recurrent.compiled.calls
+import jaxrnn.recurrent.scan
 import jaxrnn.training.steps
-from jaxrnn.nn.lookup import Lookup
+from jaxrnn.recurrent.lookup import Lookup
 from parity.faults import Fault, both, only_scanned, replaced, wrapped
 
 
@@ -41,12 +41,12 @@ def embedding_with(change: Callable[[Any, Any], Any]) -> Fault:
 
 def looking_up(row: Callable[[Any, Any], Any]) -> Fault:
     """The gates of a step as `row(table, tokens)`, where they are looked up in `lax.scan`."""
-    return both(only_scanned(), replaced(jaxrnn.nn.scanned, "_look_up", row))
+    return both(only_scanned(), replaced(jaxrnn.recurrent.scan, "_look_up", row))
 
 
 def summing_up(gradient: Callable[..., Any]) -> Fault:
     """The gradient of the table as `gradient(rows, tokens, gradients)`, in `lax.scan`."""
-    return both(only_scanned(), replaced(jaxrnn.nn.scanned, "_gather_transposed", gradient))
+    return both(only_scanned(), replaced(jaxrnn.recurrent.scan, "_gather_transposed", gradient))
 
 
 def counted_once(rows: int, tokens: Any, gradients: Any) -> Any:
@@ -63,7 +63,7 @@ def compiled_with(call: str, change: Callable[[Any], Any]) -> Fault:
         """The changed call."""
         return lambda *arguments, **options: change(run(*arguments, **options))
 
-    return wrapped(jaxrnn.native.calls, call, around)
+    return wrapped(jaxrnn.recurrent.compiled.calls, call, around)
 
 
 def table_gradient(change: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-import jaxrnn.generation
+import jaxrnn.generation.decoding
+import jaxrnn.generation.sampler
 import jaxrnn.nn.layers
 import jaxrnn.nn.models
 import jaxrnn.training.loop
@@ -178,15 +179,20 @@ def initialiser(name: str, make: Callable[..., Any] | None) -> Fault:
     return replaced(models, name, make)
 
 
-def wrong_choice() -> Fault:
+@contextlib.contextmanager
+def wrong_choice() -> Iterator[None]:
     """Greedy generation takes the second most likely character."""
 
-    def allowed(self: Any, log_probs: Any) -> Any:
-        """As `Sampler.allowed`."""
+    def allowed(rules: Any, log_probs: Any) -> Any:
+        """As `allowed_by`."""
         second = jnp.argsort(log_probs, axis=-1)[:, -2:-1]
         return jnp.where(jnp.arange(log_probs.shape[-1]) == second, 0.0, -jnp.inf)
 
-    return replaced(jaxrnn.generation.Sampler, "allowed", allowed)
+    with (
+        replaced(jaxrnn.generation.sampler, "allowed_by", allowed),
+        replaced(jaxrnn.generation.decoding, "runs_compiled", lambda pieces: False),
+    ):
+        yield
 
 
 def without_carry(evaluation: Any) -> Any:

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from jaxrnn.generation import GREEDY, generate
+from jaxrnn.generation.decoding import generate
+from jaxrnn.generation.sampler import GREEDY
 from jaxrnn.nn.models import CharModel
 from parity.bridge import jax_dtype, numpy_of
 from parity.compare import Arrays, Comparison, Finding, Outcome

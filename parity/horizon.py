@@ -16,14 +16,14 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
-from jaxrnn.environment import versions
 from jaxrnn.exchange.weights import WeightMap
+from jaxrnn.files import write_whole
 from jaxrnn.reproduction.results import SOFTWARE, machine
 from jaxrnn.reproduction.units import Unit
+from jaxrnn.runs.environment import versions
+from jaxrnn.runs.experiment import Experiment, prepare
 from jaxrnn.training.chunks import Trainer
 from jaxrnn.training.evaluation import STEPS_IN_ONE_PROGRAM
-from jaxrnn.training.experiment import Experiment, prepare
-from jaxrnn.training.files import write_whole
 from jaxrnn.training.history import Position
 from jaxrnn.tree import named_leaves
 from parity.bridge import numpy_of

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
 
-from jaxrnn.nn.cells import GRU, LSTM, RELU, TANH, Hidden
+from jaxrnn.recurrent.cells import GRU, LSTM, RELU, TANH, Hidden
 from parity import faults as f
 from parity.faults import zeros
 from parity.mutant_list_models import MODELS

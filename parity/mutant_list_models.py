@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxrnn.nn.recurrence import why_not_compiled
+from jaxrnn.recurrent.recurrence import why_not_compiled
 from parity import faults as f
 from parity import faults_models as m
 from parity import faults_training as t

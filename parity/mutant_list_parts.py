@@ -3,8 +3,8 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxrnn.nn.cells import GRU, LSTM, TANH, Hidden
 from jaxrnn.nn.layers import RNN
+from jaxrnn.recurrent.cells import GRU, LSTM, TANH, Hidden
 from parity import faults as f
 from parity.mutants import Mutant
 

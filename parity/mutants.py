@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from jaxrnn.nn.cells import GRU, LSTM, RELU, TANH
 from jaxrnn.nn.layers import RNN
 from jaxrnn.nn.models import (
     Char3Model,
@@ -23,6 +22,7 @@ from jaxrnn.nn.models import (
     CharSeqStatefulLSTM,
     CharSeqStatefulRnn,
 )
+from jaxrnn.recurrent.cells import GRU, LSTM, RELU, TANH
 from parity.checks import (
     Check,
     fit_check,

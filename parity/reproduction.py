@@ -18,16 +18,16 @@ import torch
 
 from jaxrnn.data.windows import Windows
 from jaxrnn.exchange.weights import WeightMap
+from jaxrnn.files import locked, write_whole
 from jaxrnn.reproduction.training import Trained, Watch
 from jaxrnn.reproduction.units import Unit
-from jaxrnn.training.config import Config
+from jaxrnn.runs.config import Config
+from jaxrnn.runs.experiment import Experiment
+from jaxrnn.runs.run import RunError
 from jaxrnn.training.diagnosis import NonFiniteLossError
 from jaxrnn.training.evaluation import STEPS_IN_ONE_PROGRAM, Source
-from jaxrnn.training.experiment import Experiment
-from jaxrnn.training.files import locked, write_whole
 from jaxrnn.training.history import Position
 from jaxrnn.training.loop import ROWS_PER_EPOCH
-from jaxrnn.training.runs import RunError
 from jaxrnn.tree import named_leaves
 from parity.bridge import TORCH_DTYPES
 from parity.training import Rule, TwinTraining

@@ -9,7 +9,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from jaxrnn.nn.cells import Cell
+from jaxrnn.recurrent.cells import Cell
 from parity.checks import Check, update_check, values_check
 from parity.compare import Finding, Outcome, worst_outcome
 from parity.stack_subjects import layer_subject
@@ -88,7 +88,7 @@ class Small:
             made = f"model_subject('small', {_source(self.module)}, length={self.length}, {shown})"
         call = "values_check(s)" if rule is None else f"update_check(s, RULES[{rule.name!r}])"
         return (
-            "from jaxrnn.nn.cells import CELLS\nfrom jaxrnn.nn.layers import RNN\n"
+            "from jaxrnn.recurrent.cells import CELLS\nfrom jaxrnn.nn.layers import RNN\n"
             "from jaxrnn.nn.models import *\n"
             "from parity.checks import on_path, update_check, values_check\n"
             "from parity.compare import worst\n"

@@ -16,8 +16,8 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from jaxrnn.exchange.weights import WeightMap
-from jaxrnn.nn.cells import CELLS
 from jaxrnn.nn.layers import RNN
+from jaxrnn.recurrent.cells import CELLS
 from parity.bridge import TORCH_DTYPES
 from parity.sides import torch_device, without_cudnn
 from parity.subjects import (

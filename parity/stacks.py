@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from jaxrnn.nn.cells import Cell
 from jaxrnn.nn.layers import RNN
+from jaxrnn.recurrent.cells import Cell
 from parity.bridge import numpy_of
 from parity.equations import Weights
 from parity.recognise import layer_weights

@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from jaxrnn.exchange.weights import WeightMap
-from jaxrnn.nn.cells import CELLS, TANH, Cell
 from jaxrnn.nn.layers import RNN
 from jaxrnn.nn.models import (
     COURSE_MODELS,
@@ -27,6 +26,7 @@ from jaxrnn.nn.models import (
     CharSeqStatefulLSTM,
     StatefulModel,
 )
+from jaxrnn.recurrent.cells import CELLS, TANH, Cell
 from jaxrnn.training.steps import Batch, batch_loss
 from parity.bridge import named_leaves
 from parity.twins import CharTwin, twin_of

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from jaxrnn.nn.cells import LSTM
 from jaxrnn.nn.models import (
     COURSE_MODELS,
     CharLM,
@@ -13,7 +12,8 @@ from jaxrnn.nn.models import (
     CharSeqStatefulRnn,
     CharSeqStatefulRnn2,
 )
-from jaxrnn.nn.recurrence import Backend, why_not_compiled
+from jaxrnn.recurrent.cells import LSTM
+from jaxrnn.recurrent.recurrence import Backend, why_not_compiled
 from parity.checks import (
     Check,
     fit_check,

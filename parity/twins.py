@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from jaxrnn.nn import models
-from jaxrnn.nn.cells import Cell
+from jaxrnn.recurrent.cells import Cell
 
 Carry = Any
 

@@ -9,8 +9,8 @@ import numpy as np
 from jax import lax
 
 from jaxrnn import RNN, Cell
-from jaxrnn.nn.cells import Carry
-from jaxrnn.training import checkpoints
+from jaxrnn.recurrent.cells import Carry
+from jaxrnn.runs import checkpoints
 
 EXACT = 1e-12
 """For float64: round-off of sums of about 100 terms is near 1e-15, a wrong term near 1e-2."""

@@ -11,8 +11,8 @@ import pytest
 from helpers import EXACT, relative
 
 from jaxrnn import GRU, LSTM, RNN, TANH, Batch, CharLM, make_optimizer, make_state
-from jaxrnn.native import library
-from jaxrnn.nn.recurrence import backend, which_backend, why_not_compiled
+from jaxrnn.recurrent.compiled import library
+from jaxrnn.recurrent.recurrence import backend, which_backend, why_not_compiled
 from jaxrnn.training.steps import batch_loss
 
 KEY = jax.random.key(0)
@@ -132,7 +132,7 @@ def test_gradients_do_not_depend_on_the_number_of_threads():
         "import jax, jax.numpy as jnp, numpy as np\n"
         "from test_native import arguments, outputs_and_gradients\n"
         "from jaxrnn import GRU, LSTM, TANH\n"
-        "from jaxrnn.native.calls import compiled\n"
+        "from jaxrnn.recurrent.compiled.calls import compiled\n"
         "digest = hashlib.sha256()\n"
         "for cell in (TANH, GRU, LSTM):\n"
         "    for looked_up in (True, False):\n"

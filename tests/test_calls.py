@@ -14,7 +14,7 @@ from drills.calls import calls_drill
 from drills.drawing import TRACED, draw
 from drills.sanitize import _fault, sanitize_drill, sanitized_calls
 
-from jaxrnn.nn import recurrence
+from jaxrnn.recurrent import recurrence
 
 SEED = 9
 
@@ -78,8 +78,8 @@ def test_a_report_of_a_sanitizer_is_one_line_and_its_places():
         "=================================================================\n"
         "==123==ERROR: AddressSanitizer: heap-buffer-overflow on address 0x602000000014\n"
         "WRITE of size 4 at 0x602000000014 thread T0\n"
-        "    #0 0x7f in jaxrnn::Write::run() /src/jaxrnn/native/writing.h:57\n"
-        "    #1 0x7f in jaxrnn::write() /src/jaxrnn/native/recurrence.cc:120:3\n"
+        "    #0 0x7f in jaxrnn::Write::run() /src/jaxrnn/recurrent/csrc/writing.h:57\n"
+        "    #1 0x7f in jaxrnn::write() /src/jaxrnn/recurrent/csrc/recurrence.cc:120:3\n"
         "    #2 0x7f in xla::ffi::Invoke (libjax_common.so+0x3b973b0)\n"
     )
     fault = _fault(report, "a test")

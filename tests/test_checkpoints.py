@@ -8,7 +8,7 @@ from drills.damage import damage_drill
 from safetensors.numpy import load_file, save_file
 
 from jaxrnn import LSTM, CharLM, load, make_optimizer, make_state, save
-from jaxrnn.training.checkpoints import CheckpointError, pack
+from jaxrnn.runs.checkpoints import CheckpointError, pack
 
 MODEL, ADAM = CharLM(11, 5, 7, cell=LSTM, layers=2), make_optimizer("adam", clip=1.0)
 

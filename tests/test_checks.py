@@ -22,8 +22,8 @@ from jaxrnn import (
     make_optimizer,
     make_state,
 )
-from jaxrnn.native.calls import KEPT, NUMBERS, Inputs, Kept, _gradients, _run
-from jaxrnn.nn.recurrence import backend, recurrence, which_backend, why_not_compiled
+from jaxrnn.recurrent.compiled.calls import KEPT, NUMBERS, Inputs, Kept, _gradients, _run
+from jaxrnn.recurrent.recurrence import backend, recurrence, which_backend, why_not_compiled
 
 T, B, H, I = 5, 6, 4, 3
 KEY = jax.random.key(0)
@@ -263,7 +263,7 @@ def test_a_sampler_says_what_it_draws_from(log_probs, message):
     with pytest.raises(ValueError, match=message):
         Sampler()(KEY, log_probs)
     with pytest.raises(ValueError, match=message):
-        Sampler().pick(jnp.zeros(2), log_probs)
+        Sampler().choose(jnp.zeros(2), log_probs)
 
 
 @pytest.mark.parametrize("prompt", [None, "text", [[0.5]], [1, 2]], ids=str)

@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from jaxrnn import cli, watch
+from jaxrnn import cli
+from jaxrnn.cli import watch
 from jaxrnn.nn.model import apply_model
-from jaxrnn.training import runs
+from jaxrnn.runs import run as runs
 
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 60
 SMALL = ["--embedding", "4", "--hidden", "8", "--batch", "8", "--no-random-bptt", "--seed", "1"]

@@ -10,8 +10,8 @@ from jaxrnn.data.windows import (
     split_starts,
     trigram_starts,
 )
-from jaxrnn.training.experiment import prepare
-from jaxrnn.training.recipes import RECIPES
+from jaxrnn.runs.experiment import prepare
+from jaxrnn.runs.recipes import RECIPES
 
 
 @pytest.fixture(scope="module")

@@ -20,11 +20,11 @@ from jaxrnn import cli, evaluate
 from jaxrnn.exchange.files import read_tensors, write_tensors
 from jaxrnn.nn.model import apply_model
 from jaxrnn.nn.models import COURSE_MODELS
+from jaxrnn.runs.config import Config
+from jaxrnn.runs.experiment import prepare
+from jaxrnn.runs.run import Run
 from jaxrnn.training.chunks import Progress
-from jaxrnn.training.config import Config
-from jaxrnn.training.experiment import prepare
 from jaxrnn.training.history import Position
-from jaxrnn.training.runs import Run
 from parity.twins import twin_of
 
 TEXT = "the quick brown fox jumps over the lazy dog; and Pack my box with five jugs.\n" * 40

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from drills.kill import COMPARED, different_files, kill_drill
 
-from jaxrnn.training import files, upkeep
-from jaxrnn.training.config import Config
-from jaxrnn.training.experiment import prepare
-from jaxrnn.training.runs import Run, RunError
-from jaxrnn.training.upkeep import carry_out
+from jaxrnn import files
+from jaxrnn.runs import checkpointing as upkeep
+from jaxrnn.runs.checkpointing import carry_out
+from jaxrnn.runs.config import Config
+from jaxrnn.runs.experiment import prepare
+from jaxrnn.runs.run import Run, RunError
 
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 30
 
@@ -174,7 +175,7 @@ def test_a_changed_corpus_is_refused_with_both_checksums(run, experiment, tmp_pa
 
 def test_the_second_process_on_a_folder_is_refused_until_the_first_dies(run, experiment):
     program = (
-        "import sys, time; from pathlib import Path; from jaxrnn.training.files import locked\n"
+        "import sys, time; from pathlib import Path; from jaxrnn.files import locked\n"
         f"with locked(Path({str(run.folder)!r})): print('in', flush=True); time.sleep(60)"
     )
     other = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)

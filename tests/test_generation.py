@@ -23,7 +23,7 @@ from jaxrnn import (
     make_optimizer,
     make_state,
 )
-from jaxrnn.generation import write_texts
+from jaxrnn.generation.texts import write_texts
 from jaxrnn.nn.model import apply_model
 
 V, B, LENGTH = 11, 3, 4
@@ -113,7 +113,7 @@ def test_samplers_draw_from_the_distribution_that_they_say(sampler, expected):
 )
 def test_a_number_stands_for_the_token_at_which_the_sum_passes_it(draw, token):
     probabilities = jnp.array([[0.0, 0.3, 0.3, 0.0, 0.4, 0.0]])
-    picked = Sampler().pick(jnp.full(1, draw), jnp.log(probabilities))
+    picked = Sampler().choose(jnp.full(1, draw), jnp.log(probabilities))
     assert picked.tolist() == [token]
 
 
@@ -157,7 +157,7 @@ def test_nothing_is_drawn_from_nan_nor_what_is_impossible(temperature, top_p):
         [0.0, -np.inf, -np.inf],
         [0.0, -np.inf, 1.0],
     ]
-    picked = sampler.pick(jnp.full(5, 0.5), jnp.array(rows))
+    picked = sampler.choose(jnp.full(5, 0.5), jnp.array(rows))
     assert picked.tolist() == [-1, 2, -1, -1, 2]
 
 
@@ -204,7 +204,7 @@ def test_weights_that_are_nan_give_one_clear_error_instead_of_a_text(model, samp
 class Boldest(Sampler):
     """A sampler with rules of its own."""
 
-    def pick(self, draws, log_probs):
+    def choose(self, uniforms, log_probs):
         return jnp.argmax(self.allowed(log_probs), axis=-1)
 
 

@@ -22,9 +22,9 @@ from jaxrnn import (
     train_step,
 )
 from jaxrnn.data import windows
-from jaxrnn.nn.cells import Cell, HiddenAndCell, gates_of
+from jaxrnn.recurrent.cells import Cell, HiddenAndCell, gates_of
 from jaxrnn.training.diagnosis import NonFiniteLossError, first_bad, first_bad_operation
-from jaxrnn.training.health import saturated_share, update_ratio, watched
+from jaxrnn.training.diagnostics import saturated_share, update_ratio, watched
 from jaxrnn.training.loop import training
 from jaxrnn.training.schedules import parse_schedule
 

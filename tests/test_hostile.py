@@ -25,13 +25,13 @@ from jaxrnn import (
     make_optimizer,
 )
 from jaxrnn.data.vocabulary import SPECIAL
-from jaxrnn.generation import read_prompt
-from jaxrnn.training.checkpoints import CheckpointError, load, pack
-from jaxrnn.training.config import Config
-from jaxrnn.training.experiment import prepare
-from jaxrnn.training.runs import Run
+from jaxrnn.generation.texts import read_prompt
+from jaxrnn.runs.checkpoints import CheckpointError, load, pack
+from jaxrnn.runs.checksums import make_sealed
+from jaxrnn.runs.config import Config
+from jaxrnn.runs.experiment import prepare
+from jaxrnn.runs.run import Run
 from jaxrnn.training.schedules import parse_schedule
-from jaxrnn.training.sealed import make_sealed
 
 V = 5
 MODEL = CharLM(V, 3, 4)

@@ -20,7 +20,7 @@ import pytest
 from safetensors.numpy import load_file as load_numpy
 
 from jaxrnn import cli
-from jaxrnn.training.runs import Run
+from jaxrnn.runs.run import Run
 
 torch = pytest.importorskip("torch")
 safetensors_torch = pytest.importorskip("safetensors.torch")
@@ -558,8 +558,8 @@ def fuzz(count, capsys):
     from jaxrnn.exchange.contents import TensorFileError
     from jaxrnn.exchange.files import read_contents
     from jaxrnn.exchange.recognition import recognise
-    from jaxrnn.exchange.runs import described, read_vocabulary
     from jaxrnn.exchange.weights import WeightMapError
+    from jaxrnn.runs.transfer import described, read_vocabulary
 
     run = taken(saved(state()))
     assert cli.main(["export", str(run.folder), "ours.safetensors"]) == 0

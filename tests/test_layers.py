@@ -8,7 +8,7 @@ from helpers import EXACT, random_stack, relative
 
 from jaxrnn import CELLS, GRU, LSTM, RNN, TANH
 from jaxrnn.nn.layers import dense, embed, identity, product
-from jaxrnn.nn.lookup import Lookup
+from jaxrnn.recurrent.lookup import Lookup
 
 T, B, I, H = 6, 4, 5, 7
 

@@ -9,8 +9,8 @@ from helpers import EXACT, random_tree, relative
 
 from jaxrnn import GRU, LSTM, MODELS, Char3Model, CharLM
 from jaxrnn.nn.layers import embed, look_up
-from jaxrnn.nn.lookup import Lookup
 from jaxrnn.nn.model import apply_model
+from jaxrnn.recurrent.lookup import Lookup
 
 V, F, H, B, T = 13, 5, 7, 4, 6
 

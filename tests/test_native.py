@@ -11,10 +11,10 @@ import pytest
 from helpers import EXACT, FLOAT32, random_tree, relative
 
 from jaxrnn import GRU, LSTM, RELU, TANH, Hidden
-from jaxrnn.native import library
-from jaxrnn.native.calls import NUMBERS, compiled, runs_compiled
-from jaxrnn.nn.lookup import Lookup
-from jaxrnn.nn.scanned import scanned
+from jaxrnn.recurrent.compiled import library
+from jaxrnn.recurrent.compiled.calls import NUMBERS, compiled, runs_compiled
+from jaxrnn.recurrent.lookup import Lookup
+from jaxrnn.recurrent.scan import scanned
 
 pytestmark = pytest.mark.skipif(
     jax.default_backend() != "cpu" or library.why_unavailable() is not None,
@@ -178,7 +178,7 @@ def test_without_the_library_everything_runs_in_a_scan(variables, reason):
     code = (
         "import jax.numpy as jnp\n"
         "from jaxrnn import RNN, GRU\n"
-        "from jaxrnn.native import library\n"
+        "from jaxrnn.recurrent.compiled import library\n"
         "rnn = RNN(GRU, 3)\n"
         "import jax\n"
         "carry, xs = rnn.initial_carry(2), jnp.ones((4, 2, 3))\n"

@@ -20,10 +20,10 @@ import pytest
 from helpers import EXACT, relative
 
 from jaxrnn import GRU, LSTM, RNN, TANH
-from jaxrnn.native import library
-from jaxrnn.native.calls import NUMBERS, compiled
-from jaxrnn.nn.lookup import Lookup
-from jaxrnn.nn.scanned import scanned
+from jaxrnn.recurrent.compiled import library
+from jaxrnn.recurrent.compiled.calls import NUMBERS, compiled
+from jaxrnn.recurrent.lookup import Lookup
+from jaxrnn.recurrent.scan import scanned
 
 pytestmark = pytest.mark.skipif(
     jax.default_backend() != "cpu" or library.why_unavailable() is not None,

@@ -19,8 +19,8 @@ from jaxrnn import (
     make_state,
     train_step,
 )
-from jaxrnn.training.config import Config
-from jaxrnn.training.experiment import prepare
+from jaxrnn.runs.config import Config
+from jaxrnn.runs.experiment import prepare
 
 V = 5
 MODEL = CharLM(V, 3, 4)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import jaxrnn.training.optimizers
-from jaxrnn.nn.cells import CELLS, GRU, LSTM, RELU, Cell, Hidden
 from jaxrnn.nn.layers import RNN
 from jaxrnn.nn.models import (
     COURSE_MODELS,
@@ -16,8 +15,9 @@ from jaxrnn.nn.models import (
     CharSeqStatefulGRU,
     CharSeqStatefulRnn,
 )
-from jaxrnn.nn.recurrence import why_not_compiled
-from jaxrnn.nn.scanned import scanned
+from jaxrnn.recurrent.cells import CELLS, GRU, LSTM, RELU, Cell, Hidden
+from jaxrnn.recurrent.recurrence import why_not_compiled
+from jaxrnn.recurrent.scan import scanned
 from parity.cases import draw_case
 from parity.checks import Check, update_check, update_findings, value_findings, values_check
 from parity.compare import Outcome, relative_l2, worst_outcome

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-import jaxrnn.nn.scanned
+import jaxrnn.recurrent.scan
 from parity import cli
 from parity.compare import Outcome, worst_outcome
 from parity.faults import only_in, wrapped
@@ -77,9 +77,9 @@ def test_every_mutant_is_caught_and_its_cause_named(text):
 @pytest.mark.parametrize(
     "fault",
     [
-        lambda: wrapped(jaxrnn.nn.scanned, "_renamed_since", lambda run: run),
+        lambda: wrapped(jaxrnn.recurrent.scan, "_renamed_since", lambda run: run),
         lambda: only_in(
-            "l1", lambda: wrapped(jaxrnn.nn.scanned, "_renamed_since", lambda run: run)
+            "l1", lambda: wrapped(jaxrnn.recurrent.scan, "_renamed_since", lambda run: run)
         ),
     ],
     ids=["everywhere", "in one layer"],

@@ -6,8 +6,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from jaxrnn.nn.cells import GRU, LSTM, TANH
 from jaxrnn.nn.layers import RNN
+from jaxrnn.recurrent.cells import GRU, LSTM, TANH
 from parity.checks import values_check
 from parity.cli import main
 from parity.compare import Comparison, Outcome

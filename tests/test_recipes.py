@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from jaxrnn import RECIPES, BpttStream, WindowSet
-from jaxrnn.training.config import Config
-from jaxrnn.training.experiment import prepare
+from jaxrnn.runs.config import Config
+from jaxrnn.runs.experiment import prepare
 from jaxrnn.training.schedules import parse_schedule
 
 

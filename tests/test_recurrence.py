@@ -7,11 +7,11 @@ import pytest
 from helpers import EXACT, loop_oracle, random_stack, random_tree, relative, scan_oracle
 
 from jaxrnn import CELLS, LSTM, RNN, TANH, Cell, Hidden, gates_of
-from jaxrnn.native.calls import NUMBERS, compiled
-from jaxrnn.native.library import why_unavailable
-from jaxrnn.nn.lookup import Lookup
-from jaxrnn.nn.recurrence import alive_steps, input_gates
-from jaxrnn.nn.scanned import scanned
+from jaxrnn.recurrent.compiled.calls import NUMBERS, compiled
+from jaxrnn.recurrent.compiled.library import why_unavailable
+from jaxrnn.recurrent.lookup import Lookup
+from jaxrnn.recurrent.recurrence import alive_steps, input_gates
+from jaxrnn.recurrent.scan import scanned
 
 T, B, I, H = 6, 4, 5, 7  # all different, so that a swapped axis shows
 

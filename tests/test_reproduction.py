@@ -6,7 +6,7 @@ Run them with ./scripts/test -m slow
 import pytest
 
 from jaxrnn import RECIPES
-from jaxrnn.training.experiment import prepare
+from jaxrnn.runs.experiment import prepare
 from jaxrnn.training.loop import training
 
 BAND = 0.02

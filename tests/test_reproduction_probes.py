@@ -10,8 +10,8 @@ import pytest
 from jaxrnn.data.windows import overlapping_starts, split_starts
 from jaxrnn.nn.model import apply_model
 from jaxrnn.reproduction.probes import ROWS, STEPS_BACK, gradient_flow, loss_on_shared_windows
-from jaxrnn.training.config import Config
-from jaxrnn.training.experiment import prepare
+from jaxrnn.runs.config import Config
+from jaxrnn.runs.experiment import prepare
 
 TEXT = "".join(chr(97 + k * k % 23) for k in range(4_000))
 CLOSE = 1e-5

@@ -11,11 +11,9 @@ import jax
 import pytest
 from test_faults import TEXT, experiment, finish, run, whole  # noqa: F401  (fixtures)
 
+from jaxrnn import files
 from jaxrnn.cli import main
-from jaxrnn.environment import POOL, differences
-from jaxrnn.training import files
-from jaxrnn.training.checkpoints import READABLE, load, pack, read
-from jaxrnn.training.files import (
+from jaxrnn.files import (
     LockedError,
     UnreadableError,
     locked,
@@ -25,9 +23,12 @@ from jaxrnn.training.files import (
     remove_partial_folders,
     write_whole,
 )
-from jaxrnn.training.history import TAIL, Row, RowLog, RowWriter
-from jaxrnn.training.runs import Run, RunError, RunExistsError
-from jaxrnn.training.upkeep import carry_out
+from jaxrnn.runs.checkpointing import carry_out
+from jaxrnn.runs.checkpoints import READABLE, load, pack, read
+from jaxrnn.runs.environment import POOL, differences
+from jaxrnn.runs.history import TAIL, RowLog, RowWriter
+from jaxrnn.runs.run import Run, RunError, RunExistsError
+from jaxrnn.training.history import Row
 
 
 def test_a_folder_that_is_replaced_meanwhile_is_left_alone(run, experiment, whole):  # noqa: F811

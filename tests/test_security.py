@@ -9,12 +9,12 @@ from helpers import sealed_bytes
 
 import jaxrnn
 from jaxrnn import load_corpus
-from jaxrnn.training import checkpoints
-from jaxrnn.training.checkpoints import CheckpointError, load, pack, read, seal
-from jaxrnn.training.config import Config
-from jaxrnn.training.experiment import prepare
-from jaxrnn.training.runs import Run, RunError, checked_name
-from jaxrnn.training.sealed import make_sealed
+from jaxrnn.runs import checkpoints
+from jaxrnn.runs.checkpoints import CheckpointError, load, pack, read, seal
+from jaxrnn.runs.checksums import make_sealed
+from jaxrnn.runs.config import Config
+from jaxrnn.runs.experiment import prepare
+from jaxrnn.runs.run import Run, RunError, checked_name
 
 DEEP = "[" * 100_000
 

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import pytest
 
 from jaxrnn import TrainState
+from jaxrnn.runs import checkpointing as upkeep
+from jaxrnn.runs.checkpointing import Upkeep
 from jaxrnn.terminal import stop_requests
-from jaxrnn.training import upkeep
 from jaxrnn.training.chunks import Progress
 from jaxrnn.training.history import Position
-from jaxrnn.training.upkeep import Upkeep
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

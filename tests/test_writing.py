@@ -22,9 +22,9 @@ from jaxrnn import (
     make_optimizer,
     make_state,
 )
-from jaxrnn import generation as module
-from jaxrnn.native import library
-from jaxrnn.native.calls import NUMBERS
+from jaxrnn.generation import decoding as module
+from jaxrnn.recurrent.compiled import library
+from jaxrnn.recurrent.compiled.calls import NUMBERS
 from jaxrnn.training.state import cast_floats
 
 pytestmark = pytest.mark.skipif(
@@ -52,10 +52,10 @@ def written(model, params, batch, sampler, monkeypatch, *, compiled):
         return original(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        original = module.write
-        patch.setattr(module, "write", write)
+        original = module.generate_compiled
+        patch.setattr(module, "generate_compiled", write)
         if not compiled:
-            patch.setattr(module, "writes_compiled", lambda pieces: False)
+            patch.setattr(module, "runs_compiled", lambda pieces: False)
         jax.clear_caches()
         prompt = jnp.arange(2 * batch).reshape(2, batch) % model.vocabulary
         found = generate(model, params, prompt, LENGTH, KEY, sampler=sampler)

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from jaxrnn.data.tokens import check_at_least_1, check_starts, check_tokens
+from jaxrnn.checks import check_at_least_1, check_starts, check_tokens
 
 STREAM_DEVIATION = 5
 """Standard deviation of the random bptt, in characters (TorchText's)."""

@@ -21,9 +21,8 @@ from jaxrnn.exchange.contents import Contents, Stored, Table
 from jaxrnn.exchange.contents import TensorFileError as TensorFileError
 from jaxrnn.exchange.names import short_names
 from jaxrnn.exchange.torch_files import read_torch
+from jaxrnn.files import CHECKPOINT_BEGINNING, UnreadableError, parse_json, read_regular
 from jaxrnn.output import write_output
-from jaxrnn.training.checkpoints import BEGINNING
-from jaxrnn.training.files import UnreadableError, parse_json, read_regular
 
 ABOUT = "jaxrnn"
 """The entry of a safetensors header under which we say what the weights belong to."""
@@ -136,7 +135,7 @@ def read_contents(path: Path | str) -> Contents:
     path = Path(path)
     try:
         beginning = _beginning(path)
-        if beginning[8:].startswith(BEGINNING):
+        if beginning[8:].startswith(CHECKPOINT_BEGINNING):
             raise TensorFileError(
                 f"{path} is a checkpoint of a run. Go on with it (train --resume), or export the "
                 "run's weights: export RUN FILE.safetensors."

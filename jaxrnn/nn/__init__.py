@@ -1,1 +1,1 @@
-
+"""Linen modules: layers, the models of the course, and losses."""

@@ -17,12 +17,12 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxrnn.data.tokens import check_at_least_0, check_at_least_1
-from jaxrnn.nn.cells import Carry, Cell
-from jaxrnn.nn.checks import as_array, as_carry, as_floats, as_integers, as_lengths, as_mask
-from jaxrnn.nn.lookup import Lookup
-from jaxrnn.nn.recurrence import alive_steps, input_gates, recurrence, uses_autodiff
-from jaxrnn.nn.reverse import reverse_mode_only
+from jaxrnn.array_checks import as_array, as_carry, as_floats, as_integers, as_lengths, as_mask
+from jaxrnn.checks import check_at_least_0, check_at_least_1
+from jaxrnn.recurrent.cells import Carry, Cell
+from jaxrnn.recurrent.lookup import Lookup
+from jaxrnn.recurrent.recurrence import alive_steps, input_gates, recurrence, uses_autodiff
+from jaxrnn.recurrent.reverse import reverse_mode_only
 
 Initializer = Callable[..., Array]
 

@@ -8,7 +8,7 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxrnn.nn.checks import as_array, as_floats, as_integers, as_lengths
+from jaxrnn.array_checks import as_array, as_floats, as_integers, as_lengths
 
 
 def nll_loss(

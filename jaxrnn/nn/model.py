@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jaxrnn.nn.cells import Carry
-from jaxrnn.nn.checks import as_carry, as_integers, precision
+from jaxrnn.array_checks import as_carry, as_integers, precision
 from jaxrnn.nn.layers import RNN, dense, embed, look_up
+from jaxrnn.recurrent.cells import Carry
 
 Reads = Literal["trigrams", "overlapping", "non-overlapping", "streams"]
 

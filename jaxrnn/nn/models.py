@@ -21,11 +21,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxrnn.nn.cells import GRU, LSTM, TANH, Carry, Cell, Hidden
-from jaxrnn.nn.checks import as_carry, as_integers, as_lengths
+from jaxrnn.array_checks import as_carry, as_integers, as_lengths
 from jaxrnn.nn.layers import RNN, RNNCell, dense, embed, identity, look_up, pure, uniform
 from jaxrnn.nn.model import CharModel, Pieces, Reads, StatefulModel
-from jaxrnn.nn.recurrence import alive_steps
+from jaxrnn.recurrent.cells import GRU, LSTM, TANH, Carry, Cell, Hidden
+from jaxrnn.recurrent.recurrence import alive_steps
 
 
 class Char3Model(CharModel):

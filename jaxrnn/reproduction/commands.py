@@ -8,8 +8,8 @@ from typing import Literal, get_args
 
 from tyro.conf import Positional
 
+from jaxrnn.checks import check_at_least_1
 from jaxrnn.data.corpora import load_corpus, nietzsche
-from jaxrnn.data.tokens import check_at_least_1
 from jaxrnn.reproduction.comparison import summaries
 from jaxrnn.reproduction.page.writing import check_place, write_page
 from jaxrnn.reproduction.processes import available_cores
@@ -20,8 +20,8 @@ from jaxrnn.reproduction.studies import study_units
 from jaxrnn.reproduction.table import lines
 from jaxrnn.reproduction.units import Dtype, Framework, Unit, check_recipe
 from jaxrnn.reproduction.watching import Outcome, reproduce
+from jaxrnn.runs.recipes import RECIPES
 from jaxrnn.terminal import FAILED, SIGNALLED
-from jaxrnn.training.recipes import RECIPES
 
 LONG = ("stateful-lstm-15", "stateful-lstm-63", "early-lstm-31")
 """Recipes that take hours: trained only when they are asked for."""

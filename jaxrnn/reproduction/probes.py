@@ -13,11 +13,11 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxrnn.data.windows import WindowSet
-from jaxrnn.nn.cells import Carry
 from jaxrnn.nn.model import StatefulModel, apply_model
 from jaxrnn.nn.models import CharSeqStatefulRnn
+from jaxrnn.recurrent.cells import Carry
+from jaxrnn.runs.experiment import Experiment, prepare
 from jaxrnn.training.evaluation import evaluate
-from jaxrnn.training.experiment import Experiment, prepare
 from jaxrnn.training.state import cast_floats
 
 STEPS_BACK = 100

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from jaxrnn.reproduction.units import Unit
-from jaxrnn.training.recipes import RECIPES
+from jaxrnn.runs.recipes import RECIPES
 
 QUICK_RECIPES = ("stateful-gru", "stateful-rnn", "many-outputs")
 """Short ones that have most of the parts of all: both data sets, the carry, gates."""

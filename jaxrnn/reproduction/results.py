@@ -19,10 +19,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from jaxrnn.environment import cpu_model, versions
+from jaxrnn.files import write_whole
 from jaxrnn.reproduction.units import Unit
-from jaxrnn.training.files import write_whole
-from jaxrnn.training.runs import PACKAGES
+from jaxrnn.runs.environment import cpu_model, versions
+from jaxrnn.runs.run import PACKAGES
 
 FORMAT = 2
 SOFTWARE = (*PACKAGES, "torch")

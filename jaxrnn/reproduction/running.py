@@ -14,7 +14,7 @@ from jaxrnn.reproduction.results import read_result, weights_path, write_result
 from jaxrnn.reproduction.training import Trained, Trainer, Watch, train
 from jaxrnn.reproduction.units import Unit
 from jaxrnn.reproduction.writing import answers, params_of, samples
-from jaxrnn.training.experiment import Experiment, prepare
+from jaxrnn.runs.experiment import Experiment, prepare
 
 FRAMEWORKS = "jaxrnn.frameworks"
 """The group of entry points under which a package offers another framework's `Trainer`."""

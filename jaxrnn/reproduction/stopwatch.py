@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from jaxrnn.training.files import write_whole
+from jaxrnn.files import write_whole
 
 COMPILING = "/jax/core/compile/backend_compile_duration"
 """The event by which JAX tells how long a program took to compile, or to read back from disk."""

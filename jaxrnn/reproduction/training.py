@@ -11,9 +11,9 @@ import numpy as np
 from jaxrnn.exchange.weights import WeightMap
 from jaxrnn.reproduction.stopwatch import stopwatch
 from jaxrnn.reproduction.units import Unit
-from jaxrnn.training.experiment import Experiment
-from jaxrnn.training.runs import Run
-from jaxrnn.training.upkeep import carry_out
+from jaxrnn.runs.checkpointing import carry_out
+from jaxrnn.runs.experiment import Experiment
+from jaxrnn.runs.run import Run
 from jaxrnn.tree import named_leaves
 
 Watch = Callable[[float, float], None]

@@ -9,9 +9,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from jaxrnn.data.tokens import check_seed
-from jaxrnn.training.config import Config
-from jaxrnn.training.recipes import RECIPES
+from jaxrnn.checks import check_seed
+from jaxrnn.runs.config import Config
+from jaxrnn.runs.recipes import RECIPES
 from jaxrnn.training.schedules import parse_schedule
 
 Framework = Literal["jax", "torch"]

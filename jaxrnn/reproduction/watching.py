@@ -8,8 +8,8 @@ from jaxrnn.reproduction.processes import Event, run_all
 from jaxrnn.reproduction.results import ResultError, read_result
 from jaxrnn.reproduction.units import Unit
 from jaxrnn.reproduction.work import expected_seconds
+from jaxrnn.runs.run import RunError
 from jaxrnn.terminal import Screen, stop_requests
-from jaxrnn.training.runs import RunError
 
 
 class Outcome(NamedTuple):

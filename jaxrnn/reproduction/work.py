@@ -3,7 +3,7 @@
 from functools import lru_cache
 
 from jaxrnn.data.corpora import load_corpus
-from jaxrnn.nn.cells import CELLS
+from jaxrnn.recurrent.cells import CELLS
 from jaxrnn.reproduction.units import Unit
 
 GATES = {

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn.exchange.weights import WeightMap
-from jaxrnn.generation import GREEDY, Sampler, get_next, read_prompt, write_texts
+from jaxrnn.generation.decoding import get_next
+from jaxrnn.generation.sampler import GREEDY, Sampler
+from jaxrnn.generation.texts import read_prompt, write_texts
 from jaxrnn.reproduction.units import Unit
-from jaxrnn.training.experiment import Experiment, prompt_for
-from jaxrnn.training.recipes import RECIPES
+from jaxrnn.runs.experiment import Experiment, prompt_for
+from jaxrnn.runs.recipes import RECIPES
 from jaxrnn.tree import named_leaves
 
 COURSE_ANSWERS: dict[str, dict[str, str]] = {

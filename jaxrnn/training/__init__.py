@@ -1,1 +1,1 @@
-"""Training: states, steps, schedules, recipes, checkpoints and the loop."""
+"""Training in memory: states, steps, the loop, optimizers, schedules, evaluation."""

@@ -16,8 +16,8 @@ import numpy as np
 from jaxrnn.data.windows import Windows
 from jaxrnn.nn.model import CharModel
 from jaxrnn.training.diagnosis import NonFiniteLossError, first_bad, first_bad_operation
+from jaxrnn.training.diagnostics import saturated_share, update_ratio
 from jaxrnn.training.evaluation import STEPS_IN_ONE_PROGRAM, Source, on_device
-from jaxrnn.training.health import saturated_share, update_ratio
 from jaxrnn.training.history import Position, Row
 from jaxrnn.training.optimizers import AnyOptimizer, Optimizer
 from jaxrnn.training.schedules import Schedule, check_schedule

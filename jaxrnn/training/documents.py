@@ -19,11 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxrnn.data.tokens import check_tokens
-from jaxrnn.nn.cells import Carry
-from jaxrnn.nn.checks import precision
+from jaxrnn.array_checks import precision
+from jaxrnn.checks import check_tokens
 from jaxrnn.nn.model import CharModel, apply_model
 from jaxrnn.programs import bounded_jit
+from jaxrnn.recurrent.cells import Carry
 
 OWN = 8_192
 """Fewest characters that a stream predicts, where a document is cut into several."""

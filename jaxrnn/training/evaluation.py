@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn.data.tokens import check_tokens
+from jaxrnn.array_checks import precision
+from jaxrnn.checks import check_tokens
 from jaxrnn.data.windows import Windows
-from jaxrnn.nn.cells import Carry
-from jaxrnn.nn.checks import precision
 from jaxrnn.nn.model import CharModel
+from jaxrnn.recurrent.cells import Carry
 from jaxrnn.training.state import carry_for, zero_carry
 from jaxrnn.training.steps import eval_steps
 

@@ -6,28 +6,26 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn.nn.cells import Carry
 from jaxrnn.nn.model import CharModel
 from jaxrnn.programs import bounded_jit
+from jaxrnn.recurrent.cells import Carry
 from jaxrnn.training.chunks import Progress, Trainer, check_validation
 from jaxrnn.training.evaluation import STEPS_IN_ONE_PROGRAM, Source, evaluation, on_device
 from jaxrnn.training.history import Position, Row
 from jaxrnn.training.optimizers import AnyOptimizer, OptimizerName, make_optimizer
 from jaxrnn.training.schedules import Schedule, length_of
-from jaxrnn.training.state import TrainState, carry_for, make_state
+from jaxrnn.training.state import CarryPolicy, TrainState, carry_for, make_state
 
 SECONDS_IN_ONE_PROGRAM = 2.0
 """Aimed at: so often can a caller look and stop. Each program copies the state and is given its
 memory anew: of half a second, that was a tenth for two LSTM layers of 512."""
 ROWS_PER_EPOCH = 10
 """How many rows of history an epoch gives."""
-CarryPolicy = Literal["never", "epoch", "evaluation"]
 
 
 def training(

@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn.training.evaluation import STEPS_IN_ONE_PROGRAM
-from jaxrnn.training.experiment import Experiment
+from jaxrnn.nn.model import CharModel
+from jaxrnn.training.evaluation import STEPS_IN_ONE_PROGRAM, Source
 from jaxrnn.training.history import AVERAGE_DECAY
+from jaxrnn.training.optimizers import Optimizer
+from jaxrnn.training.state import TrainState
 from jaxrnn.training.steps import train_steps
 
 MOST_STEPS = 1_000_000
@@ -146,12 +148,22 @@ def smoothed(losses: Sequence[float]) -> np.ndarray:
 
 
 def range_test(
-    experiment: Experiment, *, lowest: float = 1e-5, highest: float = 10.0, steps: int = 320
+    model: CharModel,
+    source: Source,
+    optimizer: Optimizer,
+    state: TrainState,
+    *,
+    lowest: float = 1e-5,
+    highest: float = 10.0,
+    steps: int = 320,
 ) -> Iterator[RangeTest]:
     """Train a fresh state with growing rates; yields the curve so far.
 
     Args:
-        experiment: the run to find a rate for; its schedule is not used.
+        model: the model to find a rate for.
+        source: the windows that it is trained on.
+        optimizer: the optimizer that is given the rates.
+        state: a fresh state; it is used up.
         lowest: the first rate, above 0.
         highest: the last rate, above `lowest`.
         steps: how many steps to make at the most, at least 3.
@@ -161,7 +173,6 @@ def range_test(
             f"A range test needs 0 < lowest < highest and at least 3 steps, at most {MOST_STEPS}, "
             f"got {lowest}, {highest} and {steps}."
         )
-    source, state = experiment.source, experiment.fresh_state()
     rates = np.geomspace(lowest, highest, steps)
     tokens = jnp.asarray(source.tokens)
     raw: list[float] = []
@@ -172,8 +183,8 @@ def range_test(
         count = min(STEPS_IN_ONE_PROGRAM, steps - done, source.steps(epoch) - window)
         padded = np.resize(rates[done:], STEPS_IN_ONE_PROGRAM)
         state, metrics = train_steps(
-            experiment.model,
-            experiment.optimizer,
+            model,
+            optimizer,
             state,
             tokens,
             source.windows(epoch, window, STEPS_IN_ONE_PROGRAM),

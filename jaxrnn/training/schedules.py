@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from jaxrnn.data.tokens import check_at_least_1
+from jaxrnn.checks import check_at_least_1
 from jaxrnn.training.optimizers import HAS_A_RATE, AnyOptimizer, Optimizer, check_optimizer
 
 

@@ -1,6 +1,6 @@
 """What training changes, in one value."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +8,16 @@ import optax
 from jax import lax
 from jax.typing import DTypeLike
 
-from jaxrnn.data.tokens import check_at_least_0
-from jaxrnn.nn.cells import Carry
-from jaxrnn.nn.checks import precision
+from jaxrnn.array_checks import precision
+from jaxrnn.checks import check_at_least_0
 from jaxrnn.nn.model import CharModel, model_carry
 from jaxrnn.programs import bounded_jit
+from jaxrnn.recurrent.cells import Carry
 from jaxrnn.training.optimizers import AnyOptimizer, check_optimizer
+
+CarryPolicy = Literal["never", "epoch", "evaluation"]
+"""When the carry is set to zeros during training: never, at the start of each epoch, or at each
+evaluation, as fastai does."""
 
 
 class TrainState(NamedTuple):

@@ -14,15 +14,15 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxrnn.data.tokens import check_tokens
+from jaxrnn.array_checks import as_integers
+from jaxrnn.checks import check_tokens
 from jaxrnn.data.windows import Windows
-from jaxrnn.nn.cells import Carry
-from jaxrnn.nn.checks import as_integers
 from jaxrnn.nn.losses import nll_loss
 from jaxrnn.nn.model import CharModel, apply_model
 from jaxrnn.programs import bounded_jit
+from jaxrnn.recurrent.cells import Carry
 from jaxrnn.training.optimizers import AnyOptimizer, check_rate, updated
-from jaxrnn.training.segments import segmented_loss
+from jaxrnn.training.remat import segmented_loss
 from jaxrnn.training.state import TrainState, carry_for, repackage
 
 SINGLE_STEPS = 32
@@ -79,7 +79,7 @@ def batch_loss(
             the last one.
         key: of the dropout masks; None leaves dropout out.
         segment: keep the activations of this many steps at once and compute the rest again, to
-            save memory (`jaxrnn.training.segments`); None keeps all.
+            save memory (`jaxrnn.training.remat`); None keeps all.
     """
     inputs = as_integers("inputs", batch.inputs, ("T", "B"))
     targets = as_integers("targets", batch.targets, inputs.shape)

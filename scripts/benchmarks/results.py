@@ -12,8 +12,8 @@ from typing import Any
 
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.rounds import Settings
-from jaxrnn.environment import cpu_model, versions
 from jaxrnn.output import write_output
+from jaxrnn.runs.environment import cpu_model, versions
 
 PARTS = ("training", "forward", "generation", "scaling", "segments", "job")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "dm-haiku", "equinox", "keras")

@@ -22,10 +22,10 @@ import jaxrnn
 from drills.drawing import Call, draw
 from jaxrnn import *  # noqa: F403  what the lines of a call name
 from jaxrnn import Cell, Hidden, TrainState, gates_of
-from jaxrnn.nn.lookup import Lookup as Lookup
 from jaxrnn.nn.model import apply_model as apply_model
-from jaxrnn.nn.recurrence import backend, why_not_compiled
-from jaxrnn.nn.recurrence import recurrence as recurrence
+from jaxrnn.recurrent.lookup import Lookup as Lookup
+from jaxrnn.recurrent.recurrence import backend, why_not_compiled
+from jaxrnn.recurrent.recurrence import recurrence as recurrence
 
 PACKAGE = str(Path(jaxrnn.__file__).parent)
 WAYS = ("scan", "compiled")

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 
 from jaxrnn import LSTM, CharLM, load, make_optimizer, make_state, save
-from jaxrnn.training.checkpoints import CheckpointError
+from jaxrnn.runs.checkpoints import CheckpointError
 
 MODEL = CharLM(30, 8, 24, cell=LSTM, layers=2)
 

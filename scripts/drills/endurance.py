@@ -22,7 +22,7 @@ from jaxrnn import (
     make_optimizer,
     make_state,
 )
-from jaxrnn.generation import write_texts
+from jaxrnn.generation.texts import write_texts
 from jaxrnn.training.loop import training
 from jaxrnn.training.schedules import parse_schedule
 

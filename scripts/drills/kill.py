@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from drills.worker import PLACES
-from jaxrnn.training.checkpoints import seal
-from jaxrnn.training.runs import Run
+from jaxrnn.runs.checkpoints import seal
+from jaxrnn.runs.run import Run
 
 COMPARED = ("last.safetensors", "best.safetensors", "history.jsonl")
 """Files that must be the same; timing.jsonl is measured, and never is."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from drills.calls import Called, calls_drill
-from jaxrnn.native.library import EXTRA_FLAGS, FOLDER
+from jaxrnn.recurrent.compiled.library import EXTRA_FLAGS, FOLDER
 
 ROOT = Path(__file__).parents[2]
 TESTS = (
@@ -127,7 +127,7 @@ def sanitized_environment(folder: Path) -> dict[str, str]:
         EXTRA_FLAGS: FLAGS,
         FOLDER: str(folder / "library"),
     }
-    build = "from jaxrnn.native.library import compiled_library; compiled_library()"
+    build = "from jaxrnn.recurrent.compiled.library import compiled_library; compiled_library()"
     built = _run([sys.executable, "-c", build], plain)
     if built.returncode != 0:
         raise SanitizerError(f"The library does not compile: {_last_line(built.stderr)}")
@@ -189,7 +189,7 @@ def _fault(report: str, test: str) -> Fault:
     lines = [line for line in report.splitlines() if line.strip("= \t")]
     what = next((line for line in lines if "ERROR:" in line or "runtime error:" in line), lines[0])
     what = re.sub(r"^==\d+==\s*|0x[0-9a-f]{6,}.*$", "", what).strip()
-    places = re.findall(r"/jaxrnn/native/([\w.]+:\d+)", report)
+    places = re.findall(r"/jaxrnn/recurrent/csrc/([\w.]+:\d+)", report)
     return Fault(test, what, tuple(dict.fromkeys(places))[:FRAMES])
 
 

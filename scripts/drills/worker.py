@@ -15,9 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jaxrnn import cli
+from jaxrnn import cli, files
 from jaxrnn.data import windows
-from jaxrnn.training import files, loop, runs, upkeep
+from jaxrnn.runs import checkpointing as upkeep
+from jaxrnn.runs import run as runs
+from jaxrnn.training import loop
 
 PLACES: dict[str, tuple[Any, str]] = {
     "before-fsync": (os, "fsync"),

@@ -7,7 +7,7 @@ from jaxrnn.reproduction.page.markdown import loss, table
 from jaxrnn.reproduction.page.records import Findings, Record
 from jaxrnn.reproduction.page.statistics import spread, training, validation
 from jaxrnn.reproduction.studies import STUDIES
-from jaxrnn.training.recipes import RECIPES, Recipe
+from jaxrnn.runs.recipes import RECIPES, Recipe
 
 STUDY = "beginning"
 AS_IT_IS = "nothing"

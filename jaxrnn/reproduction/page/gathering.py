@@ -17,7 +17,7 @@ from jaxrnn.reproduction.page.records import (
 from jaxrnn.reproduction.results import ResultError, all_results
 from jaxrnn.reproduction.studies import study_units
 from jaxrnn.reproduction.units import Unit
-from jaxrnn.training.recipes import RECIPES
+from jaxrnn.runs.recipes import RECIPES
 
 RESULTS = "results.json"
 """The file beside a page that has everything on it."""

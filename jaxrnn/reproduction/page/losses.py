@@ -27,7 +27,7 @@ from jaxrnn.reproduction.page.statistics import (
     verdict,
 )
 from jaxrnn.reproduction.units import Unit
-from jaxrnn.training.recipes import RECIPES
+from jaxrnn.runs.recipes import RECIPES
 
 PICTURE = "losses.png"
 MOST_EPOCHS = 20

@@ -20,7 +20,7 @@ from jaxrnn.reproduction.page.statistics import (
     validation,
 )
 from jaxrnn.reproduction.units import Unit
-from jaxrnn.training.recipes import RECIPES
+from jaxrnn.runs.recipes import RECIPES
 
 
 def section(findings: Findings) -> str:

@@ -7,7 +7,7 @@ from jaxrnn.reproduction.page.commands import HORIZON_COMMAND, recipe_command
 from jaxrnn.reproduction.page.markdown import image, not_run, power, table
 from jaxrnn.reproduction.page.records import Findings, Horizon, Start
 from jaxrnn.reproduction.units import Unit
-from jaxrnn.training.recipes import RECIPES
+from jaxrnn.runs.recipes import RECIPES
 
 PICTURE = "horizon.png"
 LIMITS: dict[str, tuple[float | None, float]] = {

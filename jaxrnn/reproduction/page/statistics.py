@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrnn.reproduction.page.records import Findings, Record
-from jaxrnn.training.recipes import RECIPES
+from jaxrnn.runs.recipes import RECIPES
 
 BAND = 0.02
 """Nats: what the project promises of the mean over the seeds."""

@@ -7,7 +7,7 @@ from jaxrnn.reproduction.page.markdown import COMMAND, code, details, not_run, q
 from jaxrnn.reproduction.page.records import Findings
 from jaxrnn.reproduction.units import Unit
 from jaxrnn.reproduction.writing import COURSE_ANSWERS
-from jaxrnn.training.recipes import RECIPES
+from jaxrnn.runs.recipes import RECIPES
 
 COURSE_SAMPLE = ("rnn", "for those the same the same the same ...")
 """The recipe of which the course printed a text, and what it begins with."""

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from jaxrnn.files import write_whole
 from jaxrnn.output import check_output_folder
 from jaxrnn.reproduction.page import (
     heading,
@@ -14,7 +15,6 @@ from jaxrnn.reproduction.page import (
 )
 from jaxrnn.reproduction.page.gathering import RESULTS, gather, joined, of_page
 from jaxrnn.reproduction.page.records import Findings
-from jaxrnn.training.files import write_whole
 
 PAGE = "README.md"
 MARK = "<!-- Written by jaxrnn reproduce --page: changes by hand are lost. -->"

@@ -1,0 +1,70 @@
+"""Checks on the host of tokens and numbers: on the device a token out of range is no error.
+
+Needs NumPy alone, as `data` does.
+"""
+
+import sys
+from typing import Any
+
+import numpy as np
+
+
+def check_tokens(tokens: Any, vocabulary: int | None = None, *, axes: int | None = None) -> None:
+    """Refuse what are no tokens. What is being traced has no values yet and passes.
+
+    Args:
+        tokens: an array of tokens.
+        vocabulary: V, if known: tokens must be below it.
+        axes: how many axes the array must have, if that matters.
+
+    Raises:
+        ValueError: if it has no integers, other axes, or a token outside [0, V).
+    """
+    jax = sys.modules.get("jax")  # where it is not imported, nothing is traced
+    if jax is not None and isinstance(tokens, jax.core.Tracer):
+        return
+    tokens = np.asarray(tokens)
+    if not np.issubdtype(tokens.dtype, np.integer):
+        raise ValueError(f"tokens must be integers, got {tokens.dtype}.")
+    if axes is not None and tokens.ndim != axes:
+        raise ValueError(f"tokens must have {axes} axis, got shape {tokens.shape}.")
+    if not tokens.size:
+        return
+    lowest, highest = int(tokens.min()), int(tokens.max())
+    if lowest < 0 or (vocabulary is not None and highest >= vocabulary):
+        allowed = "at least 0" if vocabulary is None else f"in [0, {vocabulary})"
+        raise ValueError(
+            f"tokens must be {allowed}, got {lowest if lowest < 0 else highest}. Encode the text "
+            "with the vocabulary that the model was made for."
+        )
+
+
+def check_starts(starts: Any, length: int, count: int) -> None:
+    """Refuse windows of `length` characters and their targets that leave `count` tokens."""
+    lowest, highest = int(starts.min()), int(starts.max())
+    if lowest < 0 or highest + length >= count:
+        bad = lowest if lowest < 0 else highest
+        raise ValueError(
+            f"A window of {length} characters and its last target, at {bad}, lies outside the "
+            f"{count} tokens."
+        )
+
+
+def check_at_least_1(**values: int) -> None:
+    """Refuse a number below 1; its name goes into the message."""
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}.")
+
+
+def check_at_least_0(**values: int) -> None:
+    """Refuse a number below 0; its name goes into the message."""
+    for name, value in values.items():
+        if value < 0:
+            raise ValueError(f"{name} must be at least 0, got {value}.")
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that is none of a random key's."""
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must lie in [0, 2**32), got {seed}.")

@@ -1,0 +1,57 @@
+"""The command that suggests a learning rate."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import OmitArgPrefixes
+
+from jaxrnn.output import check_output
+from jaxrnn.runs.config import Config
+from jaxrnn.runs.experiment import prepare
+from jaxrnn.runs.plots import draw_rates
+from jaxrnn.runs.recipes import RECIPES
+from jaxrnn.terminal import (
+    Screen,
+    stop_requests,
+)
+from jaxrnn.training.range_test import range_test
+
+
+@dataclass(frozen=True, kw_only=True)
+class FindRate:
+    """Raise the learning rate from step to step, draw the loss, and suggest a rate."""
+
+    recipe: str = "python-docs"
+    """Where the other values come from; `recipes` lists them."""
+    steps: int = 320
+    """Steps to make at the most."""
+    lowest: float = 1e-5
+    """The first learning rate."""
+    highest: float = 10.0
+    """The last learning rate."""
+    picture: Path = Path("learning-rates.png")
+    """Where to draw the curve."""
+    config: OmitArgPrefixes[Config] = RECIPES["python-docs"].config
+    """The values of the recipe."""
+
+    def __call__(self) -> int:
+        check_output(self.picture)
+        experiment = prepare(self.config)
+        curves = range_test(
+            experiment.model,
+            experiment.source,
+            experiment.optimizer,
+            experiment.fresh_state(),
+            lowest=self.lowest,
+            highest=self.highest,
+            steps=self.steps,
+        )
+        with Screen() as screen, stop_requests() as stopping:
+            for curve in curves:
+                screen.show("trying rates", len(curve.rates) / self.steps)
+                if stopping():
+                    break
+        rate, sentence = curve.suggestion()
+        draw_rates(curve.rates, curve.losses, self.picture, suggested=rate)
+        print(f"{sentence} The curve is {self.picture}.")
+        return 0

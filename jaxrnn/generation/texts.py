@@ -1,0 +1,95 @@
+"""Generate texts: from a prompt's characters to the characters that follow."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxrnn.checks import check_at_least_1, check_seed
+from jaxrnn.data.vocabulary import END, Unknown, Vocabulary
+from jaxrnn.generation.decoding import generate
+from jaxrnn.generation.sampler import Sampler
+from jaxrnn.nn.model import CharModel
+
+
+def read_prompt(
+    model: CharModel,
+    vocabulary: Vocabulary,
+    prompt: str,
+    *,
+    window: int,
+    unknown: Unknown = "error",
+) -> np.ndarray:
+    """The tokens of a prompt that the model can go on from; arguments as `write_texts`.
+
+    Raises:
+        ValueError: if the prompt is too short or has unknown characters.
+    """
+    tokens = vocabulary.encode(prompt, unknown=unknown)
+    least = 1 if model.reads == "streams" else window
+    if len(tokens) < least:
+        raise ValueError(
+            f"The prompt has {len(tokens)} known characters: {type(model).__name__} needs at "
+            f"least {least}."
+        )
+    return tokens
+
+
+def write_texts(
+    model: CharModel,
+    params: Any,
+    vocabulary: Vocabulary,
+    prompt: str,
+    *,
+    window: int,
+    length: int,
+    count: int = 1,
+    sampler: Sampler | None = None,
+    unknown: Unknown = "error",
+    seed: int = 0,
+    stop_at_eos: bool = False,
+) -> list[str]:
+    """Texts that go on from a prompt, with the prompt in front.
+
+    Where the model ends a document, by `<eos>`, the text goes on as a new document, behind a line
+    end in the place of `<eos>`.
+
+    Args:
+        model: the model.
+        params: its parameters.
+        vocabulary: text <-> tokens. Tokens that stand for no text, but `<eos>`, are never written.
+        prompt: what to go on from.
+        window: how many characters a windowed model reads; a stateful one reads the whole prompt.
+        length: characters to write.
+        count: how many texts.
+        sampler: how to draw.
+        unknown: what becomes of characters that the vocabulary lacks; see `Vocabulary.encode`.
+        seed: of the drawing.
+        stop_at_eos: whether a text ends where the model ends a document, after fewer characters.
+
+    Raises:
+        ValueError: if a number is below 1, the prompt is too short or has unknown characters, or
+            the model gives no character a finite probability.
+    """
+    check_at_least_1(count=count, length=length)
+    check_seed(seed)
+    tokens = read_prompt(model, vocabulary, prompt, window=window, unknown=unknown)
+    read = tokens if model.reads == "streams" else tokens[-window:]
+    banned = tuple(token for token in vocabulary.unprintable if token != vocabulary.end)
+    sampler = replace(sampler or Sampler(), banned=banned)
+    prompts = np.broadcast_to(read[:, None], (len(read), count))
+    _, written = generate(model, params, prompts, length, jax.random.key(seed), sampler=sampler)
+    begin = vocabulary.decode(tokens)
+    columns = np.asarray(written).T  # (count, length)
+    return [begin + _text(vocabulary, column, stop_at_eos) for column in columns]
+
+
+def _text(vocabulary: Vocabulary, tokens: np.ndarray, stop_at_eos: bool) -> str:
+    """The text of what was written: each `<eos>` a line end, or up to the first one."""
+    ends = np.flatnonzero(tokens == vocabulary.end)
+    if stop_at_eos and len(ends):
+        return vocabulary.decode(tokens[: ends[0]])
+    documents = np.split(tokens, ends)
+    first, *others = (vocabulary.decode(document) for document in documents)
+    return "\n".join([first, *(other.removeprefix(END) for other in others)])

@@ -1,8 +1,0 @@
-"""Compile the recurrence now: python -m jaxrnn.native"""
-
-import sys
-
-from jaxrnn.native.library import why_unavailable
-
-if reason := why_unavailable():
-    print(f"note: the recurrence runs in lax.scan, which is slower: {reason}.", file=sys.stderr)

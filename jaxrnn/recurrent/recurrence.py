@@ -1,0 +1,158 @@
+"""Run a cell over time.
+
+Shapes: T time steps, B batch, H hidden size, G the number of gates of the cell.
+
+The products with the input need no carry, so the caller makes them for all steps at once; what
+is left for the loop is one product with the recurrent weight and the cell's elementwise step.
+There are two ways to run it fast: `jaxrnn.recurrent.scan`, a `lax.scan` for any cell, and on CPUs,
+for the usual cells, `jaxrnn.recurrent.compiled`, the same loop compiled with the product and the
+step in one.
+`backend` chooses one, or JAX's own derivatives; `which_backend` tells which one a cell gets.
+"""
+
+from contextlib import AbstractContextManager
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxrnn.array_checks import as_carry, as_floats, as_integers, as_mask, check_step
+from jaxrnn.recurrent.cells import Carry, Cell
+from jaxrnn.recurrent.compiled.calls import compiled, runs_compiled
+from jaxrnn.recurrent.compiled.library import why_unavailable
+from jaxrnn.recurrent.lookup import Lookup
+from jaxrnn.recurrent.reverse import reverse_mode_only
+from jaxrnn.recurrent.scan import plain, scanned
+
+Backend = Literal["scan", "compiled", "autodiff"]
+"""The ways to run the recurrence."""
+
+# Part of the key under which jit keeps a program: within `backend` none made outside it is run.
+_chosen = jax.make_user_context(None)
+
+
+def backend(name: Backend) -> AbstractContextManager[None]:
+    """Within it, the recurrence and generation run in this way; the innermost one counts.
+
+    It is read when a program is traced. Programs that `jax.jit` made before, or within another
+    backend, are not used again. "compiled" is a permission: a cell of your own, or bfloat16, runs
+    in the scan all the same.
+
+    Args:
+        name: "scan" for `lax.scan` with a backward pass written by hand, "compiled" for the
+            compiled library, "autodiff" for a plain `lax.scan` with JAX's own derivatives: slower
+            to train, and the one that takes forward mode (jvp, jacfwd, hessian).
+
+    Returns:
+        A context manager, to be entered once.
+
+    Raises:
+        ValueError: if there is no such backend, or if "compiled" is not available here.
+    """
+    if name not in get_args(Backend):
+        known = ", ".join(get_args(Backend))
+        raise ValueError(f"backend must be one of {known}, got {name!r}.")
+    if name == "compiled" and (reason := why_not_compiled()):
+        raise ValueError(f"The compiled recurrence is not available: {reason}.")
+    return _chosen(name)
+
+
+def why_not_compiled() -> str | None:
+    """Why no recurrence can run compiled in this process; None if it can."""
+    device = jax.default_backend()
+    return why_unavailable() if device == "cpu" else f"JAX runs on a {device}, it needs a CPU"
+
+
+def which_backend(cell: Cell, dtype: Any) -> Backend:
+    """How the recurrence of a cell would run here and now.
+
+    Args:
+        cell: the cell.
+        dtype: the precision of its weights.
+
+    Returns:
+        "compiled" if the cell, the precision, the machine and `backend` allow it; else "scan", or
+        "autodiff" where that was chosen.
+    """
+    if _chosen.value in ("scan", "autodiff"):
+        return _chosen.value
+    like = jax.ShapeDtypeStruct((), jnp.dtype(dtype))
+    return "compiled" if runs_compiled(cell, like) else "scan"
+
+
+def uses_autodiff() -> bool:
+    """Whether all derivatives are to be JAX's own; see `backend`."""
+    return _chosen.value == "autodiff"
+
+
+def input_gates(
+    xs: Float[Array, "T B I"] | Lookup, weight_ih: Float[Array, "GH I"], bias_ih: Array
+) -> Float[Array, "T B GH"] | Lookup:
+    """The input half of the gates at every step: x @ weight_ih.T + bias_ih."""
+    if isinstance(xs, Lookup):
+        return xs._replace(table=xs.table @ weight_ih.T + bias_ih)
+    return xs @ weight_ih.T + bias_ih
+
+
+def alive_steps(lengths: Int[Array, " B"], steps: int) -> Bool[Array, "T B"]:
+    """Which of `steps` time steps lie within each sequence's length."""
+    return jnp.arange(steps)[:, None] < lengths[None, :]
+
+
+def recurrence(
+    cell: Cell,
+    reverse: bool,
+    weight_hh: Float[Array, "GH H"],
+    bias_hh: Float[Array, " GH"],
+    carry: Carry,
+    x_gates: Float[Array, "T B GH"] | Lookup,
+    alive: Bool[Array, "T B"] | None = None,
+) -> tuple[Carry, Float[Array, "T B H"]]:
+    """Run `cell` over the T steps of `x_gates`, from the last one to the first if `reverse`.
+
+    Args:
+        cell: the cell.
+        reverse: whether time runs backwards; `ys[t]` belongs to `x_gates[t]` either way.
+        weight_hh: the recurrent weight; the other arrays are cast to its precision.
+        bias_hh: the recurrent bias.
+        carry: the carry before the first step that is run.
+        x_gates: the input half of the gates, or where to look it up.
+        alive: where False, the step leaves the carry as it is and its output is zero. None
+            runs every step.
+
+    Returns:
+        The carry after the last step that is run, and the output of every step.
+
+    Raises:
+        ValueError: if an array has another shape, or no floating numbers.
+    """
+    weight_hh = jnp.asarray(weight_hh)
+    dtype, hidden = weight_hh.dtype, weight_hh.shape[-1] if weight_hh.ndim else 0
+    width = len(cell.gates) * hidden
+    if hidden < 1:
+        raise ValueError(f"weight_hh must have at least 1 unit, got shape {weight_hh.shape}.")
+    weight_hh = as_floats("weight_hh", weight_hh, (width, hidden), dtype)
+    bias_hh = as_floats("bias_hh", bias_hh, (width,), dtype)
+    if isinstance(x_gates, Lookup):
+        tokens = as_integers("tokens", x_gates.tokens, ("T", "B"))
+        table = as_floats("the table of input gates", x_gates.table, ("V", width), dtype)
+        if not len(table):
+            raise ValueError("The table of input gates must have at least 1 row, got 0.")
+        x_gates = Lookup(table, tokens)
+        steps, batch = tokens.shape
+    else:
+        x_gates = as_floats("x_gates", x_gates, ("T", "B", width), dtype)
+        steps, batch = x_gates.shape[:2]
+    like = jax.ShapeDtypeStruct((batch, hidden), dtype)
+    carry = as_carry(carry, cell.carry(*(like for _ in cell.carry._fields)))
+    if alive is not None:
+        alive = as_mask("alive", alive, (steps, batch))
+    way = which_backend(cell, dtype)
+    if way != "compiled":
+        check_step(cell, carry, (batch, width), dtype)
+    if way == "autodiff":
+        return plain(cell, reverse, weight_hh, bias_hh, carry, x_gates, alive)
+    run = compiled if way == "compiled" else scanned
+    weight_hh, bias_hh, carry, x_gates = reverse_mode_only(weight_hh, bias_hh, carry, x_gates)
+    return run(cell, reverse, weight_hh, bias_hh, carry, x_gates, alive)

@@ -1,0 +1,191 @@
+"""Train a run and keep its folder up to date, so that a crash at any moment loses nothing but time.
+
+Everything is a pure function of the last checkpoint: a run that is killed goes on from it and
+makes the same bits again. So a checkpoint may be late, but never half written; the best one is
+written before the last one that speaks of it, and the history is put back from the last one.
+"""
+
+import time
+import warnings
+from collections.abc import Callable, Generator, Sequence
+
+import jax
+
+from jaxrnn.training.chunks import Progress
+from jaxrnn.training.diagnosis import NonFiniteLossError
+from jaxrnn.runs.experiment import Experiment
+from jaxrnn.files import locked, remove_partial
+from jaxrnn.training.history import Position
+from jaxrnn.runs.history import RowWriter
+from jaxrnn.training.loop import training
+from jaxrnn.runs.run import Run, RunError, Saved
+from jaxrnn.training.state import copied
+
+SECONDS_BETWEEN_CHECKPOINTS = 30.0
+"""At least, within an epoch: the most that a crash costs, and what spares the disk."""
+LARGEST_SHARE = 0.02
+"""Writing checkpoints takes at most this share of the time, on average."""
+
+
+class Upkeep:
+    """Writes a run's rows and checkpoints.
+
+    Attributes:
+        run: the run's folder.
+        best: the lowest validation loss so far.
+        seconds: how long writing checkpoints has taken.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        saved: Saved | None = None,
+        *,
+        lines: Sequence[str] = (),
+        check: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.run = run
+        self.best = saved.best if saved else float("inf")
+        self._rows = RowWriter(lines)
+        self._check = check
+        self._on_disk = saved.position if saved else None
+        self.seconds = self._cost = 0.0
+        self._clock, self._written = clock, clock()
+        self._waiting: Progress | None = None
+
+    def see(self, progress: Progress) -> None:
+        """Add the row that is complete, if any, and write the checkpoints that are due."""
+        row = progress.row
+        if row is not None:
+            self._check()
+            self._rows.add(row)
+            self.run.add_row(row)
+            if row.validation is not None and row.validation < self.best:
+                self.best = row.validation
+                self._waiting = progress._replace(state=copied(progress.state))
+        if self._due(epoch_ends=row is not None and row.validation is not None):
+            self.write(progress)
+
+    def write(self, progress: Progress) -> None:
+        """Write the last checkpoint, and before it the best one, if they are not there already.
+
+        Raises:
+            RunError: if they cannot be written; the ones before them are whole.
+        """
+        if progress.position == self._on_disk:
+            return
+        self._check()
+        started = self._clock()
+        try:
+            if self._waiting is not None:
+                self.run.save("best", self._waiting, self.best)
+                self._waiting = None
+            self.run.save("last", progress, self.best, self._rows.log)
+        except OSError as error:
+            raise _cannot_write(self.run, error) from error
+        self._on_disk = progress.position
+        self._written = self._clock()
+        self._cost = self._written - started
+        self.seconds += self._cost
+
+    def _due(self, *, epoch_ends: bool) -> bool:
+        """Whether time has come: the end of an epoch, or a while, and never above the share."""
+        passed = self._clock() - self._written
+        wanted = 0.0 if epoch_ends else SECONDS_BETWEEN_CHECKPOINTS
+        return passed >= max(wanted, self._cost * (1 / LARGEST_SHARE - 1))
+
+
+def carry_out(
+    run: Run,
+    experiment: Experiment,
+    *,
+    resume: bool = False,
+    debug_nans: bool = False,
+    say: Callable[[str], None] = warnings.warn,
+) -> Generator[Progress, None, None]:
+    """Train, and keep the run's folder up to date; yields what `training` yields.
+
+    A caller that stops early calls `close()` on this generator: that writes the last checkpoint.
+
+    Args:
+        run: the run.
+        experiment: what to train.
+        resume: whether to go on from the run's last checkpoint.
+        debug_nans: see `training`.
+        say: is told in a sentence what had to be repaired.
+
+    Raises:
+        RunError: if another process trains this run, or the folder cannot be read or written.
+        NonFiniteLossError: see `training`; the last good checkpoint is written.
+    """
+    try:
+        with locked(run.folder, say) as check:
+            yield from _carry_out(run, experiment, resume, debug_nans, say, check)
+    except OSError as error:
+        raise _cannot_write(run, error) from error
+
+
+def _carry_out(
+    run: Run,
+    experiment: Experiment,
+    resume: bool,
+    debug_nans: bool,
+    say: Callable[[str], None],
+    check: Callable[[], None],
+) -> Generator[Progress, None, None]:
+    remove_partial(run.folder)
+    progress, upkeep = _begin(run, experiment, resume, say, check)
+    steps = training(
+        experiment.model,
+        experiment.source,
+        experiment.validation,
+        experiment.schedule,
+        experiment.optimizer,
+        progress.state,
+        progress.position,
+        carry_policy=experiment.config.carry,
+        debug_nans=debug_nans,
+    )
+    try:
+        for progress in steps:
+            upkeep.see(progress)
+            yield progress
+    except NonFiniteLossError as error:
+        if error.good is not None:
+            upkeep.write(error.good)
+        raise
+    except GeneratorExit:
+        upkeep.write(progress)
+        raise
+    upkeep.write(progress)
+
+
+def _begin(
+    run: Run,
+    experiment: Experiment,
+    resume: bool,
+    say: Callable[[str], None],
+    check: Callable[[], None],
+) -> tuple[Progress, Upkeep]:
+    """Where to start from, and the folder made to fit: the history is the checkpoint's."""
+    saved = None
+    if resume:
+        saved = run.latest(jax.eval_shape(experiment.fresh_state), say)
+    if saved is None:
+        progress = Progress(experiment.fresh_state(), Position(), experiment.source.steps(0))
+        upkeep = Upkeep(run, check=check)
+        upkeep.write(progress)
+        return progress, upkeep
+    if saved.best < float("inf") and not run.best_is_whole(say):
+        saved = saved._replace(best=float("inf"))
+    lines = run.restore_history(saved.log, say)
+    of = experiment.source.steps(saved.position.epoch)
+    return Progress(saved.state, saved.position, of), Upkeep(run, saved, lines=lines, check=check)
+
+
+def _cannot_write(run: Run, error: OSError) -> RunError:
+    return RunError(
+        f"Cannot write to {run.folder}: {error.strerror or error}. The checkpoint before is whole: "
+        f"make room or put the folder right, then go on with --resume {run.folder}."
+    )

@@ -1,0 +1,189 @@
+"""Save and load training states: safetensors, nothing that could be executed.
+
+A checkpoint is one file: every array of the state under its path in the tree
+("params/rnn/weight_hh_l0"), and JSON in the header, which begins with the sha256 of the whole
+file, the checksum itself read as zeros. A bit that is flipped anywhere is noticed. Every later
+format begins in the same way, so that an older program can tell a newer file from a damaged one.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as deserialize
+from safetensors.numpy import save as serialize
+
+from jaxrnn.files import CHECKPOINT_BEGINNING, UnreadableError, read_regular, write_whole
+from jaxrnn.tree import named_leaves
+
+FORMAT = 3
+"""What is written. Format 2 had the whole history of a run in it, format 1 no checksum."""
+READABLE = (2, 3)
+"""Files of another format are refused."""
+CHECKSUM_AT = 8 + len(CHECKPOINT_BEGINNING)
+NO_CHECKSUM = b"0" * 64
+ROOM = 1 << 26
+"""Bytes that a file may have beyond four times those of the state that is asked for."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read or does not fit."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint that is missing or is not what was written."""
+
+
+def save(
+    path: Path | str,
+    tree: Any,
+    metadata: dict[str, Any] | None = None,
+    *,
+    older: Sequence[Path] = (),
+) -> None:
+    """Write a pytree of arrays, and metadata that JSON can express, to one file.
+
+    Args:
+        path: the file; one that exists is replaced at the end, in one move.
+        tree: arrays, typed random keys among them.
+        metadata: goes into the file's header.
+        older: where earlier files move to; see `write_whole`.
+    """
+    write_whole(Path(path), pack(tree, metadata), older=older)
+
+
+def pack(tree: Any, metadata: dict[str, Any] | None = None) -> bytes:
+    """The bytes of a checkpoint; the same for the same tree and metadata."""
+    arrays = {name: _as_array(leaf) for name, leaf in named_leaves(tree).items()}
+    room = len(json.dumps(metadata or {}))
+    if room > ROOM // 4:
+        raise ValueError(f"The metadata of a checkpoint has {room:,} bytes: too many to be read.")
+    described = {"sha256": NO_CHECKSUM.decode(), "format": FORMAT, "metadata": metadata or {}}
+    return seal(serialize(arrays, {"jaxrnn": json.dumps(described)}))
+
+
+def seal(data: bytes) -> bytes:
+    """A checkpoint's bytes with the checksum put in."""
+    assert data[8:CHECKSUM_AT] == CHECKPOINT_BEGINNING
+    checksum = _checksum(data).encode()
+    return data[:CHECKSUM_AT] + checksum + data[CHECKSUM_AT + len(checksum) :]
+
+
+def load(path: Path | str, like: Any) -> tuple[Any, dict[str, Any]]:
+    """Read a pytree that `save` wrote, and its metadata.
+
+    Args:
+        path: the file.
+        like: a tree of the same structure whose leaves have shapes and dtypes, for example from
+            `jax.eval_shape`. A carry may have another batch size in the file.
+
+    Raises:
+        CheckpointError: if there is no such file, if it is damaged, no checkpoint or of another
+            format, or if arrays are missing, unknown or of another shape; all of them are named.
+    """
+    path, expected = Path(path), named_leaves(like)
+    needed = sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in expected.values())
+    arrays, metadata = read(path, at_most=4 * needed + ROOM)
+    problems = _problems(expected, arrays)
+    if problems:
+        raise CheckpointError(f"{path} does not fit the model: " + "; ".join(problems) + ".")
+    leaves = [_from_array(arrays[name], leaf.dtype) for name, leaf in expected.items()]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves), metadata
+
+
+def read(path: Path, *, at_most: int | None = None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays and the metadata of a checkpoint, whose checksum is verified.
+
+    Args:
+        path: the file.
+        at_most: how many bytes it may have; a larger one is refused before it is read.
+
+    Raises:
+        DamagedCheckpointError: if it is missing, too large, damaged or no checkpoint.
+        CheckpointError: if it is of another format.
+    """
+    data = _bytes(path, at_most)
+    if data[8:CHECKSUM_AT] != CHECKPOINT_BEGINNING:
+        raise DamagedCheckpointError(f"{path} is damaged or no checkpoint: its beginning is not.")
+    expected = data[CHECKSUM_AT : CHECKSUM_AT + len(NO_CHECKSUM)].decode("ascii", "replace")
+    if not re.fullmatch("[0-9a-f]{64}", expected) or expected != _checksum(data):
+        raise DamagedCheckpointError(
+            f"{path} is damaged: expected sha256 {expected!a}, got {_checksum(data)}."
+        )
+    try:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        described = json.loads(header["__metadata__"]["jaxrnn"])
+        if described["format"] in READABLE:
+            return deserialize(data), dict(described["metadata"])
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedCheckpointError(f"{path} is no checkpoint: {error!r}.") from error
+    raise CheckpointError(_other_format(path, described["format"]))
+
+
+def _bytes(path: Path, at_most: int | None) -> bytes:
+    try:
+        return read_regular(path, at_most=at_most)
+    except UnreadableError as error:
+        raise DamagedCheckpointError(f"{error} It is no checkpoint of this model.") from error
+    except FileNotFoundError as error:
+        raise DamagedCheckpointError(f"There is no checkpoint {path}.") from error
+    except OSError as error:
+        raise DamagedCheckpointError(f"Cannot read {path}: {error.strerror}.") from error
+
+
+def _checksum(data: bytes) -> str:
+    """The sha256 of a checkpoint in whose place for it there are zeros."""
+    view = memoryview(data)
+    digest = hashlib.sha256(view[:CHECKSUM_AT])
+    digest.update(NO_CHECKSUM)
+    digest.update(view[CHECKSUM_AT + len(NO_CHECKSUM) :])
+    return digest.hexdigest()
+
+
+def _other_format(path: Path, found: Any) -> str:
+    if isinstance(found, int) and found > FORMAT:
+        return (
+            f"{path} was written by a newer jaxrnn: it has checkpoint format {found}, and this one "
+            f"reads format {FORMAT}. Install that newer jaxrnn."
+        )
+    return f"{path} has checkpoint format {found!r}, and this jaxrnn reads format {FORMAT}."
+
+
+def _is_key(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jax.dtypes.prng_key)
+
+
+def _as_array(leaf: Any) -> np.ndarray:
+    data = jax.random.key_data(leaf) if _is_key(leaf.dtype) else leaf
+    return np.asarray(data, order="C")
+
+
+def _from_array(array: np.ndarray, dtype: Any) -> jax.Array:
+    data = jnp.asarray(array)
+    return jax.random.wrap_key_data(data) if _is_key(dtype) else data
+
+
+def _problems(expected: dict[str, Any], got: dict[str, np.ndarray]) -> list[str]:
+    problems = [f"{name} is missing" for name in expected if name not in got]
+    problems += [f"{name} is unknown" for name in got if name not in expected]
+    for name, leaf in expected.items():
+        if name not in got:
+            continue
+        if _is_key(leaf.dtype):
+            leaf = jax.eval_shape(jax.random.key_data, leaf)
+        shape = tuple(leaf.shape)
+        free = name.startswith("carry/")
+        fits = got[name].shape[1:] == shape[1:] if free else got[name].shape == shape
+        if not fits or got[name].dtype != leaf.dtype:
+            problems.append(
+                f"{name}: expected {leaf.dtype}{list(shape)}, "
+                f"got {got[name].dtype}{list(got[name].shape)}"
+            )
+    return problems

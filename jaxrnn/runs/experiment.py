@@ -1,0 +1,185 @@
+"""From a configuration to everything that a run needs: text, model, optimizer, schedule."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxrnn.data.corpora import CORPORA, Corpus, load_corpus
+from jaxrnn.data.vocabulary import Vocabulary
+from jaxrnn.data.windows import (
+    BpttStream,
+    Progression,
+    WindowSet,
+    non_overlapping_starts,
+    overlapping_starts,
+    split_starts,
+    trigram_starts,
+)
+from jaxrnn.generation.texts import read_prompt
+from jaxrnn.nn.model import CharModel
+from jaxrnn.runs.config import Config
+from jaxrnn.training.evaluation import Source
+from jaxrnn.training.memory import check_memory
+from jaxrnn.training.optimizers import Optimizer
+from jaxrnn.training.schedules import Schedule, parse_schedule
+from jaxrnn.training.state import TrainState, cast_floats, make_state
+
+STARTS = {
+    "trigrams": lambda n, length: trigram_starts(n),
+    "overlapping": overlapping_starts,
+    "non-overlapping": non_overlapping_starts,
+}
+"""Where windows start in n characters, by the data set that a model reads."""
+
+
+class Experiment(NamedTuple):
+    """A run, ready to start.
+
+    Attributes:
+        config: what it was made from.
+        corpus_sha256: the checksum of the text.
+        vocabulary: text <-> tokens.
+        model: the model.
+        optimizer: the optimizer.
+        schedule: the learning rates.
+        source: what to train on.
+        validation: what to validate on.
+        dtype: of the weights and all that is computed from them. Training in float64 needs
+            `jax.enable_x64`.
+        held_out: the documents to validate on; empty where windows of the training text do.
+    """
+
+    config: Config
+    corpus_sha256: str
+    vocabulary: Vocabulary
+    model: CharModel
+    optimizer: Optimizer
+    schedule: Schedule
+    source: Source
+    validation: Source
+    dtype: str = "float32"
+    held_out: tuple[str, ...] = ()
+
+    def fresh_state(self) -> TrainState:
+        """The state that training starts from: the same numbers in every precision."""
+        return cast_floats(fresh_state(self.config, self.model), self.dtype)
+
+
+def fresh_state(config: Config, model: CharModel) -> TrainState:
+    """The state that a run of `config` starts from."""
+    key = jax.random.key(config.seed)
+    return make_state(model, config.make_optimizer(), config.batch, key)
+
+
+def prepare(config: Config, *, vocabulary: Vocabulary | None = None) -> Experiment:
+    """Load the text and make everything that training needs.
+
+    Args:
+        config: the configuration.
+        vocabulary: that of an earlier run, to go on with; made from the text if None.
+
+    Raises:
+        ValueError: if the corpus cannot be loaded or is too short for the batch, or the run does
+            not fit into memory.
+    """
+    corpus = load_corpus(config.corpus, validation=config.validation)
+    streams = config.make_model(1).reads == "streams"
+    make = _streams if streams else _windows
+    held_out = corpus.split(config.validation_fraction)[1] if streams else corpus.validation
+    made, source, validation = make(config, corpus, vocabulary)
+    experiment = Experiment(
+        config=with_absolute_paths(config),
+        corpus_sha256=corpus.sha256,
+        vocabulary=made,
+        model=config.make_model(len(made)),
+        optimizer=config.make_optimizer(),
+        schedule=parse_schedule(config.schedule),
+        source=source,
+        validation=validation,
+        held_out=held_out or (),
+    )
+    check_memory(
+        jax.eval_shape(experiment.fresh_state),
+        steps=max(source.sizes),
+        batch=config.batch,
+        vocabulary=len(made),
+    )
+    return experiment
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """The same configuration, whose texts are found from every folder."""
+    corpus = config.corpus if config.corpus in CORPORA else os.path.abspath(config.corpus)
+    validation = None if config.validation is None else os.path.abspath(config.validation)
+    return replace(config, corpus=corpus, validation=validation)
+
+
+def prompt_for(experiment: Experiment, asked: str | None, usual: str) -> str:
+    """The prompt that is asked for, or the usual one, or one of the text if that cannot be read."""
+    model, vocabulary, window = experiment.model, experiment.vocabulary, experiment.config.bptt
+    prompt = usual if asked is None else asked
+    try:
+        read_prompt(model, vocabulary, prompt, window=window)
+        return prompt
+    except ValueError:
+        if asked is not None:
+            raise
+    tokens = experiment.validation.tokens
+    known = tokens[~np.isin(tokens, vocabulary.unprintable)][:window]
+    return vocabulary.decode(known) or max(vocabulary.itos, key=lambda token: len(token) == 1)
+
+
+def _streams(
+    config: Config, corpus: Corpus, vocabulary: Vocabulary | None
+) -> tuple[Vocabulary, BpttStream, BpttStream]:
+    training, held_out = corpus.split(config.validation_fraction)
+    vocabulary = vocabulary or Vocabulary.from_frequency(
+        training, min_frequency=config.min_frequency, lowercase=config.lowercase
+    )
+
+    def stream(documents: Sequence[str], batch: int | None, seed: int) -> BpttStream:
+        """The documents side by side in `batch` streams, or as many as they are enough for."""
+        tokens = vocabulary.encode_documents(documents)
+        return BpttStream(
+            tokens,
+            batch or _fitting_batch(tokens, config.batch),
+            config.bptt,
+            config.random_bptt,
+            seed,
+        )
+
+    source = stream(training, config.batch, 2 * config.seed)
+    return vocabulary, source, stream(held_out, None, 2 * config.seed + 1)
+
+
+def _windows(
+    config: Config, corpus: Corpus, vocabulary: Vocabulary | None
+) -> tuple[Vocabulary, WindowSet, WindowSet]:
+    text, held_out = "".join(corpus.documents), "".join(corpus.validation or ())
+    vocabulary = vocabulary or Vocabulary.from_characters([text, held_out])
+    tokens, reads = vocabulary.encode(text), config.make_model(1).reads
+    starts: np.ndarray | Progression = STARTS[reads](len(tokens), config.bptt)
+    validation_starts: np.ndarray | Progression
+    if held_out:
+        validation_tokens = vocabulary.encode(held_out)
+        validation_starts = STARTS[reads](len(validation_tokens), config.bptt)
+    else:
+        validation_tokens = tokens
+        drawn_from = len(starts) - config.bptt - 1 if reads == "non-overlapping" else None
+        starts, validation_starts = split_starts(
+            starts, config.bptt, config.split, drawn_from=drawn_from
+        )
+    return (
+        vocabulary,
+        WindowSet(tokens, starts, config.bptt, config.batch, seed=config.seed),
+        WindowSet(validation_tokens, validation_starts, config.bptt, config.batch, shuffled=False),
+    )
+
+
+def _fitting_batch(tokens: np.ndarray, batch: int) -> int:
+    """`batch`, or fewer streams where the text is too short for so many of at least 2 tokens."""
+    return max(1, min(batch, len(tokens) // 2))

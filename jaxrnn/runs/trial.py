@@ -1,0 +1,74 @@
+"""A little evaluation of imported weights: do they predict this text at all?"""
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from jaxrnn.data.windows import BpttStream, WindowSet
+from jaxrnn.recurrent.cells import CELLS
+from jaxrnn.nn.model import CharModel
+from jaxrnn.nn.models import CharLM
+from jaxrnn.training.evaluation import Source, evaluate
+from jaxrnn.runs.experiment import Experiment
+
+CHARACTERS = 4096
+"""Characters of the validation text that are predicted."""
+STREAMS = 8
+"""Streams that they are cut into."""
+
+
+class Trial(NamedTuple):
+    """How well weights predict the beginning of a validation text.
+
+    Attributes:
+        nats: the mean loss, in nats per character.
+        characters: how many characters were read.
+    """
+
+    nats: float
+    characters: int
+
+
+def tried(experiment: Experiment, model: CharModel, params: Any) -> Trial:
+    """The loss of weights on the beginning of the validation text of `experiment`."""
+    source = experiment.validation
+    if isinstance(source, WindowSet):
+        count = max(1, CHARACTERS // source.length)
+        short = replace(source, starts=source.starts[:count])
+        return Trial(_loss(model, params, short), len(short.starts) * source.length)
+    stream = _beginning(experiment)
+    return Trial(_loss(model, params, stream), len(stream.tokens))
+
+
+def compared(experiment: Experiment, params: Any, cells: tuple[str, ...]) -> dict[str, float]:
+    """The loss, in nats per character, of the same recurrent weights with each of some cells.
+
+    Args:
+        experiment: whose validation text is read, as a stream, and whose sizes the weights have.
+        params: the parameters of an embedding, a recurrent layer and an output layer.
+        cells: the names of cells with equally many gates.
+    """
+    config = experiment.config
+    losses = {}
+    for name in cells:
+        model = CharLM(
+            len(experiment.vocabulary),
+            config.embedding,
+            config.hidden,
+            cell=CELLS[name],
+            layers=config.layers,
+            tied=config.tied,
+        )
+        losses[name] = _loss(model, params, _beginning(experiment))
+    return losses
+
+
+def _beginning(experiment: Experiment) -> BpttStream:
+    """The beginning of the validation text as streams."""
+    tokens = experiment.validation.tokens[:CHARACTERS]
+    streams = max(1, min(STREAMS, len(tokens) // 2))
+    return BpttStream(tokens, streams, experiment.config.bptt)
+
+
+def _loss(model: CharModel, params: Any, source: Source) -> float:
+    _, nats = evaluate(model, params, source)
+    return nats
