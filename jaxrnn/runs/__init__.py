@@ -1,0 +1,1 @@
+"""Runs on disk: configuration, recipes, experiments, the folder of a run, its checkpoints."""
