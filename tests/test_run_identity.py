@@ -332,7 +332,8 @@ def test_a_run_is_resumed_with_the_threads_that_it_had(tmp_path):
     code = (
         "import os, sys\n"
         "if sys.argv[1] == 'one': os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-        "from jaxrnn import cli, watch\n"
+        "from jaxrnn import cli\n"
+        "from jaxrnn.cli import watch\n"
         "original = watch.stop_requests\n"
         "if sys.argv[1] == 'stop':\n"
         "    import contextlib\n"
