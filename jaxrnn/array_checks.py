@@ -114,6 +114,19 @@ def as_carry(carry: Any, like: Any, *, cast: bool = True) -> Any:
     return jax.tree.unflatten(structure, arrays)
 
 
+def check_arrays(**trees: Any) -> None:
+    """Refuse a leaf that is no array and no number, such as a text; its place is named.
+
+    `jax.jit` refuses it too, but in words about tracing.
+    """
+    for name, tree in trees.items():
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            if hasattr(leaf, "shape") or isinstance(leaf, int | float | complex):
+                continue
+            place = f"{name}{jax.tree_util.keystr(path)}"
+            raise ValueError(f"{place} must be an array, got {type(leaf).__name__}.")
+
+
 def described(tree: Any) -> str:
     """The structure of a tree, with shapes and dtypes for its arrays."""
     return repr(jax.tree.map(_Described, tree))

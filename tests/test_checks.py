@@ -21,6 +21,7 @@ from jaxrnn import (
     generate,
     make_optimizer,
     make_state,
+    train_step,
 )
 from jaxrnn.recurrent.compiled.calls import KEPT, NUMBERS, Inputs, Kept, _gradients, _run
 from jaxrnn.recurrent.recurrence import backend, recurrence, which_backend, why_not_compiled
@@ -277,3 +278,15 @@ def test_a_prompt_that_is_none_is_one_message(prompt):
 def test_a_negative_batch_is_one_message():
     with pytest.raises(ValueError, match="batch must be at least 0, got -1"):
         make_state(CharLM(9, 5, 8), make_optimizer("adam"), -1, KEY)
+
+
+@pytest.mark.parametrize("wrong", ["text", (Hidden("text"),), object()])
+def test_a_step_says_which_leaf_is_no_array(wrong):
+    model = CharLM(5, 4, 4, cell=GRU)
+    optimizer = make_optimizer("sgd")
+    state = make_state(model, optimizer, 2, jax.random.key(0))
+    batch = Batch(jnp.zeros((3, 2), int), jnp.zeros((3, 2), int))
+    with pytest.raises(ValueError, match=r"^carry.* must be an array, got (str|object)\.$"):
+        eval_step(model, state.params, wrong, batch)
+    with pytest.raises(ValueError, match=r"^state\.carry.* must be an array, got (str|object)\.$"):
+        train_step(model, optimizer, state._replace(carry=wrong), batch, 0.1)

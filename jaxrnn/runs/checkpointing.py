@@ -11,14 +11,14 @@ from collections.abc import Callable, Generator, Sequence
 
 import jax
 
+from jaxrnn.files import locked, remove_partial
+from jaxrnn.runs.experiment import Experiment
+from jaxrnn.runs.history import RowWriter
+from jaxrnn.runs.run import Run, RunError, Saved
 from jaxrnn.training.chunks import Progress
 from jaxrnn.training.diagnosis import NonFiniteLossError
-from jaxrnn.runs.experiment import Experiment
-from jaxrnn.files import locked, remove_partial
 from jaxrnn.training.history import Position
-from jaxrnn.runs.history import RowWriter
 from jaxrnn.training.loop import training
-from jaxrnn.runs.run import Run, RunError, Saved
 from jaxrnn.training.state import copied
 
 SECONDS_BETWEEN_CHECKPOINTS = 30.0

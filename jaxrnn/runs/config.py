@@ -6,12 +6,12 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from jaxrnn.checks import check_at_least_1, check_seed
 from jaxrnn.data.windows import Split
-from jaxrnn.recurrent.cells import CELLS
 from jaxrnn.nn.model import CharModel
 from jaxrnn.nn.models import MODELS
-from jaxrnn.training.state import CarryPolicy
+from jaxrnn.recurrent.cells import CELLS
 from jaxrnn.training.optimizers import Optimizer, OptimizerName, make_optimizer
 from jaxrnn.training.schedules import parse_schedule
+from jaxrnn.training.state import CarryPolicy
 
 ModelName = Literal[
     "Char3Model",

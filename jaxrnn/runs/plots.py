@@ -7,8 +7,8 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from jaxrnn.output import write_output
 from jaxrnn.files import write_whole
+from jaxrnn.output import write_output
 from jaxrnn.training.history import Row
 
 

@@ -24,12 +24,6 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxrnn.data.vocabulary import Vocabulary
-from jaxrnn.runs.environment import computation, named_versions, versions
-from jaxrnn.generation.texts import write_texts
-from jaxrnn.runs.checkpoints import CheckpointError, DamagedCheckpointError, load, read, save
-from jaxrnn.training.chunks import Progress
-from jaxrnn.runs.config import Config, NotDefinedError
-from jaxrnn.runs.experiment import Experiment, fresh_state, prepare
 from jaxrnn.files import (
     UnreadableError,
     parse_json,
@@ -37,11 +31,17 @@ from jaxrnn.files import (
     sync_file,
     write_whole,
 )
-from jaxrnn.training.history import Position, Row
-from jaxrnn.runs.history import RowLog
+from jaxrnn.generation.texts import write_texts
+from jaxrnn.runs.checkpoints import CheckpointError, DamagedCheckpointError, load, read, save
 from jaxrnn.runs.checksums import RunError as RunError
 from jaxrnn.runs.checksums import RunExistsError as RunExistsError
 from jaxrnn.runs.checksums import make_sealed, read_sealed
+from jaxrnn.runs.config import Config, NotDefinedError
+from jaxrnn.runs.environment import computation, named_versions, versions
+from jaxrnn.runs.experiment import Experiment, fresh_state, prepare
+from jaxrnn.runs.history import RowLog
+from jaxrnn.training.chunks import Progress
+from jaxrnn.training.history import Position, Row
 from jaxrnn.training.state import TrainState
 
 logger = logging.getLogger(__name__)

@@ -23,14 +23,14 @@ from jaxrnn.exchange.recognition import (
     recognise,
 )
 from jaxrnn.exchange.weights import WeightMap, WeightMapError
+from jaxrnn.files import LARGEST_TEXT, parse_json, read_regular
 from jaxrnn.nn.models import MODELS
 from jaxrnn.output import check_output
-from jaxrnn.training.chunks import Progress
 from jaxrnn.runs.config import Config
 from jaxrnn.runs.experiment import Experiment
-from jaxrnn.files import LARGEST_TEXT, parse_json, read_regular
-from jaxrnn.training.history import Position
 from jaxrnn.runs.run import Run
+from jaxrnn.training.chunks import Progress
+from jaxrnn.training.history import Position
 from jaxrnn.tree import named_leaves
 
 COURSE_MODELS_OF = {

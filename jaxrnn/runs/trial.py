@@ -4,11 +4,11 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from jaxrnn.data.windows import BpttStream, WindowSet
-from jaxrnn.recurrent.cells import CELLS
 from jaxrnn.nn.model import CharModel
 from jaxrnn.nn.models import CharLM
-from jaxrnn.training.evaluation import Source, evaluate
+from jaxrnn.recurrent.cells import CELLS
 from jaxrnn.runs.experiment import Experiment
+from jaxrnn.training.evaluation import Source, evaluate
 
 CHARACTERS = 4096
 """Characters of the validation text that are predicted."""

@@ -3,6 +3,7 @@
 Shapes: T time steps, B batch, V vocabulary, N tokens of the corpus, S steps in one program.
 """
 
+import inspect
 from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxrnn.array_checks import as_integers
+from jaxrnn.array_checks import as_integers, check_arrays
 from jaxrnn.checks import check_tokens
 from jaxrnn.data.windows import Windows
 from jaxrnn.nn.losses import nll_loss
@@ -108,22 +109,29 @@ def batch_loss(
     return nll_loss(log_probs, targets, weights), carry
 
 
-def host_tokens_checked(step: Any) -> Any:
-    """A step of `model` on a `Batch` that refuses NumPy tokens outside [0, V)."""
+def host_checked(step: Any) -> Any:
+    """A step of `model` that refuses, before it is traced, what only the host can see.
+
+    That is NumPy tokens outside [0, V) in a `Batch`, and leaves that are no arrays.
+    """
+    names = list(inspect.signature(step).parameters)[1:]
 
     @wraps(step)
     def checked(model: CharModel, *arguments: Any, **options: Any) -> Any:
-        for batch in (*arguments, *options.values()):
-            if isinstance(batch, Batch):
-                for tokens in (batch.inputs, batch.targets):
+        named = dict(zip(names, arguments, strict=False)) | options
+        for name, value in named.items():
+            if isinstance(value, Batch):
+                for tokens in (value.inputs, value.targets):
                     if not isinstance(tokens, jax.Array):
                         check_tokens(tokens, model.vocabulary)
+            elif name in ("state", "params", "carry"):
+                check_arrays(**{name: value})
         return step(model, *arguments, **options)
 
     return checked
 
 
-@host_tokens_checked
+@host_checked
 @bounded_jit(static_argnames=("model", "optimizer", "segment"), sets=SINGLE_STEPS)
 def train_step(
     model: CharModel,
@@ -153,7 +161,7 @@ def train_step(
     return _update(model, optimizer, state, batch, rate, segment)
 
 
-@host_tokens_checked
+@host_checked
 @bounded_jit(static_argnames=("model",), sets=SINGLE_STEPS)
 def eval_step(
     model: CharModel, params: Any, carry: Carry, batch: Batch
