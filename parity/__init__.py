@@ -41,7 +41,7 @@ from jaxrnn.exchange.weights import WeightMapError as WeightMapError  # noqa: E4
 from jaxrnn.exchange.weights import entry as entry  # noqa: E402
 from parity.modules import assert_parity as assert_parity  # noqa: E402
 from parity.modules import check as check  # noqa: E402
-from parity.report import Report as Report  # noqa: E402
+from parity.report.report import Report as Report  # noqa: E402
 
 __all__ = [
     "Absent",

@@ -21,18 +21,18 @@ from jaxrnn.recurrent.cells import CELLS
 from jaxrnn.recurrent.recurrence import why_not_compiled
 from jaxrnn.reproduction.units import Dtype
 from jaxrnn.terminal import FAILED, Screen, parse, run_command
-from parity.caps import farthest
-from parity.compare import CAPS, MEASURED, Finding, Outcome
+from parity.core.compare import CAPS, MEASURED, Finding, Outcome
+from parity.diagnosis.localize import grids
+from parity.diagnosis.stacks import draw
 from parity.horizon import LIMIT, followed, horizon_unit, write_horizon
-from parity.localise import grids
-from parity.mutant_list import MUTANTS
-from parity.mutants import Verdict, tried, unharmed
-from parity.page import html_page
-from parity.report import Report
-from parity.stacks import draw
-from parity.suite import suite
-from parity.trajectories import load_text
-from parity.workers import default_jobs, results
+from parity.measures.trajectories import load_text
+from parity.mutation.catalog import MUTANTS
+from parity.mutation.mutants import Verdict, tried, unharmed
+from parity.report.page import html_page
+from parity.report.report import Report
+from parity.suite.catalog import suite
+from parity.suite.tolerances import farthest
+from parity.suite.workers import default_jobs, results
 
 DESCRIPTION = """Show that JAX and PyTorch compute the same thing, and that we would have noticed
 if they did not. `--version` prints the version."""

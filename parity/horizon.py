@@ -26,11 +26,11 @@ from jaxrnn.training.chunks import Trainer
 from jaxrnn.training.evaluation import STEPS_IN_ONE_PROGRAM
 from jaxrnn.training.history import Position
 from jaxrnn.tree import named_leaves
-from parity.bridge import numpy_of
-from parity.compare import Arrays, relative_l2
+from parity.core.bridge import numpy_of
+from parity.core.compare import Arrays, relative_l2
+from parity.core.runners import precision
+from parity.measures.trajectories import nudged
 from parity.reproduction import TwinRun
-from parity.sides import precision
-from parity.trajectories import nudged
 
 FORMAT = 1
 LIMIT = 1e-6

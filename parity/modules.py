@@ -14,14 +14,14 @@ import numpy as np
 from torch import nn
 
 from jaxrnn.exchange.weights import WeightMap
-from parity.bridge import is_float, named_leaves, rebuilt
-from parity.cases import draw_case
-from parity.checks import Check, value_findings
-from parity.compare import Finding, Outcome
-from parity.recognise import recognised
-from parity.report import Report
-from parity.sides import jax_side
-from parity.subjects import Subject, projection
+from parity.core.bridge import is_float, named_leaves, rebuilt
+from parity.core.cases import draw_case
+from parity.core.compare import Finding, Outcome
+from parity.core.pairs import Subject, projection
+from parity.core.runners import jax_side
+from parity.diagnosis.identify import recognised
+from parity.report.report import Report
+from parity.suite.checks import Check, value_findings
 
 
 def check(

@@ -29,9 +29,9 @@ from jaxrnn.training.evaluation import STEPS_IN_ONE_PROGRAM, Source
 from jaxrnn.training.history import Position
 from jaxrnn.training.loop import ROWS_PER_EPOCH
 from jaxrnn.tree import named_leaves
-from parity.bridge import TORCH_DTYPES
-from parity.training import Rule, TwinTraining
-from parity.twins import CharTwin, twin_of
+from parity.core.bridge import TORCH_DTYPES
+from parity.core.references import CharTwin, twin_of
+from parity.measures.training import Rule, TwinTraining
 
 CHECKPOINT = "last.pt"
 """The file, in a unit's folder, of what it takes to go on after the last finished epoch."""

@@ -25,7 +25,7 @@ from jaxrnn.runs.experiment import prepare
 from jaxrnn.runs.run import Run
 from jaxrnn.training.chunks import Progress
 from jaxrnn.training.history import Position
-from parity.twins import twin_of
+from parity.core.references import twin_of
 
 TEXT = "the quick brown fox jumps over the lazy dog; and Pack my box with five jugs.\n" * 40
 SAME_LOSS = 1e-6

@@ -18,27 +18,27 @@ from jaxrnn.nn.models import (
 from jaxrnn.recurrent.cells import CELLS, GRU, LSTM, RELU, Cell, Hidden
 from jaxrnn.recurrent.recurrence import why_not_compiled
 from jaxrnn.recurrent.scan import scanned
-from parity.cases import draw_case
-from parity.checks import Check, update_check, update_findings, value_findings, values_check
-from parity.compare import Outcome, relative_l2, worst_outcome
-from parity.diagnose_training import torch_gradients, torch_replayed
-from parity.faults import wrapped
-from parity.generation import greedy_findings
-from parity.initialisation import initialisation_findings
-from parity.sides import draw_weights
-from parity.stack_subjects import LAYER_DROPOUT, layer_subject
-from parity.subjects import F, H, T, V, model_subject
-from parity.suite import suite
-from parity.training import ADAM, RULES, sgdr_rates, windows_of
-from parity.trajectories import (
+from parity.core.cases import draw_case
+from parity.core.compare import Outcome, relative_l2, worst_outcome
+from parity.core.layer_pairs import LAYER_DROPOUT, layer_subject
+from parity.core.pairs import F, H, T, V, model_subject
+from parity.core.runners import draw_weights
+from parity.diagnosis.training import torch_gradients, torch_replayed
+from parity.measures.generation import greedy_findings
+from parity.measures.initialization import initialisation_findings
+from parity.measures.training import ADAM, RULES, sgdr_rates, windows_of
+from parity.measures.trajectories import (
     followed,
     load_text,
     longest,
     trained_subject,
     within_envelope,
 )
-from parity.updates import CHANGING
-from parity.workers import results
+from parity.measures.updates import CHANGING
+from parity.mutation.cell_patches import wrapped
+from parity.suite.catalog import suite
+from parity.suite.checks import Check, update_check, update_findings, value_findings, values_check
+from parity.suite.workers import results
 
 GOOD = {Outcome.PASS, Outcome.WARN}
 

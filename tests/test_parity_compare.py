@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from parity.compare import (
+from parity.core.compare import (
     CAPS,
     MEANING_LIMIT,
     Comparison,

@@ -6,11 +6,11 @@ import pytest
 
 import jaxrnn.recurrent.scan
 from parity import cli
-from parity.compare import Outcome, worst_outcome
-from parity.faults import only_in, wrapped
-from parity.mutant_list import MUTANTS
-from parity.mutants import PROBES, Mutant, tried, unharmed
-from parity.trajectories import load_text
+from parity.core.compare import Outcome, worst_outcome
+from parity.measures.trajectories import load_text
+from parity.mutation.catalog import MUTANTS
+from parity.mutation.cell_patches import only_in, wrapped
+from parity.mutation.mutants import PROBES, Mutant, tried, unharmed
 
 FEWEST = 40
 SAMPLE = (

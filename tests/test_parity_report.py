@@ -8,16 +8,16 @@ import pytest
 
 from jaxrnn.nn.layers import RNN
 from jaxrnn.recurrent.cells import GRU, LSTM, TANH
-from parity.checks import values_check
 from parity.cli import main
-from parity.compare import Comparison, Outcome
-from parity.faults import gru_step, only_in, stepping
-from parity.localise import grids, localise
-from parity.page import html_page
-from parity.report import Report
-from parity.shrink import reproduction, shrunken
-from parity.stack_subjects import layer_subject
-from parity.stacks import draw
+from parity.core.compare import Comparison, Outcome
+from parity.core.layer_pairs import layer_subject
+from parity.diagnosis.localize import grids, localise
+from parity.diagnosis.stacks import draw
+from parity.mutation.cell_patches import gru_step, only_in, stepping
+from parity.report.page import html_page
+from parity.report.report import Report
+from parity.suite.checks import values_check
+from parity.suite.shrink import reproduction, shrunken
 
 EVIL = "<script>alert('x')</script>"
 WHAT = Comparison(EVIL, "gradients", "float64")

@@ -16,7 +16,7 @@ from jaxrnn.reproduction.table import lines
 from jaxrnn.reproduction.training import Stopped
 from jaxrnn.reproduction.units import Unit
 from jaxrnn.training.diagnosis import NonFiniteLossError
-from parity.faults_training import carry_with, recompiled
+from parity.mutation.training_patches import carry_with, recompiled
 
 WEIGHTS, VALIDATION = 1e-10, 1e-12
 """What whole recipes promise in float64; a few hundred steps of small models are well inside."""

@@ -8,8 +8,8 @@ from jaxrnn.reproduction.quick import BAND, Judgement, judged, quick_units
 from jaxrnn.reproduction.running import run
 from jaxrnn.reproduction.units import Unit
 from jaxrnn.reproduction.watching import Outcome
-from parity.faults import backward_with
-from parity.faults_training import batch_with, carry_with, recompiled
+from parity.mutation.cell_patches import backward_with
+from parity.mutation.training_patches import batch_with, carry_with, recompiled
 
 SMALL = Unit(
     recipe="stateful-rnn",

@@ -20,8 +20,10 @@ FLOORS = {
         "data",
         "",
     ),
+    "parity": ("", "mutation", "suite", "report", "diagnosis", "measures", "core"),
 }
-"""The rooms of each package from the top floor down. Files of the package itself are the ground."""
+"""The rooms of each package from the top floor down; "" are the files of the package itself: the
+ground floor of the library, the public face of parity."""
 DOORS = ("__init__", "__main__")
 """Files of a package itself that only gather what is public, and may import from every room."""
 

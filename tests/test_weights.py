@@ -14,9 +14,9 @@ from jaxrnn.exchange.operations import (
 )
 from jaxrnn.exchange.weights import WeightMap, WeightMapError, entry
 from jaxrnn.nn.models import MODELS, CharLM
-from parity.bridge import numpy_of
-from parity.subjects import H, V, course_subjects, model_subject
-from parity.twins import twin_of
+from parity.core.bridge import numpy_of
+from parity.core.pairs import H, V, course_subjects, model_subject
+from parity.core.references import twin_of
 
 RNG = np.random.default_rng(0)
 

@@ -58,7 +58,7 @@ def test_the_command_is_one_line_and_exit_code_2(without_torch, arguments):
     assert REMEDY in ran.stderr
 
 
-@pytest.mark.parametrize("line", ["import parity", "from parity.checks import values_check"])
+@pytest.mark.parametrize("line", ["import parity", "from parity.suite.checks import values_check"])
 def test_an_import_is_an_import_error_with_the_remedy(without_torch, line):
     ran = without_torch("-c", f"try:\n    {line}\nexcept ImportError as error:\n    print(error)")
     assert (ran.returncode, ran.stderr) == (0, "")

@@ -108,7 +108,7 @@ class FoldBiases(Operation):
 
     inexact: str = (
         "two biases are folded into one, so the gradient's norm, clipping, the optimizer's "
-        "update and every trajectory mean something else (update G1-G3, trajectory G4)"
+        "update and every trajectory mean something else"
     )
 
     def from_torch(self, arrays: list[np.ndarray]) -> list[np.ndarray]:

@@ -153,7 +153,7 @@ class Run:
 
     @property
     def computation(self) -> dict[str, Any]:
-        """What the bytes of its results depend on, as `jaxrnn.runs.environment.computation` gave it."""
+        """What the bytes of its results depend on, as `runs.environment.computation` gave it."""
         described = self._described
         packages = named_versions(described.get("versions") or {})
         return {**packages, **(described.get("computation") or {})}

@@ -1,0 +1,1 @@
+"""What is compared and how equality is judged: pairs of functions, runners, references."""

@@ -1,0 +1,270 @@
+"""What is compared: a function in JAX and a module in PyTorch that should be the same.
+
+Shapes: T time steps, B batch, V vocabulary, F embedding size, H hidden size, L layers,
+D directions. All sizes differ, so that a swapped axis or a missing transpose cannot hide.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from torch import nn
+
+from jaxrnn.exchange.weights import WeightMap
+from jaxrnn.nn.layers import RNN
+from jaxrnn.nn.models import (
+    COURSE_MODELS,
+    CharLM,
+    CharModel,
+    CharRnn,
+    CharSeqRnn,
+    CharSeqStatefulLSTM,
+    StatefulModel,
+)
+from jaxrnn.recurrent.cells import CELLS, TANH, Cell
+from jaxrnn.training.steps import Batch, batch_loss
+from parity.core.bridge import named_leaves
+from parity.core.references import CharTwin, twin_of
+
+
+class Sizes(NamedTuple):
+    """Sizes of a case: time steps, batch, vocabulary, embedding and hidden size."""
+
+    T: int = 5
+    B: int = 3
+    V: int = 17
+    F: int = 6
+    H: int = 10
+
+
+SIZES = Sizes()
+T, B, V, F, H = SIZES
+"""Sizes of the cases, unless others are asked for."""
+FEW = 11
+"""A vocabulary of fewer tokens than T * B: recurrent layers look their gates up in a table."""
+
+Inputs = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Two implementations and what to feed them.
+
+    Attributes:
+        name: as the report shows it.
+        module: makes the PyTorch module; its weights are replaced.
+        weight_map: its weights and those of the JAX side.
+        params: makes the JAX side's tree of parameters from weights by path.
+        draw: makes named inputs; floats among them are rounded to the precision of the run.
+        jax_outputs: (params, inputs) -> named outputs.
+        jax_loss: (params, inputs) -> scalar.
+        torch_outputs: (module, inputs) -> named outputs.
+        torch_loss: (module, inputs) -> scalar.
+        differentiable: the inputs whose gradients are compared too.
+        model: the model that can be trained, where the subject is one.
+        stack: its recurrent layers, or those that the subject is.
+        lengths: whether sequences have lengths of their own.
+    """
+
+    name: str
+    module: Callable[[], nn.Module]
+    weight_map: WeightMap
+    params: Callable[[dict[str, Any]], Any]
+    draw: Callable[[np.random.Generator], dict[str, np.ndarray]]
+    jax_outputs: Callable[[Any, Inputs], dict[str, jax.Array]]
+    jax_loss: Callable[[Any, Inputs], jax.Array]
+    torch_outputs: Callable[[Any, Inputs], dict[str, torch.Tensor]]
+    torch_loss: Callable[[Any, Inputs], torch.Tensor]
+    differentiable: tuple[str, ...] = ()
+    model: CharModel | None = None
+    stack: RNN | None = None
+    lengths: bool = False
+
+
+def nested(weights: dict[str, Any]) -> Any:
+    """Linen's tree of parameters from weights by path."""
+    return flax.traverse_util.unflatten_dict(weights, sep="/")
+
+
+def apply(module: Any, params: Any, *inputs: Any, **options: Any) -> Any:
+    """What a Linen module computes with these parameters."""
+    return module.apply({"params": params}, *inputs, **options)
+
+
+def projection(outputs: Mapping[str, Any]) -> Any:
+    """A scalar that depends on every output, each with a weight of its own.
+
+    The mean of w * (y + 1.5) ** 2, with weights w in [0.5, 1.5] that every precision can hold: a
+    sum of positive terms, so that its round-off is small and its gradient nowhere zero.
+    """
+    total: Any = 0.0
+    for y in outputs.values():
+        weights = 1 + np.round(32 * np.cos(np.arange(1, np.prod(y.shape) + 1))) / 64
+        weights = weights.reshape(y.shape)
+        weight = torch.tensor(weights).to(y) if isinstance(y, torch.Tensor) else weights
+        terms = weight * (y + 1.5) ** 2 if isinstance(y, torch.Tensor) else _weighed(y, weights)
+        total = total + terms.mean()
+    return total
+
+
+def _weighed(y: jax.Array, weights: np.ndarray) -> jax.Array:
+    return jnp.asarray(weights, y.dtype) * (y + 1.5) ** 2
+
+
+def named_carry_of_jax(carry: Any) -> dict[str, jax.Array]:
+    """A stack's carry, one NamedTuple a layer and direction, as torch has it: (L * D, B, H)."""
+    fields = carry[0]._fields if carry else ()
+    return {f"carry.{f}": jnp.stack([getattr(c, f) for c in carry]) for f in fields}
+
+
+def carry_of_jax(cell: Cell, inputs: Inputs) -> tuple[Any, ...]:
+    """The way back, from inputs named "carry.h" and "carry.c"."""
+    fields = [inputs[f"carry.{f}"] for f in cell.carry._fields]
+    return tuple(cell.carry(*states) for states in zip(*fields, strict=True))
+
+
+def named_carry_of_torch(carry: Any) -> dict[str, torch.Tensor]:
+    """torch's carry, (), h or (h, c), by name."""
+    states = (carry,) if isinstance(carry, torch.Tensor) else carry
+    return {f"carry.{f}": state for f, state in zip("hc"[: len(states)], states, strict=True)}
+
+
+def carry_of_torch(inputs: Inputs) -> Any:
+    """The way back."""
+    states = tuple(inputs[name] for name in ("carry.h", "carry.c") if name in inputs)
+    return states[0] if len(states) == 1 else states
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A character model and its twin: what each of them computes from the same inputs."""
+
+    model: CharModel
+    length: int | None
+    sizes: Sizes
+
+    @property
+    def cell(self) -> Cell | None:
+        """The cell of a model with a carry."""
+        return self.model.stack.cell if isinstance(self.model, StatefulModel) else None
+
+    @property
+    def steps(self) -> int:
+        """T, or the only number of characters that the model reads."""
+        return 3 if self.model.reads == "trigrams" else self.sizes.T
+
+    def draw(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Tokens, targets and a carry."""
+        tokens = rng.integers(0, self.model.vocabulary, (2, self.steps, self.sizes.B))
+        tokens[:, 0, 0] = 0  # a padding character is a character like any other
+        inputs = {"tokens": tokens[0], "targets": tokens[1]}
+        if isinstance(self.model, StatefulModel):
+            inputs |= draw_carry(rng, self.model.stack, self.sizes.B)
+        return inputs
+
+    def carry(self, inputs: Inputs) -> Any:
+        """The model's carry among the inputs."""
+        return carry_of_jax(self.cell, inputs) if self.cell else ()
+
+    def jax_outputs(self, params: Any, inputs: Inputs) -> dict[str, jax.Array]:
+        """Log probabilities of the steps that count, and the carry."""
+        counts = {} if self.length is None else {"lengths": jnp.full(self.sizes.B, self.length)}
+        carry, log_probs = apply(self.model, params, self.carry(inputs), inputs["tokens"], **counts)
+        shown = log_probs if self.length is None else log_probs[: self.length]
+        return {"log_probs": shown, **named_carry_of_jax(carry)}
+
+    def jax_loss(self, params: Any, inputs: Inputs) -> jax.Array:
+        """The loss that training takes the gradient of."""
+        count = None if self.length is None else jnp.asarray(self.length)
+        batch = Batch(inputs["tokens"], inputs["targets"], count)
+        return batch_loss(self.model, params, self.carry(inputs), batch)[0]
+
+    def torch_outputs(self, twin: CharTwin, inputs: Inputs) -> dict[str, torch.Tensor]:
+        """The same of the twin, which gets no steps that do not count."""
+        carry, log_probs = twin(carry_of_torch(inputs), inputs["tokens"][: self.length])
+        return {"log_probs": log_probs, **named_carry_of_torch(carry)}
+
+    def torch_loss(self, twin: CharTwin, inputs: Inputs) -> torch.Tensor:
+        """torch's own loss."""
+        return twin_loss(twin, carry_of_torch(inputs), inputs, self.length)[1]
+
+
+def model_subject(
+    name: str, model: CharModel, *, length: int | None = None, sizes: Sizes = SIZES
+) -> Subject:
+    """A character model and its twin.
+
+    Args:
+        name: as the report shows it.
+        model: the model.
+        length: for a stateful model, how many of the T steps count; the twin gets no others.
+        sizes: T and B of the inputs; the model has the other sizes.
+    """
+    both = _Model(model, length, sizes)
+    return Subject(
+        name=name,
+        module=lambda: twin_of(model),
+        weight_map=WeightMap.for_flax(_linen_paths(model, both.steps)),
+        params=nested,
+        draw=both.draw,
+        jax_outputs=both.jax_outputs,
+        jax_loss=both.jax_loss,
+        torch_outputs=both.torch_outputs,
+        torch_loss=both.torch_loss,
+        differentiable=tuple(f"carry.{f}" for f in both.cell.carry._fields) if both.cell else (),
+        model=model,
+        stack=recurrent_layers(model),
+        lengths=length is not None,
+    )
+
+
+def recurrent_layers(model: CharModel) -> RNN | None:
+    """The recurrent layers of a model, if it has any."""
+    if isinstance(model, StatefulModel):
+        return model.stack
+    return RNN(TANH, model.hidden) if isinstance(model, CharRnn | CharSeqRnn) else None
+
+
+def twin_loss(
+    twin: CharTwin, carry: Any, inputs: Inputs, length: int | None = None
+) -> tuple[Any, torch.Tensor]:
+    """The carry after a window, and torch's own loss on it."""
+    carry, log_probs = twin(carry, inputs["tokens"][:length])
+    targets = inputs["targets"][:length]
+    targets = targets if log_probs.ndim == 3 else targets[-1]
+    return carry, nn.functional.nll_loss(log_probs.flatten(0, -2), targets.flatten())
+
+
+def _linen_paths(model: CharModel, steps: int) -> list[str]:
+    tokens = jax.ShapeDtypeStruct((steps, B), jnp.int32)
+    shapes = jax.eval_shape(
+        lambda tokens: model.init(jax.random.key(0), model.initial_carry(B), tokens), tokens
+    )
+    return list(named_leaves(shapes["params"]))
+
+
+def draw_carry(rng: np.random.Generator, stack: RNN, batch: int) -> dict[str, np.ndarray]:
+    """A carry for every layer and direction, by name."""
+    count = stack.layers * (2 if stack.bidirectional else 1)
+    shape = (count, batch, stack.hidden)
+    return {f"carry.{f}": rng.uniform(-0.9, 0.9, shape) for f in stack.cell.carry._fields}
+
+
+def course_subjects() -> list[Subject]:
+    """Every model of the course, and `CharLM` with each cell and with one table."""
+    subjects = []
+    for kind in COURSE_MODELS:
+        model: CharModel = CharSeqStatefulLSTM(V, F, H, dropout=0.0)
+        model = model if kind is CharSeqStatefulLSTM else kind(V, F, H)
+        subjects.append(model_subject(kind.__name__, model))
+    subjects.append(model_subject("CharSeqRnn, identity", CharSeqRnn(V, F, H, identity=True)))
+    for name, cell in CELLS.items():
+        model = CharLM(FEW, F, H, cell=cell, layers=2)
+        subjects.append(model_subject(f"CharLM, {name}, 2 layers", model, length=T - 1))
+    tied = CharLM(V, H, H, tied=True)
+    return [*subjects, model_subject("CharLM, gru, tied", tied)]

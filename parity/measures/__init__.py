@@ -1,0 +1,1 @@
+"""What is measured on both sides: updates, trajectories, whole runs, generation, initialization."""

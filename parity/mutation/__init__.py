@@ -1,0 +1,1 @@
+"""Deliberate mistakes in the library, each of which the suite must notice."""

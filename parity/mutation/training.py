@@ -1,0 +1,208 @@
+"""The mutants of what surrounds a model: data, carry, optimizers, rates, initialisation."""
+
+import jax.numpy as jnp
+
+from jaxrnn.data.windows import BpttStream, WindowSet
+from jaxrnn.nn.layers import dense
+from parity.mutation import cell_patches as f
+from parity.mutation import training_patches as t
+from parity.mutation.mutants import Mutant
+
+TRAINING = (
+    Mutant(
+        "carry not carried on",
+        lambda: t.carry_with(lambda old, new: old),
+        "trajectory",
+        "the carry between windows",
+        "not handed on",
+    ),
+    Mutant(
+        "carry reset",
+        lambda: t.carry_with(lambda o, n: jnp.zeros_like(n)),
+        "trajectory",
+        "the carry between windows",
+        "not handed on",
+    ),
+    Mutant(
+        "target off by one",
+        lambda: t.batch_with(lambda b: b._replace(targets=b.inputs)),
+        "trajectory",
+        "the windows",
+        "targets are the inputs",
+    ),
+    Mutant(
+        "padding moves the carry",
+        lambda: t.batch_with(lambda b: b._replace(length=None)),
+        "trajectory",
+        "the windows",
+        "padded steps",
+    ),
+    Mutant(
+        "window off by one",
+        lambda: t.windows_with(BpttStream, lambda w, s: w._replace(starts=w.starts + 1)),
+        "trajectory",
+        "the windows",
+        "one character late",
+    ),
+    Mutant(
+        "streams interleaved",
+        lambda: t.windows_with(BpttStream, t.interleaved),
+        "fit, stream",
+        "the windows",
+        "interleaved",
+    ),
+    Mutant(
+        "windows off by one",
+        lambda: t.windows_with(WindowSet, lambda w, s: w._replace(starts=w.starts + 1)),
+        "fit, windows",
+        "the windows",
+        "one character late",
+    ),
+    Mutant(
+        "filler rows of the last batch counted",
+        lambda: t.windows_with(WindowSet, lambda w, s: w._replace(rows=w.rows * 0 + s.batch)),
+        "fit, windows",
+        "the windows",
+        "filler rows",
+    ),
+    Mutant(
+        "carry reset for validation",
+        lambda: f.wrapped(t.loop, "evaluation", t.without_carry),
+        "fit, stream",
+        "the carry between training and validation",
+        "starts from zeros",
+    ),
+    Mutant(
+        "learning rate one step late",
+        t.rates_one_step_late,
+        "fit, stream",
+        "the schedule",
+        "the step before",
+    ),
+    Mutant(
+        "Adam: eps inside the root",
+        lambda: t.adam_with(lambda m, v, c1, c2, e: m / c1 / jnp.sqrt(v / c2 + e)),
+        "update, Adam",
+        "the optimizer",
+        "inside the root",
+    ),
+    Mutant(
+        "Adam: no bias correction",
+        lambda: t.adam_with(lambda m, v, c1, c2, e: m / (jnp.sqrt(v) + e)),
+        "update, Adam",
+        "the optimizer",
+        "no bias correction",
+    ),
+    Mutant(
+        "Adam: eps before the bias correction",
+        lambda: t.adam_with(lambda m, v, c1, c2, e: m / c1 / ((jnp.sqrt(v) + e) / jnp.sqrt(c2))),
+        "update, Adam",
+        "the optimizer",
+        "before the bias correction",
+    ),
+    Mutant(
+        "Adam: b2 of 0.99",
+        lambda: t.adam_with(t.adam_direction, b2=0.99),
+        "update, Adam",
+        "the optimizer",
+        "b2 is 0.99",
+    ),
+    Mutant(
+        "Adam: bias correction in float32",
+        lambda: t.adam_with(t.adam_direction, dtype="float32"),
+        "update, Adam",
+        "the optimizer",
+        "in float32",
+    ),
+    Mutant(
+        "L2 decoupled",
+        lambda: t.adam_arguments(decoupled=True),
+        "update, Adam, L2",
+        "the optimizer",
+        "is decoupled",
+    ),
+    Mutant(
+        "AdamW coupled",
+        lambda: t.adam_arguments(decoupled=False),
+        "update, AdamW",
+        "the optimizer",
+        "is coupled",
+    ),
+    Mutant(
+        "clip epsilon missing",
+        lambda: f.replaced(t.optimizers, "CLIP_EPSILON", 0.0),
+        "update, SGD, clipped",
+        "the optimizer",
+        "epsilon of clipping",
+    ),
+    Mutant(
+        "clipped by value",
+        lambda: t.clip_with(t.clipped_by_value),
+        "update, SGD, clipped",
+        "the optimizer",
+        "every entry",
+    ),
+    Mutant(
+        "clipped by leaf",
+        lambda: t.clip_with(t.clipped_by_leaf),
+        "update, Adam, clipped",
+        "the optimizer",
+        "every parameter",
+    ),
+    Mutant(
+        "Nesterov momentum",
+        lambda: t.trace_with(nesterov=True),
+        "update, SGD, momentum",
+        "the optimizer",
+        "Nesterov",
+    ),
+    Mutant(
+        "RMSprop: eps in the root",
+        lambda: t.rms_with(eps_in_sqrt=True),
+        "update, RMSprop",
+        "the optimizer",
+        "inside the root",
+    ),
+    Mutant(
+        "RMSprop: decay of 0.9",
+        lambda: t.rms_with(decay=0.9),
+        "update, RMSprop",
+        "the optimizer",
+        "squares is 0.9",
+    ),
+    Mutant(
+        "identity initialisation missing",
+        lambda: t.initialiser("identity", None),
+        "initialisation of CharSeqRnn",
+        "rnn.weight_hh_l0",
+        "identity matrix",
+    ),
+    Mutant(
+        "forget-gate bias starts at 1",
+        t.forgetful_start,
+        "initialisation of CharSeqStatefulLSTM",
+        "rnn.bias_ih_l0",
+        "+1.0 in gate f",
+    ),
+    Mutant(
+        "embedding starts too small",
+        lambda: t.initialiser("embed", t.small_embed),
+        "initialisation of CharSeqRnn",
+        "the start of e.weight",
+        "0.1 times",
+    ),
+    Mutant(
+        "Dense bound from fan out",
+        lambda: t.initialiser("dense", lambda n, fan_in, name=None: dense(n, n, name=name)),
+        "initialisation of CharSeqRnn",
+        "the start of l_out",
+        "times as far",
+    ),
+    Mutant(
+        "greedy takes the second",
+        lambda: t.recompiled(t.wrong_choice()),
+        "generation",
+        "the choice of the character",
+        "number 2",
+    ),
+)

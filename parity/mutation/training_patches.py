@@ -1,0 +1,232 @@
+"""Deliberate faults in what surrounds a model: data, carry, optimizers, rates, initialisation."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxrnn.generation.decoding
+import jaxrnn.generation.sampler
+import jaxrnn.nn.layers
+import jaxrnn.nn.models
+import jaxrnn.training.loop
+import jaxrnn.training.optimizers
+import jaxrnn.training.steps
+from jaxrnn.data.windows import BpttStream, Windows, WindowSet
+from jaxrnn.nn.layers import embed
+from jaxrnn.training.schedules import CosineRestarts
+from parity.mutation.cell_patches import Fault, replaced, wrapped
+
+steps, optimizers, models = jaxrnn.training.steps, jaxrnn.training.optimizers, jaxrnn.nn.models
+loop = jaxrnn.training.loop
+
+
+@contextlib.contextmanager
+def recompiled(fault: Fault) -> Iterator[None]:
+    """A fault in code that was compiled earlier: before and after it, everything is forgotten."""
+    jax.clear_caches()
+    with fault:
+        yield
+    jax.clear_caches()
+
+
+def carry_with(change: Callable[[Any, Any], Any]) -> Fault:
+    """The carry that a window leaves behind as `change(before, after)`."""
+
+    def around(batch_loss: Any) -> Any:
+        """The changed loss and carry."""
+
+        def run(model: Any, params: Any, carry: Any, *rest: Any, **options: Any) -> Any:
+            """As `batch_loss`."""
+            loss, after = batch_loss(model, params, carry, *rest, **options)
+            return loss, jax.tree.map(change, carry, after)
+
+        return run
+
+    return wrapped(steps, "batch_loss", around)
+
+
+def history_kept() -> Fault:
+    """The carry is not cut: gradients flow into the window before."""
+    return replaced(steps, "repackage", lambda carry: carry)
+
+
+def batch_with(change: Callable[[Any], Any]) -> Fault:
+    """The characters of a window, once cut, as `change(batch)`."""
+    return wrapped(steps, "_cut", lambda cut: lambda *args: change(cut(*args)))
+
+
+def windows_with(kind: type[BpttStream] | type[WindowSet], change: Callable[..., Windows]) -> Fault:
+    """Where windows lie as `change(windows, source)`."""
+
+    def around(windows: Any) -> Any:
+        """The changed windows."""
+        return lambda self, *args: change(windows(self, *args), self)
+
+    return wrapped(kind, "windows", around)
+
+
+def interleaved(windows: Windows, source: Any) -> Windows:
+    """Stream b has every B-th character's neighbourhood instead of the b-th part."""
+    columns = np.arange(source.batch)
+    return windows._replace(starts=windows.starts - columns * source.rows + columns)
+
+
+def adam_with(
+    direction: Callable[[Any, Any, Any, Any, float], Any],
+    *,
+    b2: float | None = None,
+    dtype: str | None = None,
+) -> Fault:
+    """Adam whose direction is `direction(m, v, c1, c2, eps)`, c1 and c2 the bias corrections.
+
+    They are computed in `dtype`, or in that of the gradients.
+    """
+
+    def make(b1: float = 0.9, decay: float = 0.999, eps: float = 1e-8) -> Any:
+        """As `scale_by_adam`."""
+        decay = decay if b2 is None else b2
+        plain = optax.scale_by_adam(b1, decay, eps)
+
+        def update(updates: Any, state: Any, params: Any = None) -> Any:
+            """One update with the plain rule's moments and another direction."""
+            _, after = plain.update(updates, state, params)
+            wide = jax.tree.leaves(updates)[0].dtype
+            count = after.count.astype(dtype or wide)
+            c1, c2 = ((1 - b**count).astype(wide) for b in (b1, decay))
+            moved = jax.tree.map(lambda m, v: direction(m, v, c1, c2, eps), after.mu, after.nu)
+            return moved, after
+
+        return optax.GradientTransformation(plain.init, update)
+
+    return replaced(optimizers, "scale_by_adam", make)
+
+
+def adam_direction(m: Any, v: Any, c1: Any, c2: Any, eps: float) -> Any:
+    """As it should be."""
+    return m / c1 / (jnp.sqrt(v / c2) + eps)
+
+
+def adam_arguments(**changes: Any) -> Fault:
+    """`adam` called with other options than it was asked for."""
+    return wrapped(
+        optimizers, "adam", lambda adam: lambda **options: adam(**{**options, **changes})
+    )
+
+
+def clip_with(scale: Callable[[Any, float], Any]) -> Fault:
+    """Clipping that multiplies the gradient by `scale(gradient, norm)`."""
+
+    def make(norm: float) -> Any:
+        """As `clip_by_norm`."""
+
+        def update(updates: Any, state: Any, params: Any = None) -> Any:
+            """One update."""
+            return scale(updates, norm), state
+
+        return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+    return replaced(optimizers, "clip_by_norm", make)
+
+
+def clipped_by_value(updates: Any, norm: float) -> Any:
+    """Every entry on its own."""
+    return jax.tree.map(lambda g: jnp.clip(g, -norm, norm), updates)
+
+
+def clipped_by_leaf(updates: Any, norm: float) -> Any:
+    """Every parameter on its own."""
+
+    def clip(g: Any) -> Any:
+        """One parameter."""
+        return g * jnp.minimum(1, norm / (jnp.linalg.norm(g.ravel()) + 1e-6))
+
+    return jax.tree.map(clip, updates)
+
+
+def trace_with(**changes: Any) -> Fault:
+    """Momentum with other options."""
+    return wrapped(optax, "trace", lambda trace: lambda decay: trace(decay, **changes))
+
+
+def rms_with(**changes: Any) -> Fault:
+    """RMSprop with other options."""
+
+    def around(scale: Any) -> Any:
+        """With the changes."""
+        return lambda **options: scale(**{**options, **changes})
+
+    return wrapped(optax, "scale_by_rms", around)
+
+
+def rates_one_step_late() -> Fault:
+    """Each step has the learning rate of the step before."""
+
+    def around(rates: Any) -> Any:
+        """The changed rates."""
+        return lambda self, at, per_epoch: rates(self, np.maximum(at - 1, 0), per_epoch)
+
+    return wrapped(CosineRestarts, "rates", around)
+
+
+def initialiser(name: str, make: Callable[..., Any] | None) -> Fault:
+    """One of the initialisers that models and layers use, replaced."""
+    return replaced(models, name, make)
+
+
+@contextlib.contextmanager
+def wrong_choice() -> Iterator[None]:
+    """Greedy generation takes the second most likely character."""
+
+    def allowed(rules: Any, log_probs: Any) -> Any:
+        """As `allowed_by`."""
+        second = jnp.argsort(log_probs, axis=-1)[:, -2:-1]
+        return jnp.where(jnp.arange(log_probs.shape[-1]) == second, 0.0, -jnp.inf)
+
+    with (
+        replaced(jaxrnn.generation.sampler, "allowed_by", allowed),
+        replaced(jaxrnn.generation.decoding, "runs_compiled", lambda pieces: False),
+    ):
+        yield
+
+
+def without_carry(evaluation: Any) -> Any:
+    """Validation that starts from zeros and leaves zeros behind."""
+
+    def run(model: Any, params: Any, source: Any, carry: Any, *rest: Any, **options: Any) -> Any:
+        """As `evaluation`."""
+        return evaluation(model, params, source, None, *rest, **options)
+
+    return run
+
+
+def forgetful_start() -> Fault:
+    """The forget gate of an LSTM starts with a bias of 1, as some libraries do it."""
+
+    def around(uniform: Any) -> Any:
+        """The changed initialiser."""
+
+        def make(bound: float) -> Any:
+            """As `uniform`."""
+
+            def init(key: Any, shape: Any, dtype: Any = jnp.float32) -> Any:
+                """Vectors, which are biases, with 1 added to the second quarter."""
+                value = uniform(bound)(key, shape, dtype)
+                quarter = shape[0] // 4
+                return value.at[quarter : 2 * quarter].add(1.0) if len(shape) == 1 else value
+
+            return init
+
+        return make
+
+    return wrapped(jaxrnn.nn.layers, "uniform", around)
+
+
+def small_embed(vocabulary: int, features: int, *, init: Any = None, name: Any = None) -> Any:
+    """An embedding of deviation 0.1."""
+    return embed(vocabulary, features, init=nn.initializers.normal(0.1), name=name)

@@ -1,0 +1,167 @@
+"""The smallest case that still differs, and a few lines of Python that show it.
+
+Shapes: T time steps, B batch, V vocabulary, F embedding size, H hidden size.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import flax.linen as nn
+
+from jaxrnn.recurrent.cells import Cell
+from parity.core.compare import Finding, Outcome, worst_outcome
+from parity.core.layer_pairs import layer_subject
+from parity.core.pairs import SIZES, Sizes, Subject, model_subject
+from parity.suite.checks import Check, update_check, values_check
+
+SMALLEST = Sizes(T=1, B=1, V=2, F=1, H=1)
+"""Below this nothing is left to compare."""
+BAD = (Outcome.FAIL, Outcome.ERROR)
+
+
+@dataclasses.dataclass(frozen=True)
+class Small:
+    """A check of values or updates, and the sizes of its case.
+
+    Attributes:
+        check: the check that failed.
+        sizes: the sizes.
+        layers: how many recurrent layers, where there are any.
+    """
+
+    check: Check
+    sizes: Sizes
+    layers: int
+
+    @property
+    def module(self) -> nn.Module:
+        """The model or the stack in these sizes."""
+        subject = self.check.target
+        assert subject is not None
+        if subject.model is None:
+            assert subject.stack is not None
+            options: dict[str, Any] = {"hidden": self.sizes.H, "layers": self.layers}
+            options |= {"dropout": 0.0} if self.layers == 1 else {}  # there is none after the last
+            return subject.stack.clone(**options, parent=None)
+        sizes: dict[str, Any] = {
+            "vocabulary": self.sizes.V,
+            "embedding": self.sizes.F,
+            "hidden": self.sizes.H,
+        }
+        sizes |= {"embedding": self.sizes.H} if getattr(subject.model, "tied", False) else {}
+        sizes |= {"layers": self.layers} if hasattr(subject.model, "layers") else {}
+        return subject.model.clone(**sizes, parent=None)
+
+    @property
+    def subject(self) -> Subject:
+        """What is compared."""
+        target = self.check.target
+        assert target is not None
+        module: Any = self.module
+        if target.model is None:
+            return layer_subject(module, lengths=target.lengths, sizes=self.sizes)
+        return model_subject(target.name, module, length=self.length, sizes=self.sizes)
+
+    @property
+    def length(self) -> int | None:
+        """How many steps of a model's window count."""
+        assert self.check.target is not None
+        return max(1, self.sizes.T - 1) if self.check.target.lengths else None
+
+    def smaller(self) -> Check:
+        """The same check of the smaller case."""
+        if self.check.rule is None:
+            made = values_check(self.subject)
+        else:
+            made = update_check(self.subject, self.check.rule)
+        return dataclasses.replace(made, path=self.check.path)
+
+    def lines(self) -> str:
+        """Python that runs it and prints the worst finding."""
+        target, rule = self.check.target, self.check.rule
+        assert target is not None
+        shown = f"sizes=Sizes{tuple(self.sizes)}"
+        if target.model is None:
+            made = f"layer_subject({_source(self.module)}, lengths={target.lengths}, {shown})"
+        else:
+            made = f"model_subject('small', {_source(self.module)}, length={self.length}, {shown})"
+        call = "values_check(s)" if rule is None else f"update_check(s, RULES[{rule.name!r}])"
+        return (
+            "from jaxrnn.recurrent.cells import CELLS\nfrom jaxrnn.nn.layers import RNN\n"
+            "from jaxrnn.nn.models import *\n"
+            "from parity.suite.checks import on_path, update_check, values_check\n"
+            "from parity.core.compare import worst\n"
+            "from parity.core.layer_pairs import layer_subject\n"
+            "from parity.core.pairs import Sizes, model_subject\n"
+            "from parity.measures.training import RULES_BY_NAME as RULES\n"
+            f"s = {made}\nwith on_path({self.check.path!r}):\n    print(worst({call}.findings()))"
+        )
+
+
+def shrunken(check: Check) -> Small | None:
+    """The smallest case of a check in float64 that fails, or None if not even its own does.
+
+    One size after the other is made as small as it can be, the layers first.
+    """
+    if check.target is None:
+        return None
+    stack = check.target.stack
+    now = Small(check, SIZES, stack.layers if stack else 1)
+    if _differs(least := Small(check, SMALLEST, 1)):
+        return least
+    if not _differs(now):
+        return None
+    for smaller in _steps(now):
+        candidate = smaller(now)
+        now = candidate if _differs(candidate) else now
+    return now
+
+
+def _steps(start: Small) -> Iterator[Any]:
+    """Ways to make a case smaller, to be tried one after the other."""
+    if start.layers > 1:
+        yield lambda small: dataclasses.replace(small, layers=1)
+        yield lambda small: dataclasses.replace(small, layers=min(2, small.layers))
+    for name in Sizes._fields:
+        for size in (getattr(SMALLEST, name), getattr(SMALLEST, name) + 1):
+            yield lambda small, name=name, size=size: dataclasses.replace(
+                small, sizes=small.sizes._replace(**{name: min(size, getattr(small.sizes, name))})
+            )
+
+
+def _differs(small: Small) -> bool:
+    """Whether the case shows a difference, and not just that it cannot be run."""
+    findings = small.smaller().findings()
+    return worst_outcome(findings) is Outcome.FAIL
+
+
+def reproduction(check: Check) -> str:
+    """Lines of Python that show the difference of a failed check, in the smallest case there is."""
+    small = shrunken(check)
+    if small is not None:
+        return small.lines()
+    return (
+        "from parity.core.compare import worst\nfrom parity.suite.catalog import suite\n"
+        "from parity.measures.trajectories import load_text\n"
+        "checks = suite(quick=False, text=load_text())\n"
+        f"name = {(check.subject, check.kind, check.path)!r}\n"
+        "print(*(worst(c.findings()) for c in checks if (c.subject, c.kind, c.path) == name))"
+    )
+
+
+def failed(findings: list[Finding]) -> bool:
+    """Whether any finding is a failure."""
+    return any(finding.outcome in BAD for finding in findings)
+
+
+def _source(module: nn.Module) -> str:
+    """Python that makes a module again."""
+    options = []
+    for field in dataclasses.fields(module):
+        value = getattr(module, field.name)
+        if field.name in ("parent", "name") or value == field.default:
+            continue
+        shown = f"CELLS[{value.name!r}]" if isinstance(value, Cell) else repr(value)
+        options.append(f"{field.name}={shown}")
+    return f"{type(module).__name__}({', '.join(options)})"
