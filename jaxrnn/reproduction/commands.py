@@ -13,7 +13,7 @@ from jaxrnn.data.corpora import load_corpus, nietzsche
 from jaxrnn.reproduction.comparison import summaries
 from jaxrnn.reproduction.page.writing import check_place, write_page
 from jaxrnn.reproduction.processes import available_cores
-from jaxrnn.reproduction.quick import judged, quick_units
+from jaxrnn.reproduction.quick import judged, judged_gradients, quick_units
 from jaxrnn.reproduction.results import read_result
 from jaxrnn.reproduction.running import trainer_of
 from jaxrnn.reproduction.studies import study_units
@@ -65,7 +65,8 @@ class Reproduce:
     train: bool = True
     """--no-train: train nothing; show, and write to --page, what is finished."""
     quick: bool = False
-    """Only check this installation: are the losses of three first epochs right? About a minute."""
+    """Only check this installation: are the gradients of three recipes, and the losses of their
+    first epochs, right? About a minute."""
 
     def __call__(self) -> int:
         jobs = len(available_cores()) if self.jobs is None else self.jobs
@@ -126,18 +127,20 @@ def _finished(units: list[Unit], folder: Path) -> Outcome:
 
 
 def _checked(jobs: int) -> int:
-    """Train the first epochs of three recipes afresh, and say whether they came out right."""
+    """Measure the gradients of three recipes, train their first epochs afresh, and judge both."""
     nietzsche()
     with tempfile.TemporaryDirectory() as folder:
         outcome = reproduce(quick_units(), Path(folder), jobs)
+        gradients = judged_gradients(Path(folder))
     if outcome.signal:
         return SIGNALLED + outcome.signal
-    judgements = [judged(result) for result in outcome.results.values()]
+    judgements = [*gradients, *(judged(result) for result in outcome.results.values())]
     for judgement in judgements:
         print(judgement.line)
     for name, error in outcome.failures.items():
         print(f"failed: {name}: {error}", file=sys.stderr)
-    if outcome.failures or not all(judgement.passed for judgement in judgements):
+    complete = len(judgements) == 2 * len(quick_units())
+    if not complete or not all(judgement.passed for judgement in judgements):
         print("Your installation does NOT train correctly.")
         return FAILED
     print("Your installation trains correctly.")

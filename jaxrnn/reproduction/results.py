@@ -61,6 +61,11 @@ def weights_path(folder: Path, unit: Unit) -> Path:
     return folder / f"{unit.id}.safetensors"
 
 
+def gradients_path(folder: Path, unit: Unit) -> Path:
+    """Where the errors of a quick unit's gradients lie."""
+    return folder / f"{unit.id}.gradients"
+
+
 def write_result(folder: Path, unit: Unit, found: dict[str, Any]) -> None:
     """Write what was found, with the circumstances."""
     result = {

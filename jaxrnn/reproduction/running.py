@@ -9,10 +9,11 @@ from typing import Any
 import jax
 
 from jaxrnn.exchange.files import write_tensors
+from jaxrnn.reproduction.gradients import gradient_errors, write_gradient_errors
 from jaxrnn.reproduction.probes import gradient_flow, loss_on_shared_windows
 from jaxrnn.reproduction.results import read_result, weights_path, write_result
 from jaxrnn.reproduction.training import Trained, Trainer, Watch, train
-from jaxrnn.reproduction.units import Unit
+from jaxrnn.reproduction.units import QUICK, Unit
 from jaxrnn.reproduction.writing import answers, params_of, samples
 from jaxrnn.runs.experiment import Experiment, prepare
 
@@ -25,7 +26,8 @@ UNDER_WAY = "under-way"
 def run(unit: Unit, folder: Path, watch: Watch) -> dict[str, Any]:
     """Train a unit, write the file of its results and the weights beside it.
 
-    A unit that was stopped before is gone on with.
+    A unit that was stopped before is gone on with. Of a quick unit, the errors of its gradients are
+    written, too, before training.
 
     Args:
         unit: what to train.
@@ -44,6 +46,8 @@ def run(unit: Unit, folder: Path, watch: Watch) -> dict[str, Any]:
     kept = folder / UNDER_WAY / unit.id
     with jax.enable_x64(unit.dtype == "float64"):
         experiment = prepare(unit.config)._replace(dtype=unit.dtype)
+        if unit.study == QUICK:  # first: a wrong gradient may let training diverge
+            write_gradient_errors(folder, unit, gradient_errors(experiment))
         trained = trainer(unit, experiment, kept, watch)
         write_tensors(weights_path(folder, unit), trained.weights, unit.to_dict())
         found = _found(unit, experiment, trained)

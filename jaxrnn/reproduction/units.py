@@ -17,6 +17,8 @@ from jaxrnn.training.schedules import parse_schedule
 Framework = Literal["jax", "torch"]
 Dtype = Literal["float32", "float64"]
 
+QUICK = "quick"
+"""The study of the units that check an installation: their gradients are measured, too."""
 OWN = ("seed",)
 """Fields of a configuration that a unit has itself and that cannot be among its changes."""
 
