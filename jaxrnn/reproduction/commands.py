@@ -140,7 +140,7 @@ def _checked(jobs: int) -> int:
     for name, error in outcome.failures.items():
         print(f"failed: {name}: {error}", file=sys.stderr)
     complete = len(judgements) == 2 * len(quick_units())
-    if not complete or not all(judgement.passed for judgement in judgements):
+    if outcome.failures or not complete or not all(judgement.passed for judgement in judgements):
         print("Your installation does NOT train correctly.")
         return FAILED
     print("Your installation trains correctly.")
