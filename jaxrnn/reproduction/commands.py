@@ -13,7 +13,13 @@ from jaxrnn.data.corpora import load_corpus, nietzsche
 from jaxrnn.reproduction.comparison import summaries
 from jaxrnn.reproduction.page.writing import check_place, write_page
 from jaxrnn.reproduction.processes import available_cores
-from jaxrnn.reproduction.quick import judged, judged_gradients, quick_units
+from jaxrnn.reproduction.quick import (
+    GradientJudgement,
+    Judgement,
+    judged,
+    judged_gradients,
+    quick_units,
+)
 from jaxrnn.reproduction.results import read_result
 from jaxrnn.reproduction.running import trainer_of
 from jaxrnn.reproduction.studies import study_units
@@ -134,13 +140,14 @@ def _checked(jobs: int) -> int:
         gradients = judged_gradients(Path(folder))
     if outcome.signal:
         return SIGNALLED + outcome.signal
-    judgements = [*gradients, *(judged(result) for result in outcome.results.values())]
+    losses = [judged(result) for result in outcome.results.values()]
+    judgements: list[GradientJudgement | Judgement] = [*gradients, *losses]
     for judgement in judgements:
         print(judgement.line)
     for name, error in outcome.failures.items():
         print(f"failed: {name}: {error}", file=sys.stderr)
     complete = len(judgements) == 2 * len(quick_units())
-    if not complete or not all(judgement.passed for judgement in judgements):
+    if outcome.failures or not complete or not all(judgement.passed for judgement in judgements):
         print("Your installation does NOT train correctly.")
         return FAILED
     print("Your installation trains correctly.")

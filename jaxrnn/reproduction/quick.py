@@ -3,9 +3,9 @@
 Two criteria for each recipe. Before training, the gradients of one window are compared with finite
 differences of its loss (`jaxrnn.reproduction.gradients`): that sees a gradient that is wrong in one
 weight, by a factor of thousands, on every machine. After an epoch, the validation loss is compared
-with the published one: that sees what makes loss and gradient wrong together, a carry that is lost,
-targets that leak, a text that is another one. It is no measure of gradients: a training with a
-wrong one may well end inside the band.
+with the published one: that sees what makes loss and gradient wrong together, a carry that is
+lost, targets that leak, a text that is another one. It is no measure of gradients: a training with
+a wrong one may well end inside the band.
 """
 
 import math
@@ -23,10 +23,10 @@ BAND = 0.06
 """Nats: what the first epoch's validation loss may be off the published one, either way.
 
 Seeds 0 to 9 of the quick recipes have standard deviations of 0.006, 0.007 and 0.009 and means
-within 0.008 of the published loss: the band is at least five deviations wide. On one machine as on
-another, a seed ends at the same loss to 1e-5, but other versions of JAX may draw other weights from
-it. With the carry lost at each window, the stateful ones end 0.17 and 0.22 above; with targets that
-are the inputs, all end more than 1.6 below.
+within 0.008 of the published loss: the band is at least five deviations wide. Rounded otherwise, a
+seed ends at the same loss to 1e-5, but other versions of JAX may draw other weights from it. With
+the carry lost at each window, the stateful ones end 0.17 and 0.22 above; with targets that are the
+inputs, all end more than 1.6 below.
 """
 
 
