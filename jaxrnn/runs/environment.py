@@ -32,9 +32,14 @@ def pool_size() -> int:
     chosen = os.environ.get(POOL, "")
     if chosen.isdigit() and int(chosen):
         return int(chosen)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(available_cores())
+
+
+def available_cores() -> list[int]:
+    """The numbers of the processor cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 def computation() -> dict[str, Any]:

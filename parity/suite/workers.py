@@ -1,13 +1,13 @@
 """Run the suite in several processes, each of which makes the same list of checks."""
 
 import multiprocessing
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import NamedTuple
 
 import torch
 
+from jaxrnn.runs.environment import available_cores
 from parity.core.compare import Finding
 from parity.measures.trajectories import load_text
 from parity.suite.catalog import suite
@@ -68,7 +68,7 @@ def results(
 
 def default_jobs(*, gpu: bool) -> int:
     """One process for each core that this one may use; a single one where they share a GPU."""
-    return 1 if gpu else min(len(os.sched_getaffinity(0)), MOST)
+    return 1 if gpu else min(len(available_cores()), MOST)
 
 
 def _prepare(quick: bool, corpus: str | None, tf32: bool) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.rounds import Settings
 from jaxrnn.output import write_output
-from jaxrnn.runs.environment import cpu_model, versions
+from jaxrnn.runs.environment import available_cores, cpu_model, versions
 
 PARTS = ("training", "forward", "generation", "scaling", "segments", "job")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "dm-haiku", "equinox", "keras")
@@ -36,17 +36,10 @@ def machine() -> dict[str, Any]:
     """CPU model, cores that this process may use, memory, system."""
     return {
         "cpu": cpu_model(),
-        "cores": cores(),
+        "cores": len(available_cores()),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
     }
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def write(results: dict[str, Any], path: Path) -> None:
