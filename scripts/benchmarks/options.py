@@ -17,8 +17,8 @@ from benchmarks.cases import (
     parse_shape,
 )
 from benchmarks.contestants import CONTESTANTS, OURS, SEGMENTS
-from benchmarks.results import cores
 from benchmarks.rounds import Settings
+from jaxrnn.runs.environment import available_cores
 
 Part = Literal["training", "forward", "generation", "scaling", "segments", "job"]
 JOBS = ("stateful-rnn", "stateful-gru")
@@ -84,7 +84,7 @@ class Options:
         return Settings(
             rounds=self.rounds if self.rounds is not None else 3 if part == "job" else 7,
             seconds=self.seconds,
-            threads=self.threads if self.threads is not None else cores(),
+            threads=self.threads if self.threads is not None else len(available_cores()),
             limit=self.limit,
             second_start=part == "training" and not self.quick,
         )
