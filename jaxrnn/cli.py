@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
-from tyro.conf import OmitArgPrefixes, Positional, subcommand
+from tyro.conf import OmitArgPrefixes, Positional, Suppress, subcommand
 
 from jaxrnn import __version__
 from jaxrnn.data.corpora import CORPORA, load_corpus
@@ -35,10 +35,12 @@ from jaxrnn.terminal import (
     run_command,
     stop_requests,
 )
+from jaxrnn.training.changes import CHANGEABLE
 from jaxrnn.training.config import Config
 from jaxrnn.training.documents import WARM, Reading, reading
 from jaxrnn.training.evaluation import Source, evaluation
 from jaxrnn.training.experiment import Experiment, prepare, prompt_for
+from jaxrnn.training.judging import change_run
 from jaxrnn.training.plots import draw_rates
 from jaxrnn.training.range_test import range_test
 from jaxrnn.training.recipes import RECIPES
@@ -75,13 +77,16 @@ class Train:
     another one, with a number if that is taken or another recipe's."""
     resume: Path | None = None
     """The folder of a run to go on with, exactly where it stopped. Takes no other flag but
-    --corpus, where the same text lies elsewhere now, and --debug-nans."""
+    --corpus, where the same text lies elsewhere now, --debug-nans, and --schedule (counted from
+    the run's first epoch) and --clip, which hold from there on and are recorded in the run."""
     debug_nans: bool = False
     """When the loss or a gradient is not finite, find the first operation that made it so."""
     prompt: str | None = None
     """What samples begin with; the recipe's, or the beginning of the validation text, if None."""
     config: OmitArgPrefixes[Config] = RECIPES["python-docs"].config
     """The values of the recipe."""
+    changed: Suppress[tuple[str, ...]] = ()
+    """The options of `config` that a run that is gone on with is given."""
 
     def __call__(self) -> int:
         if self.resume is not None:
@@ -108,6 +113,11 @@ class Train:
         now = {**named_versions(versions(PACKAGES)), **computation()}
         for sentence in differences(recorded, now):
             logger.warning("%s", sentence)
+        wanted = {option: getattr(self.config, option) for option in self.changed}
+        if wanted:
+            experiment = change_run(
+                run, experiment, wanted, say=lambda text: logger.warning("%s", text)
+            )
         return watch(run, experiment, resume=True, debug_nans=self.debug_nans)
 
     def _created(self, experiment: Experiment, prompt: str) -> Run:
@@ -420,11 +430,14 @@ def _command(given: list[str]) -> Command:
         raise ValueError(f"There is no recipe {name!r}: take one of {', '.join(RECIPES)}.")
     flags = {a.split("=")[0] for a in given if a.startswith("--")}
     resuming = given[:1] == ["train"] and "--resume" in flags
-    if resuming and flags - {"--resume", "--corpus", "--debug-nans"}:
+    changeable = {f"--{option}" for option in CHANGEABLE}
+    if resuming and flags - {"--resume", "--corpus", "--debug-nans", *changeable}:
         raise ValueError(
             "--resume goes on with a run as it was begun and takes no other flag but --debug-nans, "
-            "and --corpus where the same text lies elsewhere now."
+            "--corpus where the same text lies elsewhere now, and --schedule and --clip, which "
+            "are changed from there on."
         )
+    changed = tuple(option for option in CHANGEABLE if resuming and f"--{option}" in flags)
     config = RECIPES[name].config
     if resuming:
         config = replace(config, corpus=TAKEN)
@@ -432,7 +445,9 @@ def _command(given: list[str]) -> Command:
         config = replace(config, lowercase=False)  # a user's text keeps its case
     importing = Import(file=tyro.MISSING, recipe=name, config=config_in(given) or config)
     kinds = (
-        Annotated[Train, subcommand("train", default=Train(recipe=name, config=config))]
+        Annotated[
+            Train, subcommand("train", default=Train(recipe=name, config=config, changed=changed))
+        ]
         | Annotated[Sample, subcommand("sample")]
         | Annotated[Evaluate, subcommand("evaluate")]
         | Annotated[FindRate, subcommand("find-rate", default=FindRate(recipe=name, config=config))]
