@@ -75,7 +75,7 @@ def watch(
                     break
         except NonFiniteLossError as error:
             print(f"error: {printable(str(error))}", file=sys.stderr)
-            print(printable(_what_is_left(run, experiment)), file=sys.stderr)
+            print(printable(what_is_left(run, experiment)), file=sys.stderr)
             return FAILED
         if resume and not trained:
             screen.notice(f"{run.folder} is finished: its schedule has no more epochs to train.")
@@ -94,7 +94,7 @@ def watch(
     return 0
 
 
-def _what_is_left(run: Run, experiment: Experiment) -> str:
+def what_is_left(run: Run, experiment: Experiment) -> str:
     """Which checkpoints are left after a run that diverged, judged by their loss."""
     good = last_sensible(run, experiment)
     if good is None:

@@ -149,7 +149,7 @@ def test_the_last_good_checkpoint_is_judged_by_its_loss(run, experiment, capsys)
     assert not np.isfinite(judging.measured_loss(experiment, state))
     good = last_sensible(run, experiment)
     assert good.name == "last-1"
-    said = watch._what_is_left(run, experiment)
+    said = watch.what_is_left(run, experiment)
     assert f"{run.path('last-1')}: {good.nats:.4f} nats at step {good.step}." in said
     step, nats = run.best()
     assert f"{run.path('best')}: validation loss {nats:.4f} at step {step}." in said
@@ -174,7 +174,7 @@ def test_where_all_losses_are_bad_it_is_said(run, experiment):
     for name in ("last", "last-1", "last-2", "best"):
         run.path(name).write_bytes(run.path("last").read_bytes())
         spoil(run, name)
-    assert "No checkpoint is left whose loss is finite" in watch._what_is_left(run, experiment)
+    assert "No checkpoint is left whose loss is finite" in watch.what_is_left(run, experiment)
     with pytest.raises(RunError, match="no checkpoint whose loss is finite"):
         change_run(run, experiment, {"clip": 1.0})
     assert not (run.folder / CHANGES).exists()

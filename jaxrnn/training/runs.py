@@ -48,6 +48,7 @@ from jaxrnn.training.config import Config, NotDefinedError
 from jaxrnn.training.experiment import Experiment, fresh_state, prepare
 from jaxrnn.training.files import (
     UnreadableError,
+    open_own,
     parse_json,
     read_regular,
     sync_file,
@@ -413,7 +414,7 @@ class Run:
         """Append to the history, and to the timing."""
         timing = {"step": row.step, "characters_per_second": row.characters_per_second}
         for name, line in (("history", row.line), ("timing", json.dumps(timing) + "\n")):
-            with open(self.folder / f"{name}.jsonl", "a") as file:
+            with open_own(self.folder / f"{name}.jsonl", "a") as file:
                 file.write(line)
 
     def restore_history(self, log: RowLog, say: Callable[[str], None]) -> list[str]:

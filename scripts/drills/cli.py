@@ -32,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     kill = drills.add_parser("kill", help="kill a run many times; it must end the same to the byte")
     kill.add_argument("--kills", type=int, default=50)
     kill.add_argument("--seed", type=int, default=0)
+    kill.add_argument("--threads", action="store_true", help="resume on other processors each time")
     kill.set_defaults(drill=_kill)
     damage = drills.add_parser("damage", help="flip bits of a checkpoint; each must be noticed")
     damage.add_argument("--flips", type=int, default=1000)
@@ -58,9 +59,18 @@ def _parser() -> argparse.ArgumentParser:
 
 def _kill(options: argparse.Namespace, folder: Path) -> int:
     began = time.monotonic()
-    outcome = kill_drill(folder, options.kills, options.seed, say=lambda text: print(text))
+    outcome = kill_drill(
+        folder,
+        options.kills,
+        options.seed,
+        threads=options.threads,
+        say=lambda text: print(text, flush=True),
+    )
     for phase, count in outcome.kills.most_common():
         print(f"{count:4d}  {phase}")
+    for number, count in sorted(outcome.processors.items()):
+        if number:
+            print(f"{count:4d}  killed on {number} processors")
     for note in sorted(set(outcome.notes)):
         print(f"said: {note}")
     print(f"{outcome.kills.total()} kills in {time.monotonic() - began:.0f} s.")
