@@ -145,7 +145,7 @@ def read(path: Path, *, at_most: int | None = None) -> tuple[dict[str, np.ndarra
         if described["format"] in READABLE:
             return deserialize(data), dict(described["metadata"])
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DamagedCheckpointError(f"{path} is no checkpoint: {error!r}.") from error
+        raise DamagedCheckpointError(f"{path} is no checkpoint: {error!r:.300}.") from error
     raise CheckpointError(_other_format(path, described["format"]))
 
 
@@ -172,10 +172,10 @@ def _checksum(data: bytes) -> str:
 def _other_format(path: Path, found: Any) -> str:
     if isinstance(found, int) and found > FORMAT:
         return (
-            f"{path} was written by a newer jaxrnn: it has checkpoint format {found}, and this one "
-            f"reads format {FORMAT}. Install that newer jaxrnn."
+            f"{path} was written by a newer jaxrnn: it has checkpoint format {found!s:.20}, and "
+            f"this one reads format {FORMAT}. Install that newer jaxrnn."
         )
-    return f"{path} has checkpoint format {found!r}, and this jaxrnn reads format {FORMAT}."
+    return f"{path} has checkpoint format {found!r:.40}, and this jaxrnn reads format {FORMAT}."
 
 
 def _is_key(dtype: Any) -> bool:

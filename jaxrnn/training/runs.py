@@ -68,6 +68,8 @@ KEPT = ("last", "last-1", "last-2")
 """The checkpoints to go on from, the newest first."""
 IDENTITY_BYTES = 8
 """Of a run's identity, drawn at random."""
+LONGEST_IDENTITY = 64
+"""Characters of an identity that is read from a file."""
 PACKAGES = ("jaxrnn", "jax", "jaxlib", "flax", "optax", "numpy")
 """Those whose versions a run records."""
 
@@ -464,7 +466,7 @@ class Run:
     @property
     def _described(self) -> dict[str, Any]:
         described = self._json("config.json")
-        return self._checked(lambda: dict(described.items()), "config.json")
+        return self._checked(lambda: _checked_description(described), "config.json")
 
     def _json(self, name: str) -> Any:
         if not (self.folder / "config.json").is_file():
@@ -476,8 +478,42 @@ class Run:
             return read()
         except (RunError, CheckpointError, NotDefinedError):
             raise
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise RunError(f"{self.folder / name} is damaged: {error!r}.") from error
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            OverflowError,
+            RecursionError,
+        ) as error:
+            raise RunError(f"{self.folder / name} is damaged: {error!r:.500}.") from error
+
+
+def _checked_description(described: Any) -> dict[str, Any]:
+    """What config.json holds, if each part is of its type.
+
+    Raises:
+        ValueError: for the first part that is missing or of another type.
+    """
+    kinds: dict[str, type | tuple[type, ...]] = {
+        "config": dict,
+        "corpus_sha256": str,
+        "prompt": str,
+        "identity": (str, type(None)),
+        "versions": dict,
+        "computation": dict,
+    }
+    optional = ("prompt", "identity", "versions", "computation")  # not in all earlier versions
+    if not isinstance(described, dict):
+        raise ValueError(f"it must be an object, got {described!r:.40}")
+    for name, kind in kinds.items():
+        if name not in described and name not in optional:
+            raise ValueError(f"it has no {name}")
+        if name in described and not isinstance(described[name], kind):
+            raise ValueError(f"its {name} makes no sense: {described[name]!r:.40}")
+    if len(described.get("identity") or "") > LONGEST_IDENTITY:
+        raise ValueError(f"its identity is too long: {described['identity']!r:.40}")
+    return dict(described)
 
 
 def _saved(state: TrainState, metadata: dict[str, Any], changes: tuple[Change, ...]) -> Saved:

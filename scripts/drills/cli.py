@@ -12,6 +12,7 @@ from drills.calls import calls_drill
 from drills.damage import damage_drill
 from drills.endurance import generation_drill, training_drill, trainings_drill
 from drills.kill import KillDrillError, kill_drill
+from drills.mutate import mutation_drill
 from drills.sanitize import TESTS, SanitizerError, sanitize_drill, sanitized_calls
 
 
@@ -34,8 +35,9 @@ def _parser() -> argparse.ArgumentParser:
     kill.add_argument("--seed", type=int, default=0)
     kill.add_argument("--threads", action="store_true", help="resume on other processors each time")
     kill.set_defaults(drill=_kill)
-    damage = drills.add_parser("damage", help="flip bits of a checkpoint; each must be noticed")
+    damage = drills.add_parser("damage", help="damage files; each must be noticed")
     damage.add_argument("--flips", type=int, default=1000)
+    damage.add_argument("--mutations", type=int, default=0, help="of all the files of a run")
     damage.add_argument("--seed", type=int, default=0)
     damage.set_defaults(drill=_damage)
     endurance = drills.add_parser("endurance", help="train and write for long; memory stays flat")
@@ -81,7 +83,17 @@ def _kill(options: argparse.Namespace, folder: Path) -> int:
 def _damage(options: argparse.Namespace, folder: Path) -> int:
     noticed = damage_drill(folder, options.flips, options.seed)
     print(f"{noticed} of {options.flips} flipped bits were noticed.")
-    return 0 if noticed == options.flips else 1
+    began = time.monotonic()
+    mutated = mutation_drill(
+        folder, options.mutations, options.seed, say=lambda text: print(text, flush=True)
+    )
+    for kind, count in mutated.kinds.most_common():
+        print(f"{count:6d}  {kind}")
+    print(
+        f"{mutated.kinds.total()} mutations of a run's files in {time.monotonic() - began:.0f} s: "
+        f"{mutated.refused} were refused, {len(mutated.faults)} faults."
+    )
+    return 0 if noticed == options.flips and not mutated.faults else 1
 
 
 def _endurance(options: argparse.Namespace, folder: Path) -> int:
