@@ -11,7 +11,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 LOCK = ".lock"
 """The file whose lock says that a process is writing to a folder."""
@@ -78,6 +78,35 @@ def parse_json(data: bytes | str, what: object) -> Any:
         raise UnreadableError(f"{what} is no JSON: {error}.") from error
 
 
+def open_own(path: Path, mode: str) -> IO[Any]:
+    """Open a file of a folder of one's own for writing; it is made if it is not there.
+
+    What somebody else put in its place is not written to: a link, which leads elsewhere, a pipe,
+    a device.
+
+    Args:
+        path: the file.
+        mode: as `open` takes it: "wb", "a" or "a+".
+
+    Raises:
+        OSError: if there is something else than a regular file, or it cannot be opened.
+    """
+
+    def opener(name: str, flags: int) -> int:
+        descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, f"{path.name} is no regular file")
+        return descriptor
+
+    try:
+        return open(path, mode, opener=opener)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise OSError(errno.ELOOP, f"{path.name} is a link") from error
+
+
 def write_whole(path: Path, data: bytes, *, older: Sequence[Path] = ()) -> None:
     """Replace a file in one move: a crash at any byte leaves the file that was there.
 
@@ -93,7 +122,7 @@ def write_whole(path: Path, data: bytes, *, older: Sequence[Path] = ()) -> None:
     partial = path.with_name(f".{path.name}.partial")
     linked = path.with_name(f".{path.name}.older.partial")
     try:
-        with open(partial, "wb") as file:
+        with open_own(partial, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -143,7 +172,7 @@ def sync_folder(folder: Path) -> None:
 def remove_partial(folder: Path) -> None:
     """Remove the files that a process which died in `write_whole` left in a locked folder."""
     for partial in folder.glob(".*.partial"):
-        if not partial.is_dir():
+        if partial.is_symlink() or not partial.is_dir():
             partial.unlink(missing_ok=True)
 
 
@@ -181,7 +210,7 @@ def locked(
     Raises:
         LockedError: if another one is in already; by the function, if the folder is another one.
     """
-    with open(folder / LOCK, "a+") as file:
+    with open_own(folder / LOCK, "a+") as file:
 
         def check() -> None:
             """Refuse to write where the folder is another one by now."""

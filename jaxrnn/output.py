@@ -18,6 +18,7 @@ RUN_FILES = (
     "config.json",
     "vocabulary.json",
     "SHA256SUMS",
+    "changes.json",
     "history.jsonl",
     "timing.jsonl",
     "last*.safetensors",

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,15 @@ import time
 import jax
 import numpy as np
 import pytest
-from drills.kill import COMPARED, different_files, kill_drill
+from drills.kill import (
+    COMPARED,
+    KillDrillError,
+    _chosen,
+    _processors,
+    different_files,
+    kill_drill,
+)
+from drills.mutate import mutation_drill
 
 from jaxrnn import files
 from jaxrnn.runs import checkpointing as upkeep
@@ -76,6 +85,62 @@ def test_a_run_that_is_killed_five_times_ends_the_same_to_the_byte(tmp_path):
     outcome = kill_drill(tmp_path, kills=5, seed=1)
     assert outcome.kills.total() == 5
     assert outcome.different == []
+
+
+def test_mutated_files_of_a_run_are_read_or_refused_in_one_line(tmp_path):
+    mutated = mutation_drill(tmp_path, mutations=200, seed=3)
+    assert mutated.faults == []
+    assert 50 < mutated.refused < 200
+    assert set(mutated.kinds) == {"bits", "bytes", "other file", "no file", "meaning", "tensors"}
+
+
+@pytest.mark.slow
+def test_ten_thousand_mutations_are_read_or_refused_in_one_line(tmp_path):
+    assert mutation_drill(tmp_path, mutations=10_000, seed=4).faults == []
+
+
+def test_processors_are_drawn_for_resumed_processes_alone(monkeypatch):
+    """The drill itself is `scripts/faults.py kill --threads`; here, what it draws."""
+    rng = random.Random(0)
+    chosen = [_chosen([2, 5, 7], ["train", "--resume", "x"], rng) for _ in range(60)]
+    assert {len(c) for c in chosen} == {1, 2, 3}
+    assert all(set(c) <= {2, 5, 7} for c in chosen)
+    assert _chosen([2, 5, 7], ["train"], rng) == []
+    assert _chosen([], ["train", "--resume", "x"], rng) == []
+    monkeypatch.delattr(os, "sched_setaffinity", raising=False)
+    with pytest.raises(KillDrillError, match="does not let a process choose"):
+        _processors()
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_on_other_processors_a_run_ends_the_same_to_the_byte(tmp_path):
+    if not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two processors to choose from")
+    outcome = kill_drill(tmp_path, kills=20, threads=True)
+    assert outcome.kills.total() == 20
+    assert outcome.different == []
+
+
+def test_nothing_is_written_through_a_link_or_into_a_pipe(run, experiment, tmp_path):
+    """What somebody put in the place of a file of a run is left alone, in one line."""
+    outside = tmp_path / "outside"
+    for name in (".lock", "timing.jsonl"):
+        path = run.folder / name
+        there = path.read_bytes()
+        path.unlink()
+        path.symlink_to(outside)
+        with pytest.raises(RunError, match=f"Cannot write to .*{name} is a link"):
+            finish(run, experiment)
+        assert not outside.exists()
+        path.unlink()
+        os.mkfifo(path)
+        with pytest.raises(RunError, match="Cannot write to"):
+            finish(run, experiment)
+        path.unlink()
+        path.write_bytes(there)
+    (run.folder / ".last.safetensors.partial").symlink_to(outside)
+    finish(run, experiment)
+    assert not outside.exists()
 
 
 def test_a_run_that_is_stopped_ends_the_same_to_the_byte(run, experiment, whole):

@@ -23,7 +23,8 @@ from jaxrnn.files import (
     remove_partial_folders,
     write_whole,
 )
-from jaxrnn.runs.checkpointing import carry_out
+from jaxrnn.runs import checkpointing as upkeep
+from jaxrnn.runs.checkpointing import PICTURE, carry_out
 from jaxrnn.runs.checkpoints import READABLE, load, pack, read
 from jaxrnn.runs.environment import POOL, differences
 from jaxrnn.runs.history import TAIL, RowLog, RowWriter
@@ -45,6 +46,36 @@ def test_a_folder_that_is_replaced_meanwhile_is_left_alone(run, experiment, whol
         for _ in progresses:
             pass
     assert {p.name: p.read_bytes() for p in folder.iterdir() if p.name != files.LOCK} == before
+
+
+def test_no_picture_is_drawn_into_another_runs_folder(run, experiment, whole):  # noqa: F811
+    """All is trained and written before the folder is replaced; only the picture is left."""
+    progresses = carry_out(run, experiment, resume=True, picture=True)
+    for progress in progresses:
+        if progress.position.epoch == 3:
+            break
+    folder = run.folder
+    shutil.rmtree(folder)
+    shutil.copytree(whole, folder)
+    with pytest.raises(LockedError, match="was removed or replaced"):
+        progresses.close()
+    assert not (folder / PICTURE).exists()
+
+
+def test_the_picture_is_drawn_while_the_folder_is_locked(run, experiment, monkeypatch):  # noqa: F811
+    locked_then = []
+
+    def draw(rows, *, title):
+        with pytest.raises(LockedError), locked(run.folder):
+            pass
+        locked_then.append(title)
+        return b"picture"
+
+    monkeypatch.setattr(upkeep, "losses_picture", draw)
+    for _ in carry_out(run, experiment, resume=True, picture=True):
+        pass
+    assert locked_then == [run.folder.name]
+    assert (run.folder / PICTURE).read_bytes() == b"picture"
 
 
 def test_a_removed_folder_stops_the_run_in_one_line(run, experiment):  # noqa: F811

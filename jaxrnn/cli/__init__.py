@@ -18,6 +18,7 @@ from jaxrnn.cli.sample import Sample
 from jaxrnn.cli.train import TAKEN, Train
 from jaxrnn.data.corpora import CORPORA
 from jaxrnn.reproduction.commands import Reproduce
+from jaxrnn.runs.changes import CHANGEABLE
 from jaxrnn.runs.recipes import RECIPES
 from jaxrnn.terminal import (
     command_name,
@@ -71,11 +72,14 @@ def _command(given: list[str]) -> Command:
         raise ValueError(f"There is no recipe {name!r}: take one of {', '.join(RECIPES)}.")
     flags = {a.split("=")[0] for a in given if a.startswith("--")}
     resuming = given[:1] == ["train"] and "--resume" in flags
-    if resuming and flags - {"--resume", "--corpus", "--debug-nans"}:
+    changeable = {f"--{option}" for option in CHANGEABLE}
+    if resuming and flags - {"--resume", "--corpus", "--debug-nans", *changeable}:
         raise ValueError(
             "--resume goes on with a run as it was begun and takes no other flag but --debug-nans, "
-            "and --corpus where the same text lies elsewhere now."
+            "--corpus where the same text lies elsewhere now, and --schedule and --clip, which "
+            "are changed from there on."
         )
+    changed = tuple(option for option in CHANGEABLE if resuming and f"--{option}" in flags)
     config = RECIPES[name].config
     if resuming:
         config = replace(config, corpus=TAKEN)
@@ -83,7 +87,9 @@ def _command(given: list[str]) -> Command:
         config = replace(config, lowercase=False)  # a user's text keeps its case
     importing = import_with_defaults(given, name, config)
     kinds = (
-        Annotated[Train, subcommand("train", default=Train(recipe=name, config=config))]
+        Annotated[
+            Train, subcommand("train", default=Train(recipe=name, config=config, changed=changed))
+        ]
         | Annotated[Sample, subcommand("sample")]
         | Annotated[Evaluate, subcommand("evaluate")]
         | Annotated[FindRate, subcommand("find-rate", default=FindRate(recipe=name, config=config))]

@@ -14,7 +14,7 @@ from jaxrnn.terminal import (
     Screen,
     stop_requests,
 )
-from jaxrnn.training.range_test import range_test
+from jaxrnn.training.range_test import check_range, range_test
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,7 @@ class FindRate:
 
     def __call__(self) -> int:
         check_output(self.picture)
+        check_range(self.lowest, self.highest, self.steps)
         experiment = prepare(self.config)
         curves = range_test(
             experiment.model,

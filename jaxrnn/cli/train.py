@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tyro.conf import OmitArgPrefixes
+from tyro.conf import OmitArgPrefixes, Suppress
 
 from jaxrnn.cli.watch import watch
 from jaxrnn.runs.config import Config
 from jaxrnn.runs.environment import POOL, computation, differences, named_versions, versions
 from jaxrnn.runs.experiment import Experiment, prepare, prompt_for
+from jaxrnn.runs.judging import change_run
 from jaxrnn.runs.recipes import RECIPES
 from jaxrnn.runs.run import (
     PACKAGES,
@@ -46,13 +47,16 @@ class Train:
     another one, with a number if that is taken or another recipe's."""
     resume: Path | None = None
     """The folder of a run to go on with, exactly where it stopped. Takes no other flag but
-    --corpus, where the same text lies elsewhere now, and --debug-nans."""
+    --corpus, where the same text lies elsewhere now, --debug-nans, and --schedule (counted from
+    the run's first epoch) and --clip, which hold from there on and are recorded in the run."""
     debug_nans: bool = False
     """When the loss or a gradient is not finite, find the first operation that made it so."""
     prompt: str | None = None
     """What samples begin with; the recipe's, or the beginning of the validation text, if None."""
     config: OmitArgPrefixes[Config] = RECIPES["python-docs"].config
     """The values of the recipe."""
+    changed: Suppress[tuple[str, ...]] = ()
+    """The options of `config` that a run that is gone on with is given."""
 
     def __call__(self) -> int:
         if self.resume is not None:
@@ -79,6 +83,11 @@ class Train:
         now = {**named_versions(versions(PACKAGES)), **computation()}
         for sentence in differences(recorded, now):
             logger.warning("%s", sentence)
+        wanted = {option: getattr(self.config, option) for option in self.changed}
+        if wanted:
+            experiment = change_run(
+                run, experiment, wanted, say=lambda text: logger.warning("%s", text)
+            )
         return watch(run, experiment, resume=True, debug_nans=self.debug_nans)
 
     def _created(self, experiment: Experiment, prompt: str) -> Run:

@@ -1,5 +1,7 @@
 """Watch a run: train it before the user's eyes, and say what came of it."""
 
+import math
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -8,9 +10,9 @@ import jax
 import numpy as np
 
 from jaxrnn.generation.sampler import Sampler
-from jaxrnn.runs.checkpointing import carry_out
+from jaxrnn.runs.checkpointing import PICTURE, carry_out
 from jaxrnn.runs.experiment import Experiment
-from jaxrnn.runs.plots import draw_losses
+from jaxrnn.runs.judging import is_sensible, last_sensible
 from jaxrnn.runs.run import Run
 from jaxrnn.terminal import (
     FAILED,
@@ -57,7 +59,12 @@ def watch(
             )
         screen.show("compiling", 0.0)
         progresses = carry_out(
-            run, experiment, resume=resume, debug_nans=debug_nans, say=screen.notice
+            run,
+            experiment,
+            resume=resume,
+            debug_nans=debug_nans,
+            picture=True,
+            say=screen.notice,
         )
         try:
             for progress in progresses:
@@ -68,53 +75,74 @@ def watch(
                     break
         except NonFiniteLossError as error:
             print(f"error: {printable(str(error))}", file=sys.stderr)
-            print(_what_is_left(run), file=sys.stderr)
+            print(printable(what_is_left(run, experiment)), file=sys.stderr)
             return FAILED
         if resume and not trained:
             screen.notice(f"{run.folder} is finished: its schedule has no more epochs to train.")
         if (sentence := _worse(run.history)) is not None:
             screen.notice(sentence)
-    draw_losses(run.history, run.folder / "loss.png", title=run.folder.name)
     command = command_name()
     if signal:
         print(f"\nStopped and saved. Go on with:\n  {command} train --resume {run.folder}")
         return SIGNALLED + signal
     print(f"\n{run.folder.name} writes:\n")
     print(run.write(None, length=400, sampler=Sampler(temperature=SHOWN_TEMPERATURE))[0])
-    print(f"\nThe loss curve is {run.folder / 'loss.png'}. What to type next:")
+    print(f"\nThe loss curve is {run.folder / PICTURE}. What to type next:")
     print(f"  {command} sample {run.folder} --prompt {shlex.quote(run.prompt)} --temperature 0.8")
     print(f"  {command} evaluate {run.folder}")
     print(f"  {command} train --corpus FILE.txt")
     return 0
 
 
-def _what_is_left(run: Run) -> str:
+def what_is_left(run: Run, experiment: Experiment) -> str:
     """Which checkpoints are left after a run that diverged, judged by their loss."""
-    validated = [row for row in run.history if row.validation is not None]
-    if not run.path("best").is_file() or not validated:
+    good = last_sensible(run, experiment)
+    if good is None:
         return (
-            f"No validation came before it: {run.path('last')} holds numbers that are finite, and "
-            "may be bad. Begin again with a smaller rate or clip."
+            "No checkpoint is left whose loss is finite: begin again with a smaller rate or clip."
         )
-    best = min(validated, key=lambda row: row.validation or 0.0)
+    kind = "good" if is_sensible(good.nats, experiment.model.vocabulary) else "finite"
     return (
-        f"The best checkpoint is {run.path('best')}: validation loss {best.validation:.4f} at step "
-        f"{best.step}. {run.path('last')} is newer and finite, but not validated."
+        f"The last checkpoint with a {kind} loss is {run.path(good.name)}: {good.nats:.4f} nats at "
+        f"step {good.step}. {_best_of(run)} Go on from step {good.step} with --clip, or with a "
+        "schedule of smaller rates, whose epochs count from the run's first one:\n"
+        f"  {command_name()} train --resume {shlex.quote(str(run.folder))} "
+        f"--schedule 'EPOCHS x RATE'"
     )
+
+
+def _best_of(run: Run) -> str:
+    """The best checkpoint and its loss, in a sentence."""
+    path = run.path("best")
+    if not path.exists():
+        return "There is no best one yet: no validation came before."
+    try:
+        step, nats = run.best()
+    except ValueError as error:
+        return str(error)
+    return f"The best one is {path}: validation loss {_number(nats, '.4f')} at step {step}."
+
+
+def _number(value: float | None, form: str) -> str:
+    """A number as `form` has it; "-" for one that is missing, NaN or infinite."""
+    if value is None or not math.isfinite(value):
+        width = re.match(r"\d*", form)
+        return "-".rjust(int(width[0]) if width and width[0] else 1)
+    return format(value, form)
 
 
 def _worse(rows: Sequence[Row]) -> str | None:
     """What to say of a run that ends worse than it began."""
-    validated = [row for row in rows if row.validation is not None]
-    if len(validated) < 2:
+    losses = [(row.epoch, row.validation) for row in rows if row.validation is not None]
+    finite = [(epoch, loss) for epoch, loss in losses if math.isfinite(loss)]
+    if len(finite) < 2:
         return None
-    first, last = validated[0], validated[-1]
-    if last.validation <= first.validation:  # type: ignore[operator]
+    (first, before), (last, after) = finite[0], finite[-1]
+    if after <= before:
         return None
     return (
-        f"The run ends worse than it began: validation loss {first.validation:.4f} after epoch "
-        f"{first.epoch:g}, {last.validation:.4f} after epoch {last.epoch:g}. A smaller rate may "
-        "help."
+        f"The run ends worse than it began: validation loss {before:.4f} after epoch {first:g}, "
+        f"{after:.4f} after epoch {last:g}. A smaller rate may help."
     )
 
 
@@ -126,7 +154,9 @@ def _introduction(run: Run, experiment: Experiment) -> str:
         f"{config.model} with {count:,} parameters on {config.corpus}: "
         f"{len(source.tokens):,} characters, {len(experiment.vocabulary)} different tokens.\n"
         f"{experiment.schedule.epochs} epochs of about {source.steps_per_epoch} steps, "
-        f"schedule {config.schedule}; the run is kept in {run.folder}.\n\n"
+        f"schedule {config.schedule}; the run is kept in {run.folder}.\n"
+        + "".join(f"{change.sentence}\n" for change in run.changes)
+        + "\n"
         "epoch   train  validation  bits/char  perplexity  chars/s"
     )
 
@@ -137,17 +167,22 @@ def _show(screen: Screen, progress: Progress, epochs: int) -> None:
         screen.line(_epoch_line(row))
     share = (position.epoch + position.window / max(progress.of, 1)) / epochs
     if progress.validating is not None:
-        screen.show("validating", share, f"loss {position.train:.3f}")
+        screen.show("validating", share, f"loss {_number(position.train, '.3f')}")
         return
     speed = None if row is None else row.characters_per_second
     if speed is None:
         speed = position.characters / max(position.seconds, 1e-9)
-    note = f"loss {position.train:.3f}  {speed / 1000:,.0f}k chars/s"
+    note = f"loss {_number(position.train, '.3f')}  {_number(speed / 1000, ',.0f')}k chars/s"
     screen.show(f"epoch {min(position.epoch + 1, epochs)}/{epochs}", share, note)
 
 
 def _epoch_line(row: Row) -> str:
-    return (
-        f"{row.epoch:5g}  {row.train:6.3f}  {row.validation:10.4f}  {row.bits_per_character:9.4f}"
-        f"  {row.perplexity:10.3f}  {row.characters_per_second:7,.0f}"
+    cells = (
+        _number(row.epoch, "5g"),
+        _number(row.train, "6.3f"),
+        _number(row.validation, "10.4f"),
+        _number(row.bits_per_character, "9.4f"),
+        _number(row.perplexity, "10.3f"),
+        _number(row.characters_per_second, "7,.0f"),
     )
+    return "  ".join(cells)

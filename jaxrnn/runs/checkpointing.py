@@ -8,21 +8,28 @@ written before the last one that speaks of it, and the history is put back from 
 import time
 import warnings
 from collections.abc import Callable, Generator, Sequence
+from itertools import pairwise
 
 import jax
 
-from jaxrnn.files import locked, remove_partial
+from jaxrnn.files import locked, remove_partial, write_whole
+from jaxrnn.runs.changes import Change, moved
 from jaxrnn.runs.experiment import Experiment
-from jaxrnn.runs.history import RowWriter
+from jaxrnn.runs.history import RowLog, RowWriter
+from jaxrnn.runs.judging import is_sensible, measured_loss
+from jaxrnn.runs.plots import losses_picture
 from jaxrnn.runs.run import Run, RunError, Saved
 from jaxrnn.training.chunks import Progress
 from jaxrnn.training.diagnosis import NonFiniteLossError
 from jaxrnn.training.history import Position
 from jaxrnn.training.loop import training
+from jaxrnn.training.schedules import parse_schedule
 from jaxrnn.training.state import copied
 
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
 """At least, within an epoch: the most that a crash costs, and what spares the disk."""
+PICTURE = "loss.png"
+"""The file of the loss curves."""
 LARGEST_SHARE = 0.02
 """Writing checkpoints takes at most this share of the time, on average."""
 
@@ -42,17 +49,21 @@ class Upkeep:
         saved: Saved | None = None,
         *,
         lines: Sequence[str] = (),
+        changes: Sequence[Change] = (),
         check: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.run = run
         self.best = saved.best if saved else float("inf")
         self._rows = RowWriter(lines)
+        self._changes = changes
         self._check = check
-        self._on_disk = saved.position if saved else None
+        # One from before a change is written anew, as the first one after it.
+        as_it_is = saved is not None and len(saved.changes) == len(changes)
+        self._on_disk = saved.position if saved is not None and as_it_is else None
         self.seconds = self._cost = 0.0
         self._clock, self._written = clock, clock()
-        self._waiting: Progress | None = None
+        self._waiting: tuple[Progress, RowLog] | None = None
 
     def see(self, progress: Progress) -> None:
         """Add the row that is complete, if any, and write the checkpoints that are due."""
@@ -63,7 +74,8 @@ class Upkeep:
             self.run.add_row(row)
             if row.validation is not None and row.validation < self.best:
                 self.best = row.validation
-                self._waiting = progress._replace(state=copied(progress.state))
+                waiting = progress._replace(state=copied(progress.state))
+                self._waiting = (waiting, self._rows.log)
         if self._due(epoch_ends=row is not None and row.validation is not None):
             self.write(progress)
 
@@ -78,16 +90,32 @@ class Upkeep:
         self._check()
         started = self._clock()
         try:
-            if self._waiting is not None:
-                self.run.save("best", self._waiting, self.best)
-                self._waiting = None
-            self.run.save("last", progress, self.best, self._rows.log)
+            self._write_best()
+            self.run.save("last", progress, self.best, self._rows.log, self._changes)
         except OSError as error:
             raise _cannot_write(self.run, error) from error
         self._on_disk = progress.position
         self._written = self._clock()
         self._cost = self._written - started
         self.seconds += self._cost
+
+    def write_best(self) -> None:
+        """Write the best checkpoint alone, if it is not there already.
+
+        Raises:
+            RunError: if it cannot be written.
+        """
+        self._check()
+        try:
+            self._write_best()
+        except OSError as error:
+            raise _cannot_write(self.run, error) from error
+
+    def _write_best(self) -> None:
+        if self._waiting is not None:
+            progress, log = self._waiting
+            self.run.save("best", progress, self.best, log, self._changes)
+            self._waiting = None
 
     def _due(self, *, epoch_ends: bool) -> bool:
         """Whether time has come: the end of an epoch, or a while, and never above the share."""
@@ -102,6 +130,7 @@ def carry_out(
     *,
     resume: bool = False,
     debug_nans: bool = False,
+    picture: bool = False,
     say: Callable[[str], None] = warnings.warn,
 ) -> Generator[Progress, None, None]:
     """Train, and keep the run's folder up to date; yields what `training` yields.
@@ -113,15 +142,17 @@ def carry_out(
         experiment: what to train.
         resume: whether to go on from the run's last checkpoint.
         debug_nans: see `training`.
+        picture: whether to draw the loss curves, `loss.png`, at the end or where it is stopped.
         say: is told in a sentence what had to be repaired.
 
     Raises:
         RunError: if another process trains this run, or the folder cannot be read or written.
-        NonFiniteLossError: see `training`; the last good checkpoint is written.
+        NonFiniteLossError: see `training`; the last good progress is written if its loss is
+            sensible, see `jaxrnn.runs.judging`.
     """
     try:
         with locked(run.folder, say) as check:
-            yield from _carry_out(run, experiment, resume, debug_nans, say, check)
+            yield from _carry_out(run, experiment, resume, debug_nans, picture, say, check)
     except OSError as error:
         raise _cannot_write(run, error) from error
 
@@ -131,6 +162,7 @@ def _carry_out(
     experiment: Experiment,
     resume: bool,
     debug_nans: bool,
+    picture: bool,
     say: Callable[[str], None],
     check: Callable[[], None],
 ) -> Generator[Progress, None, None]:
@@ -152,13 +184,27 @@ def _carry_out(
             upkeep.see(progress)
             yield progress
     except NonFiniteLossError as error:
+        upkeep.write_best()
         if error.good is not None:
-            upkeep.write(error.good)
+            nats = measured_loss(experiment, error.good.state)
+            if is_sensible(nats, experiment.model.vocabulary):
+                upkeep.write(error.good)
         raise
     except GeneratorExit:
-        upkeep.write(progress)
+        _end(run, progress, upkeep, check, picture)
         raise
+    _end(run, progress, upkeep, check, picture)
+
+
+def _end(
+    run: Run, progress: Progress, upkeep: Upkeep, check: Callable[[], None], picture: bool
+) -> None:
+    """Write the last checkpoint, and the picture if it is asked for."""
     upkeep.write(progress)
+    if picture:
+        figure = losses_picture(run.history, title=run.folder.name)
+        check()
+        write_whole(run.folder / PICTURE, figure)
 
 
 def _begin(
@@ -172,16 +218,32 @@ def _begin(
     saved = None
     if resume:
         saved = run.latest(jax.eval_shape(experiment.fresh_state), say)
+    changes = run.changes
     if saved is None:
+        if any(change.step for change in changes):
+            raise RunError(f"{run.folder} was trained, and has no checkpoint to go on from.")
         progress = Progress(experiment.fresh_state(), Position(), experiment.source.steps(0))
-        upkeep = Upkeep(run, check=check)
+        upkeep = Upkeep(run, changes=changes, check=check)
         upkeep.write(progress)
         return progress, upkeep
     if saved.best < float("inf") and not run.best_is_whole(say):
         saved = saved._replace(best=float("inf"))
     lines = run.restore_history(saved.log, say)
-    of = experiment.source.steps(saved.position.epoch)
-    return Progress(saved.state, saved.position, of), Upkeep(run, saved, lines=lines, check=check)
+    upkeep = Upkeep(run, saved, lines=lines, changes=changes, check=check)
+    position = _with_changes(run, experiment, saved)
+    progress = Progress(saved.state, position, experiment.source.steps(position.epoch))
+    if len(saved.changes) < len(changes):
+        upkeep.write(progress)
+    return progress, upkeep
+
+
+def _with_changes(run: Run, experiment: Experiment, saved: Saved) -> Position:
+    """The position of a checkpoint after the changes that were made after its update."""
+    schedules = [parse_schedule(config.schedule) for config in run.configs[len(saved.changes) :]]
+    position = saved.position
+    for old, new in pairwise(schedules):
+        position = moved(position, old, new, experiment.source)
+    return position
 
 
 def _cannot_write(run: Run, error: OSError) -> RunError:

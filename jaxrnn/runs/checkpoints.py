@@ -88,14 +88,34 @@ def load(path: Path | str, like: Any) -> tuple[Any, dict[str, Any]]:
         CheckpointError: if there is no such file, if it is damaged, no checkpoint or of another
             format, or if arrays are missing, unknown or of another shape; all of them are named.
     """
-    path, expected = Path(path), named_leaves(like)
-    needed = sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in expected.values())
-    arrays, metadata = read(path, at_most=4 * needed + ROOM)
+    path = Path(path)
+    arrays, metadata = read(path, at_most=most_bytes(like))
+    return fitted(path, arrays, like), metadata
+
+
+def most_bytes(like: Any) -> int:
+    """Bytes that a checkpoint of a tree of these shapes may have; see `load`."""
+    leaves = named_leaves(like).values()
+    return 4 * sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves) + ROOM
+
+
+def fitted(path: Path, arrays: dict[str, np.ndarray], like: Any) -> Any:
+    """The pytree from the arrays of a checkpoint.
+
+    Args:
+        path: the file, for the message.
+        arrays: what `read` gave.
+        like: see `load`.
+
+    Raises:
+        CheckpointError: if arrays are missing, unknown or of another shape; all of them are named.
+    """
+    expected = named_leaves(like)
     problems = _problems(expected, arrays)
     if problems:
         raise CheckpointError(f"{path} does not fit the model: " + "; ".join(problems) + ".")
     leaves = [_from_array(arrays[name], leaf.dtype) for name, leaf in expected.items()]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves), metadata
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
 def read(path: Path, *, at_most: int | None = None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -123,7 +143,7 @@ def read(path: Path, *, at_most: int | None = None) -> tuple[dict[str, np.ndarra
         if described["format"] in READABLE:
             return deserialize(data), dict(described["metadata"])
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DamagedCheckpointError(f"{path} is no checkpoint: {error!r}.") from error
+        raise DamagedCheckpointError(f"{path} is no checkpoint: {error!r:.300}.") from error
     raise CheckpointError(_other_format(path, described["format"]))
 
 
@@ -150,10 +170,10 @@ def _checksum(data: bytes) -> str:
 def _other_format(path: Path, found: Any) -> str:
     if isinstance(found, int) and found > FORMAT:
         return (
-            f"{path} was written by a newer jaxrnn: it has checkpoint format {found}, and this one "
-            f"reads format {FORMAT}. Install that newer jaxrnn."
+            f"{path} was written by a newer jaxrnn: it has checkpoint format {found!s:.20}, and "
+            f"this one reads format {FORMAT}. Install that newer jaxrnn."
         )
-    return f"{path} has checkpoint format {found!r}, and this jaxrnn reads format {FORMAT}."
+    return f"{path} has checkpoint format {found!r:.40}, and this jaxrnn reads format {FORMAT}."
 
 
 def _is_key(dtype: Any) -> bool:

@@ -123,7 +123,7 @@ class Config:
         ):
             if getattr(self, name) not in get_args(kind):
                 named = ", ".join(get_args(kind))
-                raise ValueError(f"{name} must be one of {named}; got {getattr(self, name)!r}.")
+                raise ValueError(f"{name} must be one of {named}; got {getattr(self, name)!r:.60}.")
         parse_schedule(self.schedule)
         self.make_optimizer()
         self._check_model_options()
@@ -177,7 +177,7 @@ class Config:
     def _check_model_options(self) -> None:
         if self.cell not in CELLS:
             raise NotDefinedError(
-                f"The cell {self.cell!r} is not defined here; cell must be one of "
+                f"The cell {self.cell!r:.60} is not defined here; cell must be one of "
                 f"{', '.join(CELLS)}. A cell of your own is put into jaxrnn.CELLS first: run the "
                 "script that defines it."
             )

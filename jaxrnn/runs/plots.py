@@ -1,38 +1,45 @@
 """Pictures of training: loss curves and the learning-rate range test."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from jaxrnn.files import write_whole
 from jaxrnn.output import write_output
 from jaxrnn.training.history import Row
 
+AVERAGE, VALIDATION = "training (average)", "validation"
+"""Labels of the curves."""
+LARGEST_DRAWN = 1e100
+"""Values above it have no place in a picture: the arithmetic of the axes overflows near 1e308."""
 
-def draw_losses(
-    rows: Sequence[Row], path: Path, *, title: str, published: Mapping[int, float] | None = None
-) -> None:
-    """Draw the loss curves of a run as PNG.
+
+def losses_picture(rows: Sequence[Row], *, title: str) -> bytes:
+    """The loss curves of a run as PNG; losses that are not finite have no point.
 
     Args:
         rows: the history.
-        path: the file.
         title: above the picture.
-        published: validation losses to compare with, by epochs done.
+
+    Returns:
+        The bytes of the picture.
     """
     figure, axes = _figure(title)
-    axes.plot([r.epoch for r in rows], [r.train for r in rows], label="training (average)")
-    ends = [r for r in rows if r.validation is not None]
-    axes.plot([r.epoch for r in ends], [r.validation for r in ends], "o-", label="validation")
-    if published:
-        axes.plot(list(published), list(published.values()), "kx", label="validation, as published")
+    trained = [row for row in rows if is_drawn(row.epoch, row.train)]
+    axes.plot([row.epoch for row in trained], [row.train for row in trained], label=AVERAGE)
+    ends = [row for row in rows if is_drawn(row.epoch, row.validation)]
+    axes.plot([row.epoch for row in ends], [row.validation for row in ends], "o-", label=VALIDATION)
     axes.set_xlabel("epochs")
     axes.set_ylabel("nats per character")
     axes.legend()
-    write_whole(path, _png(figure))
+    return _png(figure)
+
+
+def is_drawn(*values: float | None) -> bool:
+    """Whether values have a place in a picture: none is missing, NaN or beyond all axes."""
+    return all(value is not None and abs(value) < LARGEST_DRAWN for value in values)
 
 
 def draw_rates(

@@ -8,6 +8,7 @@ timing.jsonl         the speed of each row, of those that were trained twice too
 last.safetensors     the state to go on from, and the end of the history so far
 last-1.safetensors   the one before it, then last-2: what is fallen back to
 best.safetensors     the state with the lowest validation loss
+changes.json         later changes of the schedule or the clip, if any; see `changes`
 loss.png             the loss curves
 .lock                locked while a process trains
 """
@@ -16,7 +17,7 @@ import json
 import logging
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,13 +27,29 @@ import jax
 from jaxrnn.data.vocabulary import Vocabulary
 from jaxrnn.files import (
     UnreadableError,
+    open_own,
     parse_json,
     read_regular,
     sync_file,
     write_whole,
 )
 from jaxrnn.generation.texts import write_texts
-from jaxrnn.runs.checkpoints import CheckpointError, DamagedCheckpointError, load, read, save
+from jaxrnn.runs.changes import (
+    CHANGES,
+    LARGEST_CHANGES,
+    Change,
+    changes_in,
+    configs_of,
+    unpack_changes,
+)
+from jaxrnn.runs.checkpoints import (
+    CheckpointError,
+    DamagedCheckpointError,
+    fitted,
+    most_bytes,
+    read,
+    save,
+)
 from jaxrnn.runs.checksums import RunError as RunError
 from jaxrnn.runs.checksums import RunExistsError as RunExistsError
 from jaxrnn.runs.checksums import make_sealed, read_sealed
@@ -52,6 +69,8 @@ KEPT = ("last", "last-1", "last-2")
 """The checkpoints to go on from, the newest first."""
 IDENTITY_BYTES = 8
 """Of a run's identity, drawn at random."""
+LONGEST_IDENTITY = 64
+"""Characters of an identity that is read from a file."""
 PACKAGES = ("jaxrnn", "jax", "jaxlib", "flax", "optax", "numpy")
 """Those whose versions a run records."""
 
@@ -63,13 +82,15 @@ class Saved(NamedTuple):
         state: the training state.
         position: where the run stood.
         best: the lowest validation loss so far.
-        log: the rows of history so far; only "last" has them.
+        log: the rows of history so far.
+        changes: those of the run's settings that were made before it.
     """
 
     state: TrainState
     position: Position
     best: float
     log: RowLog
+    changes: tuple[Change, ...] = ()
 
 
 def checked_name(name: str) -> str:
@@ -123,8 +144,31 @@ class Run:
 
     @property
     def config(self) -> Config:
-        """The configuration."""
-        return self._checked(lambda: Config.from_dict(self._described["config"]), "config.json")
+        """The configuration, with the changes that were made since the run began."""
+        return self.configs[-1]
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """The changes of the configuration since the run began, in order.
+
+        Raises:
+            RunError: if their file is damaged or cannot be read.
+        """
+        path = self.folder / CHANGES
+        try:
+            data = read_regular(path, at_most=LARGEST_CHANGES)
+        except FileNotFoundError:
+            return ()
+        except (UnreadableError, OSError) as error:
+            raise RunError(f"Cannot read {path}: {error}. Put back the old file.") from error
+        return self._checked(lambda: unpack_changes(data, self.identity), CHANGES)
+
+    @property
+    def configs(self) -> list[Config]:
+        """The configuration at the beginning, and that after each change."""
+        begun = self._checked(lambda: Config.from_dict(self._described["config"]), "config.json")
+        changes = self.changes
+        return self._checked(lambda: configs_of(begun, changes), CHANGES)
 
     @property
     def prompt(self) -> str:
@@ -188,10 +232,24 @@ class Run:
             )
         return experiment
 
-    def save(self, name: str, progress: Progress, best: float, log: RowLog | None = None) -> None:
+    def save(
+        self,
+        name: str,
+        progress: Progress,
+        best: float,
+        log: RowLog | None = None,
+        changes: Sequence[Change] = (),
+    ) -> None:
         """Write checkpoint `name` ("last" or "best"); the last ones before it are kept.
 
         The rows that it counts are on the disk before it is.
+
+        Args:
+            name: "last" or "best".
+            progress: how far training has come.
+            best: the lowest validation loss so far.
+            log: the rows of history so far.
+            changes: those of the run's settings that were made before.
         """
         if log is not None and log.rows:
             sync_file(self.folder / "history.jsonl")
@@ -201,6 +259,8 @@ class Run:
             "best": best,
             "history": asdict(log or RowLog()),
         }
+        if changes:
+            metadata["changes"] = [asdict(change) for change in changes]
         older = [self.path(kept) for kept in KEPT[1:]] if name == KEPT[0] else []
         save(self.path(name), progress.state, metadata, older=older)
 
@@ -213,12 +273,46 @@ class Run:
 
         Raises:
             CheckpointError: if it is missing, damaged or of another format, or does not fit.
-            RunError: if it is another run's.
+            RunError: if it is another run's, or made with changes that are not recorded.
         """
-        state, metadata = load(self.path(name), like)
+        path = self.path(name)
+        arrays, metadata = read(path, at_most=most_bytes(like))
         if (other := self._foreign(name, metadata)) is not None:
             raise RunError(other)
-        return self._checked(lambda: _saved(state, metadata), self.path(name).name)
+        changes = self._checked(lambda: changes_in(metadata.get("changes", [])), path.name)
+        recorded = self.changes
+        if recorded[: len(changes)] != changes:
+            raise RunError(
+                f"{path} was made with changes of the settings that {self.folder / CHANGES} does "
+                "not have: put back that file."
+            )
+        there = like
+        if changes != recorded:
+            # Clipping has a place in the structure of the optimizer's state, and no arrays.
+            optimizer = self.configs[len(changes)].make_optimizer()
+            structure = jax.tree.structure(jax.eval_shape(optimizer.init, like.params))
+            opt_state = jax.tree.unflatten(structure, jax.tree.leaves(like.opt_state))
+            there = like._replace(opt_state=opt_state)
+        state = fitted(path, arrays, there)
+        structure = jax.tree.structure(like.opt_state)
+        opt_state = jax.tree.unflatten(structure, jax.tree.leaves(state.opt_state))
+        state = state._replace(opt_state=opt_state)
+        return self._checked(lambda: _saved(state, metadata, changes), path.name)
+
+    def leads_on(self, name: str, saved: Saved) -> bool:
+        """Whether training goes on from a checkpoint: not if it is from before the last change.
+
+        But for the one after whose update the change was made, which may be the best one.
+
+        Args:
+            name: the checkpoint.
+            saved: what it holds.
+        """
+        step = int(saved.state.step)
+        missing = self.changes[len(saved.changes) :]
+        if name == "best" and step and not saved.log.rows:
+            return False  # earlier versions kept no history in it
+        return all(change.step == step for change in missing)
 
     def latest(self, like: TrainState, say: Callable[[str], None]) -> Saved | None:
         """The newest checkpoint to go on from that is whole, or None where nothing was trained.
@@ -231,11 +325,15 @@ class Run:
             RunError: if all are damaged or missing, but something was trained.
         """
         damaged = []
-        for name in KEPT:
+        recorded = self.changes
+        for name in (*KEPT, "best") if recorded else KEPT:
             try:
                 saved = self.load(name, like)
             except DamagedCheckpointError as error:
                 damaged.append(str(error))
+                continue
+            whole_but_best = name == "best" and saved.changes == recorded
+            if whole_but_best or not self.leads_on(name, saved):
                 continue
             if damaged:
                 say(
@@ -247,6 +345,21 @@ class Run:
         if not any(path.exists() for path in begun):
             return None
         raise RunError(f"{self.folder} has no whole checkpoint to go on from. {' '.join(damaged)}")
+
+    def best(self) -> tuple[int, float]:
+        """Updates made, and the validation loss, of the best checkpoint.
+
+        Raises:
+            CheckpointError: if it is missing or damaged.
+            RunError: if it is another run's, or what it says makes no sense.
+        """
+        arrays, metadata = read(self.path("best"))
+        if (other := self._foreign("best", metadata)) is not None:
+            raise RunError(other)
+        found = self._checked(
+            lambda: (int(arrays["step"]), float(metadata["best"])), self.path("best").name
+        )
+        return found
 
     def best_is_whole(self, say: Callable[[str], None]) -> bool:
         """Whether the best checkpoint can be read; says so if not."""
@@ -304,7 +417,7 @@ class Run:
         """Append to the history, and to the timing."""
         timing = {"step": row.step, "characters_per_second": row.characters_per_second}
         for name, line in (("history", row.line), ("timing", json.dumps(timing) + "\n")):
-            with open(self.folder / f"{name}.jsonl", "a") as file:
+            with open_own(self.folder / f"{name}.jsonl", "a") as file:
                 file.write(line)
 
     def restore_history(self, log: RowLog, say: Callable[[str], None]) -> list[str]:
@@ -354,7 +467,7 @@ class Run:
     @property
     def _described(self) -> dict[str, Any]:
         described = self._json("config.json")
-        return self._checked(lambda: dict(described.items()), "config.json")
+        return self._checked(lambda: _checked_description(described), "config.json")
 
     def _json(self, name: str) -> Any:
         if not (self.folder / "config.json").is_file():
@@ -366,17 +479,51 @@ class Run:
             return read()
         except (RunError, CheckpointError, NotDefinedError):
             raise
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise RunError(f"{self.folder / name} is damaged: {error!r}.") from error
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            OverflowError,
+            RecursionError,
+        ) as error:
+            raise RunError(f"{self.folder / name} is damaged: {error!r:.500}.") from error
 
 
-def _saved(state: TrainState, metadata: dict[str, Any]) -> Saved:
+def _checked_description(described: Any) -> dict[str, Any]:
+    """What config.json holds, if each part is of its type.
+
+    Raises:
+        ValueError: for the first part that is missing or of another type.
+    """
+    kinds: dict[str, type | tuple[type, ...]] = {
+        "config": dict,
+        "corpus_sha256": str,
+        "prompt": str,
+        "identity": (str, type(None)),
+        "versions": dict,
+        "computation": dict,
+    }
+    optional = ("prompt", "identity", "versions", "computation")  # not in all earlier versions
+    if not isinstance(described, dict):
+        raise ValueError(f"it must be an object, got {described!r:.40}")
+    for name, kind in kinds.items():
+        if name not in described and name not in optional:
+            raise ValueError(f"it has no {name}")
+        if name in described and not isinstance(described[name], kind):
+            raise ValueError(f"its {name} makes no sense: {described[name]!r:.40}")
+    if len(described.get("identity") or "") > LONGEST_IDENTITY:
+        raise ValueError(f"its identity is too long: {described['identity']!r:.40}")
+    return dict(described)
+
+
+def _saved(state: TrainState, metadata: dict[str, Any], changes: tuple[Change, ...]) -> Saved:
     position = Position(**metadata["position"])
     position.check()
     best = metadata["best"]
     if not isinstance(best, float | int) or isinstance(best, bool) or best != best:
         raise ValueError(f"best is no number: {best!r:.40}")
-    return Saved(state, position, float(best), RowLog.from_json(metadata["history"]))
+    return Saved(state, position, float(best), RowLog.from_json(metadata["history"]), changes)
 
 
 def _is_row(line: str) -> bool:

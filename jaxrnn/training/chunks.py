@@ -166,6 +166,6 @@ def check_validation(nats: float, progress: Progress) -> None:
 def non_finite(message: str, good: Progress) -> NonFiniteLossError:
     """The error, with the progress that it leaves if that itself is finite."""
     error = NonFiniteLossError(message)
-    leaves = jax.tree.leaves((good.state.params, good.state.carry))
+    leaves = jax.tree.leaves((good.state.params, good.state.opt_state, good.state.carry))
     error.good = good if all(np.isfinite(np.asarray(leaf)).all() for leaf in leaves) else None
     return error

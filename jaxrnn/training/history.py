@@ -13,6 +13,9 @@ from jaxrnn.nn.losses import bits_per_character, perplexity
 AVERAGE_DECAY = 0.98
 """Of the exponential average that is shown as the training loss, as in the course's fastai."""
 
+LARGEST_COUNT = 2**62
+"""Updates, windows and the like that a file is believed to count."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -51,6 +54,8 @@ class Row:
             value = getattr(self, field.name)
             if isinstance(value, bool) or not isinstance(value, int | float | None):
                 raise ValueError(f"{field.name} of a row must be a number, got {value!r:.40}.")
+            if isinstance(value, int) and abs(value) > LARGEST_COUNT:  # no float holds it
+                raise ValueError(f"{field.name} of a row makes no sense: {value!r:.40}.")
 
     def with_validation(self, nats: float) -> "Row":
         """The same row with a validation loss, in all three units."""
@@ -107,7 +112,7 @@ class Position:
             value, whole = getattr(self, field.name), field.type is int
             right = isinstance(value, int) if whole else isinstance(value, int | float)
             optional = value is None and field.name == "rate"
-            most = 2**62 if whole else math.inf  # an update may be infinite
+            most = LARGEST_COUNT if whole else math.inf  # an update may be infinite
             if not optional and (not right or isinstance(value, bool) or not 0 <= value <= most):
                 raise ValueError(f"{field.name} makes no sense: {value!r:.40}")
 

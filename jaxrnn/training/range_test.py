@@ -147,6 +147,15 @@ def smoothed(losses: Sequence[float]) -> np.ndarray:
     return weights @ values / weights.sum(axis=1)
 
 
+def check_range(lowest: float, highest: float, steps: int) -> None:
+    """Refuse rates that do not grow, and too few or too many steps, for `range_test`."""
+    if not 0 < lowest < highest < math.inf or not 3 <= steps <= MOST_STEPS:
+        raise ValueError(
+            f"A range test needs 0 < lowest < highest and at least 3 steps, at most {MOST_STEPS}, "
+            f"got {lowest}, {highest} and {steps}."
+        )
+
+
 def range_test(
     model: CharModel,
     source: Source,
@@ -168,11 +177,7 @@ def range_test(
         highest: the last rate, above `lowest`.
         steps: how many steps to make at the most, at least 3.
     """
-    if not 0 < lowest < highest < math.inf or not 3 <= steps <= MOST_STEPS:
-        raise ValueError(
-            f"A range test needs 0 < lowest < highest and at least 3 steps, at most {MOST_STEPS}, "
-            f"got {lowest}, {highest} and {steps}."
-        )
+    check_range(lowest, highest, steps)
     rates = np.geomspace(lowest, highest, steps)
     tokens = jnp.asarray(source.tokens)
     raw: list[float] = []

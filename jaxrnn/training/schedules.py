@@ -179,8 +179,9 @@ def parse_schedule(text: str) -> Schedule:
         name, numbers = _name_and_numbers(part.strip())
         if name not in _PHASES or len(numbers) != 2:
             raise ValueError(
-                f"Cannot read {part.strip()!r} as a phase of a schedule: write 'EPOCHS x RATE', "
-                "'sgdr(RATE, CYCLES)' or 'one-cycle(EPOCHS, RATE)', with commas between phases."
+                f"Cannot read {part.strip()!r:.60} as a phase of a schedule: write "
+                "'EPOCHS x RATE', 'sgdr(RATE, CYCLES)' or 'one-cycle(EPOCHS, RATE)', with commas "
+                "between phases."
             )
         phases.append(_PHASES[name](*numbers))
     return Schedule(tuple(phases))
@@ -203,7 +204,7 @@ _PHASES: dict[str, Callable[[str, str], Phase]] = {
 def _count(what: str, text: str, most: int = 1_000_000) -> int:
     if not re.fullmatch(r"\d{1,9}", text) or not 1 <= int(text) <= most:
         raise ValueError(
-            f"{what} of a schedule must be a whole number from 1 to {most}, got {text!r}."
+            f"{what} of a schedule must be a whole number from 1 to {most}, got {text!r:.60}."
         )
     return int(text)
 
@@ -212,7 +213,7 @@ def _rate(text: str) -> float:
     try:
         rate = float(text)
     except ValueError:
-        raise ValueError(f"A learning rate must be a number, got {text!r}.") from None
+        raise ValueError(f"A learning rate must be a number, got {text!r:.60}.") from None
     if not 0 <= rate < math.inf:
         raise ValueError(f"A learning rate must be at least 0 and finite, got {text}.")
     return rate

@@ -12,6 +12,7 @@ from drills.calls import calls_drill
 from drills.damage import damage_drill
 from drills.endurance import generation_drill, training_drill, trainings_drill
 from drills.kill import KillDrillError, kill_drill
+from drills.mutate import mutation_drill
 from drills.sanitize import TESTS, SanitizerError, sanitize_drill, sanitized_calls
 
 
@@ -32,9 +33,11 @@ def _parser() -> argparse.ArgumentParser:
     kill = drills.add_parser("kill", help="kill a run many times; it must end the same to the byte")
     kill.add_argument("--kills", type=int, default=50)
     kill.add_argument("--seed", type=int, default=0)
+    kill.add_argument("--threads", action="store_true", help="resume on other processors each time")
     kill.set_defaults(drill=_kill)
-    damage = drills.add_parser("damage", help="flip bits of a checkpoint; each must be noticed")
+    damage = drills.add_parser("damage", help="damage files; each must be noticed")
     damage.add_argument("--flips", type=int, default=1000)
+    damage.add_argument("--mutations", type=int, default=0, help="of all the files of a run")
     damage.add_argument("--seed", type=int, default=0)
     damage.set_defaults(drill=_damage)
     endurance = drills.add_parser("endurance", help="train and write for long; memory stays flat")
@@ -58,9 +61,18 @@ def _parser() -> argparse.ArgumentParser:
 
 def _kill(options: argparse.Namespace, folder: Path) -> int:
     began = time.monotonic()
-    outcome = kill_drill(folder, options.kills, options.seed, say=lambda text: print(text))
+    outcome = kill_drill(
+        folder,
+        options.kills,
+        options.seed,
+        threads=options.threads,
+        say=lambda text: print(text, flush=True),
+    )
     for phase, count in outcome.kills.most_common():
         print(f"{count:4d}  {phase}")
+    for number, count in sorted(outcome.processors.items()):
+        if number:
+            print(f"{count:4d}  killed on {number} processors")
     for note in sorted(set(outcome.notes)):
         print(f"said: {note}")
     print(f"{outcome.kills.total()} kills in {time.monotonic() - began:.0f} s.")
@@ -71,7 +83,17 @@ def _kill(options: argparse.Namespace, folder: Path) -> int:
 def _damage(options: argparse.Namespace, folder: Path) -> int:
     noticed = damage_drill(folder, options.flips, options.seed)
     print(f"{noticed} of {options.flips} flipped bits were noticed.")
-    return 0 if noticed == options.flips else 1
+    began = time.monotonic()
+    mutated = mutation_drill(
+        folder, options.mutations, options.seed, say=lambda text: print(text, flush=True)
+    )
+    for kind, count in mutated.kinds.most_common():
+        print(f"{count:6d}  {kind}")
+    print(
+        f"{mutated.kinds.total()} mutations of a run's files in {time.monotonic() - began:.0f} s: "
+        f"{mutated.refused} were refused, {len(mutated.faults)} faults."
+    )
+    return 0 if noticed == options.flips and not mutated.faults else 1
 
 
 def _endurance(options: argparse.Namespace, folder: Path) -> int:

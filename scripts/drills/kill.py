@@ -2,7 +2,8 @@
 
 The run has all that is hard to resume: windows of random length, dropout, cosine restarts, a carry
 that flows through the validation. Half of the kills come after a random time, half at a random
-place, for example while a checkpoint is being written.
+place, for example while a checkpoint is being written. With other threads, each resumed process may
+run on another set of processors; the sums of a run must be those of the set that it began with.
 """
 
 import os
@@ -11,12 +12,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from drills.worker import PLACES
 from jaxrnn.runs.checkpoints import seal
+from jaxrnn.runs.environment import POOL
 from jaxrnn.runs.run import Run
 
 COMPARED = ("last.safetensors", "best.safetensors", "history.jsonl")
@@ -27,6 +29,8 @@ FLAGS = [
     *("--embedding", "8", "--hidden", "24", "--batch", "8", "--bptt", "12"),
     *("--min-frequency", "1", "--seed", "5", "--prompt", "the"),
 ]
+WIDE = 96
+"""H of a run whose sums depend on the number of threads."""
 LONGEST_LIFE = 1.5
 """Seconds of training after which a process is killed at the latest."""
 PATIENCE = 300.0
@@ -41,11 +45,13 @@ class Outcome:
         kills: how many processes were killed, by what they were doing.
         different: the files that differ from those of the undisturbed run.
         notes: what the resumed processes said aloud.
+        processors: how many processes were resumed, by the number of processors that they had.
     """
 
     kills: Counter[str] = field(default_factory=Counter)
     different: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    processors: Counter[int] = field(default_factory=Counter)
 
 
 class KillDrillError(RuntimeError):
@@ -58,6 +64,7 @@ def kill_drill(
     seed: int = 0,
     *,
     cycles: int | None = None,
+    threads: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> Outcome:
     """Train twice, once killed `kills` times, and compare.
@@ -67,14 +74,20 @@ def kill_drill(
         kills: how many processes to kill.
         seed: of the moments and places.
         cycles: of cosine restarts, which decide how long the run is; enough for `kills` if None.
+        threads: whether each resumed process runs on processors drawn at random.
         say: is told how far it is.
 
     Raises:
-        KillDrillError: if a process fails, or the run ends before the last kill.
+        KillDrillError: if a process fails, if the run ends before the last kill, or if processors
+            cannot be chosen here.
     """
+    every = _processors() if threads else []
     (folder / "text.txt").write_text(TEXT)
-    cycles = cycles or max(2, (kills // 3).bit_length() + 1)
-    flags = [*FLAGS, "--schedule", f"1 x 1e-2, sgdr(1e-2, {cycles})"]
+    # Wider batches make fewer updates of an epoch.
+    cycles = cycles or max(2, (kills // 3).bit_length() + 1) + threads
+    # With 24 units, no sum is large enough to be shared between threads.
+    width = ["--hidden", str(WIDE), "--batch", "32"] if threads else []
+    flags = [*FLAGS, *width, "--schedule", f"1 x 1e-2, sgdr(1e-2, {cycles})"]
     began = time.monotonic()
     _finish(folder, ["train", "--corpus", "text.txt", "--name", "whole", *flags])
     say(f"the undisturbed run took {time.monotonic() - began:.0f} s; now with {kills} kills")
@@ -83,15 +96,38 @@ def kill_drill(
     for number in range(1, kills + 1):
         if (folder / "runs/killed").exists():
             arguments = ["train", "--resume", "runs/killed"]
-        phase, notes = _kill_once(folder, arguments, rng)
+        chosen = _chosen(every, arguments, rng)
+        phase, notes = _kill_once(folder, arguments, rng, chosen)
+        outcome.processors[len(chosen)] += bool(chosen)
         outcome.kills[phase] += 1
         outcome.notes += notes
         say(f"kill {number}: {phase}")
     if (folder / "runs/killed").exists():
         arguments = ["train", "--resume", "runs/killed"]
-    outcome.notes += _finish(folder, arguments)
+    outcome.notes += _finish(folder, arguments, _chosen(every, arguments, rng))
     outcome.different = different_files(folder / "runs/whole", folder / "runs/killed")
     return outcome
+
+
+def _processors() -> list[int]:
+    """The numbers of the processors that this process may run on.
+
+    Raises:
+        KillDrillError: if it cannot choose, or has only one.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        raise KillDrillError("This system does not let a process choose its processors.")
+    found = sorted(os.sched_getaffinity(0))
+    if len(found) < 2:
+        raise KillDrillError("There is only one processor: there is nothing to choose.")
+    return found
+
+
+def _chosen(every: list[int], arguments: list[str], rng: random.Random) -> list[int]:
+    """Some of the processors for a process that is resumed; none are chosen for the first."""
+    if not every or "--resume" not in arguments:
+        return []
+    return sorted(rng.sample(every, rng.randint(1, len(every))))
 
 
 def different_files(one: Path, other: Path) -> list[str]:
@@ -112,11 +148,14 @@ def _without_identity(folder: Path, name: str) -> bytes:
     return seal(data) if name.endswith(".safetensors") else data
 
 
-def _kill_once(folder: Path, arguments: list[str], rng: random.Random) -> tuple[str, list[str]]:
+def _kill_once(
+    folder: Path, arguments: list[str], rng: random.Random, processors: Sequence[int] = ()
+) -> tuple[str, list[str]]:
     """Start a process, kill it or let it die, and tell what it was doing and what it said."""
     at_place = rng.random() < 0.5
     place = rng.choice(sorted(PLACES))
-    process = _start(folder, arguments, f"{place}:{rng.randint(1, 12)}" if at_place else "-")
+    die = f"{place}:{rng.randint(1, 12)}" if at_place else "-"
+    process = _start(folder, arguments, die, processors)
     began = time.monotonic()
     while process.poll() is None and _phase(folder) == "starting" and not at_place:
         if rng.random() < 0.002 or time.monotonic() - began > PATIENCE:
@@ -134,21 +173,26 @@ def _kill_once(folder: Path, arguments: list[str], rng: random.Random) -> tuple[
     return (place if at_place else _phase(folder)), errors.splitlines()
 
 
-def _finish(folder: Path, arguments: list[str]) -> list[str]:
-    process = _start(folder, arguments, "-")
+def _finish(folder: Path, arguments: list[str], processors: Sequence[int] = ()) -> list[str]:
+    process = _start(folder, arguments, "-", processors)
     _, errors = process.communicate()
     if process.returncode != 0:
         raise KillDrillError(f"A process ended with {process.returncode}: {errors.strip()!r}.")
     return errors.splitlines()
 
 
-def _start(folder: Path, arguments: list[str], die: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "drills.worker", str(folder / "phase"), die, *arguments]
+def _start(
+    folder: Path, arguments: list[str], die: str, processors: Sequence[int]
+) -> "subprocess.Popen[str]":
+    listed = ",".join(map(str, processors)) or "-"
+    command = [sys.executable, "-m", "drills.worker", str(folder / "phase"), die, listed]
+    command += arguments
+    inherited = {name: value for name, value in os.environ.items() if name != POOL}
     own = {"PYTHONPATH": str(Path(__file__).parents[1]), "XDG_CACHE_HOME": str(folder / "cache")}
     return subprocess.Popen(
         command,
         cwd=folder,
-        env=os.environ | own,
+        env=inherited | own,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,9 +1,10 @@
 """A process that trains as `jaxrnn train` does, tells what it is doing, and can be made to die.
 
-    python -m drills.worker PHASES DIE ARGUMENTS...
+    python -m drills.worker PHASES DIE PROCESSORS ARGUMENTS...
 
 PHASES is a file that always names the phase under way. DIE is "PLACE:N", to be killed at the N-th
-time that PLACE is reached, or "-". Checkpoints are written as often as can be, and the number of
+time that PLACE is reached, or "-". PROCESSORS are the numbers of those that the process may run on,
+with commas, or "-" for all. Checkpoints are written as often as can be, and the number of
 steps that are made at once is drawn at random: neither may change a bit of the result.
 """
 
@@ -34,7 +35,10 @@ PLACES: dict[str, tuple[Any, str]] = {
 
 def main() -> int:
     """Train as told; returns the exit code of the command."""
-    phases, die, *arguments = sys.argv[1:]
+    phases, die, processors, *arguments = sys.argv[1:]
+    if processors != "-":
+        # Before XLA starts its threads, whose number is that of the processors.
+        os.sched_setaffinity(0, {int(number) for number in processors.split(",")})
     upkeep.SECONDS_BETWEEN_CHECKPOINTS = 0.0
     upkeep.LARGEST_SHARE = 0.9
     windows.PADDED_SIZES = 2  # fewer programs to compile

@@ -1,0 +1,164 @@
+"""Changes of a run's schedule or clip after it began: at which update, from what to what.
+
+They are kept in the run's `changes.json`, which holds a sha256 over all of its bytes, the checksum
+itself read as zeros, as a checkpoint does. The settings that the run began with stay as they are.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from jaxrnn.files import parse_json
+from jaxrnn.runs.config import Config
+from jaxrnn.training.evaluation import Source
+from jaxrnn.training.history import AVERAGE_DECAY, Position
+from jaxrnn.training.schedules import Schedule
+
+CHANGES = "changes.json"
+"""The file of a run's changes."""
+CHANGEABLE = ("schedule", "clip")
+"""The options that may be changed when a run is gone on with."""
+LARGEST_CHANGES = 1 << 20
+"""Bytes that a file of changes may have."""
+BEGINNING = b'{\n  "sha256": "'
+"""How the file begins; the checksum follows."""
+NO_CHECKSUM = b"0" * 64
+MOST_UPDATES = 2**31
+"""Updates are counted in int32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One option that has another value from an update on.
+
+    Attributes:
+        step: updates made before the change.
+        option: "schedule" or "clip".
+        old: the value before.
+        new: the value from then on.
+    """
+
+    step: int
+    option: str
+    old: Any
+    new: Any
+
+    def __post_init__(self) -> None:
+        if isinstance(self.step, bool) or not isinstance(self.step, int):
+            raise ValueError(f"step of a change must be a whole number, got {self.step!r:.40}.")
+        if not 0 <= self.step < MOST_UPDATES:
+            raise ValueError(f"step of a change makes no sense: {self.step!r:.40}.")
+        if self.option not in CHANGEABLE:
+            named = " or ".join(CHANGEABLE)
+            raise ValueError(f"option of a change must be {named}, got {self.option!r:.40}.")
+
+    @property
+    def sentence(self) -> str:
+        """The change in words."""
+        return f"{self.option} changed after update {self.step}: {self.old!r} -> {self.new!r}"
+
+
+def pack_changes(changes: Sequence[Change], identity: str | None) -> bytes:
+    """The bytes of a file of changes.
+
+    Args:
+        changes: the changes, in order.
+        identity: of the run.
+    """
+    listed = [asdict(change) for change in changes]
+    described = {"sha256": NO_CHECKSUM.decode(), "run": identity, "changes": listed}
+    return sealed_changes(json.dumps(described, indent=2).encode() + b"\n")
+
+
+def sealed_changes(data: bytes) -> bytes:
+    """A file of changes with its checksum put in."""
+    assert data.startswith(BEGINNING)
+    end = len(BEGINNING) + len(NO_CHECKSUM)
+    return BEGINNING + _checksum(data).encode() + data[end:]
+
+
+def unpack_changes(data: bytes, identity: str | None) -> tuple[Change, ...]:
+    """The changes in a file of them.
+
+    Args:
+        data: the bytes of the file.
+        identity: of the run that it belongs to.
+
+    Raises:
+        ValueError: if the checksum is another one, or the content makes no sense.
+    """
+    end = len(BEGINNING) + len(NO_CHECKSUM)
+    expected = data[len(BEGINNING) : end].decode("ascii", "replace")
+    whole = data.startswith(BEGINNING) and re.fullmatch("[0-9a-f]{64}", expected)
+    if not whole or expected != _checksum(data):
+        raise ValueError(f"expected sha256 {expected!a}, got {_checksum(data)}")
+    described = parse_json(data, "it")
+    if described["run"] != identity:
+        raise ValueError(f"it is of the run {str(described['run'])[:40]!r}, this is {identity!r}")
+    return changes_in(described["changes"])
+
+
+def changes_in(listed: Any) -> tuple[Change, ...]:
+    """Changes from a list in a file.
+
+    Raises:
+        ValueError: if it is no list of changes, in the order of their updates.
+        TypeError: if a change has other fields.
+    """
+    if not isinstance(listed, list):
+        raise ValueError(f"changes must be a list, got {listed!r:.40}")
+    changes = tuple(Change(**values) for values in listed)
+    steps = [change.step for change in changes]
+    if steps != sorted(steps):
+        raise ValueError("changes must be in the order of their updates")
+    return changes
+
+
+def configs_of(config: Config, changes: Sequence[Change]) -> list[Config]:
+    """The configuration that a run began with, and that after each change.
+
+    Raises:
+        ValueError: if a change is from another value than there was, or to one that does not fit.
+    """
+    configs = [config]
+    for change in changes:
+        before = configs[-1]
+        if getattr(before, change.option) != change.old:
+            raise ValueError(
+                f"{change.option} was {getattr(before, change.option)!r:.60} before update "
+                f"{change.step}, and not {change.old!r:.60}"
+            )
+        configs.append(replace(before, **{change.option: change.new}))
+    return configs
+
+
+def moved(position: Position, old: Schedule, new: Schedule, source: Source) -> Position:
+    """A position of one schedule as one of another, whose epochs count from the run's first, too.
+
+    The learning rate depends on the place within a phase, which may begin in another epoch now.
+    The average of the loss stays what it is.
+
+    Args:
+        position: where the run stands.
+        old: the schedule up to here.
+        new: the schedule from here on.
+        source: what is trained on.
+    """
+    if old == new or position.epoch >= new.epochs:
+        return position
+    _, first = new.phase(position.epoch)
+    # Steps made in the new phase, had the run had it from its beginning.
+    place = sum(source.steps(epoch) for epoch in range(first, position.epoch)) + position.window
+    average = 0.0
+    if position.averaged:
+        average = position.train * (1 - AVERAGE_DECAY**place)
+    return replace(position, average=average, averaged=place)
+
+
+def _checksum(data: bytes) -> str:
+    """The sha256 of a file of changes in whose place for it there are zeros."""
+    end = len(BEGINNING) + len(NO_CHECKSUM)
+    return hashlib.sha256(data[: len(BEGINNING)] + NO_CHECKSUM + data[end:]).hexdigest()
