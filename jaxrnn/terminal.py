@@ -12,9 +12,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import jax
-import pooch
-import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -46,9 +43,16 @@ def printable(text: str) -> str:
 
 
 def parse(
-    kind: Any, arguments: Sequence[str], *, program: str, description: str, default: Any = None
+    kind: Any,
+    arguments: Sequence[str],
+    *,
+    program: str,
+    description: str | None = None,
+    default: Any = None,
 ) -> Any:
     """Parse a command line with tyro; a mistake becomes one ValueError in one line."""
+    import tyro  # it takes as long to import as everything that help needs
+
     errors = io.StringIO()
     arguments = _with_values_joined(arguments)
     try:
@@ -103,7 +107,9 @@ def run_command(command: Callable[[], int]) -> int:
     except BrokenPipeError:  # a reader such as `head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except (ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and type(error).__name__ != "JaxRuntimeError":
+            raise  # of ours, or of a library's: a traceback is what helps
         message = printable(" ".join(reason(error).split()))
         if isinstance(error, MemoryError) or message.startswith("RESOURCE_EXHAUSTED"):
             message = f"There is not enough memory: choose smaller numbers. {message}"
@@ -116,6 +122,11 @@ def run_command(command: Callable[[], int]) -> int:
 
 def keep_compiled_programs() -> None:
     """Keep what is compiled in the user's cache folder, so that it is not compiled again."""
+    jax = sys.modules.get("jax")
+    if jax is None:  # nothing will be compiled
+        return
+    import pooch
+
     jax.config.update("jax_compilation_cache_dir", str(pooch.os_cache("jaxrnn") / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 

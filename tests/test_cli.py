@@ -1,5 +1,6 @@
 """The command line, from a text file to a sample; mistakes give one line and exit code 2."""
 
+import importlib
 import itertools
 import json
 import os
@@ -17,11 +18,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from jaxrnn import cli
+from jaxrnn import RECIPES, cli
 from jaxrnn.cli import watch
+from jaxrnn.cli.train import Train
 from jaxrnn.nn.model import apply_model
 from jaxrnn.runs import run as runs
 
+ROOT = Path(__file__).parents[1]
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 60
 SMALL = ["--embedding", "4", "--hidden", "8", "--batch", "8", "--no-random-bptt", "--seed", "1"]
 
@@ -392,8 +395,8 @@ def test_bad_texts(capsys, tmp_path, content, message):
         (["sample"], "Missing from jaxrnn sample"),
         (["evaluate", "folder"], "folder is not a run"),
         (["find-rate", "--corpus", "text.txt", "--steps", "1"], "at least 3 steps"),
-        (["tran"], "Unrecognized options: tran"),
-        ([], "Expected one of"),
+        (["tran"], "There is no command tran; did you mean train?"),
+        ([], "Name a command: train, sample,"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -423,11 +426,11 @@ def test_an_automatic_name_is_never_that_of_another_recipe():
     """stateful-rnn-2 is another recipe, and so a text of that name is not named like it."""
 
     def names(**options):
-        return list(itertools.islice(cli.Train(**options)._names(), 3))
+        return list(itertools.islice(Train(**options)._names(), 3))
 
-    given = {"recipe": "stateful-rnn", "config": cli.RECIPES["stateful-rnn"].config}
+    given = {"recipe": "stateful-rnn", "config": RECIPES["stateful-rnn"].config}
     assert names(**given) == ["stateful-rnn", "stateful-rnn-3", "stateful-rnn-4"]
-    text = replace(cli.RECIPES["python-docs"].config, corpus="loop.txt")
+    text = replace(RECIPES["python-docs"].config, corpus="loop.txt")
     assert names(recipe="python-docs", config=text) == ["loop-2", "loop-3", "loop-4"]
 
 
@@ -435,3 +438,26 @@ def test_a_run_that_is_named_as_another_recipe_is_noted(capsys):
     assert train("--name", "loop", "--recipe", "stateful-rnn", "--schedule", "1 x 1e-2") == 0
     said = capsys.readouterr().err
     assert "note: The run is named loop, which is a recipe too; it is trained as" in said
+
+
+@pytest.mark.parametrize("option", ["--help", "--version", ""])
+def test_help_waits_for_no_jax(option):
+    code = (
+        "import sys\n"
+        "from jaxrnn.cli import main\n"
+        "code = main(sys.argv[1:])\n"
+        "heavy = {'jax', 'flax', 'matplotlib', 'tyro', 'torch'} & set(sys.modules)\n"
+        "sys.exit(f'{heavy} imported' if heavy else code)\n"
+    )
+    given = [option] if option else []
+    done = subprocess.run(
+        [sys.executable, "-c", code, *given], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == (0 if option else 2), done.stderr
+    assert "train" in done.stdout + done.stderr or option == "--version"
+
+
+def test_the_overview_has_every_command_and_its_module():
+    for module, summary in cli.COMMANDS.values():
+        assert callable(importlib.import_module(f"jaxrnn.cli.{module}").command)
+        assert summary in cli.overview()

@@ -1,6 +1,5 @@
 """The package's face: its version, and the names that `help` lists."""
 
-import pkgutil
 import pydoc
 import tomllib
 from pathlib import Path
@@ -13,29 +12,25 @@ from jaxrnn import cli
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
 
 
-def public_names(package):
-    """What a package imports by name, without its modules."""
-    modules = {module.name for module in pkgutil.iter_modules(package.__path__)}
-    return {name for name in vars(package) if not name.startswith("_")} - modules
-
-
-def sorted_by_kind(names):
-    """Constants, then classes, then functions, each in the order of letters."""
-    kind = lambda name: 0 if name.isupper() else 1 if name[0].isupper() else 2  # noqa: E731
-    return sorted(names, key=lambda name: (kind(name), name))
-
-
 def refuse_gaps(package):
-    assert set(package.__all__) == public_names(package)
-    assert list(package.__all__) == sorted_by_kind(package.__all__)
+    """Whatever is public is there, has a description, and is what `help` lists."""
+    names = list(package.__all__)
+    assert names == sorted(set(names))
     helped = pydoc.plain(pydoc.render_doc(package))
-    for name in package.__all__:
+    for name in names:
+        assert getattr(package, name) is not None
         assert name in helped
+        assert name in dir(package)
 
 
 def test_all_has_every_public_name():
     refuse_gaps(jaxrnn)
     assert f"VERSION\n    {jaxrnn.__version__}" in pydoc.plain(pydoc.render_doc(jaxrnn))
+
+
+def test_a_name_that_is_not_public_is_said():
+    with pytest.raises(AttributeError, match=r"No jaxrnn attribute nothing"):
+        jaxrnn.nothing  # noqa: B018
 
 
 def test_the_version_is_that_of_the_project(capsys):

@@ -20,6 +20,8 @@ from jaxrnn.runs.run import (
 )
 from jaxrnn.terminal import (
     Screen,
+    command_name,
+    parse,
 )
 from jaxrnn.training.documents import WARM, Reading, reading
 from jaxrnn.training.evaluation import Source, evaluation
@@ -173,3 +175,9 @@ def _print_measured(found: dict[str, Any], *, as_json: bool) -> None:
             also = found[name]
             number = f"{also['nats']:.4f} nats over {also['characters']:,} characters"
             print(f"the other way       {number}: {also['way']}")
+
+
+def command(given: Sequence[str]) -> Evaluate:
+    """The command of a command line, after its name."""
+    parsed: Evaluate = parse(Evaluate, given, program=f"{command_name()} evaluate")
+    return parsed

@@ -1,10 +1,12 @@
 """The command that suggests a learning rate."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tyro.conf import OmitArgPrefixes
 
+from jaxrnn.cli.flags import config_in, recipe_in
 from jaxrnn.output import check_output
 from jaxrnn.runs.config import Config
 from jaxrnn.runs.experiment import prepare
@@ -12,6 +14,8 @@ from jaxrnn.runs.plots import draw_rates
 from jaxrnn.runs.recipes import RECIPES
 from jaxrnn.terminal import (
     Screen,
+    command_name,
+    parse,
     stop_requests,
 )
 from jaxrnn.training.range_test import check_range, range_test
@@ -56,3 +60,11 @@ class FindRate:
         draw_rates(curve.rates, curve.losses, self.picture, suggested=rate)
         print(f"{sentence} The curve is {self.picture}.")
         return 0
+
+
+def command(given: Sequence[str]) -> FindRate:
+    """The command of a command line, after its name."""
+    default = FindRate(recipe=recipe_in(given), config=config_in(given))
+    program = f"{command_name()} find-rate"
+    parsed: FindRate = parse(FindRate, given, program=program, default=default)
+    return parsed

@@ -1,8 +1,10 @@
 """The command that lists the recipes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxrnn.runs.recipes import RECIPES
+from jaxrnn.terminal import command_name, parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,3 +18,9 @@ class Recipes:
             last = f" Published validation loss: {losses[-1]:.3f}." if losses else ""
             print(f"{name:{width}}  {recipe.summary}{last}")
         return 0
+
+
+def command(given: Sequence[str]) -> Recipes:
+    """The command of a command line, after its name."""
+    parsed: Recipes = parse(Recipes, given, program=f"{command_name()} recipes")
+    return parsed

@@ -1,6 +1,7 @@
 """The command that lets a trained model generate text."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,8 @@ from jaxrnn.runs.run import (
 )
 from jaxrnn.terminal import (
     Screen,
+    command_name,
+    parse,
     printable,
 )
 
@@ -71,3 +74,9 @@ class Sample:
             )
         print(printable(f"\n{'-' * 40}\n".join(texts)))
         return 0
+
+
+def command(given: Sequence[str]) -> Sample:
+    """The command of a command line, after its name."""
+    parsed: Sample = parse(Sample, given, program=f"{command_name()} sample")
+    return parsed

@@ -4,13 +4,15 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tyro.conf import OmitArgPrefixes, Suppress
 
+from jaxrnn.cli.flags import config_in, flags_in, recipe_in
 from jaxrnn.cli.watch import watch
+from jaxrnn.runs.changes import CHANGEABLE
 from jaxrnn.runs.config import Config
 from jaxrnn.runs.environment import POOL, computation, differences, named_versions, versions
 from jaxrnn.runs.experiment import Experiment, prepare, prompt_for
@@ -26,6 +28,8 @@ from jaxrnn.runs.run import (
 )
 from jaxrnn.terminal import (
     Screen,
+    command_name,
+    parse,
 )
 
 MOST_THREADS = 4096
@@ -112,3 +116,27 @@ class Train:
         base = base if own_text and base else self.recipe
         names = (base, *(f"{base}-{n}" for n in range(2, 10_000)))
         yield from (name for name in names if name == self.recipe or name not in RECIPES)
+
+
+def command(given: Sequence[str]) -> Train:
+    """The command of a command line, after its name.
+
+    Raises:
+        ValueError: if an option is wrong, or does not go with --resume.
+    """
+    flags = flags_in(given)
+    config = config_in(given)
+    changed: tuple[str, ...] = ()
+    if "--resume" in flags:
+        changeable = {f"--{option}" for option in CHANGEABLE}
+        if flags - {"--resume", "--corpus", "--debug-nans", "--help", *changeable}:
+            raise ValueError(
+                "--resume goes on with a run as it was begun and takes no other flag but "
+                "--debug-nans, --corpus where the same text lies elsewhere now, and --schedule and "
+                "--clip, which are changed from there on."
+            )
+        changed = tuple(option for option in CHANGEABLE if f"--{option}" in flags)
+        config = replace(config, corpus=TAKEN)
+    default = Train(recipe=recipe_in(given), config=config, changed=changed)
+    parsed: Train = parse(Train, given, program=f"{command_name()} train", default=default)
+    return parsed

@@ -253,7 +253,7 @@ class Run:
         """
         if log is not None and log.rows:
             sync_file(self.folder / "history.jsonl")
-        metadata = {
+        metadata: dict[str, Any] = {
             "run": self.identity,
             "position": asdict(progress.position),
             "best": best,

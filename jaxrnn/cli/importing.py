@@ -1,22 +1,22 @@
-"""The commands that carry weights from and to PyTorch."""
+"""The command that makes a run of weights from PyTorch."""
 
 import logging
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, Suppress
 
+from jaxrnn.cli.flags import flags_in, recipe_in
 from jaxrnn.data.corpora import CORPORA
 from jaxrnn.data.vocabulary import Vocabulary
 from jaxrnn.exchange.contents import Contents, TensorFileError
-from jaxrnn.exchange.files import check_suffix, read_contents
+from jaxrnn.exchange.files import read_contents
 from jaxrnn.exchange.names import pairs
 from jaxrnn.exchange.recognition import Recognised, recognise, summary
-from jaxrnn.output import check_output
 from jaxrnn.runs.config import Config
 from jaxrnn.runs.experiment import Experiment, prepare, prompt_for
 from jaxrnn.runs.recipes import RECIPES
@@ -24,7 +24,6 @@ from jaxrnn.runs.run import RUNS, Run, checked_name
 from jaxrnn.runs.transfer import (
     Description,
     described,
-    export_run,
     fitted,
     params_of,
     read_vocabulary,
@@ -39,27 +38,6 @@ NOT_OPENED = "(named by the file)"
 """Stands for a path that a file names: it is not opened unless the user names it."""
 LOOK_ALIKES = ("tanh", "relu")
 """The cells whose weights have the same shapes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Export:
-    """Write a trained model's weights for PyTorch, by its own names and shapes."""
-
-    run: Positional[Path]
-    """The run's folder."""
-    file: Positional[Path]
-    """The safetensors file to write; `load_state_dict(load_file(FILE), strict=True)` takes it."""
-    checkpoint: Literal["best", "last"] = "best"
-    """Which checkpoint to use; the last one where there is no best one."""
-
-    def __call__(self) -> int:
-        check_suffix(self.file)
-        check_output(self.file)
-        run = Run(self.run)
-        tensors = export_run(run, self.file, checkpoint=self.checkpoint)
-        for name, tensor in tensors.items():
-            print(f"{printable(name):24} {tensor.dtype}{list(tensor.shape)}")
-        return 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,31 +229,34 @@ class _FirstLook(Import):
     config: OmitArgPrefixes[_UncheckedConfig] = _UncheckedConfig()  # noqa: RUF009 (frozen)
 
 
-def import_with_defaults(given: Sequence[str], recipe: str, config: Config) -> Import:
-    """The command `import` with the cell and the sizes of the file on the command line.
-
-    Args:
-        given: the command line.
-        recipe: the recipe that it names.
-        config: the values of that recipe.
+def command(given: Sequence[str]) -> Import:
+    """The command of a command line, after its name.
 
     Raises:
         ValueError: if the file cannot be read, or the command line is wrong.
     """
+    default = with_defaults(given)
+    parsed: Import = parse(Import, given, program=f"{command_name()} import", default=default)
+    return parsed
+
+
+def with_defaults(given: Sequence[str]) -> Import:
+    """The command `import` with the cell and the sizes of the file on the command line."""
+    recipe = recipe_in(given)
+    config = RECIPES[recipe].config
     usual = Import(file=tyro.MISSING, recipe=recipe, config=config)
-    if given[:1] != ["import"] or not set(given).isdisjoint({"-h", "--help"}):
+    if not set(given).isdisjoint({"-h", "--help"}):
         return usual
     unchecked = _UncheckedConfig(**asdict(config))
     look: _FirstLook = parse(
         _FirstLook,
-        given[1:],
+        given,
         program=f"{command_name()} import",
-        description="",
         default=_FirstLook(file=tyro.MISSING, recipe=recipe, config=unchecked),
     )
     if look.listing:
         return usual
-    flags = {argument.split("=")[0] for argument in given}
+    flags = flags_in(given)
     contents = read_contents(look.file)
     ours = described(contents, look.file)
     if ours is not None:

@@ -1,0 +1,50 @@
+"""The public names, and where they are: read by `jaxrnn/__init__.py` and by type checkers."""
+
+from .data.corpora import Corpus as Corpus
+from .data.corpora import load_corpus as load_corpus
+from .data.vocabulary import Vocabulary as Vocabulary
+from .data.windows import BpttStream as BpttStream
+from .data.windows import WindowSet as WindowSet
+from .generation.decoding import generate as generate
+from .generation.decoding import get_next as get_next
+from .generation.sampler import GREEDY as GREEDY
+from .generation.sampler import Sampler as Sampler
+from .nn.layers import RNN as RNN
+from .nn.losses import nll_loss as nll_loss
+from .nn.losses import nll_loss_seq as nll_loss_seq
+from .nn.models import MODELS as MODELS
+from .nn.models import Char3Model as Char3Model
+from .nn.models import CharLM as CharLM
+from .nn.models import CharLoopConcatModel as CharLoopConcatModel
+from .nn.models import CharLoopModel as CharLoopModel
+from .nn.models import CharRnn as CharRnn
+from .nn.models import CharSeqRnn as CharSeqRnn
+from .nn.models import CharSeqStatefulGRU as CharSeqStatefulGRU
+from .nn.models import CharSeqStatefulLSTM as CharSeqStatefulLSTM
+from .nn.models import CharSeqStatefulRnn as CharSeqStatefulRnn
+from .nn.models import CharSeqStatefulRnn2 as CharSeqStatefulRnn2
+from .recurrent.cells import CELLS as CELLS
+from .recurrent.cells import GRU as GRU
+from .recurrent.cells import LSTM as LSTM
+from .recurrent.cells import RELU as RELU
+from .recurrent.cells import TANH as TANH
+from .recurrent.cells import Cell as Cell
+from .recurrent.cells import Hidden as Hidden
+from .recurrent.cells import HiddenAndCell as HiddenAndCell
+from .recurrent.cells import gates_of as gates_of
+from .recurrent.recurrence import backend as backend
+from .runs.checkpoints import load as load
+from .runs.checkpoints import save as save
+from .runs.recipes import RECIPES as RECIPES
+from .training.evaluation import evaluate as evaluate
+from .training.loop import fit as fit
+from .training.optimizers import Optimizer as Optimizer
+from .training.optimizers import make_optimizer as make_optimizer
+from .training.state import TrainState as TrainState
+from .training.state import make_state as make_state
+from .training.state import repackage as repackage
+from .training.steps import Batch as Batch
+from .training.steps import eval_step as eval_step
+from .training.steps import train_step as train_step
+
+__version__: str

@@ -1,0 +1,48 @@
+"""Looks at a command line before it is parsed: flags that decide on the defaults of others."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from jaxrnn.data.corpora import CORPORA
+from jaxrnn.runs.config import Config
+from jaxrnn.runs.recipes import RECIPES
+
+
+def flags_in(given: Sequence[str]) -> set[str]:
+    """The names of the flags on a command line."""
+    return {argument.split("=")[0] for argument in given if argument.startswith("--")}
+
+
+def value_of(flag: str, given: Sequence[str]) -> str | None:
+    """The value of a flag on a command line, or None where it is not given."""
+    for index, argument in enumerate(given):
+        if argument.startswith(f"{flag}="):
+            return argument.removeprefix(f"{flag}=")
+        if argument == flag and index + 1 < len(given):
+            return given[index + 1]
+    return None
+
+
+def recipe_in(given: Sequence[str]) -> str:
+    """The name of the recipe on a command line.
+
+    Raises:
+        ValueError: if there is no such recipe.
+    """
+    name = value_of("--recipe", given) or "python-docs"
+    if name not in RECIPES:
+        raise ValueError(f"There is no recipe {name!r}: take one of {', '.join(RECIPES)}.")
+    return name
+
+
+def config_in(given: Sequence[str]) -> Config:
+    """The values of the recipe on a command line, for what is trained there.
+
+    A text that is the user's, and not one of ours, keeps its letter case.
+    """
+    config = RECIPES[recipe_in(given)].config
+    corpus = value_of("--corpus", given)
+    own_text = corpus is not None and corpus not in CORPORA
+    if own_text and flags_in(given).isdisjoint({"--recipe", "--lowercase", "--no-lowercase"}):
+        return replace(config, lowercase=False)
+    return config
