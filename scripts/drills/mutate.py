@@ -441,7 +441,7 @@ def _quiet() -> Iterator[None]:
     library = logging.getLogger("jaxrnn")
     before, fsync = library.level, os.fsync
     library.setLevel(logging.ERROR)
-    os.fsync = lambda descriptor: None
+    os.fsync = lambda fd: None
     try:
         yield
     finally:
