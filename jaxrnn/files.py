@@ -46,10 +46,11 @@ def read_regular(path: Path | str, *, at_most: int | None = None) -> bytes:
     """
     # Without O_NONBLOCK, opening a pipe waits for a writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0))
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise UnreadableError(f"{path} is no regular file.")
     with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise UnreadableError(f"{path} is no regular file.")
         if at_most is not None and status.st_size > at_most:
             raise UnreadableError(
                 f"{path} has {status.st_size:,} bytes, more than the {at_most:,} that it may have."

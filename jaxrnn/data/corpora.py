@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxrnn.files import UnreadableError, read_regular
+
 logger = logging.getLogger(__name__)
 
 NIETZSCHE_URL = "https://s3.amazonaws.com/text-datasets/nietzsche.txt"
@@ -22,6 +24,8 @@ NIETZSCHE_SHA256 = "23cf69874ab69d3d256099ab530ea4be24d47d9675b673bcc67cbcd6298e
 NIETZSCHE_TRAINING_LINES = 7999
 """The course deleted the last fifth or so of the lines by hand; this many were left."""
 
+LARGEST = 4 << 31
+"""Bytes that a text may have: places in it are int32, and a character has four bytes at most."""
 CHUNK = 1 << 20
 """Characters of a checksum's text that are encoded at once."""
 
@@ -130,7 +134,7 @@ def nietzsche() -> Corpus:
     path = folder / "nietzsche.txt"
     if not path.is_file():
         _download(path)
-    data = path.read_bytes()
+    data = _bytes(path)
     found = hashlib.sha256(data).hexdigest()
     if found != NIETZSCHE_SHA256:
         raise CorpusError(
@@ -268,10 +272,7 @@ def _names(names: list[str]) -> str:
 
 
 def _read_file(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CorpusError(f"Cannot read {path}: {error.strerror}.") from error
+    data = _bytes(path)
     encoding = other_encoding(data)
     if encoding is not None:
         raise CorpusError(
@@ -285,6 +286,20 @@ def _read_file(path: Path) -> str:
             f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} at position "
             f"{error.start}. Convert it, for example with iconv."
         ) from error
+
+
+def _bytes(path: Path) -> bytes:
+    """The bytes of a text.
+
+    Raises:
+        CorpusError: if it is no regular file, too large, or cannot be read.
+    """
+    try:
+        return read_regular(path, at_most=LARGEST)
+    except UnreadableError as error:
+        raise CorpusError(f"Cannot read a text from {path}: {error}") from error
+    except OSError as error:
+        raise CorpusError(f"Cannot read {path}: {error.strerror}.") from error
 
 
 def other_encoding(data: bytes) -> str | None:

@@ -19,12 +19,16 @@ import os
 from pathlib import Path
 from typing import Any
 
-from jaxrnn.files import write_whole
+from jaxrnn.files import UnreadableError, parse_json, read_regular, write_whole
 from jaxrnn.reproduction.units import Unit
 from jaxrnn.runs.environment import cpu_model, versions
 from jaxrnn.runs.run import PACKAGES
 
 FORMAT = 2
+LARGEST_RESULT = 1 << 28
+"""Bytes that a file of results may have."""
+DAMAGED = (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError)
+"""What reading values of a wrong kind raises."""
 SOFTWARE = (*PACKAGES, "torch")
 """The packages whose versions a result names."""
 KEYS = {
@@ -88,18 +92,37 @@ def read_result(folder: Path, unit: Unit) -> dict[str, Any] | None:
         ResultError: if the file is damaged, or is another unit's.
     """
     path = result_path(folder, unit)
-    if not path.is_file():
+    try:
+        result = read_file(path)
+    except FileNotFoundError:
         return None
     try:
-        result = json.loads(path.read_bytes())
         if set(result) != KEYS or result["format"] != FORMAT:
             raise ValueError(f"it has not the fields of format {FORMAT}")
         if Unit.from_dict(result["unit"]) != unit:
             raise ValueError("it is another unit's")
         check_losses(result, unit)
         return dict(result)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except DAMAGED as error:
         raise ResultError(f"{path} is damaged: {error}. Remove it to train again.") from error
+
+
+def read_file(path: Path) -> Any:
+    """What a JSON file of results says.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ResultError: if it is no regular file, too large, no JSON, or cannot be read.
+    """
+    try:
+        return parse_json(read_regular(path, at_most=LARGEST_RESULT), "it")
+    except FileNotFoundError:
+        raise
+    except UnreadableError as error:
+        message = f"{path} is damaged: {error} Remove it to train again."
+        raise ResultError(message) from error
+    except OSError as error:
+        raise ResultError(f"Cannot read {path}: {error.strerror}.") from error
 
 
 def check_losses(result: dict[str, Any], unit: Unit) -> None:
@@ -120,8 +143,12 @@ def all_results(folder: Path) -> list[dict[str, Any]]:
     results = []
     for path in sorted(folder.glob("*_seed*.json")):
         try:
-            unit = Unit.from_dict(json.loads(path.read_bytes())["unit"])
-        except (ValueError, TypeError, KeyError) as error:
+            unit = Unit.from_dict(read_file(path)["unit"])
+        except FileNotFoundError as error:
+            raise ResultError(f"{path} is a link to nothing: remove it.") from error
+        except ResultError:
+            raise
+        except DAMAGED as error:
             raise ResultError(f"{path} is damaged: {error}. Remove it to train again.") from error
         if path != result_path(folder, unit):
             raise ResultError(f"{path} holds the results of {unit.id}: give it that name.")

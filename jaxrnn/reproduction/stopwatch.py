@@ -1,14 +1,17 @@
 """How long a unit has been trained, over all the processes that took part."""
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 
-from jaxrnn.files import write_whole
+from jaxrnn.files import read_regular, write_whole
 
+LARGEST = 100
+"""Bytes that the file may have."""
 COMPILING = "/jax/core/compile/backend_compile_duration"
 """The event by which JAX tells how long a program took to compile, or to read back from disk."""
 
@@ -22,7 +25,7 @@ class Stopwatch:
 
     def __init__(self, path: Path) -> None:
         self._path, self._compiling = path, 0.0
-        self._before = float(path.read_text()) if path.is_file() else 0.0
+        self._before = _seconds_in(path)
         self._started = time.perf_counter()
 
     @property
@@ -38,6 +41,24 @@ class Stopwatch:
         """Take note of an event of JAX's."""
         if event == COMPILING:
             self._compiling += duration_secs
+
+
+def _seconds_in(path: Path) -> float:
+    """What a file of seconds says; 0 where there is none.
+
+    Raises:
+        ValueError: if it says something else.
+    """
+    try:
+        found = float(read_regular(path, at_most=LARGEST))
+    except FileNotFoundError:
+        return 0.0
+    except ValueError as error:
+        message = f"{path} is damaged: {error!s:.100} Remove it to count from 0."
+        raise ValueError(message) from error
+    if not 0 <= found < math.inf:
+        raise ValueError(f"{path} is damaged: {found} s. Remove it to count from 0.")
+    return found
 
 
 @contextlib.contextmanager

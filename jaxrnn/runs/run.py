@@ -69,6 +69,8 @@ KEPT = ("last", "last-1", "last-2")
 """The checkpoints to go on from, the newest first."""
 IDENTITY_BYTES = 8
 """Of a run's identity, drawn at random."""
+LARGEST_HISTORY = 1 << 32
+"""Bytes that a history may have: the longest schedule gives ten million rows of 400 or fewer."""
 LONGEST_IDENTITY = 64
 """Characters of an identity that is read from a file."""
 PACKAGES = ("jaxrnn", "jax", "jaxlib", "flax", "optax", "numpy")
@@ -457,7 +459,7 @@ class Run:
         """
         path = self.folder / "history.jsonl"
         try:
-            text = read_regular(path).decode(errors="replace")
+            text = read_regular(path, at_most=LARGEST_HISTORY).decode(errors="replace")
         except FileNotFoundError:
             return []
         except (UnreadableError, OSError) as error:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxrnn.files import read_regular
 from jaxrnn.reproduction.comparison import pair
 from jaxrnn.reproduction.page.records import (
     Environment,
@@ -14,7 +15,14 @@ from jaxrnn.reproduction.page.records import (
     Start,
     by_epoch,
 )
-from jaxrnn.reproduction.results import ResultError, all_results
+from jaxrnn.reproduction.results import (
+    DAMAGED,
+    LARGEST_RESULT,
+    ResultError,
+    all_results,
+    read_file,
+    result_path,
+)
 from jaxrnn.reproduction.studies import study_units
 from jaxrnn.reproduction.units import Unit
 from jaxrnn.runs.recipes import RECIPES
@@ -46,7 +54,7 @@ def gather(folder: Path) -> Findings:
     if not results:
         return of_page(folder / RESULTS)
     return Findings(
-        records=[_record(result) for result in results],
+        records=[_checked_record(result, folder) for result in results],
         starts=_starts(results, folder),
         horizons=[_horizon(path) for path in sorted(folder.glob("horizon-*.json"))],
     )
@@ -72,13 +80,17 @@ def _start_key(start: Start) -> tuple[int, str, int]:
 
 def of_page(path: Path) -> Findings:
     """The findings that a page was made from."""
-    if not path.is_file():
-        message = f"Nothing is finished in {path.parent}: there is no page to make yet."
-        raise ValueError(message)
     try:
-        return Findings.from_json(path.read_bytes())
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-        raise ResultError(f"{path} is damaged: {error!r}.") from error
+        data = read_regular(path, at_most=LARGEST_RESULT)
+    except FileNotFoundError:
+        message = f"Nothing is finished in {path.parent}: there is no page to make yet."
+        raise ValueError(message) from None
+    except OSError as error:
+        raise ResultError(f"Cannot read {path}: {error.strerror}.") from error
+    try:
+        return Findings.from_json(data)
+    except DAMAGED as error:
+        raise ResultError(f"{path} is damaged: {error!r:.300}.") from error
 
 
 def _order() -> dict[str, int]:
@@ -98,6 +110,20 @@ def _name(unit: Unit) -> str:
 
 def _variant(unit: Mapping[str, Any]) -> tuple[str, str, int]:
     return unit["dtype"], unit["framework"], unit["seed"]
+
+
+def _checked_record(result: Result, folder: Path) -> Record:
+    """The record of a result.
+
+    Raises:
+        ResultError: if a value of it is of another kind.
+    """
+    try:
+        return _record(result)
+    except DAMAGED as error:
+        path = result_path(folder, Unit.from_dict(result["unit"]))
+        message = f"{path} is damaged: {error!r:.300}. Remove it to train again."
+        raise ResultError(message) from error
 
 
 def _record(result: Result) -> Record:
@@ -147,7 +173,7 @@ def _twin_key(result: Result) -> tuple[str, str, int]:
 
 def _horizon(path: Path) -> Horizon:
     try:
-        found = json.loads(path.read_bytes())
+        found = read_file(path)
         if found["format"] != HORIZON_FORMAT:
             raise ValueError(f"it is of format {found['format']}, not {HORIZON_FORMAT}")
         return Horizon(
@@ -160,8 +186,8 @@ def _horizon(path: Path) -> Horizon:
             torch_ulp=found["torch_ulp"],
             environment=_environment(found),
         )
-    except (ValueError, TypeError, KeyError) as error:
-        message = f"{path} is damaged: {error!r}. Remove it, and run parity horizon again."
+    except (*DAMAGED, FileNotFoundError) as error:
+        message = f"{path} is damaged: {error!r:.300}. Remove it, and run parity horizon again."
         raise ResultError(message) from error
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from jaxrnn.reproduction.page.commands import training_commands
-from jaxrnn.reproduction.page.markdown import COMMAND, duration, listed
+from jaxrnn.reproduction.page.markdown import COMMAND, duration, escaped, inline, listed
 from jaxrnn.reproduction.page.records import Environment, Findings, Record
 
 TITLE = "# The course's losses, reproduced"
@@ -36,14 +36,14 @@ def heading(findings: Findings, folder: str) -> str:
 def _facts(findings: Findings) -> list[str]:
     records = findings.records
     places = [r.environment for r in records] + [h.environment for h in findings.horizons]
-    days = sorted({record.date[:10] for record in records})
+    days = sorted({escaped(record.date[:10]) for record in records})
     return [
         f"Trained {' to '.join(dict.fromkeys((days[0], days[-1])))}.",
         f"{len(records)} runs, {duration(sum(r.seconds for r in records))} of training and "
         f"validation in all, compilation left out{_by_framework(records)}.",
-        f"Machine: {listed(_distinct(places, lambda p: f'{p.cpu}, {p.cores} cores'))}.",
+        f"Machine: {listed(_distinct(places, _machine))}.",
         f"Versions: {'; and '.join(_distinct(places, _versions))}.",
-        f"Text, sha256: {listed([f'`{sha}`' for sha in _distinct(records, _sha256)])}.",
+        f"Text, sha256: {listed(_distinct(records, _sha256))}.",
         "Every measured number of this page is computed from [results.json](results.json).",
     ]
 
@@ -54,12 +54,17 @@ def _by_framework(records: Sequence[Record]) -> str:
     return f" (jaxrnn {duration(ours)}, PyTorch {duration(theirs)})" if theirs else ""
 
 
+def _machine(place: Environment) -> str:
+    return f"{escaped(place.cpu)}, {place.cores} cores"
+
+
 def _versions(place: Environment) -> str:
-    return ", ".join(f"{name} {number}" for name, number in place.versions.items())
+    found = place.versions.items()
+    return ", ".join(f"{escaped(name)} {escaped(number)}" for name, number in found)
 
 
 def _sha256(record: Record) -> str:
-    return record.corpus_sha256
+    return inline(record.corpus_sha256)
 
 
 def _distinct(values: Sequence[Any], key: Callable[[Any], Hashable]) -> list[Any]:

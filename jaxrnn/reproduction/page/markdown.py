@@ -1,9 +1,12 @@
 """Pieces of Markdown, and how numbers are written."""
 
+import html
 import json
+import re
 from collections.abc import Iterable, Sequence
 
 from jaxrnn.reproduction.page.statistics import Apart, Spread
+from jaxrnn.terminal import printable
 
 COMMAND = "./scripts/jaxrnn reproduce"
 SMALL = 1e-4
@@ -32,6 +35,24 @@ def quoted(text: str) -> str:
     shown = json.dumps(text, ensure_ascii=False).replace("|", "\\|")
     fence = "`" * (1 + _longest_run(shown))
     return f"{fence}{shown}{fence}"
+
+
+def escaped(text: str) -> str:
+    """A text from a file as words of a paragraph: it is no Markdown and no HTML, and one line."""
+    shown = printable(" ".join(text.split()))
+    # After a backslash, Markdown takes any punctuation as it is; "<" and "&" begin HTML elsewhere.
+    shown = re.sub(r"([\\`*_{}\[\]|~$])", r"\\\1", shown)
+    # So that nothing becomes a link by itself.
+    shown = shown.replace("://", ":\\//")
+    return html.escape(shown, quote=False)
+
+
+def inline(text: str) -> str:
+    """A text from a file as code within a paragraph."""
+    shown = printable(" ".join(text.split())) or " "
+    fence = "`" * (1 + _longest_run(shown))
+    blank = " " if "`" in (shown[0], shown[-1]) else ""
+    return f"{fence}{blank}{shown}{blank}{fence}"
 
 
 def _longest_run(text: str) -> int:

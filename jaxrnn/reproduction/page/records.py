@@ -8,10 +8,51 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jaxrnn.files import parse_json
 from jaxrnn.reproduction.comparison import Pair
 from jaxrnn.reproduction.units import Framework, Unit
 
 FORMAT = 2
+LARGEST_NUMBER = 1e100
+"""Numbers from there on are no losses or norms of anything, and their squares overflow."""
+LONGEST_TEXT = 100_000
+"""Characters of a text that is read from a file."""
+
+
+def is_text(value: Any) -> bool:
+    """Whether a value from a file is a text, of a length that a page can show."""
+    return isinstance(value, str) and len(value) <= LONGEST_TEXT
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value from a file is a number that a page can calculate with."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and abs(value) < LARGEST_NUMBER
+
+
+def are_numbers(values: Any) -> bool:
+    """Whether a value from a file is a list of finite numbers."""
+    return isinstance(values, list | tuple) and all(map(is_number, values))
+
+
+def check_losses_of(unit: Unit, name: str, losses: Mapping[int, float]) -> None:
+    """Refuse losses of a file that are not one number for each epoch of a unit.
+
+    Raises:
+        ValueError: if they are not.
+    """
+    every = sorted(losses) == list(range(1, unit.epochs + 1))
+    check_that(name, losses, every and all(map(is_number, losses.values())))
+
+
+def check_that(name: str, value: Any, fits: bool) -> None:
+    """Refuse a value of a file that does not fit.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    if not fits:
+        raise ValueError(f"{name} makes no sense: {value!r:.60}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +68,13 @@ class Environment:
     cpu: str
     cores: int
     versions: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        versions = self.versions
+        check_that("cpu", self.cpu, is_text(self.cpu))
+        check_that("cores", self.cores, is_number(self.cores))
+        texts = isinstance(versions, Mapping) and all(map(is_text, (*versions, *versions.values())))
+        check_that("versions", versions, texts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +112,20 @@ class Record:
     environment: Environment
     date: str
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "seconds"):
+            check_that(name, getattr(self, name), is_number(getattr(self, name)))
+        for name in ("sample", "corpus_sha256", "date"):
+            check_that(name, getattr(self, name), is_text(getattr(self, name)))
+        for name in ("train", "validation"):
+            check_losses_of(self.unit, name, getattr(self, name))
+        for name in ("norms", "flow"):
+            lists = getattr(self, name)
+            check_that(name, lists, all(map(are_numbers, lists)))
+        check_that("shared", self.shared, self.shared is None or is_number(self.shared))
+        answers = self.answers
+        check_that("answers", answers, all(map(is_text, (*answers, *answers.values()))))
+
     @property
     def last(self) -> float:
         """The validation loss at the end."""
@@ -83,6 +145,13 @@ class Start:
     recipe: str
     dtype: str
     pair: Pair
+
+    def __post_init__(self) -> None:
+        Unit(recipe=self.recipe, dtype=self.dtype, seed=self.pair.seed)  # type: ignore[arg-type]
+        check_that("weights", self.pair.weights, is_number(self.pair.weights))
+        check_that("tensor", self.pair.tensor, is_text(self.pair.tensor))
+        unit = Unit(recipe=self.recipe)
+        check_losses_of(unit, "validation", self.pair.validation)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +177,14 @@ class Horizon:
     jax_torch: Sequence[float]
     torch_ulp: Sequence[float]
     environment: Environment
+
+    def __post_init__(self) -> None:
+        Unit(recipe=self.recipe, dtype=self.dtype, seed=self.seed)  # type: ignore[arg-type]
+        check_that("limit", self.limit, is_number(self.limit))
+        for name in ("steps", "jax_torch", "torch_ulp"):
+            values = getattr(self, name)
+            fits = are_numbers(values) and 0 < len(values) == len(self.steps)
+            check_that(name, values, fits)
 
     def within(self, distances: Sequence[float]) -> int | None:
         """The last step that was looked at before the first above the limit; None if all are."""
@@ -166,15 +243,21 @@ class Findings:
         Raises:
             ValueError: if it is another format.
         """
-        found = json.loads(text)
+        found = parse_json(text, "it")
         if found["format"] != FORMAT:
             raise ValueError(f"The results are of format {found['format']}, not {FORMAT}.")
         places = [Environment(**place) for place in found["environments"]]
-        return cls(
+        findings = cls(
             records=[_to_record(values, places) for values in found["units"]],
             starts=[_to_start(values) for values in found["starts"]],
             horizons=[_to_horizon(values, places) for values in found["horizons"]],
         )
+        check_that("units", found["units"], bool(findings.records))
+        for start in findings.starts:
+            # Both of a pair are units, too.
+            fits = bool(findings.of(start.recipe, dtype=start.dtype))
+            check_that("starts", start, fits)
+        return findings
 
 
 def _lines(values: Sequence[Any]) -> str:

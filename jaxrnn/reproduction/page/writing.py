@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from jaxrnn.files import write_whole
+from jaxrnn.files import read_regular, write_whole
 from jaxrnn.output import check_output_folder
 from jaxrnn.reproduction.page import (
     heading,
@@ -15,6 +15,7 @@ from jaxrnn.reproduction.page import (
 )
 from jaxrnn.reproduction.page.gathering import RESULTS, gather, joined, of_page
 from jaxrnn.reproduction.page.records import Findings
+from jaxrnn.reproduction.results import LARGEST_RESULT
 
 PAGE = "README.md"
 MARK = "<!-- Written by jaxrnn reproduce --page: changes by hand are lost. -->"
@@ -44,7 +45,10 @@ def check_place(folder: Path) -> None:
     check_output_folder(folder, (PAGE, RESULTS, "*.png"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        other = path.exists() and not path.read_text(errors="replace").startswith(MARK)
+        begins = read_regular(path, at_most=LARGEST_RESULT)[: len(MARK.encode())]
+        other = begins != MARK.encode()
+    except FileNotFoundError:
+        other = False
     except OSError as error:
         raise ValueError(f"Cannot write a page to {folder}: {error.strerror}.") from error
     if other:
