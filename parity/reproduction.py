@@ -192,7 +192,8 @@ def rule_of(config: Config) -> Rule:
 def cut(source: Source, windows: Windows) -> Iterator[Window]:
     """Inputs and targets (T, B) of each window, without what only fills the arrays."""
     tokens = torch.tensor(source.tokens.astype(np.int64))
-    for starts, length, rows in zip(*windows, strict=True):
+    steps = zip(windows.starts, windows.lengths, windows.rows, strict=True)
+    for starts, length, rows in steps:
         positions = torch.tensor(starts[None, :rows] + np.arange(length + 1)[:, None])
         characters = tokens[positions]
         yield characters[:-1], characters[1:]

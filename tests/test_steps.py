@@ -131,9 +131,8 @@ def test_many_steps_in_one_program_equal_single_ones(random_bptt):
         losses.append(metrics.loss)
     state = jax.tree.map(lambda x: x.copy(), state)
     many, metrics = train_steps(
-        model, ADAM, state, jnp.asarray(TOKENS), windows, rates, count,
-        sizes=stream.sizes, padded=stream.padded,
-    )  # fmt: skip
+        model, ADAM, state, windows.with_tokens(jnp.asarray(TOKENS)), rates, count
+    )
     np.testing.assert_allclose(metrics.loss[:count], losses, rtol=FLOAT32)
     assert not metrics.loss[count:].any()
     assert int(many.step) == count
@@ -147,10 +146,7 @@ def test_a_batch_with_fewer_rows_counts_only_those():
     assert windows.steps(0) == 2  # of 16 and 5 windows
     params = make_state(model, ADAM, 16, jax.random.key(0)).params
     read, count = steps_of(windows, 0)
-    _, losses = eval_steps(
-        model, params, (), jnp.asarray(windows.tokens), read, count,
-        sizes=windows.sizes, padded=windows.padded,
-    )  # fmt: skip
+    _, losses = eval_steps(model, params, (), read, count)
     _, log_probs = apply_model(model, params, (), jnp.asarray(windows.inputs.T, jnp.int32))
     each = -np.asarray(log_probs)[np.arange(21), windows.targets[:, -1]]
     np.testing.assert_allclose(losses[:2], [each[:16].mean(), each[16:].mean()], rtol=1e-5)
@@ -165,10 +161,13 @@ def test_few_programs_serve_all_random_lengths():
     for epoch in range(3):
         for first in range(0, stream.steps(epoch), 50):
             state, _ = train_steps(
-                model, ADAM, state, jnp.asarray(stream.tokens), stream.windows(epoch, first, 50),
-                np.full(50, RATE, np.float32), min(50, stream.steps(epoch) - first),
-                sizes=stream.sizes, padded=stream.padded,
-            )  # fmt: skip
+                model,
+                ADAM,
+                state,
+                stream.windows(epoch, first, 50),
+                np.full(50, RATE, np.float32),
+                min(50, stream.steps(epoch) - first),
+            )
     assert train_steps._cache_size() == before + 1
     assert len(stream.sizes) <= 6
 

@@ -8,9 +8,9 @@ characters themselves are cut out of the one token array where the training runs
 epoch e is a pure function of (k, e), so that a resumed run reads on where it stopped.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
@@ -36,16 +36,33 @@ BLOCK = 1 << 16
 Split = Literal["random", "contiguous", "last"]
 
 
-class Windows(NamedTuple):
-    """Where the windows of S steps lie: step s reads tokens `starts[s, b] + t` for t < lengths[s].
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """What S steps read: step s reads `tokens[starts[s, b] + t]` for t < lengths[s].
 
     The target of every token is the token after it. Of the B windows of a step the first `rows`
-    count; the others only fill the array.
+    count; the others only fill the array. `jaxrnn.training.steps` registers it with JAX: the arrays
+    are arguments of a program, `sizes` and `padded` are part of it.
+
+    Attributes:
+        tokens: (N,) the text, on the host or on the device.
+        starts: (S, B) int32, where the windows of each step start.
+        lengths: (S,) int32, how many tokens each row of a step reads.
+        rows: (S,) int32, how many rows of a step count.
+        sizes: the lengths to which windows are padded; one branch is compiled for each.
+        padded: whether a window can be shorter than its size.
     """
 
-    starts: np.ndarray  # (S, B) int32
-    lengths: np.ndarray  # (S,) int32
-    rows: np.ndarray  # (S,) int32
+    tokens: Any
+    starts: np.ndarray
+    lengths: np.ndarray
+    rows: np.ndarray
+    sizes: tuple[int, ...]
+    padded: bool
+
+    def with_tokens(self, tokens: Any) -> "Windows":
+        """The same windows of `tokens`: the text where the steps run, put there once."""
+        return replace(self, tokens=tokens)
 
 
 class Progression(NDArrayOperatorsMixin):
@@ -194,9 +211,12 @@ class WindowSet:
         chosen = np.minimum(chosen, len(self.starts) - 1)
         starts = self.starts[chosen if order is None else order[chosen]]
         return Windows(
-            starts.reshape(count, self.batch).astype(np.int32),
-            np.full(count, self.length, np.int32),
-            np.minimum(rows, self.batch).astype(np.int32),
+            tokens=self.tokens,
+            starts=starts.reshape(count, self.batch).astype(np.int32),
+            lengths=np.full(count, self.length, np.int32),
+            rows=np.minimum(rows, self.batch).astype(np.int32),
+            sizes=self.sizes,
+            padded=self.padded,
         )
 
     def _order(self, epoch: int) -> np.ndarray:
@@ -353,9 +373,12 @@ class BpttStream:
         cuts = self._cuts_at(epoch, np.arange(first, first + count + 1))
         columns = np.arange(self.batch) * self.rows
         return Windows(
-            (cuts[:-1, None] + columns).astype(np.int32),
-            np.diff(cuts).astype(np.int32),
-            np.full(count, self.batch, np.int32),
+            tokens=self.tokens,
+            starts=(cuts[:-1, None] + columns).astype(np.int32),
+            lengths=np.diff(cuts).astype(np.int32),
+            rows=np.full(count, self.batch, np.int32),
+            sizes=self.sizes,
+            padded=self.padded,
         )
 
     def window(self, epoch: int, k: int) -> tuple[np.ndarray, np.ndarray]:

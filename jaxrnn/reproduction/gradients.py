@@ -20,7 +20,6 @@ import jax
 import numpy as np
 import optax
 
-from jaxrnn.data.windows import Windows
 from jaxrnn.files import write_whole
 from jaxrnn.nn.model import CharModel
 from jaxrnn.recurrent.cells import Carry
@@ -133,9 +132,8 @@ def read_gradient_errors(folder: Path, unit: Unit) -> list[GradientError]:
 def _batch(experiment: Experiment) -> Batch:
     """The characters of the window, cut and padded as training does it."""
     source = experiment.source
-    windows: Windows = source.windows(0, WINDOW, 1)
-    tokens = on_device(source, experiment.model)
-    return batch_at(tokens, windows, 0, source.sizes, source.padded)
+    windows = source.windows(0, WINDOW, 1)
+    return batch_at(windows.with_tokens(on_device(source, experiment.model)), 0)
 
 
 def _ways() -> tuple[Backend, ...]:

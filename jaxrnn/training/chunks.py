@@ -83,11 +83,11 @@ class Trainer:
         Raises:
             NonFiniteLossError: if a loss or a gradient is not finite.
         """
-        windows = self.source.windows(position.epoch, position.window, STEPS_IN_ONE_PROGRAM)
+        windows = self._windows(position)
         rates = self._rates(position)
         before = copied(state)
         started = time.perf_counter()
-        state, metrics = self._run(state, self.tokens, windows, self._cast(rates, state), steps)
+        state, metrics = self._run(state, windows, self._cast(rates, state), steps)
         losses, norms, updates = (np.asarray(m, float)[:steps] for m in metrics)
         seconds = max(time.perf_counter() - started, SHORTEST_TIME)
         if steps == 0:
@@ -111,13 +111,12 @@ class Trainer:
 
     @cached_property
     def _run(self) -> Callable[..., tuple[TrainState, Metrics]]:
-        return partial(
-            train_steps,
-            self.model,
-            self.optimizer,
-            sizes=self.source.sizes,
-            padded=self.source.padded,
-        )
+        return partial(train_steps, self.model, self.optimizer)
+
+    def _windows(self, position: Position) -> Windows:
+        """What the next steps read; the tokens are on the device already."""
+        windows = self.source.windows(position.epoch, position.window, STEPS_IN_ONE_PROGRAM)
+        return windows.with_tokens(self.tokens)
 
     def _rates(self, position: Position) -> np.ndarray | None:
         """The rates of the next steps; `averaged` counts the steps of the phase so far.
@@ -140,8 +139,8 @@ class Trainer:
     ) -> NonFiniteLossError:
         """What to raise when step `bad` of those after `before` is not finite."""
         rates, source = self._rates(position), self.source
-        state, _ = self._run(copied(before), self.tokens, windows, self._cast(rates, before), bad)
-        batch = batch_at(self.tokens, windows, bad, source.sizes, source.padded)
+        state, _ = self._run(copied(before), windows, self._cast(rates, before), bad)
+        batch = batch_at(windows, bad)
         where = f"at step {int(state.step) + 1}"
         if rates is not None:
             where += f" with learning rate {rates[bad]:g}"

@@ -94,11 +94,9 @@ def evaluation(
     last_only = model.reads in ("trigrams", "overlapping")  # one prediction a window
     predicted = 0
     for first in range(0, count, STEPS_IN_ONE_PROGRAM):
-        windows = source.windows(epoch, first, STEPS_IN_ONE_PROGRAM)
+        windows = source.windows(epoch, first, STEPS_IN_ONE_PROGRAM).with_tokens(tokens)
         steps = min(STEPS_IN_ONE_PROGRAM, count - first)
-        carry, losses = eval_steps(
-            model, params, carry, tokens, windows, steps, sizes=source.sizes, padded=source.padded
-        )
+        carry, losses = eval_steps(model, params, carry, windows, steps)
         weights = (windows.lengths * windows.rows)[:steps].astype(float)
         total += float(np.asarray(losses, float)[:steps] @ weights)
         weight += float(weights.sum())

@@ -191,12 +191,9 @@ def range_test(
             model,
             optimizer,
             state,
-            tokens,
-            source.windows(epoch, window, STEPS_IN_ONE_PROGRAM),
+            source.windows(epoch, window, STEPS_IN_ONE_PROGRAM).with_tokens(tokens),
             padded.astype(jax.tree.leaves(state.params)[0].dtype),
             count,
-            sizes=source.sizes,
-            padded=source.padded,
         )
         for rate, loss in zip(
             padded[:count].tolist(), np.asarray(metrics.loss)[:count].tolist(), strict=True

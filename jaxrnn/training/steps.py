@@ -26,6 +26,12 @@ from jaxrnn.training.optimizers import AnyOptimizer, check_rate, updated
 from jaxrnn.training.remat import segmented_loss
 from jaxrnn.training.state import TrainState, carry_for, repackage
 
+jax.tree_util.register_dataclass(
+    Windows,
+    data_fields=["tokens", "starts", "lengths", "rows"],
+    meta_fields=["sizes", "padded"],
+)
+
 SINGLE_STEPS = 32
 """Models, optimizers and segments whose single steps stay compiled: a loop of one's own may go
 through many in turn."""
@@ -175,18 +181,14 @@ def eval_step(
     return carry, loss
 
 
-@bounded_jit(static_argnames=("model", "optimizer", "sizes", "padded"), donate_argnames=("state",))
+@bounded_jit(static_argnames=("model", "optimizer"), donate_argnames=("state",))
 def train_steps(
     model: CharModel,
     optimizer: AnyOptimizer,
     state: TrainState,
-    tokens: Int[Array, " N"],
     windows: Windows,
     rates: Float[Array, " S"] | None,
     count: Int[Array, ""],
-    *,
-    sizes: tuple[int, ...],
-    padded: bool,
 ) -> tuple[TrainState, Metrics]:
     """The first `count` of S updates in one program. `state` is given up.
 
@@ -194,12 +196,10 @@ def train_steps(
         model: the model (static).
         optimizer: from `make_optimizer`, or any of optax's (static).
         state: the state; its carry must be of the windows' batch size.
-        tokens: the whole corpus, on the device.
-        windows: where the windows of the S steps lie.
+        windows: what the S steps read; its tokens are on the device already, or are copied there
+            at each call.
         rates: the learning rate of each step; None where the optimizer brings its own.
         count: how many steps to make, in [0, S].
-        sizes: the lengths to which windows are padded; one branch is compiled for each (static).
-        padded: whether a window can be shorter than its size (static).
 
     Returns:
         The state, and the metrics of each step, (S,); zeros from `count` on.
@@ -209,24 +209,20 @@ def train_steps(
         state, metrics = carried
         rate = None if rates is None else rates[i]
         update = partial(_update, model, optimizer, state, rate=rate)
-        state, new = _at_size(update, tokens, windows, i, sizes, padded)
+        state, new = _at_size(update, windows, i)
         return state, jax.tree.map(lambda all_, one: all_.at[i].set(one), metrics, new)
 
     zeros = jnp.zeros(len(windows.lengths), jax.tree.leaves(state.params)[0].dtype)
     return lax.fori_loop(0, count, body, (state, Metrics(zeros, zeros, zeros)))
 
 
-@bounded_jit(static_argnames=("model", "sizes", "padded"))
+@bounded_jit(static_argnames=("model",))
 def eval_steps(
     model: CharModel,
     params: Any,
     carry: Carry,
-    tokens: Int[Array, " N"],
     windows: Windows,
     count: Int[Array, ""],
-    *,
-    sizes: tuple[int, ...],
-    padded: bool,
 ) -> tuple[Carry, Float[Array, " S"]]:
     """The losses on the first `count` of S windows in one program; see `train_steps`."""
 
@@ -238,7 +234,7 @@ def eval_steps(
             loss, after = batch_loss(model, params, carry, batch)
             return after, loss
 
-        carry, loss = _at_size(evaluate, tokens, windows, i, sizes, padded)
+        carry, loss = _at_size(evaluate, windows, i)
         return carry, losses.at[i].set(loss)
 
     zeros = jnp.zeros(len(windows.lengths), jax.tree.leaves(params)[0].dtype)
@@ -275,41 +271,34 @@ def _update(
     return after, Metrics(loss, optax.tree.norm(gradients), update_norm)
 
 
-def batch_at(
-    tokens: Array, windows: Windows, i: int, sizes: tuple[int, ...], padded: bool
-) -> Batch:
-    """The characters of step i, as `train_steps` cuts them."""
-    starts, length, rows = (jnp.asarray(a[i]) for a in windows)
-    size = next(size for size in sizes if size >= int(length))
-    return _cut(tokens, starts, length if padded else None, rows, size)
+def batch_at(windows: Windows, i: int) -> Batch:
+    """The tokens of step i, as `train_steps` cuts them."""
+    length = int(windows.lengths[i])
+    size = next(size for size in windows.sizes if size >= length)
+    return _cut(windows, i, size)
 
 
-def _at_size(
-    function: Callable[[Batch], Any],
-    tokens: Array,
-    windows: Windows,
-    i: Array,
-    sizes: tuple[int, ...],
-    padded: bool,
-) -> Any:
-    """Apply `function` to the characters of step i, padded to the smallest size that holds them."""
-    starts, length, rows = (a[i] for a in windows)
+def _at_size(function: Callable[[Batch], Any], windows: Windows, i: Array) -> Any:
+    """Apply `function` to the tokens of step i, padded to the smallest size that holds them."""
 
     def branch(size: int) -> Any:
-        batch = _cut(tokens, starts, length if padded else None, rows, size)
-        return function(batch)
+        return function(_cut(windows, i, size))
 
-    if len(sizes) == 1:
-        return branch(sizes[0])
-    which = jnp.searchsorted(np.asarray(sizes), length)
-    return lax.switch(which, [partial(branch, size) for size in sizes])
+    if len(windows.sizes) == 1:
+        return branch(windows.sizes[0])
+    which = jnp.searchsorted(np.asarray(windows.sizes), windows.lengths[i])
+    return lax.switch(which, [partial(branch, size) for size in windows.sizes])
 
 
-def _cut(tokens: Array, starts: Array, length: Array | None, rows: Array, size: int) -> Batch:
-    """Cut `size` characters and their targets at each start out of the corpus."""
+def _cut(windows: Windows, i: Array | int, size: int) -> Batch:
+    """Cut `size` tokens and their targets at each start of step i out of the text."""
+    starts = jnp.asarray(windows.starts[i])  # (B,)
+    length = jnp.asarray(windows.lengths[i]) if windows.padded else None
+    rows = jnp.asarray(windows.rows[i])
     positions = starts[None, :] + jnp.arange(size + 1)[:, None]  # (size + 1, B)
-    characters = tokens.at[positions].get(mode="clip").astype(jnp.int32)
-    return Batch(characters[:-1], characters[1:], length, rows)
+    tokens = jnp.asarray(windows.tokens)
+    found = tokens.at[positions].get(mode="clip").astype(jnp.int32)  # (size + 1, B)
+    return Batch(found[:-1], found[1:], length, rows)
 
 
 def _weights(batch: Batch, steps: int, rows: int, dtype: Any) -> Array | None:

@@ -143,17 +143,9 @@ def jax_trajectory(
         state = TrainState(params, optimizer.init(params), carry, step, key)
         tokens, rates = jnp.asarray(text.tokens), jnp.full(CHUNK, RATE, jax_dtype(dtype))
         for first in range(0, steps, CHUNK):
-            windows = stream.windows(0, first, CHUNK)
+            windows = stream.windows(0, first, CHUNK).with_tokens(tokens)
             state, metrics = train_steps(
-                model,
-                optimizer,
-                state,
-                tokens,
-                windows,
-                rates,
-                jnp.asarray(CHUNK),
-                sizes=stream.sizes,
-                padded=stream.padded,
+                model, optimizer, state, windows, rates, jnp.asarray(CHUNK)
             )
             losses.append(numpy_of(metrics.loss))
             norms.append(numpy_of(metrics.gradient_norm))

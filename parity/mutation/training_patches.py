@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import flax.linen as nn
@@ -74,7 +75,7 @@ def windows_with(kind: type[BpttStream] | type[WindowSet], change: Callable[...,
 def interleaved(windows: Windows, source: Any) -> Windows:
     """Stream b has every B-th character's neighbourhood instead of the b-th part."""
     columns = np.arange(source.batch)
-    return windows._replace(starts=windows.starts - columns * source.rows + columns)
+    return replace(windows, starts=windows.starts - columns * source.rows + columns)
 
 
 def adam_with(

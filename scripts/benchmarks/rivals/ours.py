@@ -63,6 +63,7 @@ class Ours:
         while count > 0:
             steps = min(count, WINDOWS - self._next)
             windows = self._source.windows(0, self._next, STEPS_IN_ONE_PROGRAM)
+            windows = windows.with_tokens(self._tokens)
             (self._train if self._training else self._forward)(windows, steps)
             self._next = (self._next + steps) % WINDOWS
             count -= steps
@@ -73,12 +74,9 @@ class Ours:
             self._model,
             self._optimizer,
             self._state,
-            self._tokens,
             windows,
             rates,
             steps,
-            sizes=self._source.sizes,
-            padded=self._source.padded,
         )
         jax.tree.map(np.asarray, metrics)
 
@@ -87,11 +85,8 @@ class Ours:
             self._model,
             self._state.params,
             self._state.carry,
-            self._tokens,
             windows,
             steps,
-            sizes=self._source.sizes,
-            padded=self._source.padded,
         )
         np.asarray(losses)
         self._state = self._state._replace(carry=carry)
