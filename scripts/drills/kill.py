@@ -188,7 +188,12 @@ def _start(
     command = [sys.executable, "-m", "drills.worker", str(folder / "phase"), die, listed]
     command += arguments
     inherited = {name: value for name, value in os.environ.items() if name != POOL}
-    own = {"PYTHONPATH": str(Path(__file__).parents[1]), "XDG_CACHE_HOME": str(folder / "cache")}
+    # The package beside the drill, whatever is installed.
+    scripts = Path(__file__).parents[1]
+    own = {
+        "PYTHONPATH": os.pathsep.join(map(str, (scripts, scripts.parent))),
+        "XDG_CACHE_HOME": str(folder / "cache"),
+    }
     return subprocess.Popen(
         command,
         cwd=folder,
