@@ -29,8 +29,8 @@ from jaxrnn.tree import named_leaves
 from parity.core.bridge import numpy_of
 from parity.core.compare import Arrays, relative_l2
 from parity.core.runners import precision
-from parity.measures.trajectories import nudged
-from parity.reproduction import TwinRun
+from parity.measures.trajectories import perturbed
+from parity.reproduction import ReferenceRun
 
 FORMAT = 1
 LIMIT = 1e-6
@@ -85,17 +85,17 @@ class _Jax:
         return _flat(WeightMap.for_flax(leaves).to_torch(leaves))
 
 
-class _Torch(TwinRun):
+class _Torch(ReferenceRun):
     """A run of PyTorch's."""
 
     def weights(self) -> np.ndarray:
         """All weights in one vector, in the same order."""
         return _flat(self.training.weights())
 
-    def nudge(self, dtype: str) -> None:
+    def perturb(self, dtype: str) -> None:
         """Move every weight by one unit in the last place."""
-        moved = nudged(self.training.weights(), seed=0, dtype=dtype)
-        for name, parameter in self.training.twin.named_parameters():
+        moved = perturbed(self.training.weights(), seed=0, dtype=dtype)
+        for name, parameter in self.training.reference.named_parameters():
             parameter.data.copy_(torch.tensor(moved[name]))
 
 
@@ -109,7 +109,7 @@ def followed(unit: Unit, steps: int) -> Iterator[Horizon]:
     with precision(unit.dtype):
         experiment = prepare(unit.config)._replace(dtype=unit.dtype)
         jax, center, other = _Jax(experiment), _Torch(unit, experiment), _Torch(unit, experiment)
-        other.nudge(unit.dtype)
+        other.perturb(unit.dtype)
         found, done = Horizon([], [], []), 0
         for step in looked_at(steps):
             for side in (jax, center, other):

@@ -30,8 +30,8 @@ from jaxrnn.training.history import Position
 from jaxrnn.training.loop import ROWS_PER_EPOCH
 from jaxrnn.tree import named_leaves
 from parity.core.bridge import TORCH_DTYPES
-from parity.core.references import CharTwin, twin_of
-from parity.measures.training import Rule, TwinTraining
+from parity.core.references import CharReference, reference_of
+from parity.measures.training import ReferenceTraining, Rule
 
 CHECKPOINT = "last.pt"
 """The file, in a unit's folder, of what it takes to go on after the last finished epoch."""
@@ -45,7 +45,7 @@ def train(unit: Unit, experiment: Experiment, folder: Path, watch: Watch) -> Tra
     """Train the twin of a unit's model; a `jaxrnn.reproduction.training.Trainer`."""
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        run = TwinRun(unit, experiment)
+        run = ReferenceRun(unit, experiment)
         run.go_on(folder / CHECKPOINT)
         while run.position.epoch < experiment.schedule.epochs:
             for _ in run.epoch():
@@ -55,7 +55,7 @@ def train(unit: Unit, experiment: Experiment, folder: Path, watch: Watch) -> Tra
     return Trained(run.rows, run.training.weights(), run.seconds)
 
 
-class TwinRun:
+class ReferenceRun:
     """The twin of a model under training.
 
     Attributes:
@@ -68,7 +68,9 @@ class TwinRun:
     def __init__(self, unit: Unit, experiment: Experiment) -> None:
         torch.manual_seed(unit.seed)  # of the dropout masks; the weights are overwritten
         self.config, self._experiment = experiment.config, experiment
-        self.training = TwinTraining(first_twin(experiment, unit.dtype), rule_of(self.config))
+        self.training = ReferenceTraining(
+            first_reference(experiment, unit.dtype), rule_of(self.config)
+        )
         self.position, self.rows, self.seconds = Position(), list[dict[str, Any]](), 0.0
 
     @property
@@ -114,7 +116,7 @@ class TwinRun:
             kept = torch.load(path, weights_only=True)
         except Exception as error:  # torch raises whatever the damage runs into
             raise RunError(f"{path} is damaged: remove it to train from the beginning.") from error
-        self.training.twin.load_state_dict(kept["twin"])
+        self.training.reference.load_state_dict(kept["twin"])
         self.training.optimizer.load_state_dict(kept["optimizer"])
         self.training.carry, self.rows, self.seconds = kept["carry"], kept["rows"], kept["seconds"]
         self.position = Position(**kept["position"])
@@ -123,7 +125,7 @@ class TwinRun:
     def save(self, path: Path) -> None:
         """Write what it takes to go on."""
         kept = {
-            "twin": self.training.twin.state_dict(),
+            "twin": self.training.reference.state_dict(),
             "optimizer": self.training.optimizer.state_dict(),
             "carry": self.training.carry,
             "rows": self.rows,
@@ -169,13 +171,13 @@ class TwinRun:
         self.position = self.position.after_row()
 
 
-def first_twin(experiment: Experiment, dtype: str) -> CharTwin:
+def first_reference(experiment: Experiment, dtype: str) -> CharReference:
     """The twin with the weights that the JAX side starts from."""
     leaves = named_leaves(experiment.fresh_state().params)
     tensors = WeightMap.for_flax(leaves).to_torch(leaves)
-    twin = twin_of(experiment.model).to(TORCH_DTYPES[dtype])
-    twin.load_state_dict({name: torch.tensor(array) for name, array in tensors.items()})
-    return twin
+    reference = reference_of(experiment.model).to(TORCH_DTYPES[dtype])
+    reference.load_state_dict({name: torch.tensor(array) for name, array in tensors.items()})
+    return reference
 
 
 def rule_of(config: Config) -> Rule:

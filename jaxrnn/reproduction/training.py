@@ -11,7 +11,7 @@ import numpy as np
 from jaxrnn.exchange.weights import WeightMap
 from jaxrnn.reproduction.stopwatch import stopwatch
 from jaxrnn.reproduction.units import Unit
-from jaxrnn.runs.checkpointing import carry_out
+from jaxrnn.runs.checkpointing import train_run
 from jaxrnn.runs.experiment import Experiment
 from jaxrnn.runs.run import Run
 from jaxrnn.tree import named_leaves
@@ -57,7 +57,7 @@ def train(unit: Unit, experiment: Experiment, folder: Path, watch: Watch) -> Tra
         Stopped: if `watch` does.
     """
     run, epochs = _run(folder, experiment), experiment.schedule.epochs
-    progresses = carry_out(run, experiment, resume=True)
+    progresses = train_run(run, experiment, resume=True)
     with stopwatch(folder / "seconds") as watched, contextlib.closing(progresses):
         for progress in progresses:
             position = progress.position

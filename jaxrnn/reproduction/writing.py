@@ -10,7 +10,7 @@ import numpy as np
 from jaxrnn.exchange.weights import WeightMap
 from jaxrnn.generation.decoding import get_next
 from jaxrnn.generation.sampler import GREEDY, Sampler
-from jaxrnn.generation.texts import read_prompt, write_texts
+from jaxrnn.generation.texts import generate_texts, read_prompt
 from jaxrnn.reproduction.units import Unit
 from jaxrnn.runs.experiment import Experiment, prompt_for
 from jaxrnn.runs.recipes import RECIPES
@@ -44,7 +44,7 @@ def samples(unit: Unit, experiment: Experiment, params: Any) -> list[dict[str, s
     model, vocabulary = experiment.model, experiment.vocabulary
     prompt = prompt_for(experiment, None, RECIPES[unit.recipe].prompt)
     greedy = model.reads != "streams"
-    text = write_texts(
+    text = generate_texts(
         model,
         params,
         vocabulary,

@@ -7,7 +7,7 @@ from jaxrnn.reproduction.page.questions import (
     bptt_variants,
     carry_variants,
     identity_variants,
-    initialisation,
+    initialization,
     split_differences,
 )
 from jaxrnn.reproduction.page.records import Findings, Record
@@ -118,7 +118,7 @@ def _identity(findings: Findings) -> Iterator[str]:
     """What identity initialisation gives at each rate, in loss and in gradient norm."""
     by_schedule: dict[str, dict[str, list[Record]]] = {}
     for changes, records in identity_variants(findings):
-        by_schedule.setdefault(changes["schedule"], {})[initialisation(changes)] = records
+        by_schedule.setdefault(changes["schedule"], {})[initialization(changes)] = records
     for schedule, found in by_schedule.items():
         if len(found) < 2:
             continue

@@ -150,7 +150,7 @@ def _draw_norms(findings: Findings, path: Path) -> None:
         steps = [step for step, _ in records[0].norms]
         norms = np.array([[norm for _, norm in record.norms] for record in records])
         mean = np.exp(np.log(norms).mean(axis=0))
-        name = f"{questions.initialisation(changes)} initialisation"
+        name = f"{questions.initialization(changes)} initialisation"
         axes.plot(steps, norms.T, color=colour, **THIN)
         axes.plot(steps, mean, color=colour, label=name, **THICK)
     for axes, schedule in zip(panels, schedules, strict=True):
@@ -181,7 +181,7 @@ def _draw_flow(findings: Findings, path: Path) -> None:
     for (place, title), axes in zip(titles.items(), panels, strict=True):
         for number, (changes, records) in enumerate(found):
             norms = np.array([record.flow[place] for record in records])
-            name = f"{questions.initialisation(changes)}, {changes['schedule']}"
+            name = f"{questions.initialization(changes)}, {changes['schedule']}"
             back = np.arange(1, norms.shape[1] + 1)
             axes.plot(back, norms.T, color=f"C{number}", **THIN)
             mean = np.exp(np.log(norms).mean(axis=0))

@@ -200,7 +200,7 @@ def identity_variants(findings: Findings) -> list[tuple[Mapping[str, Any], list[
     return [(each, records) for each, records in found if records]
 
 
-def initialisation(changes: Mapping[str, Any]) -> str:
+def initialization(changes: Mapping[str, Any]) -> str:
     """What a variant starts from, in a word."""
     return "identity" if changes["identity"] else "default"
 
@@ -211,7 +211,7 @@ def _identity(findings: Findings) -> list[str]:
         norms = [norm for record in records for _, norm in record.norms]
         losses = [loss(validation(records, epoch)) for epoch in records[0].validation]
         median = sorted(norms)[len(norms) // 2]
-        cells = [initialisation(changes), changes["schedule"], *losses]
+        cells = [initialization(changes), changes["schedule"], *losses]
         rows.append([*cells, f"{median:.2g}", f"{max(norms):.2g}"])
     epochs = identity_variants(findings)[0][1][0].unit.epochs
     heads = ["initialisation", "schedule", *(f"val after epoch {e}" for e in range(1, epochs + 1))]
@@ -234,7 +234,7 @@ def _flow(findings: Findings) -> list[str]:
                 shares = [
                     geometric_mean(flow[back - 1] / flow[0] for flow in flows) for back in BACK
                 ]
-                cells = [when, initialisation(changes), changes["schedule"]]
+                cells = [when, initialization(changes), changes["schedule"]]
                 rows.append([*cells, *map(power, shares)])
     if not rows:
         return []
@@ -250,7 +250,7 @@ def _flow(findings: Findings) -> list[str]:
 def _growth(findings: Findings) -> str:
     """Whether the gradient grows on its way back, anywhere."""
     growth = {
-        f"{initialisation(changes)}, {changes['schedule']}": max(norms) / norms[0]
+        f"{initialization(changes)}, {changes['schedule']}": max(norms) / norms[0]
         for changes, records in identity_variants(findings)
         for record in records
         for norms in record.flow
