@@ -60,7 +60,7 @@ def test_values_agree():
 
 
 @pytest.mark.parametrize(
-    "subject",
+    "pair",
     [
         layer_pair(RNN(LSTM, H, 2, bidirectional=True), lengths=True),
         layer_pair(RNN(GRU, H, 3, dropout=LAYER_DROPOUT)),
