@@ -1,4 +1,4 @@
-"""The command line of the parity suite: `parity check`, `mutants`, `report`, `caps`, `horizon`."""
+"""The command line of the parity suite: `parity check`, `mutants`, `report`, `caps`."""
 
 import sys
 import time
@@ -15,16 +15,13 @@ from rich.table import Table
 from tyro.conf import subcommand
 
 from jaxrnn import __version__
-from jaxrnn.checks import check_at_least_1
 from jaxrnn.output import check_output_folder, write_output
 from jaxrnn.recurrent.cells import CELLS
 from jaxrnn.recurrent.recurrence import why_not_compiled
-from jaxrnn.reproduction.units import Dtype
 from jaxrnn.terminal import FAILED, Screen, parse, run_command
 from parity.core.compare import MEASURED, TOLERANCES, Finding, Outcome
 from parity.diagnosis.localize import grids
 from parity.diagnosis.stacks import draw
-from parity.horizon import LIMIT, followed, horizon_unit, write_horizon
 from parity.measures.trajectories import load_text
 from parity.mutation.catalog import MUTANTS
 from parity.mutation.mutants import Verdict, tried, unharmed
@@ -166,50 +163,11 @@ class Tolerances:
         return 0 if within else FAILED
 
 
-@dataclass(frozen=True, kw_only=True)
-class FollowHorizon:
-    """Train a chaotic recipe in JAX and PyTorch from one start, until they are apart.
-
-    Beside it PyTorch from weights one unit in the last place off. Without dropout.
-    """
-
-    recipe: str = "stateful-lstm"
-    """What to train, at its first learning rate."""
-    dtype: Dtype = "float64"
-    """The precision."""
-    steps: int = 600
-    """How long."""
-    seed: int = 0
-    """Of the first weights and the windows."""
-    folder: Path = Path("runs/reproduce")
-    """Where horizon-DTYPE.json is written."""
-
-    def __call__(self) -> int:
-        check_at_least_1(steps=self.steps)
-        unit = horizon_unit(self.recipe, self.dtype, self.seed)
-        with Screen() as screen:
-            screen.show("compiling", 0.0)
-            for found in followed(unit, self.steps):
-                apart = f"JAX and PyTorch {found.jax_torch[-1]:.1e} apart"
-                screen.show(f"step {found.steps[-1]}", found.steps[-1] / self.steps, apart)
-        path = write_horizon(self.folder, unit, found)
-        for name, distances in (
-            ("JAX and PyTorch", found.jax_torch),
-            ("PyTorch, 1 ulp apart", found.torch_ulp),
-        ):
-            step = found.apart(distances)
-            when = f"from step {step}" if step else f"not within {self.steps} steps"
-            print(f"{name:22} more than {LIMIT:g} apart {when}; {distances[-1]:.1e} at the end")
-        print(f"Every number is in {path}.")
-        return 0
-
-
 COMMANDS = (
     Annotated[Check, subcommand("check")]
     | Annotated[Mutants, subcommand("mutants")]
     | Annotated[WriteReport, subcommand("report")]
     | Annotated[Tolerances, subcommand("caps")]
-    | Annotated[FollowHorizon, subcommand("horizon")]
 )
 
 

@@ -88,8 +88,7 @@ def test_commands_look_before_they_work(run_folder, capsys):
     """The path is refused before the text is read, let alone trained on."""
     config = str(run_folder / "config.json")
     assert main(["find-rate", "--picture", config]) == 2
-    assert main(["reproduce", "--no-train", "--page", str(run_folder)]) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2
-    assert all(line.startswith("error: ") and "run" in line for line in lines)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert "run" in line
     assert (run_folder / "config.json").read_text() == "precious"

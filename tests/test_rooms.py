@@ -9,7 +9,6 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     "jaxrnn": (
         "cli",
-        "reproduction",
         "inspection",
         "runs",
         "exchange",

@@ -108,7 +108,7 @@ def test_names_from_files_are_escaped_in_an_error(capsys):
         ["import", "nothing.pt"],
         ["nonsense"],
         ["--nonsense"],
-        ["reproduce", "nonsense"],
+        ["self-check", "nonsense"],
     ],
     ids=str,
 )

@@ -20,7 +20,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "Measure a trained model on a text."),
     "find-rate": ("find_rate", "Suggest a learning rate (learning-rate range test)."),
     "recipes": ("recipes", "List the recipes and the losses that the course published."),
-    "reproduce": ("reproduce", "Train the course's recipes and compare with its losses."),
+    "self-check": ("self_check", "Check this installation: gradients and first epochs."),
     "export": ("exporting", "Write a trained model's weights for PyTorch."),
     "import": ("importing", "Make a run of weights from PyTorch."),
 }
@@ -68,6 +68,11 @@ def _command(given: list[str]) -> Callable[[], int]:
     if not given:
         raise ValueError(f"Name a command: {', '.join(COMMANDS)}; --help says what they do.")
     name, *rest = given
+    if name == "reproduce":
+        raise ValueError(
+            "The course's losses are reproduced by a program of the repository now: type "
+            "./scripts/reproduce there. To check an installation, type jaxrnn self-check."
+        )
     if name not in COMMANDS:
         alike = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"; did you mean {alike[0]}?" if alike else f": take {', '.join(COMMANDS)}."

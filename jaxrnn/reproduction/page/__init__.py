@@ -1,1 +1,0 @@
-"""The page of the results: tables, figures and samples, made from what is finished."""
