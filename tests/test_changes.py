@@ -29,6 +29,7 @@ from jaxrnn.runs.config import Config
 from jaxrnn.runs.experiment import prepare
 from jaxrnn.runs.judging import change_run, is_sensible, last_sensible
 from jaxrnn.runs.run import Run, RunError
+from jaxrnn.runs.sampling import sample_run
 from jaxrnn.training.diagnosis import NonFiniteLossError
 from jaxrnn.training.history import Position
 from jaxrnn.training.schedules import parse_schedule
@@ -105,7 +106,7 @@ def test_a_diverged_run_goes_on_with_a_smaller_rate_and_ends_finite(run, experim
     assert (run.config.schedule, run.config.clip) == (SLOW, 1.0)
     assert run.configs[0] == experiment.config
     assert run.load_params("best")
-    assert run.write(None, length=3)
+    assert sample_run(run, None, length=3)
 
 
 @pytest.mark.parametrize(

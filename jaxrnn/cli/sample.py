@@ -12,6 +12,7 @@ from jaxrnn.generation.sampler import Sampler
 from jaxrnn.runs.run import (
     Run,
 )
+from jaxrnn.runs.sampling import sample_run
 from jaxrnn.terminal import (
     Screen,
     command_name,
@@ -62,7 +63,8 @@ class Sample:
         )
         with Screen() as screen:
             screen.show("writing", 0.0)
-            texts = run.write(
+            texts = sample_run(
+                run,
                 self.prompt,
                 length=self.length,
                 count=self.count,

@@ -14,6 +14,7 @@ from jaxrnn.runs.checkpointing import PICTURE, train_run
 from jaxrnn.runs.experiment import Experiment
 from jaxrnn.runs.judging import is_sensible, last_sensible
 from jaxrnn.runs.run import Run
+from jaxrnn.runs.sampling import sample_run
 from jaxrnn.terminal import (
     FAILED,
     SIGNALLED,
@@ -86,7 +87,7 @@ def watch(
         print(f"\nStopped and saved. Go on with:\n  {command} train --resume {run.folder}")
         return SIGNALLED + signal
     print(f"\n{run.folder.name} writes:\n")
-    print(run.write(None, length=400, sampler=Sampler(temperature=SHOWN_TEMPERATURE))[0])
+    print(sample_run(run, None, length=400, sampler=Sampler(temperature=SHOWN_TEMPERATURE))[0])
     print(f"\nThe loss curve is {run.folder / PICTURE}. What to type next:")
     print(f"  {command} sample {run.folder} --prompt {shlex.quote(run.prompt)} --temperature 0.8")
     print(f"  {command} evaluate {run.folder}")

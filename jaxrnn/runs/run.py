@@ -33,7 +33,6 @@ from jaxrnn.files import (
     sync_file,
     write_whole,
 )
-from jaxrnn.generation.texts import generate_texts
 from jaxrnn.runs.changes import (
     CHANGES,
     LARGEST_CHANGES,
@@ -392,28 +391,6 @@ class Run:
         except DamagedCheckpointError as error:
             other = "last" if name == "best" else "best"
             raise RunError(f"{error} Try the other one: --checkpoint {other}.") from error
-
-    def write(
-        self, prompt: str | None, *, length: int, checkpoint: str = "best", **options: Any
-    ) -> list[str]:
-        """Texts of the trained model; see `generate_texts` for the options.
-
-        Args:
-            prompt: what to go on from; the run's own prompt if None.
-            length: characters to write.
-            checkpoint: whose parameters write, "best" or "last".
-            options: count, sampler, unknown, seed, stop_at_eos.
-        """
-        config, vocabulary = self.config, self.vocabulary
-        return generate_texts(
-            config.make_model(len(vocabulary)),
-            self.load_params(checkpoint),
-            vocabulary,
-            self.prompt if prompt is None else prompt,
-            window=config.bptt,
-            length=length,
-            **options,
-        )
 
     def add_row(self, row: Row) -> None:
         """Append to the history, and to the timing."""

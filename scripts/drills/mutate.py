@@ -37,6 +37,7 @@ from jaxrnn.runs.config import Config
 from jaxrnn.runs.experiment import Experiment, prepare
 from jaxrnn.runs.judging import change_run
 from jaxrnn.runs.run import Run
+from jaxrnn.runs.sampling import sample_run
 from jaxrnn.terminal import printable, reason
 from jaxrnn.training.diagnosis import NonFiniteLossError
 
@@ -388,7 +389,7 @@ def _readers(ground: Ground, target: str) -> dict[str, Callable[[], Any]]:
     if target in CHECKPOINTS or target == CHANGES:
         readers["last"] = lambda: run.load_params("last")
         readers["best loss"] = run.best
-        readers["sample"] = lambda: run.write(None, length=1, sampler=Sampler(), seed=1)
+        readers["sample"] = lambda: sample_run(run, None, length=1, sampler=Sampler(), seed=1)
     if target not in SETTINGS:
         readers["resume"] = lambda: _resume(run, experiment)
     return readers

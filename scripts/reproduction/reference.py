@@ -1,9 +1,9 @@
 """Train a recipe in PyTorch, from the weights and through the windows that JAX starts from.
 
-The reference, `torch.optim.Adam` and a plain loop; the initial weights, where each window lies and how
-long it is, and the learning rates are ours, and windows are not padded. So in float64 the losses
-and weights of the two agree digit by digit, but where there is dropout: PyTorch draws masks of
-its own.
+The reference, `torch.optim.Adam` and a plain loop. The initial weights, where each window lies and
+how long it is, and the learning rates are ours, and windows are not padded. So in float64 the
+losses and weights of the two agree digit by digit, but where there is dropout: PyTorch draws masks
+of its own.
 """
 
 import io

@@ -98,10 +98,10 @@ def trainer_of(framework: Framework) -> Trainer:
         return train
     try:
         import parity  # noqa: F401  (says how to install PyTorch)
-        from reproduction import reference
+        from reproduction.reference import train as train_in_torch
     except ImportError as error:
         raise ValueError(f"Training with {framework} is not possible here: {error}") from None
-    return reference.train
+    return train_in_torch
 
 
 def train(unit: Unit, experiment: Experiment, folder: Path, watch: Watch) -> Trained:

@@ -1,0 +1,38 @@
+"""Texts of the model of a run."""
+
+from typing import Any
+
+from jaxrnn.generation.texts import generate_texts
+from jaxrnn.runs.run import Run
+
+
+def sample_run(
+    run: Run, prompt: str | None, *, length: int, checkpoint: str = "best", **options: Any
+) -> list[str]:
+    """Texts of a trained model; see `generate_texts` for the options.
+
+    Args:
+        run: the run.
+        prompt: what to go on from; the run's own prompt if None.
+        length: characters to generate.
+        checkpoint: whose parameters, "best" or "last".
+        options: count, sampler, unknown, seed, stop_at_eos.
+
+    Returns:
+        The texts, each with the prompt in front.
+
+    Raises:
+        RunError: if the run or the checkpoint cannot be read.
+        ValueError: if an option is wrong, or the prompt has unknown characters.
+    """
+    config = run.config
+    vocabulary = run.vocabulary
+    return generate_texts(
+        config.make_model(len(vocabulary)),
+        run.load_params(checkpoint),
+        vocabulary,
+        run.prompt if prompt is None else prompt,
+        window=config.bptt,
+        length=length,
+        **options,
+    )
