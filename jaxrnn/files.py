@@ -181,11 +181,11 @@ def remove_partial_folders(folder: Path) -> None:
     """Remove the folders `.NAME.PID.partial` whose process is no more; files are left alone."""
     for partial in folder.glob(".*.partial"):
         named = re.fullmatch(r"\..+\.(\d+)\.partial", partial.name)
-        if named and partial.is_dir() and not _is_alive(int(named[1])):
+        if named and partial.is_dir() and not _is_running(int(named[1])):
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def _is_alive(process: int) -> bool:
+def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
     except ProcessLookupError:

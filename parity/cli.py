@@ -19,7 +19,7 @@ from jaxrnn.output import check_output_folder, write_output
 from jaxrnn.recurrent.cells import CELLS
 from jaxrnn.recurrent.recurrence import why_not_compiled
 from jaxrnn.terminal import FAILED, Screen, parse, run_command
-from parity.core.compare import CAPS, MEASURED, Finding, Outcome
+from parity.core.compare import MEASURED, TOLERANCES, Finding, Outcome
 from parity.diagnosis.localize import grids
 from parity.diagnosis.stacks import draw
 from parity.measures.trajectories import load_text
@@ -139,7 +139,7 @@ def _verdict_row(verdict: Verdict) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Caps:
+class Tolerances:
     """Measure what the fixed caps of G3 are five times of: the largest distances in 20 draws.
 
     Exits with 1 if one lies twice as far out as `parity/compare.py` has it.
@@ -155,7 +155,7 @@ class Caps:
         rows, within = [], True
         for dtype in self.dtypes:
             for check, far in farthest(dtype).items():
-                kept, cap = MEASURED[dtype][check], CAPS[dtype][check]
+                kept, cap = MEASURED[dtype][check], TOLERANCES[dtype][check]
                 numbers = (f"{far.value:.2g}", f"{kept:.2g}", f"{cap:.2g}")
                 rows.append((check, dtype, *numbers, far.where))
                 within = within and far.value <= 2 * kept
@@ -167,7 +167,7 @@ COMMANDS = (
     Annotated[Check, subcommand("check")]
     | Annotated[Mutants, subcommand("mutants")]
     | Annotated[WriteReport, subcommand("report")]
-    | Annotated[Caps, subcommand("caps")]
+    | Annotated[Tolerances, subcommand("caps")]
 )
 
 

@@ -17,9 +17,9 @@ from jaxrnn.exchange.weights import WeightMap
 from parity.core.bridge import is_float, named_leaves, rebuilt
 from parity.core.cases import draw_case
 from parity.core.compare import Finding, Outcome
-from parity.core.pairs import Subject, projection
-from parity.core.runners import jax_side
-from parity.diagnosis.identify import recognised
+from parity.core.pairs import Pair, projection
+from parity.core.runners import run_jax
+from parity.diagnosis.identify import identified
 from parity.report.report import Report
 from parity.suite.checks import Check, value_findings
 
@@ -55,12 +55,12 @@ def check(
     """
     name = name or f"JAX against {type(torch_module).__name__}"
     _check_map(weight_map, torch_module, params)
-    subject = _subject(name, jax_function, params, torch_module, weight_map, inputs)
-    run = Check(name, "values", lambda: value_findings(subject, tuple(dtypes)))
+    pair = _pair(name, jax_function, params, torch_module, weight_map, inputs)
+    run = Check(name, "values", lambda: value_findings(pair, tuple(dtypes)))
     findings = run.findings()
     remarks = [f"{path}: {lost}." for path, lost in weight_map.inexact.items()]
     if _differs(findings):
-        remarks += _causes(subject, torch_module, inputs)
+        remarks += _causes(pair, torch_module, inputs)
     return Report(name, tuple(findings), tuple(dict.fromkeys(remarks)))
 
 
@@ -77,14 +77,14 @@ def _check_map(weight_map: WeightMap, module: nn.Module, params: Any) -> None:
     weight_map.from_torch(state, like=shapes)
 
 
-def _subject(
+def _pair(
     name: str,
     jax_function: Callable[..., Any],
     params: Any,
     torch_module: nn.Module,
     weight_map: WeightMap,
     inputs: Sequence[Any],
-) -> Subject:
+) -> Pair:
     arrays, structure = jax.tree.flatten(tuple(inputs))
     named = {f"{k}": np.asarray(array) for k, array in enumerate(arrays)}
 
@@ -97,7 +97,7 @@ def _subject(
     def torch_outputs(module: nn.Module, given: Any) -> dict[str, Any]:
         return _numbered(module(*arguments(given)))
 
-    return Subject(
+    return Pair(
         name=name,
         module=lambda: copy.deepcopy(torch_module),
         weight_map=weight_map,
@@ -119,13 +119,13 @@ def _differs(findings: Sequence[Finding]) -> bool:
     return any(f.gate == "G1" and f.outcome is Outcome.FAIL for f in findings)
 
 
-def _causes(subject: Subject, module: nn.Module, inputs: Sequence[Any]) -> list[str]:
-    weights, drawn = draw_case(subject, 0, "float64")
-    outputs = jax_side(subject, "float64")(weights, drawn)["forward"]
+def _causes(pair: Pair, module: nn.Module, inputs: Sequence[Any]) -> list[str]:
+    weights, drawn = draw_case(pair, 0, "float64")
+    outputs = run_jax(pair, "float64")(weights, drawn)["forward"]
     layer = type(module).__name__
     structure = jax.tree.structure(tuple(inputs))
     rounded_inputs = jax.tree.unflatten(structure, list(drawn.values()))
-    words = recognised(module, weights, rounded_inputs, outputs["output 0"])
+    words = identified(module, weights, rounded_inputs, outputs["output 0"])
     if words is None:
         return []
     if not words:

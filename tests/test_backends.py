@@ -23,7 +23,7 @@ fast_backends = pytest.mark.parametrize(
 )
 
 
-def loss_of(cell, segment=None):
+def loss_of(cell, remat_every=None):
     """A loss over 9 characters, of which some rows have fewer, and parameters in float64."""
     model = CharLM(30, 8, 16, cell=cell)
     state = make_state(model, make_optimizer("sgd"), 4, KEY)
@@ -31,7 +31,9 @@ def loss_of(cell, segment=None):
     tokens = jax.random.randint(KEY, (9, 4), 0, 30)
 
     def loss(params):
-        return batch_loss(model, params, state.carry, Batch(tokens, tokens), segment=segment)[0]
+        return batch_loss(
+            model, params, state.carry, Batch(tokens, tokens), remat_every=remat_every
+        )[0]
 
     return loss, params
 
@@ -44,11 +46,11 @@ def gradient_of_gradient(loss):
 
 
 @fast_backends
-@pytest.mark.parametrize("segment", [None, 4])
+@pytest.mark.parametrize("remat_every", [None, 4])
 @pytest.mark.parametrize("cell", [TANH, GRU, LSTM], ids=lambda cell: cell.name)
 @pytest.mark.usefixtures("float64")
-def test_second_derivatives_are_those_of_autodiff(way, cell, segment):
-    loss, params = loss_of(cell, segment)
+def test_second_derivatives_are_those_of_autodiff(way, cell, remat_every):
+    loss, params = loss_of(cell, remat_every)
     with backend("autodiff"):
         expected = jax.jit(gradient_of_gradient(loss))(params)
     with backend(way):

@@ -40,8 +40,8 @@ class FakeWorker:
             raise WorkerError("it died")
 
     def check(self):
-        learnt = 0.1 if self.runs else 0.0
-        return [(4.1 if self.name == "keras" else self.loss) - learnt]
+        learned = 0.1 if self.runs else 0.0
+        return [(4.1 if self.name == "keras" else self.loss) - learned]
 
     def run(self, count):
         self.asked.append(self.name)

@@ -63,9 +63,9 @@ def test_training_moves_the_loss_as_torch_does(name):
         before += contestant.check()
         contestant.run(LEARNING)
         after += contestant.check()
-    learnt = abs(after[1] - before[1])
-    assert learnt > 100 * TOLERANCE
-    assert abs(after[0] - after[1]) <= LEARNT * learnt
+    learned = abs(after[1] - before[1])
+    assert learned > 100 * TOLERANCE
+    assert abs(after[0] - after[1]) <= LEARNT * learned
 
 
 def test_the_forward_pass_goes_on_from_its_carry_and_changes_no_weight():

@@ -13,8 +13,7 @@ from test_faults import flip
 
 from jaxrnn import cli, files
 from jaxrnn.cli import watch
-from jaxrnn.runs import checkpointing as upkeep
-from jaxrnn.runs import judging
+from jaxrnn.runs import checkpointing, judging
 from jaxrnn.runs.changes import (
     CHANGES,
     Change,
@@ -24,7 +23,7 @@ from jaxrnn.runs.changes import (
     sealed_changes,
     unpack_changes,
 )
-from jaxrnn.runs.checkpointing import carry_out
+from jaxrnn.runs.checkpointing import train_run
 from jaxrnn.runs.checkpoints import load, pack, read
 from jaxrnn.runs.config import Config
 from jaxrnn.runs.experiment import prepare
@@ -68,12 +67,12 @@ def run(diverged_once, tmp_path):
 @pytest.fixture
 def often(monkeypatch):
     """Checkpoints as often as can be."""
-    monkeypatch.setattr(upkeep, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-    monkeypatch.setattr(upkeep, "LARGEST_SHARE", 1.0)
+    monkeypatch.setattr(checkpointing, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(checkpointing, "LARGEST_SHARE", 1.0)
 
 
 def train(run, experiment, **options):
-    for _ in carry_out(run, experiment, **options):
+    for _ in train_run(run, experiment, **options):
         pass
 
 
@@ -120,7 +119,7 @@ def test_resumed_again_after_a_change_the_bytes_are_the_same(
     train(run, changed, resume=True)
     changed = change_run(other, experiment, options)
     for _ in range(stops):
-        progresses = carry_out(other, other.experiment(), resume=True)
+        progresses = train_run(other, other.experiment(), resume=True)
         for number, progress in enumerate(progresses):
             if number >= 2 and progress.position.window:
                 break

@@ -217,7 +217,7 @@ def test_the_library_itself_refuses_what_does_not_fit(cell):
         right._replace(x_gates=zeros((T, B))),
         right._replace(carry=carry._replace(h=zeros((B, H, 1))[..., 0].T)),
         right._replace(bias_hh=zeros(G * H, jnp.bfloat16)),
-        right._replace(alive=zeros((T, B - 1), bool)),
+        right._replace(mask=zeros((T, B - 1), bool)),
     ]
     for inputs in wrong:
         with pytest.raises((jax.errors.JaxRuntimeError, ValueError), match=r"jaxrnn: |expected"):
@@ -241,7 +241,7 @@ def test_the_recurrence_itself_checks_too(way):
             ((weight[:-1], bias, carry, gates), r"weight_hh must have shape \(12, 4\)"),
             ((weight, bias[:-1], carry, gates), r"bias_hh must have shape \(12,\), got \(11,\)"),
             ((weight, bias, carry, gates[..., 1:]), "x_gates must have shape"),
-            ((weight, bias, carry, gates, jnp.ones((T, 1), bool)), "alive must have shape"),
+            ((weight, bias, carry, gates, jnp.ones((T, 1), bool)), "mask must have shape"),
             ((weight, bias, carry, gates, jnp.ones((T, B))), "truth values"),
         ):
             with pytest.raises(ValueError, match=message):

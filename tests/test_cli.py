@@ -385,7 +385,7 @@ def test_bad_texts(capsys, tmp_path, content, message):
         (["train", "--bptt", "0"], "bptt must be at least 1, got 0"),
         (["train", "--bptt", "x"], "--bptt"),
         (["train", "--recipe", "nothing"], "There is no recipe 'nothing'"),
-        (["train", "--colour", "red"], "Unrecognized options: --colour, red"),
+        (["train", "--color", "red"], "Unrecognized options: --color, red"),
         (["train", "--corpus", "text.txt", "--prompt", "été"], "'é' (U+00E9) at position 0"),
         (["train", "--corpus", "text.txt", *SMALL, "--name", "../x"], "A run's name has"),
         (["train", "--recipe", "rnn", "--corpus", "text.txt", "--prompt", "the"], "at least 8"),

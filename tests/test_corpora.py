@@ -77,7 +77,7 @@ ENCODED = {"latin": "Hi, naïve café\n", "cyrillic": "Привет, мир\n", 
         ("utf-32-be", "UTF-32BE"),
     ],
 )
-def test_other_encodings_are_recognised_and_refused_with_a_remedy(tmp_path, text, encoding, named):
+def test_other_encodings_are_recognized_and_refused_with_a_remedy(tmp_path, text, encoding, named):
     path = tmp_path / "text"
     path.write_bytes((20 * text).encode(encoding))
     with pytest.raises(CorpusError, match=f"looks like {named}, .* iconv -f {named} -t UTF-8"):

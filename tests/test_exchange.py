@@ -25,7 +25,7 @@ from jaxrnn.runs.experiment import prepare
 from jaxrnn.runs.run import Run
 from jaxrnn.training.chunks import Progress
 from jaxrnn.training.history import Position
-from parity.core.references import twin_of
+from parity.core.references import reference_of
 
 TEXT = "the quick brown fox jumps over the lazy dog; and Pack my box with five jugs.\n" * 40
 SAME_LOSS = 1e-6
@@ -98,7 +98,7 @@ def test_exported_weights_load_strictly_into_torch(model):
     options = {"Char3Model": {"bptt": 3}, "CharSeqStatefulLSTM": {"layers": 2}}
     run = exported(model, **options.get(model, {}))
     ours = run.config.make_model(len(run.vocabulary))
-    twin = twin_of(ours).eval()
+    twin = reference_of(ours).eval()
     twin.load_state_dict(load_file("model.safetensors"), strict=True)
     tokens = np.random.default_rng(0).integers(0, ours.vocabulary, (3, 5)).astype(np.int32)
     _, log_probs = apply_model(ours, run.load_params(), ours.initial_carry(5), tokens)

@@ -23,8 +23,8 @@ from drills.kill import (
 from drills.mutate import mutation_drill
 
 from jaxrnn import files
-from jaxrnn.runs import checkpointing as upkeep
-from jaxrnn.runs.checkpointing import carry_out
+from jaxrnn.runs import checkpointing
+from jaxrnn.runs.checkpointing import train_run
 from jaxrnn.runs.config import Config
 from jaxrnn.runs.experiment import prepare
 from jaxrnn.runs.run import Run, RunError
@@ -49,7 +49,7 @@ def experiment(tmp_path_factory):
 def whole(experiment, tmp_path_factory):
     """The folder of a run that nothing disturbed."""
     run = Run.create(tmp_path_factory.mktemp("runs") / "whole", experiment, prompt="the")
-    for _ in carry_out(run, experiment):
+    for _ in train_run(run, experiment):
         pass
     return run.folder
 
@@ -57,10 +57,10 @@ def whole(experiment, tmp_path_factory):
 @pytest.fixture
 def run(experiment, tmp_path, monkeypatch):
     """A run whose checkpoints are written as often as can be, stopped in its third epoch."""
-    monkeypatch.setattr(upkeep, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-    monkeypatch.setattr(upkeep, "LARGEST_SHARE", 1.0)
+    monkeypatch.setattr(checkpointing, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(checkpointing, "LARGEST_SHARE", 1.0)
     run = Run.create(tmp_path / "runs/fox", experiment, prompt="the")
-    progresses = carry_out(run, experiment)
+    progresses = train_run(run, experiment)
     for progress in progresses:
         if progress.position.epoch == 2 and progress.position.window:
             progresses.close()
@@ -70,7 +70,7 @@ def run(experiment, tmp_path, monkeypatch):
 def finish(run, experiment):
     """Go on to the end; what was said aloud."""
     said = []
-    for _ in carry_out(run, experiment, resume=True, say=said.append):
+    for _ in train_run(run, experiment, resume=True, say=said.append):
         pass
     return said
 
@@ -317,7 +317,7 @@ def test_a_clock_that_is_set_back_changes_nothing(experiment, whole, tmp_path, m
     monkeypatch.setattr(time, "time", lambda: next(hours))
     monkeypatch.setattr(time, "perf_counter", lambda: 1.0)  # one that stands still
     run = Run.create(tmp_path / "back", experiment, prompt="the")
-    for _ in carry_out(run, experiment):
+    for _ in train_run(run, experiment):
         pass
     assert different_files(run.folder, whole) == []
 

@@ -23,7 +23,7 @@ from jaxrnn import (
     make_optimizer,
     make_state,
 )
-from jaxrnn.generation.texts import write_texts
+from jaxrnn.generation.texts import generate_texts
 from jaxrnn.nn.model import apply_model
 
 V, B, LENGTH = 11, 3, 4
@@ -260,7 +260,7 @@ def test_many_prompts_temperatures_and_lengths_share_a_few_programs():
     def write(sampler):
         prompt = "".join(rng.choice(list("abcdefgh"), rng.integers(1, 60)))
         length = int(rng.integers(1, 130))
-        write_texts(model, params, vocabulary, prompt, window=8, length=length, sampler=sampler)
+        generate_texts(model, params, vocabulary, prompt, window=8, length=length, sampler=sampler)
 
     with CompilationCounter() as counter:
         for _ in range(200):
@@ -293,13 +293,13 @@ def test_a_document_ends_and_the_text_ends_there_or_goes_on_as_a_new_one():
     options = {"window": 8, "length": 9}
     for sampler in (Sampler(), GREEDY, Sampler(top_k=2)):
         write = partial(
-            write_texts, model, params, vocabulary, "ab", sampler=sampler, count=2, **options
+            generate_texts, model, params, vocabulary, "ab", sampler=sampler, count=2, **options
         )
         assert write() == ["ab" + "c\nabc\nabc"] * 2
         assert write(stop_at_eos=True) == ["abc"] * 2
-    assert write_texts(model, params, vocabulary, "abc", window=8, length=9, stop_at_eos=True) == [
-        "abc"
-    ]
+    assert generate_texts(
+        model, params, vocabulary, "abc", window=8, length=9, stop_at_eos=True
+    ) == ["abc"]
 
 
 def test_nul_is_written_where_it_is_a_character_and_not_where_it_is_the_padding():
@@ -308,18 +308,18 @@ def test_nul_is_written_where_it_is_a_character_and_not_where_it_is_the_padding(
         Vocabulary.from_characters(["a\0b"]),
     ):
         model, params = Loves(vocabulary, ["a", "\0", "b"])
-        text = write_texts(model, params, vocabulary, "ab", window=8, length=5)[0]
+        text = generate_texts(model, params, vocabulary, "ab", window=8, length=5)[0]
         assert text == "ab" + "a\0ba\0"
     vocabulary = Vocabulary.from_characters(["ab"])
     model, params = Loves(vocabulary, ["a", "\0", "b"])
-    text = write_texts(model, params, vocabulary, "ab", window=8, length=50)[0]
+    text = generate_texts(model, params, vocabulary, "ab", window=8, length=50)[0]
     assert set(text) == {"a", "b"}
 
 
 def test_texts_begin_with_the_prompt_and_have_the_length():
     vocabulary = Vocabulary.from_frequency(["abcabcabc " * 3], min_frequency=1)
     model = CharLM(len(vocabulary), 5, 8)
-    texts = write_texts(
+    texts = generate_texts(
         model, params_of(model), vocabulary, "AB", window=8, length=20, count=3, seed=1
     )
     assert len(texts) == 3
@@ -331,12 +331,12 @@ def test_prompts_that_cannot_be_read_are_refused():
     model = CharRnn(len(vocabulary), 5, 8)
     params = params_of(model)
     with pytest.raises(ValueError, match=r"'x' .* is not in the vocabulary"):
-        write_texts(model, params, vocabulary, "abxc", window=3, length=5)
+        generate_texts(model, params, vocabulary, "abxc", window=3, length=5)
     with pytest.raises(ValueError, match="2 known characters: CharRnn needs at least 3"):
-        write_texts(model, params, vocabulary, "axb", window=3, length=5, unknown="skip")
+        generate_texts(model, params, vocabulary, "axb", window=3, length=5, unknown="skip")
     with pytest.raises(ValueError, match="count must be at least 1, got 0"):
-        write_texts(model, params, vocabulary, "abc", window=3, length=5, count=0)
+        generate_texts(model, params, vocabulary, "abc", window=3, length=5, count=0)
     with pytest.raises(ValueError, match="length must be at least 1, got 0"):
-        write_texts(model, params, vocabulary, "abc", window=3, length=0)
+        generate_texts(model, params, vocabulary, "abc", window=3, length=0)
     with pytest.raises(ValueError, match=r"\(P, B\) with P at least 1"):
         generate(model, params, PROMPT[:0], 3, KEY)

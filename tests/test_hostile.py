@@ -201,7 +201,7 @@ def test_any_command_line_starts_a_whole_run_or_gives_one_line(tmp_path, monkeyp
             assert not made
 
     flags = ["batch", "bptt", "hidden", "layers", "dropout", "schedule", "name", "prompt", "model"]
-    flags += ["corpus", "seed", "clip", "momentum", "min-frequency", "validation", "colour"]
+    flags += ["corpus", "seed", "clip", "momentum", "min-frequency", "validation", "color"]
     values = [
         "0",
         "1",

@@ -557,7 +557,7 @@ def fuzz(count, capsys):
     """Read so many changed files of each kind: each is read, or refused in one line."""
     from jaxrnn.exchange.contents import TensorFileError
     from jaxrnn.exchange.files import read_contents
-    from jaxrnn.exchange.recognition import recognise
+    from jaxrnn.exchange.identification import identify
     from jaxrnn.exchange.weights import WeightMapError
     from jaxrnn.runs.transfer import described, read_vocabulary
 
@@ -578,7 +578,7 @@ def fuzz(count, capsys):
         try:
             contents = read_contents(file)
             described(contents, file)
-            recognise(contents)
+            identify(contents)
             outcomes["read"] += 1
         except (TensorFileError, WeightMapError) as error:
             in_one_line(error)

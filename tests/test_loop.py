@@ -73,7 +73,7 @@ def test_the_carry_restarts_at_an_epoch_only_under_that_policy(policy):
     model, source = model_of(), BpttStream(TOKENS, 60, 3)  # 10 rows: the start is not forgotten
     two, _ = fit(model, source, schedule="2 x 0.0", carry_policy=policy)
     one, _ = fit(model, source, schedule="1 x 0.0", carry_policy=policy)
-    same = relative(two.carry, one.carry) == 0  # nothing is learnt at rate 0
+    same = relative(two.carry, one.carry) == 0  # nothing is learned at rate 0
     assert same == (policy == "epoch")
 
 

@@ -8,9 +8,9 @@ import pytest
 from helpers import EXACT, random_tree, relative
 
 from jaxrnn import GRU, LSTM, MODELS, Char3Model, CharLM
-from jaxrnn.nn.layers import embed, look_up
+from jaxrnn.nn.layers import embed, embedded_tokens
 from jaxrnn.nn.model import apply_model
-from jaxrnn.recurrent.lookup import Lookup
+from jaxrnn.recurrent.embedded import EmbeddedTokens
 
 V, F, H, B, T = 13, 5, 7, 4, 6
 
@@ -128,7 +128,7 @@ def test_tied_output_uses_the_embedding():
         CharLM(V, F, H, tied=True).init(jax.random.key(0), model.initial_carry(B), tokens)
 
 
-def test_identity_initialisation():
+def test_identity_initialization():
     model = MODELS["CharSeqRnn"](V, F, H, identity=True)
     params = model.init(jax.random.key(0), (), jnp.zeros((T, B), int))["params"]
     np.testing.assert_array_equal(params["rnn"]["weight_hh_l0"], np.eye(H))
@@ -147,18 +147,18 @@ def test_hidden_default_is_the_courses():
 
 
 @pytest.mark.parametrize(
-    ("vocabulary", "tokens", "looked_up"), [(15, 15, True), (15, 14, False), (16, 99, False)]
+    ("vocabulary", "tokens", "embedded"), [(15, 15, True), (15, 14, False), (16, 99, False)]
 )
-def test_characters_are_looked_up_where_that_is_less_work(vocabulary, tokens, looked_up):
+def test_characters_are_looked_up_where_that_is_less_work(vocabulary, tokens, embedded):
     """With a large vocabulary the table's gradient would cost more than it saves."""
 
     class Both(nn.Module):
         @nn.compact
         def __call__(self, tokens):
-            return look_up(embed(vocabulary, F), tokens)
+            return embedded_tokens(embed(vocabulary, F), tokens)
 
     found, _ = Both().init_with_output(jax.random.key(0), jnp.zeros((1, tokens), jnp.int32))
-    assert isinstance(found, Lookup) == looked_up
+    assert isinstance(found, EmbeddedTokens) == embedded
 
 
 @pytest.mark.parametrize("name", ["CharSeqStatefulGRU", "CharLM"])
@@ -173,7 +173,7 @@ def test_looking_the_characters_up_changes_nothing(name, monkeypatch):
 
         return jax.jit(jax.value_and_grad(loss))(params)
 
-    looked_up = gradients()
+    embedded = gradients()
     for module in ("model", "models"):
-        monkeypatch.setattr(f"jaxrnn.nn.{module}.look_up", lambda e, tokens: e(tokens))
-    assert relative(looked_up, gradients()) < EXACT
+        monkeypatch.setattr(f"jaxrnn.nn.{module}.embedded_tokens", lambda e, tokens: e(tokens))
+    assert relative(embedded, gradients()) < EXACT

@@ -13,7 +13,7 @@ from helpers import EXACT, FLOAT32, random_tree, relative
 from jaxrnn import GRU, LSTM, RELU, TANH, Hidden
 from jaxrnn.recurrent.compiled import library
 from jaxrnn.recurrent.compiled.calls import NUMBERS, compiled, runs_compiled
-from jaxrnn.recurrent.lookup import Lookup
+from jaxrnn.recurrent.embedded import EmbeddedTokens
 from jaxrnn.recurrent.scan import scanned
 
 pytestmark = pytest.mark.skipif(
@@ -38,13 +38,12 @@ def arguments(cell, dtype, T, B, H, seed=0):
     return weight, bias, carry, table, tokens, jax.random.bernoulli(keys[5], 0.7, (T, B))
 
 
-def outputs_and_gradients(run, cell, reverse, arguments, looked_up, masked):
-    *inputs, tokens, alive = arguments
+def outputs_and_gradients(run, cell, reverse, arguments, embedded, masked):
+    *inputs, tokens, mask = arguments
 
     def loss(weight, bias, carry, table):
-        x_gates = Lookup(table, tokens) if looked_up else table[tokens]
-        mask = alive if masked else None
-        outputs = run(cell, reverse, weight, bias, carry, x_gates, mask)
+        x_gates = EmbeddedTokens(table, tokens) if embedded else table[tokens]
+        outputs = run(cell, reverse, weight, bias, carry, x_gates, mask if masked else None)
         return sum(jnp.sin(leaf).sum() for leaf in jax.tree.leaves(outputs)), outputs
 
     gradient = jax.jit(jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True))
@@ -54,7 +53,7 @@ def outputs_and_gradients(run, cell, reverse, arguments, looked_up, masked):
 
 @every_cell
 @pytest.mark.parametrize(
-    ("T", "B", "H", "looked_up"),
+    ("T", "B", "H", "embedded"),
     [
         (1, 1, 1, True),
         (3, 13, 16, False),
@@ -65,10 +64,10 @@ def outputs_and_gradients(run, cell, reverse, arguments, looked_up, masked):
     ids=str,
 )
 @pytest.mark.usefixtures("float64")
-def test_every_rest_of_rows_and_units_equals_the_scan(cell, T, B, H, looked_up):
+def test_every_rest_of_rows_and_units_equals_the_scan(cell, T, B, H, embedded):
     """Sizes that fill no vector, no block of rows and no chunk of a thread."""
     inputs = arguments(cell, jnp.float64, T, B, H)
-    options = (cell, B % 2 == 1, inputs, looked_up, True)
+    options = (cell, B % 2 == 1, inputs, embedded, True)
     ours = outputs_and_gradients(compiled, *options)
     assert relative(ours, outputs_and_gradients(scanned, *options)) < EXACT
 
@@ -78,9 +77,9 @@ def test_every_rest_of_rows_and_units_equals_the_scan(cell, T, B, H, looked_up):
 def test_steps_at_which_no_row_is_run_are_passed_over(cell):
     """As at the end of a padded window, and at its beginning where time runs backwards."""
     *inputs, tokens, _ = arguments(cell, jnp.float64, 6, 5, 9)
-    alive = jnp.arange(6)[:, None] < jnp.array([4, 2, 0, 4, 1])
+    mask = jnp.arange(6)[:, None] < jnp.array([4, 2, 0, 4, 1])
     for reverse in (False, True):
-        options = (cell, reverse, (*inputs, tokens, alive), True, True)
+        options = (cell, reverse, (*inputs, tokens, mask), True, True)
         ours = outputs_and_gradients(compiled, *options)
         assert relative(ours, outputs_and_gradients(scanned, *options)) < EXACT
 
@@ -148,7 +147,11 @@ def test_a_nan_stays_one_and_infinities_saturate(cell):
 
 def test_a_token_outside_the_table_reads_its_nearest_row():
     weight, bias, carry, table, tokens, _ = arguments(TANH, jnp.float32, 3, 4, 5)
-    run = lambda tokens: compiled(TANH, False, weight, bias, carry, Lookup(table, tokens))[1]  # noqa: E731
+
+    def run(tokens):
+        _, outputs = compiled(TANH, False, weight, bias, carry, EmbeddedTokens(table, tokens))
+        return outputs
+
     np.testing.assert_array_equal(run(tokens.at[1].set(2**30)), run(tokens.at[1].set(8)))
     np.testing.assert_array_equal(run(tokens.at[1].set(-7)), run(tokens.at[1].set(0)))
 
@@ -156,7 +159,7 @@ def test_a_token_outside_the_table_reads_its_nearest_row():
 def test_vmap_equals_one_after_the_other():
     weight, bias, carry, table, tokens, _ = arguments(GRU, jnp.float32, 3, 4, 5)
     weights = jnp.stack([weight, -weight, weight / 2])
-    run = lambda w: compiled(GRU, False, w, bias, carry, Lookup(table, tokens))[1]  # noqa: E731
+    run = lambda w: compiled(GRU, False, w, bias, carry, EmbeddedTokens(table, tokens))[1]  # noqa: E731
     expected = jnp.stack([run(w) for w in weights])
     np.testing.assert_array_equal(jax.vmap(run)(weights), expected)
 

@@ -22,7 +22,7 @@ from helpers import EXACT, relative
 from jaxrnn import GRU, LSTM, RNN, TANH
 from jaxrnn.recurrent.compiled import library
 from jaxrnn.recurrent.compiled.calls import NUMBERS, compiled
-from jaxrnn.recurrent.lookup import Lookup
+from jaxrnn.recurrent.embedded import EmbeddedTokens
 from jaxrnn.recurrent.scan import scanned
 
 pytestmark = pytest.mark.skipif(
@@ -106,10 +106,10 @@ def gradients_of(run, cell, variants):
     """
 
     def one(weight, bias, carry, inputs, tokens, factors, alive, variant):
-        reverse, looked_up, carried = variant
+        reverse, embedded, carried = variant
 
         def loss(weight, bias, inputs, carry):
-            x_gates = Lookup(inputs, tokens) if looked_up else inputs
+            x_gates = EmbeddedTokens(inputs, tokens) if embedded else inputs
             outputs = run(cell, reverse, weight, bias, carry, x_gates, alive)
             return jax.tree.reduce(
                 jnp.add, jax.tree.map(lambda f, x: (f * x).sum(), factors, outputs)
@@ -123,9 +123,9 @@ def gradients_of(run, cell, variants):
     def every(weight, bias, carry, table, tokens, factors, alive):
         sources = (table[tokens], table)
         return [
-            one(weight, bias, carry, sources[looked_up], tokens, factors, alive, variant)
+            one(weight, bias, carry, sources[embedded], tokens, factors, alive, variant)
             for variant in variants
-            for looked_up in variant[1:2]
+            for embedded in variant[1:2]
         ]
 
     return jax.jit(every)
@@ -138,14 +138,14 @@ def expected_of(scan, inputs, variant):
     sum of the gradients where it is read.
     """
     weight, bias, carry, table, tokens, (d_last, d_ys), alive = inputs
-    reverse, looked_up, carried = variant
+    reverse, embedded, carried = variant
     turned = (lambda x: None if x is None else x[::-1]) if reverse else (lambda x: x)
     [((last, ys), gradients)] = scan(
         weight, bias, carry, table, turned(tokens), (d_last, turned(d_ys)), turned(alive)
     )
     d_weight, d_bias, d_inputs, d_carry = gradients
     d_inputs = turned(np.asarray(d_inputs))
-    if looked_up:
+    if embedded:
         d_table = np.zeros_like(table)
         np.add.at(d_table, tokens, d_inputs)
         d_inputs = d_table

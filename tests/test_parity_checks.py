@@ -20,18 +20,18 @@ from jaxrnn.recurrent.recurrence import why_not_compiled
 from jaxrnn.recurrent.scan import scanned
 from parity.core.cases import draw_case
 from parity.core.compare import Outcome, relative_l2, worst_outcome
-from parity.core.layer_pairs import LAYER_DROPOUT, layer_subject
-from parity.core.pairs import F, H, T, V, model_subject
+from parity.core.layer_pairs import LAYER_DROPOUT, layer_pair
+from parity.core.pairs import F, H, T, V, model_pair
 from parity.core.runners import draw_weights
 from parity.diagnosis.training import torch_gradients, torch_replayed
 from parity.measures.generation import greedy_findings
-from parity.measures.initialization import initialisation_findings
+from parity.measures.initialization import initialization_findings
 from parity.measures.training import ADAM, RULES, sgdr_rates, windows_of
 from parity.measures.trajectories import (
     followed,
     load_text,
     longest,
-    trained_subject,
+    trained_pair,
     within_envelope,
 )
 from parity.measures.updates import CHANGING
@@ -53,43 +53,43 @@ def text():
 
 
 def test_values_agree():
-    findings = value_findings(model_subject("model", CharRnn(V, F, H)), ("float64", "float32"))
+    findings = value_findings(model_pair("model", CharRnn(V, F, H)), ("float64", "float32"))
     assert worst_outcome(findings) in GOOD
     assert {f.check for f in findings} == {"forward", "loss", "gradients"}
     assert {f.gate for f in findings} == {"G0", "G1", "G2", "G3"}
 
 
 @pytest.mark.parametrize(
-    "subject",
+    "pair",
     [
-        layer_subject(RNN(LSTM, H, 2, bidirectional=True), lengths=True),
-        layer_subject(RNN(GRU, H, 3, dropout=LAYER_DROPOUT)),
+        layer_pair(RNN(LSTM, H, 2, bidirectional=True), lengths=True),
+        layer_pair(RNN(GRU, H, 3, dropout=LAYER_DROPOUT)),
     ],
-    ids=lambda subject: subject.name,
+    ids=lambda pair: pair.name,
 )
-def test_stacks_agree_with_packed_sequences_and_torch_dropout(subject):
-    findings = value_findings(subject, ("float64",))
+def test_stacks_agree_with_packed_sequences_and_torch_dropout(pair):
+    findings = value_findings(pair, ("float64",))
     assert worst_outcome(findings) is Outcome.PASS
     assert any(f.array == "input xs" for f in findings)
 
 
 def test_bfloat16_agrees():
-    findings = value_findings(model_subject("model", CharRnn(V, F, H)), ("bfloat16",))
+    findings = value_findings(model_pair("model", CharRnn(V, F, H)), ("bfloat16",))
     assert worst_outcome(findings) in GOOD
 
 
 def test_gradients_of_relu_cells_in_bfloat16_are_shown_and_not_judged():
-    findings = value_findings(layer_subject(RNN(RELU, H)), ("bfloat16",))
+    findings = value_findings(layer_pair(RNN(RELU, H)), ("bfloat16",))
     numbers = {f.check: f.outcome for f in findings if f.gate == "G2"}
     assert numbers["gradients"] is Outcome.ABSTAIN
     assert {numbers["forward"], numbers["loss"]} <= GOOD
 
 
 def test_gradients_of_jax_move_the_weights_the_same_through_torchs_optimizer():
-    subject = model_subject("model", CharSeqStatefulRnn(V, F, H))
-    weights, inputs = draw_case(subject, 0, "float64")
-    _, moved = torch_gradients(subject, ADAM, weights, inputs)
-    replayed = torch_replayed(subject, ADAM, weights, inputs)
+    pair = model_pair("model", CharSeqStatefulRnn(V, F, H))
+    weights, inputs = draw_case(pair, 0, "float64")
+    _, moved = torch_gradients(pair, ADAM, weights, inputs)
+    replayed = torch_replayed(pair, ADAM, weights, inputs)
     assert all(relative_l2(replayed[key] - w, moved[key] - w) < 1e-11 for key, w in weights.items())
 
 
@@ -100,14 +100,14 @@ def test_a_long_trajectory_ends_with_the_text(text):
 
 
 def test_a_padded_window_agrees_with_a_short_one():
-    subject = model_subject("model", CharSeqStatefulRnn(V, F, H), length=T - 2)
-    assert worst_outcome(value_findings(subject, ("float64",))) is Outcome.PASS
+    pair = model_pair("model", CharSeqStatefulRnn(V, F, H), length=T - 2)
+    assert worst_outcome(value_findings(pair, ("float64",))) is Outcome.PASS
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
 def test_updates_agree(rule):
-    subject = model_subject("model", CharSeqStatefulRnn(V, F, H))
-    findings = update_findings("model", subject, rule, ("float64",))
+    pair = model_pair("model", CharSeqStatefulRnn(V, F, H))
+    findings = update_findings("model", pair, rule, ("float64",))
     assert worst_outcome(findings) is Outcome.PASS
     moments = {f.array.split(" of ")[0] for f in findings if " of " in f.array}
     assert moments == {"move", "weights", *rule.moments.values()} - _absent(rule)
@@ -123,36 +123,36 @@ def _absent(rule):
 
 
 def test_updates_agree_in_float32():
-    subject = model_subject("model", CharSeqStatefulRnn(V, F, H))
-    findings = update_findings("model", subject, RULES[0], ("float32",))
+    pair = model_pair("model", CharSeqStatefulRnn(V, F, H))
+    findings = update_findings("model", pair, RULES[0], ("float32",))
     assert worst_outcome(findings) in GOOD
 
 
 def test_greedy_texts_agree():
-    subject = model_subject("model", CharSeqStatefulGRU(V, F, H))
-    weights = draw_weights(subject, np.random.default_rng(1))
-    (finding,) = greedy_findings(subject, weights, "float32")
+    pair = model_pair("model", CharSeqStatefulGRU(V, F, H))
+    weights = draw_weights(pair, np.random.default_rng(1))
+    (finding,) = greedy_findings(pair, weights, "float32")
     assert (finding.gate, finding.outcome) == ("G5", Outcome.PASS)
     assert "margin" in finding.note
 
 
-def test_initialisation_agrees_and_notices_a_missing_identity():
-    right = model_subject("model", CharSeqRnn(V, F, H, identity=True))
-    assert worst_outcome(initialisation_findings(right)) is Outcome.PASS
+def test_initialization_agrees_and_notices_a_missing_identity():
+    right = model_pair("model", CharSeqRnn(V, F, H, identity=True))
+    assert worst_outcome(initialization_findings(right)) is Outcome.PASS
     wrong = replace(right, model=CharSeqRnn(V, F, H))
-    bad = [f.array for f in initialisation_findings(wrong) if f.outcome is Outcome.FAIL]
+    bad = [f.array for f in initialization_findings(wrong) if f.outcome is Outcome.FAIL]
     assert bad == ["rnn.weight_hh_l0"]
 
 
 def test_a_trajectory_is_followed_digit_by_digit(text):
-    subject = trained_subject(CharSeqStatefulRnn, text)
-    assert worst_outcome(followed(subject, text, 50)) is Outcome.PASS
+    pair = trained_pair(CharSeqStatefulRnn, text)
+    assert worst_outcome(followed(pair, text, 50)) is Outcome.PASS
 
 
 @pytest.mark.slow
 def test_a_float32_trajectory_stays_within_the_envelope(text):
-    subject = trained_subject(CharSeqStatefulRnn, text)
-    findings = within_envelope(subject, text, 50)
+    pair = trained_pair(CharSeqStatefulRnn, text)
+    findings = within_envelope(pair, text, 50)
     assert worst_outcome(findings) is Outcome.PASS
     assert "envelope" in findings[-1].note
 
@@ -162,16 +162,16 @@ def test_a_broken_cell_fails_in_every_value():
         after = GRU.step(carry, x_gates, h_gates)
         return Hidden(after.h * (1 + 1e-9))
 
-    broken = model_subject("model", CharLM(V, F, H, cell=Cell("gru", GRU.gates, step)))
+    broken = model_pair("model", CharLM(V, F, H, cell=Cell("gru", GRU.gates, step)))
     failures = failed(value_findings(broken, ("float64",)))
     assert failures == {("forward", "G1"), ("loss", "G1"), ("gradients", "G1")}
 
 
 def test_a_clipping_epsilon_is_noticed(monkeypatch):
     monkeypatch.setattr(jaxrnn.training.optimizers, "CLIP_EPSILON", 0.0)
-    subject = model_subject("model", CharSeqStatefulRnn(V, F, H))
+    pair = model_pair("model", CharSeqStatefulRnn(V, F, H))
     rule = next(rule for rule in RULES if rule.name == "SGD, clipped")
-    assert ("update", "G1") in failed(update_findings("model", subject, rule, ("float64",)))
+    assert ("update", "G1") in failed(update_findings("model", pair, rule, ("float64",)))
 
 
 def test_what_cannot_run_is_an_error_not_a_crash():
@@ -193,19 +193,19 @@ def test_the_quick_suite_passes(part, text):
     checks = [check for check in suite(quick=True, text=text) if check.kind != "update"]
     for check in checks[part::PARTS]:
         findings = check.findings()
-        assert worst_outcome(findings) in GOOD, (check.subject, check.kind, failed(findings))
+        assert worst_outcome(findings) in GOOD, (check.pair, check.kind, failed(findings))
 
 
 def test_the_quick_suite_reaches_every_model_cell_optimizer_and_gate(text):
     checks = list(suite(quick=True, text=text))
-    valued = {check.subject for check in checks if check.kind == "values"}
+    valued = {check.pair for check in checks if check.kind == "values"}
     assert {kind.__name__ for kind in COURSE_MODELS} <= valued
     assert {f"CharLM, {cell}, 2 layers" for cell in CELLS} | {"CharLM, gru, tied"} <= valued
     assert {f"{cell}, 2 layers, both directions, lengths" for cell in CELLS} <= valued
     updated = {check.rule for check in checks if check.kind == "update"}
     assert updated == set(RULES)
     kinds = {check.kind for check in checks}
-    assert kinds == {"values", "update", "initialisation", "generation", "trajectory"}
+    assert kinds == {"values", "update", "initialization", "generation", "trajectory"}
 
 
 def test_the_full_suite_updates_several_models_by_every_rule(text):
@@ -223,8 +223,8 @@ def test_processes_give_what_one_gives():
 
 
 def test_a_batch_size_that_changes_starts_from_zeros_on_both_sides():
-    subject = model_subject("model", CharSeqStatefulRnn(V, F, H))
-    findings = update_check(subject, ADAM, rows=CHANGING).findings()
+    pair = model_pair("model", CharSeqStatefulRnn(V, F, H))
+    findings = update_check(pair, ADAM, rows=CHANGING).findings()
     assert worst_outcome(findings) is Outcome.PASS
     assert len(set(CHANGING)) > 1
 
@@ -246,10 +246,10 @@ def test_windows_are_parallel_streams():
 
 def test_every_check_of_a_recurrence_is_made_on_both_paths():
     found = list(suite(quick=True, text=load_text("human-numbers")))
-    paths = {(c.subject, c.kind): set() for c in found if c.cell}
+    paths = {(c.pair, c.kind): set() for c in found if c.cell}
     for check in found:
         if check.cell:
-            paths[check.subject, check.kind].add(check.path)
+            paths[check.pair, check.kind].add(check.path)
     expected = {None} if why_not_compiled() else {"compiled", "scan"}
     assert paths
     assert all(made == expected for made in paths.values())
@@ -257,7 +257,7 @@ def test_every_check_of_a_recurrence_is_made_on_both_paths():
 
 
 def test_a_fault_of_the_scan_alone_is_found_and_its_path_named():
-    check = replace(values_check(layer_subject(RNN(GRU, 4))), path="scan")
+    check = replace(values_check(layer_pair(RNN(GRU, 4))), path="scan")
     assert {finding.path for finding in check.findings()} == {"scan"}
     with wrapped(
         scanned, "bwd", lambda backward: lambda *a: (2 * backward(*a)[0], *backward(*a)[1:])

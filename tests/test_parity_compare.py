@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from parity.core.compare import (
-    CAPS,
     MEANING_LIMIT,
+    TOLERANCES,
     Comparison,
     Outcome,
     meaning,
@@ -89,7 +89,7 @@ def test_numerics_measures_against_the_noise_of_the_peer():
 
 
 def test_the_cap_holds_when_the_peer_is_bad_too():
-    far = 2 * CAPS["float32"]["gradients"]
+    far = 2 * TOLERANCES["float32"]["gradients"]
     findings = numerics(NARROW, shifted(far), shifted(far), REFERENCE)
     assert {f.gate for f in findings if f.outcome is Outcome.FAIL} == {"G3"}
 

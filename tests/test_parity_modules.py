@@ -193,12 +193,12 @@ def test_running_statistics_in_evaluation_mode_are_compared_and_not_nan():
     weight_map = WeightMap([*entries, entry("num_batches_tracked", (), Absent(()))])
     params = {ours: np.ones(I) for ours in names.values()}
 
-    def normalised(p, x):
+    def normalized(p, x):
         return p["scale"] * (x - p["mean"]) / jnp.sqrt(p["var"] + 1e-5) + p["bias"]
 
-    report = parity.check(normalised, params, module, weight_map, [XS[0]], dtypes=("float64",))
+    report = parity.check(normalized, params, module, weight_map, [XS[0]], dtypes=("float64",))
     assert report.passed, report.summary()
     with jax.enable_x64(True):
-        broken = lambda p, x: normalised(p, x) * (1 + 1e-9)  # noqa: E731
+        broken = lambda p, x: normalized(p, x) * (1 + 1e-9)  # noqa: E731
         wrong = parity.check(broken, params, module, weight_map, [XS[0]], dtypes=("float64",))
     assert not wrong.passed

@@ -10,8 +10,8 @@ from jaxrnn.nn.layers import RNN
 from jaxrnn.recurrent.cells import GRU, LSTM, TANH
 from parity.cli import main
 from parity.core.compare import Comparison, Outcome
-from parity.core.layer_pairs import layer_subject
-from parity.diagnosis.localize import grids, localise
+from parity.core.layer_pairs import layer_pair
+from parity.diagnosis.localize import grids, localize
 from parity.diagnosis.stacks import draw
 from parity.mutation.cell_patches import gru_step, only_in, stepping
 from parity.report.page import html_page
@@ -80,20 +80,20 @@ def test_only_a_report_with_something_that_passed_passes():
 @pytest.mark.parametrize("cell", [GRU, LSTM], ids=lambda cell: cell.name)
 def test_nothing_is_found_where_nothing_is_wrong(cell):
     case = draw(cell, bidirectional=True, lengths=True)
-    assert localise(case) is None
+    assert localize(case) is None
     for grid in grids(case).values():
         assert max(max(row.values()) for row in grid.values()) < 1e-13
 
 
 def test_layer_step_gates_and_cause_are_named():
     with only_in("l1_reverse", lambda: stepping(GRU, gru_step(r_gate=1, z_gate=0))):
-        found = localise(draw(GRU, bidirectional=True))
+        found = localize(draw(GRU, bidirectional=True))
     assert found.place == "layer 1 reverse, h at step 0, gates r, z"
     assert "r and z exchanged" in found.cause
 
 
 def test_the_case_shrinks_and_its_lines_show_the_difference(capsys):
-    check = values_check(layer_subject(RNN(GRU, 10, 2)))
+    check = values_check(layer_pair(RNN(GRU, 10, 2)))
     with stepping(GRU, gru_step(keep=False)):
         small = shrunken(check)
         assert (small.layers, small.sizes.T, small.sizes.B, small.sizes.H) == (1, 1, 1, 1)
@@ -106,7 +106,7 @@ def test_the_case_shrinks_and_its_lines_show_the_difference(capsys):
 
 
 def test_a_fault_of_the_second_layer_needs_two_layers_to_show():
-    check = values_check(layer_subject(RNN(GRU, 10, 2)))
+    check = values_check(layer_pair(RNN(GRU, 10, 2)))
     with only_in("l1", lambda: stepping(GRU, gru_step(keep=False))):
         small = shrunken(check)
     assert (small.layers, small.sizes.T, small.sizes.B, small.sizes.H) == (2, 1, 1, 1)
@@ -117,7 +117,7 @@ def test_a_cell_that_is_wrong_backwards_only_is_found_there():
 
     with stepping(TANH, jax.custom_jvp(TANH.step)):
         TANH.step.defjvp(lambda p, t: (_tanh(*p), jax.tree.map(lambda x: 2 * x, _tanh_jvp(p, t))))
-        found = localise(draw(TANH))
+        found = localize(draw(TANH))
     assert found.place.startswith("the backward pass of layer 1, gradient of weight_ih, weight_hh")
 
 

@@ -9,8 +9,8 @@ from helpers import EXACT, loop_oracle, random_stack, random_tree, relative, sca
 from jaxrnn import CELLS, LSTM, RNN, TANH, Cell, Hidden, gates_of
 from jaxrnn.recurrent.compiled.calls import NUMBERS, compiled
 from jaxrnn.recurrent.compiled.library import why_unavailable
-from jaxrnn.recurrent.lookup import Lookup
-from jaxrnn.recurrent.recurrence import alive_steps, input_gates
+from jaxrnn.recurrent.embedded import EmbeddedTokens
+from jaxrnn.recurrent.recurrence import input_gates, length_mask
 from jaxrnn.recurrent.scan import scanned
 
 T, B, I, H = 6, 4, 5, 7  # all different, so that a swapped axis shows
@@ -87,9 +87,9 @@ def test_values_and_gradients_equal_the_oracle(cell, recurrence, reverse, oracle
 def test_lengths_equal_each_sequence_alone(cell, recurrence, reverse):
     weight_hh, bias_hh, carry, x_gates = arguments(cell)
     lengths = np.array([6, 1, 4, 0])
-    alive = alive_steps(jnp.array(lengths), T)
+    mask = length_mask(jnp.array(lengths), T)
     (last, ys), gradients = value_and_gradients(
-        lambda w, b, c, x: recurrence(cell, reverse, w, b, c, x, alive),
+        lambda w, b, c, x: recurrence(cell, reverse, w, b, c, x, mask),
         weight_hh, bias_hh, carry, x_gates,
     )  # fmt: skip
     for row, length in enumerate(lengths):
@@ -109,18 +109,18 @@ def test_lengths_equal_each_sequence_alone(cell, recurrence, reverse):
 @pytest.mark.parametrize("reverse", [False, True])
 def test_gradients_with_lengths_equal_autodiff(cell, recurrence, reverse):
     args = arguments(cell)
-    alive = alive_steps(jnp.array([6, 1, 4, 0]), T)
+    mask = length_mask(jnp.array([6, 1, 4, 0]), T)
 
     def plain(weight_hh, bias_hh, carry, x_gates):
         def body(carry, x):
-            gates, alive = x
+            gates, mask = x
             after = cell.step(carry, gates, carry.h @ weight_hh.T + bias_hh)
-            after = jax.tree.map(lambda a, b: jnp.where(alive[:, None], a, b), after, carry)
-            return after, jnp.where(alive[:, None], after.h, 0)
+            after = jax.tree.map(lambda a, b: jnp.where(mask[:, None], a, b), after, carry)
+            return after, jnp.where(mask[:, None], after.h, 0)
 
-        return jax.lax.scan(body, carry, (x_gates, alive), reverse=reverse)
+        return jax.lax.scan(body, carry, (x_gates, mask), reverse=reverse)
 
-    ours = value_and_gradients(lambda *a: recurrence(cell, reverse, *a, alive), *args)
+    ours = value_and_gradients(lambda *a: recurrence(cell, reverse, *a, mask), *args)
     assert relative(ours, value_and_gradients(plain, *args)) < EXACT
 
 
@@ -132,16 +132,16 @@ def test_looking_up_equals_having_the_rows(cell, recurrence, reverse, lengths):
     weight_hh, bias_hh, carry, table = arguments(cell)
     table = table.reshape(-1, table.shape[-1])[:9]
     tokens = jax.random.randint(jax.random.key(1), (T, B), 1, 9)
-    alive = None if lengths is None else alive_steps(jnp.array(lengths), T)
+    mask = None if lengths is None else length_mask(jnp.array(lengths), T)
 
     def run(source):
         def of_table(weight_hh, bias_hh, carry, table):
             x_gates = source(table)
-            return recurrence(cell, reverse, weight_hh, bias_hh, carry, x_gates, alive)
+            return recurrence(cell, reverse, weight_hh, bias_hh, carry, x_gates, mask)
 
         return value_and_gradients(of_table, weight_hh, bias_hh, carry, table)
 
-    ours, plain = run(lambda table: Lookup(table, tokens)), run(lambda table: table[tokens])
+    ours, plain = run(lambda table: EmbeddedTokens(table, tokens)), run(lambda table: table[tokens])
     assert relative(ours, plain) < EXACT
     assert not np.any(ours[1][3][0])
 
@@ -150,7 +150,7 @@ def test_input_gates_of_a_table_are_those_of_its_rows():
     keys = jax.random.split(jax.random.key(0), 4)
     table, weight = jax.random.normal(keys[0], (9, I)), jax.random.normal(keys[1], (H, I))
     bias, tokens = jax.random.normal(keys[2], (H,)), jax.random.randint(keys[3], (T, B), 0, 9)
-    gates = input_gates(Lookup(table, tokens), weight, bias)
+    gates = input_gates(EmbeddedTokens(table, tokens), weight, bias)
     assert relative(gates.table[gates.tokens], input_gates(table[tokens], weight, bias)) < EXACT
 
 

@@ -23,8 +23,8 @@ from jaxrnn.files import (
     remove_partial_folders,
     write_whole,
 )
-from jaxrnn.runs import checkpointing as upkeep
-from jaxrnn.runs.checkpointing import PICTURE, carry_out
+from jaxrnn.runs import checkpointing
+from jaxrnn.runs.checkpointing import PICTURE, train_run
 from jaxrnn.runs.checkpoints import READABLE, load, pack, read
 from jaxrnn.runs.environment import POOL, differences
 from jaxrnn.runs.history import TAIL, RowLog, RowWriter
@@ -34,12 +34,12 @@ from jaxrnn.training.history import Row
 
 def test_a_folder_that_is_replaced_meanwhile_is_left_alone(run, experiment, whole):  # noqa: F811
     """The old process writes nothing more, and the new run stays what it was."""
-    progresses = carry_out(run, experiment, resume=True)
+    progresses = train_run(run, experiment, resume=True)
     next(progresses)
     folder = run.folder
     shutil.rmtree(folder)
     Run.create(folder, experiment, prompt="new")
-    for _ in carry_out(Run(folder), experiment):
+    for _ in train_run(Run(folder), experiment):
         break
     before = {p.name: p.read_bytes() for p in folder.iterdir() if p.name != files.LOCK}
     with pytest.raises(LockedError, match="was removed or replaced"):
@@ -50,7 +50,7 @@ def test_a_folder_that_is_replaced_meanwhile_is_left_alone(run, experiment, whol
 
 def test_no_picture_is_drawn_into_another_runs_folder(run, experiment, whole):  # noqa: F811
     """All is trained and written before the folder is replaced; only the picture is left."""
-    progresses = carry_out(run, experiment, resume=True, picture=True)
+    progresses = train_run(run, experiment, resume=True, picture=True)
     for progress in progresses:
         if progress.position.epoch == 3:
             break
@@ -71,15 +71,15 @@ def test_the_picture_is_drawn_while_the_folder_is_locked(run, experiment, monkey
         locked_then.append(title)
         return b"picture"
 
-    monkeypatch.setattr(upkeep, "losses_picture", draw)
-    for _ in carry_out(run, experiment, resume=True, picture=True):
+    monkeypatch.setattr(checkpointing, "losses_picture", draw)
+    for _ in train_run(run, experiment, resume=True, picture=True):
         pass
     assert locked_then == [run.folder.name]
     assert (run.folder / PICTURE).read_bytes() == b"picture"
 
 
 def test_a_removed_folder_stops_the_run_in_one_line(run, experiment):  # noqa: F811
-    progresses = carry_out(run, experiment, resume=True)
+    progresses = train_run(run, experiment, resume=True)
     next(progresses)
     shutil.rmtree(run.folder)
     with pytest.raises(LockedError, match="nothing more is written there"):
@@ -140,7 +140,7 @@ def test_a_history_of_300_000_rows_takes_no_more_room_in_a_checkpoint(run, exper
     for row in rows_of(300_000):
         writer.add(row)
     saved = run.load("last", jax.eval_shape(experiment.fresh_state))
-    progress = next(iter(carry_out(run, experiment, resume=True)))
+    progress = next(iter(train_run(run, experiment, resume=True)))
     before = run.path("last").stat().st_size
     run.save("last", progress, saved.best, writer.log)
     assert run.path("last").stat().st_size < before + 600 * TAIL

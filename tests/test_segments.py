@@ -23,20 +23,20 @@ def model_and_window(steps, layers=2, dropout=0.0):
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("segment", [1, 3, 4, 10, 50])
+@pytest.mark.parametrize("remat_every", [1, 3, 4, 10, 50])
 @pytest.mark.parametrize("length", [None, 10, 6])
-def test_segments_change_neither_loss_nor_gradient_nor_carry(segment, length):
+def test_segments_change_neither_loss_nor_gradient_nor_carry(remat_every, length):
     model, state, batch = model_and_window(10)
     to64 = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float64), tree)  # noqa: E731
     params, carry = to64(state.params), to64(state.carry)
     if length is not None:
         batch = batch._replace(length=jnp.asarray(length), rows=jnp.asarray(3))
 
-    def run(segment):
-        loss = lambda p: batch_loss(model, p, carry, batch, segment=segment)  # noqa: E731
+    def run(remat_every):
+        loss = lambda p: batch_loss(model, p, carry, batch, remat_every=remat_every)  # noqa: E731
         return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
 
-    assert relative(run(segment), run(None)) < EXACT
+    assert relative(run(remat_every), run(None)) < EXACT
 
 
 def test_each_segment_draws_its_own_dropout_masks():
@@ -44,10 +44,12 @@ def test_each_segment_draws_its_own_dropout_masks():
     model, state, batch = model_and_window(8, dropout=0.5)
     key = jax.random.key(1)
     losses = {
-        segment: float(batch_loss(model, state.params, state.carry, batch, key, segment=segment)[0])
-        for segment in (2, 8)
+        remat_every: float(
+            batch_loss(model, state.params, state.carry, batch, key, remat_every=remat_every)[0]
+        )
+        for remat_every in (2, 8)
     }
-    plain = float(batch_loss(model, state.params, state.carry, batch, segment=2)[0])
+    plain = float(batch_loss(model, state.params, state.carry, batch, remat_every=2)[0])
     assert len({*losses.values(), plain}) == 3
 
 
@@ -75,7 +77,7 @@ def test_a_segment_that_is_computed_again_draws_its_masks_again():
         return total / 5
 
     segmented = jax.jit(
-        jax.value_and_grad(lambda p: batch_loss(model, p, carry, batch, key, segment=2)[0])
+        jax.value_and_grad(lambda p: batch_loss(model, p, carry, batch, key, remat_every=2)[0])
     )
     assert relative(segmented(params), jax.jit(jax.value_and_grad(plain))(params)) < EXACT
 
@@ -84,9 +86,9 @@ def test_long_windows_need_a_fraction_of_the_memory():
     model, state, batch = model_and_window(2048, layers=1)
     optimizer = make_optimizer("adam")
 
-    def peak(segment):
+    def peak(remat_every):
         lowered = train_step.__wrapped__.lower(
-            model, optimizer, state, batch, 1e-3, segment=segment
+            model, optimizer, state, batch, 1e-3, remat_every=remat_every
         )
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
@@ -96,6 +98,6 @@ def test_long_windows_need_a_fraction_of_the_memory():
 def test_a_segment_below_one_and_a_model_without_memory_are_refused():
     model, state, batch = model_and_window(3)
     with pytest.raises(ValueError, match="segment must be at least 1, got 0"):
-        batch_loss(model, state.params, state.carry, batch, segment=0)
+        batch_loss(model, state.params, state.carry, batch, remat_every=0)
     with pytest.raises(ValueError, match="CharRnn reads windows of its own"):
-        batch_loss(CharRnn(V, F, H), {"e": jnp.zeros(1)}, (), batch, segment=2)
+        batch_loss(CharRnn(V, F, H), {"e": jnp.zeros(1)}, (), batch, remat_every=2)

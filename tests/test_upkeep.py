@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 from jaxrnn import TrainState
-from jaxrnn.runs import checkpointing as upkeep
-from jaxrnn.runs.checkpointing import Upkeep
+from jaxrnn.runs import checkpointing
+from jaxrnn.runs.checkpointing import Checkpointing
 from jaxrnn.terminal import stop_requests
 from jaxrnn.training.chunks import Progress
 from jaxrnn.training.history import Position
@@ -42,13 +42,13 @@ class SlowDisk:
 @pytest.mark.parametrize("cost", [0.001, 0.5, 5.0])
 def test_writing_takes_two_percent_of_the_time_at_most(cost):
     disk = SlowDisk(cost)
-    keeper = Upkeep(disk, clock=disk.clock)
+    keeper = Checkpointing(disk, clock=disk.clock)
 
     state = TrainState({}, (), (), jnp.zeros(()), jax.random.key(0))
     for window in range(20_000):
         keeper.see(Progress(state, Position(window=window), 1))
         disk.now += 0.5
     share = (keeper.seconds - cost) / disk.now  # the first one, before training, is extra
-    assert 0 < share <= upkeep.LARGEST_SHARE
-    often = min(1 / upkeep.SECONDS_BETWEEN_CHECKPOINTS, upkeep.LARGEST_SHARE / cost)
+    assert 0 < share <= checkpointing.LARGEST_SHARE
+    often = min(1 / checkpointing.SECONDS_BETWEEN_CHECKPOINTS, checkpointing.LARGEST_SHARE / cost)
     assert disk.written >= 0.9 * often * disk.now

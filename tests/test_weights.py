@@ -15,8 +15,8 @@ from jaxrnn.exchange.operations import (
 from jaxrnn.exchange.weights import WeightMap, WeightMapError, entry
 from jaxrnn.nn.models import MODELS, CharLM
 from parity.core.bridge import numpy_of
-from parity.core.pairs import H, V, course_subjects, model_subject
-from parity.core.references import twin_of
+from parity.core.pairs import H, V, course_pairs, model_pair
+from parity.core.references import reference_of
 
 RNG = np.random.default_rng(0)
 
@@ -99,17 +99,17 @@ def test_a_name_stands_in_one_entry_only():
         WeightMap([entry("w", "a"), entry("w", "b")])
 
 
-@pytest.mark.parametrize("subject", course_subjects(), ids=lambda subject: subject.name)
-def test_the_map_of_a_model_covers_its_twin(subject):
-    state = {key: numpy_of(tensor) for key, tensor in subject.module().state_dict().items()}
-    back = subject.weight_map.to_torch(subject.weight_map.from_torch(state))
+@pytest.mark.parametrize("pair", course_pairs(), ids=lambda pair: pair.name)
+def test_the_map_of_a_model_covers_its_twin(pair):
+    state = {key: numpy_of(tensor) for key, tensor in pair.module().state_dict().items()}
+    back = pair.weight_map.to_torch(pair.weight_map.from_torch(state))
     assert set(back) == set(state)
     assert all(np.array_equal(back[key], state[key]) for key in state)
 
 
 def test_every_model_has_a_twin():
     for model in MODELS.values():
-        assert twin_of(model(V, H, H)).hidden == H
+        assert reference_of(model(V, H, H)).hidden == H
 
 
 def test_a_model_without_twin_is_named():
@@ -117,4 +117,4 @@ def test_a_model_without_twin_is_named():
         pass
 
     with pytest.raises(ValueError, match="Other has no twin"):
-        model_subject("other", Other(V, H, H)).module()
+        model_pair("other", Other(V, H, H)).module()

@@ -55,7 +55,7 @@ def written(model, params, batch, sampler, monkeypatch, *, compiled):
         original = module.generate_compiled
         patch.setattr(module, "generate_compiled", write)
         if not compiled:
-            patch.setattr(module, "runs_compiled", lambda pieces: False)
+            patch.setattr(module, "runs_compiled", lambda components: False)
         jax.clear_caches()
         prompt = jnp.arange(2 * batch).reshape(2, batch) % model.vocabulary
         found = generate(model, params, prompt, LENGTH, KEY, sampler=sampler)

@@ -15,8 +15,8 @@ from jaxrnn.data.corpora import CORPORA
 from jaxrnn.data.vocabulary import Vocabulary
 from jaxrnn.exchange.contents import Contents, TensorFileError
 from jaxrnn.exchange.files import read_contents
+from jaxrnn.exchange.identification import Identified, identify, summary
 from jaxrnn.exchange.names import pairs
-from jaxrnn.exchange.recognition import Recognised, recognise, summary
 from jaxrnn.runs.config import Config
 from jaxrnn.runs.experiment import Experiment, prepare, prompt_for
 from jaxrnn.runs.recipes import RECIPES
@@ -85,7 +85,7 @@ class Import:
             raise TensorFileError(f"{folder} exists: choose another --name.")
         ours = described(contents, self.file)
         self._check_paths(ours)
-        found = self._recognised(contents)
+        found = self._identified(contents)
         vocabulary = self._vocabulary(ours)
         experiment = prepare(self.config, vocabulary=vocabulary)
         assumed = vocabulary is None
@@ -110,9 +110,9 @@ class Import:
         self._show(run, experiment, trial)
         return 0
 
-    def _recognised(self, contents: Contents) -> Recognised:
+    def _identified(self, contents: Contents) -> Identified:
         names = pairs(self.rename)
-        return recognise(contents, key=self.key, drop=self.drop, names=names)
+        return identify(contents, key=self.key, drop=self.drop, names=names)
 
     def _listed(self, contents: Contents) -> list[str]:
         """What is in the file, in lines."""
@@ -130,7 +130,7 @@ class Import:
         if ours is not None:
             lines.append(f"Exported by jaxrnn from a {ours.config.model}.")
         try:
-            lines.append(summary(self._recognised(contents)))
+            lines.append(summary(self._identified(contents)))
         except ValueError as error:
             lines.append(f"It cannot be imported as it is: {error}")
         return lines
@@ -261,7 +261,7 @@ def with_defaults(given: Sequence[str]) -> Import:
     ours = described(contents, look.file)
     if ours is not None:
         return replace(usual, config=_without_paths(ours.config, flags), told=True)
-    found = recognise(contents, key=look.key, drop=look.drop, names=pairs(look.rename))
+    found = identify(contents, key=look.key, drop=look.drop, names=pairs(look.rename))
     model = look.config.model if "--model" in flags else None
     told = not flags.isdisjoint({"--model", "--cell"})
     values = fitted(config, found.sizes, model=model, cell="--cell" in flags)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxrnn.generation.sampler import Sampler
-from jaxrnn.runs.checkpointing import PICTURE, carry_out
+from jaxrnn.runs.checkpointing import PICTURE, train_run
 from jaxrnn.runs.experiment import Experiment
 from jaxrnn.runs.judging import is_sensible, last_sensible
 from jaxrnn.runs.run import Run
@@ -29,7 +29,7 @@ from jaxrnn.training.history import Row
 FEW_UPDATES = 20
 """Updates below which hardly anything is learned."""
 SHOWN_TEMPERATURE = 0.5
-"""Of the sample after training: bold enough that words are spelt right after a minute."""
+"""Of the sample after training: bold enough that words are spelled right after a minute."""
 
 
 def watch(
@@ -58,7 +58,7 @@ def watch(
                 "a smaller --batch or --bptt, or more epochs."
             )
         screen.show("compiling", 0.0)
-        progresses = carry_out(
+        progresses = train_run(
             run,
             experiment,
             resume=resume,

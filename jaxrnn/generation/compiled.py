@@ -8,21 +8,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxrnn.nn.model import Pieces
+from jaxrnn.nn.model import Components
 from jaxrnn.recurrent.cells import TANH, Carry
 from jaxrnn.recurrent.compiled.calls import NUMBERS, pack
 from jaxrnn.recurrent.recurrence import input_gates, which_backend
 
 
-def runs_compiled(pieces: Pieces) -> bool:
+def runs_compiled(components: Components) -> bool:
     """Whether `generate_compiled` can run a model on this machine."""
-    dtypes = {array.dtype for array in jax.tree.leaves(pieces.arrays)}
-    way = which_backend(pieces.stack.cell, pieces.rnn["weight_hh_l0"].dtype)
-    return way == "compiled" and len(dtypes) == 1 and not pieces.stack.bidirectional
+    dtypes = {array.dtype for array in jax.tree.leaves(components.arrays)}
+    way = which_backend(components.stack.cell, components.rnn["weight_hh_l0"].dtype)
+    return way == "compiled" and len(dtypes) == 1 and not components.stack.bidirectional
 
 
 def generate_compiled(
-    pieces: Pieces,
+    components: Components,
     carry: tuple[Carry, ...],
     token: Int[Array, " B"],
     uniforms: Float[Array, "N B"] | None,
@@ -48,8 +48,8 @@ def generate_compiled(
         The carry before the last character, and the characters; -1 where the model gives none a
         finite probability.
     """
-    cell, rnn = pieces.stack.cell, pieces.rnn
-    layers, dtype = range(pieces.stack.layers), pieces.kernel.dtype
+    cell, rnn = components.stack.cell, components.rnn
+    layers, dtype = range(components.stack.layers), components.kernel.dtype
     token = token.astype(jnp.int32)
     h, *c = (jnp.stack(fields) for fields in zip(*carry, strict=True))
     nothing = jnp.zeros((0,), dtype)
@@ -57,8 +57,8 @@ def generate_compiled(
     def stacked(arrays: list[Array]) -> Array:
         return jnp.stack(arrays) if arrays else nothing
 
-    table = input_gates(pieces.embedding, rnn["weight_ih_l0"], rnn["bias_ih_l0"])
-    bias = jnp.where(banned, -jnp.inf, pieces.bias)
+    table = input_gates(components.embedding, rnn["weight_ih_l0"], rnn["bias_ih_l0"])
+    bias = jnp.where(banned, -jnp.inf, components.bias)
     inverse_temperature = jnp.ones(()) if uniforms is None else 1 / jnp.asarray(temperature, dtype)
     like = jax.ShapeDtypeStruct
     call = jax.ffi.ffi_call(
@@ -76,7 +76,7 @@ def generate_compiled(
         stacked([rnn[f"bias_hh_l{d}"] for d in layers]),
         stacked([rnn[f"bias_ih_l{d}"] for d in layers[1:]]),
         table,
-        pack(TANH, pieces.kernel.T),
+        pack(TANH, components.kernel.T),
         bias,
         h,
         c[0] if c else nothing,

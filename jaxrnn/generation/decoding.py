@@ -173,12 +173,12 @@ def _generate_streams(
     first = choose_token(own, rules, uniforms[0], log_probs)
     if room == 1:
         return carry, first[None]
-    pieces = model.pieces(params)
+    components = model.components(params)
     uncut = rules is not None and rules.top_k is None and rules.top_p is None
-    if pieces is not None and uncut and runs_compiled(pieces):
+    if components is not None and uncut and runs_compiled(components):
         assert rules is not None
         carry, rest = generate_compiled(
-            pieces,
+            components,
             carry,
             jnp.maximum(first, 0),
             None if rules.temperature is None else uniforms[1:],

@@ -96,7 +96,7 @@ class Sampler:
         return type(self) is Sampler
 
     def allowed(self, log_probs: Float[Array, "B V"]) -> Float[Array, "B V"]:
-        """The log probabilities of what may be drawn, not normalised; -inf for the rest."""
+        """The log probabilities of what may be drawn, not normalized; -inf for the rest."""
         return allowed_by(self.rules(log_probs.shape[-1]), log_probs)
 
     def rules(self, vocabulary: int) -> Rules:

@@ -21,7 +21,7 @@ def read_prompt(
     window: int,
     unknown: Unknown = "error",
 ) -> np.ndarray:
-    """The tokens of a prompt that the model can go on from; arguments as `write_texts`.
+    """The tokens of a prompt that the model can go on from; arguments as `generate_texts`.
 
     Raises:
         ValueError: if the prompt is too short or has unknown characters.
@@ -36,7 +36,7 @@ def read_prompt(
     return tokens
 
 
-def write_texts(
+def generate_texts(
     model: CharModel,
     params: Any,
     vocabulary: Vocabulary,

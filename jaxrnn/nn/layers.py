@@ -1,4 +1,4 @@
-"""Linen layers: the recurrent stack, and PyTorch's default initialisation.
+"""Linen layers: the recurrent stack, and PyTorch's default initialization.
 
 Shapes: T time steps, B batch, I input size, H hidden size, G gates of the cell, D directions.
 
@@ -20,8 +20,8 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxrnn.array_checks import as_array, as_carry, as_floats, as_integers, as_lengths, as_mask
 from jaxrnn.checks import check_at_least_0, check_at_least_1
 from jaxrnn.recurrent.cells import Carry, Cell
-from jaxrnn.recurrent.lookup import Lookup
-from jaxrnn.recurrent.recurrence import alive_steps, input_gates, recurrence, uses_autodiff
+from jaxrnn.recurrent.embedded import EmbeddedTokens
+from jaxrnn.recurrent.recurrence import input_gates, length_mask, recurrence, uses_autodiff
 from jaxrnn.recurrent.reverse import reverse_mode_only
 
 Initializer = Callable[..., Array]
@@ -45,7 +45,7 @@ def identity(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -
     rows, columns = shape
     if rows != columns:
         raise ValueError(
-            f"identity initialisation needs a square weight_hh, got {rows} x {columns}: "
+            f"identity initialization needs a square weight_hh, got {rows} x {columns}: "
             "it is meant for cells with one gate (tanh, relu)."
         )
     return jnp.eye(rows, dtype=dtype)
@@ -98,7 +98,9 @@ def embed(
     return nn.Embed(vocabulary, features, embedding_init=init, name=name)
 
 
-def look_up(e: nn.Embed, tokens: Int[Array, "T B"]) -> Float[Array, "T B F"] | Lookup:
+def embedded_tokens(
+    e: nn.Embed, tokens: Int[Array, "T B"]
+) -> Float[Array, "T B F"] | EmbeddedTokens:
     """The embedded tokens, or where a recurrent layer can look them up if that is less work.
 
     Having the rows takes three products of F * T * B * GH (forward, and two gradients), looking
@@ -107,7 +109,7 @@ def look_up(e: nn.Embed, tokens: Int[Array, "T B"]) -> Float[Array, "T B F"] | L
     if e.num_embeddings > min(tokens.size, 3 * e.features):
         return e(tokens)
     e(jnp.zeros((1,), tokens.dtype))  # makes the parameters
-    return Lookup(e.embedding, tokens)
+    return EmbeddedTokens(e.embedding, tokens)
 
 
 def pure(layer: nn.Module, *example: Array) -> Callable[..., Any]:
@@ -207,7 +209,7 @@ class RNN(nn.Module):
     def __call__(
         self,
         carry: Sequence[Carry],
-        xs: Float[Array, "T B I"] | Lookup,
+        xs: Float[Array, "T B I"] | EmbeddedTokens,
         *,
         lengths: Int[Array, " B"] | None = None,
         dropout_masks: Sequence[Bool[Array, "T B DH"]] | None = None,
@@ -235,7 +237,7 @@ class RNN(nn.Module):
         zeros = self.cell.carry(*(like for _ in self.cell.carry._fields))
         # Each recurrence casts its own carry; here, only that there is one for each.
         carry = as_carry(carry, (zeros,) * self._runs, cast=False)
-        alive = None if lengths is None else alive_steps(as_lengths(lengths, batch, steps), steps)
+        mask = None if lengths is None else length_mask(as_lengths(lengths, batch, steps), steps)
         if dropout_masks is not None and len(dropout_masks) != self.layers - 1:
             raise ValueError(
                 f"dropout_masks must have one mask for each layer but the last, "
@@ -246,21 +248,21 @@ class RNN(nn.Module):
         ys: Any = xs
         for layer in range(self.layers):
             if layer > 0:
-                mask = None if dropout_masks is None else dropout_masks[layer - 1]
-                ys = self._drop(ys, mask)
+                dropout_mask = None if dropout_masks is None else dropout_masks[layer - 1]
+                ys = self._drop(ys, dropout_mask)
             outputs = []
             for suffix in suffixes:
-                last, output = self._run(f"l{layer}{suffix}", carry[len(after)], ys, alive)
+                last, output = self._run(f"l{layer}{suffix}", carry[len(after)], ys, mask)
                 after.append(last)
                 outputs.append(output)
             ys = outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=-1)
         return tuple(after), ys
 
     def _run(
-        self, name: str, carry: Carry, xs: Array | Lookup, alive: Array | None
+        self, name: str, carry: Carry, xs: Array | EmbeddedTokens, mask: Array | None
     ) -> tuple[Carry, Array]:
         width, init = len(self.cell.gates) * self.hidden, uniform(1 / math.sqrt(self.hidden))
-        inputs = (xs.table if isinstance(xs, Lookup) else xs).shape[-1]
+        inputs = (xs.table if isinstance(xs, EmbeddedTokens) else xs).shape[-1]
         weight_ih = weight(self, f"weight_ih_{name}", init, (width, inputs))
         weight_hh = weight(
             self, f"weight_hh_{name}", self.recurrent_init or init, (width, self.hidden)
@@ -270,12 +272,12 @@ class RNN(nn.Module):
         dtype = weight_hh.dtype
         xs = (
             xs._replace(table=xs.table.astype(dtype))
-            if isinstance(xs, Lookup)
+            if isinstance(xs, EmbeddedTokens)
             else xs.astype(dtype)
         )
         x_gates = input_gates(xs, weight_ih.astype(dtype), bias_ih.astype(dtype))
         reverse = name.endswith("_reverse")
-        return recurrence(self.cell, reverse, weight_hh, bias_hh, carry, x_gates, alive)
+        return recurrence(self.cell, reverse, weight_hh, bias_hh, carry, x_gates, mask)
 
     def _drop(self, xs: Array, mask: Array | None) -> Array:
         if mask is None:
@@ -286,12 +288,12 @@ class RNN(nn.Module):
         return jnp.where(mask, xs / (1 - self.dropout), 0)
 
 
-def _checked_inputs(xs: Any) -> tuple[Array | Lookup, int, int]:
+def _checked_inputs(xs: Any) -> tuple[Array | EmbeddedTokens, int, int]:
     """The inputs of a stack, how many time steps they have and how many sequences."""
-    if isinstance(xs, Lookup):
+    if isinstance(xs, EmbeddedTokens):
         tokens = as_integers("tokens", xs.tokens, ("T", "B"))
         table = as_array("the table", xs.table, ("V", "I"))
         table = as_floats("the table", table, table.shape, table.dtype)
-        return Lookup(table, tokens), tokens.shape[0], tokens.shape[1]
+        return EmbeddedTokens(table, tokens), tokens.shape[0], tokens.shape[1]
     xs = as_array("xs", xs, ("T", "B", "I"))
     return as_floats("xs", xs, xs.shape, xs.dtype), xs.shape[0], xs.shape[1]

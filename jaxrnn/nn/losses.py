@@ -52,8 +52,8 @@ def nll_loss_seq(
     if lengths is None:
         return nll_loss(log_probs, targets)
     steps, batch = log_probs.shape[:2]
-    alive = jnp.arange(steps)[:, None] < as_lengths(lengths, batch, steps)[None, :]
-    return nll_loss(log_probs, targets, alive.astype(log_probs.dtype))
+    mask = jnp.arange(steps)[:, None] < as_lengths(lengths, batch, steps)[None, :]
+    return nll_loss(log_probs, targets, mask.astype(log_probs.dtype))
 
 
 def bits_per_character(nats: float) -> float:

@@ -13,13 +13,13 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jaxrnn.array_checks import as_carry, as_integers, precision
-from jaxrnn.nn.layers import RNN, dense, embed, look_up
+from jaxrnn.nn.layers import RNN, dense, embed, embedded_tokens
 from jaxrnn.recurrent.cells import Carry
 
 Reads = Literal["trigrams", "overlapping", "non-overlapping", "streams"]
 
 
-class Pieces(NamedTuple):
+class Components(NamedTuple):
     """A model of an embedding, recurrent layers and an output layer, taken apart.
 
     Attributes:
@@ -62,7 +62,7 @@ class CharModel(nn.Module):
         """The carry from which a text starts; the empty tuple for a model without memory."""
         return ()
 
-    def pieces(self, params: Any) -> Pieces | None:
+    def components(self, params: Any) -> Components | None:
         """What the model computes, for a faster way to write; None if it is something else."""
         return None
 
@@ -126,12 +126,12 @@ class StatefulModel(CharModel):
     def initial_carry(self, batch: int, dtype: DTypeLike = jnp.float32) -> Carry:
         return self.stack.initial_carry(batch, dtype)
 
-    def pieces(self, params: Any) -> Pieces | None:
+    def components(self, params: Any) -> Components | None:
         if type(self).__call__ is not StatefulModel.__call__:
             return None
         out = params["l_out"]
         table = params["e"]["embedding"]
-        return Pieces(self.stack, table, params["rnn"], out["kernel"], out["bias"])
+        return Components(self.stack, table, params["rnn"], out["kernel"], out["bias"])
 
     @nn.compact
     def __call__(
@@ -141,6 +141,6 @@ class StatefulModel(CharModel):
         *,
         lengths: Int[Array, " B"] | None = None,
     ) -> tuple[tuple[Carry, ...], Float[Array, "T B V"]]:
-        xs = look_up(embed(self.vocabulary, self.embedding, name="e"), tokens)
+        xs = embedded_tokens(embed(self.vocabulary, self.embedding, name="e"), tokens)
         carry, ys = self.stack.copy(name="rnn")(carry, xs, lengths=lengths)
         return carry, nn.log_softmax(dense(self.vocabulary, self.hidden, name="l_out")(ys))

@@ -22,10 +22,10 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxrnn.array_checks import as_carry, as_integers, as_lengths
-from jaxrnn.nn.layers import RNN, RNNCell, dense, embed, identity, look_up, pure, uniform
-from jaxrnn.nn.model import CharModel, Pieces, Reads, StatefulModel
+from jaxrnn.nn.layers import RNN, RNNCell, dense, embed, embedded_tokens, identity, pure, uniform
+from jaxrnn.nn.model import CharModel, Components, Reads, StatefulModel
 from jaxrnn.recurrent.cells import GRU, LSTM, TANH, Carry, Cell, Hidden
-from jaxrnn.recurrent.recurrence import alive_steps
+from jaxrnn.recurrent.recurrence import length_mask
 
 
 class Char3Model(CharModel):
@@ -167,14 +167,14 @@ class CharSeqStatefulRnn2(StatefulModel):
         rnn = pure(RNNCell(self.hidden, name="rnn"), example, e(jnp.zeros(batch, tokens.dtype)))
         h = carry[0].h.astype(self.get_variable("params", "rnn")["weight_hh"].dtype)
         lengths = jnp.full(batch, steps) if lengths is None else as_lengths(lengths, batch, steps)
-        alive = alive_steps(lengths, steps)
+        mask = length_mask(lengths, steps)
 
         def step(h: Array, x: tuple[Array, Array]) -> tuple[Array, Array]:
-            x_t, alive_t = x
-            after = jnp.where(alive_t[:, None], rnn(h, x_t), h)
-            return after, jnp.where(alive_t[:, None], after, 0)
+            x_t, mask_t = x
+            after = jnp.where(mask_t[:, None], rnn(h, x_t), h)
+            return after, jnp.where(mask_t[:, None], after, 0)
 
-        h, ys = lax.scan(step, h, (xs, alive))
+        h, ys = lax.scan(step, h, (xs, mask))
         logits = dense(self.vocabulary, self.hidden, name="l_out")(ys)
         return (Hidden(h),), nn.log_softmax(logits)
 
@@ -225,12 +225,12 @@ class CharLM(StatefulModel):
     def stack(self) -> RNN:
         return RNN(self.cell, self.hidden, self.layers, dropout=self.dropout, parent=None)
 
-    def pieces(self, params: Any) -> Pieces | None:
+    def components(self, params: Any) -> Components | None:
         if type(self).__call__ is not CharLM.__call__:
             return None
         table, out = params["e"]["embedding"], params.get("l_out")
         kernel, bias = (table.T, params["bias_out"]) if self.tied else (out["kernel"], out["bias"])
-        return Pieces(self.stack, table, params["rnn"], kernel, bias)
+        return Components(self.stack, table, params["rnn"], kernel, bias)
 
     @nn.compact
     def __call__(
@@ -246,7 +246,7 @@ class CharLM(StatefulModel):
             )
         init = uniform(1 / math.sqrt(self.hidden)) if self.tied else None
         e = embed(self.vocabulary, self.embedding, init=init, name="e")
-        carry, ys = self.stack.copy(name="rnn")(carry, look_up(e, tokens), lengths=lengths)
+        carry, ys = self.stack.copy(name="rnn")(carry, embedded_tokens(e, tokens), lengths=lengths)
         if self.tied:
             bias = self.param("bias_out", jax.nn.initializers.zeros, (self.vocabulary,))
             logits = e.attend(ys) + bias

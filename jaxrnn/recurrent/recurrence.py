@@ -21,7 +21,7 @@ from jaxrnn.array_checks import as_carry, as_floats, as_integers, as_mask, check
 from jaxrnn.recurrent.cells import Carry, Cell
 from jaxrnn.recurrent.compiled.calls import compiled, runs_compiled
 from jaxrnn.recurrent.compiled.library import why_unavailable
-from jaxrnn.recurrent.lookup import Lookup
+from jaxrnn.recurrent.embedded import EmbeddedTokens
 from jaxrnn.recurrent.reverse import reverse_mode_only
 from jaxrnn.recurrent.scan import plain, scanned
 
@@ -87,15 +87,15 @@ def uses_autodiff() -> bool:
 
 
 def input_gates(
-    xs: Float[Array, "T B I"] | Lookup, weight_ih: Float[Array, "GH I"], bias_ih: Array
-) -> Float[Array, "T B GH"] | Lookup:
+    xs: Float[Array, "T B I"] | EmbeddedTokens, weight_ih: Float[Array, "GH I"], bias_ih: Array
+) -> Float[Array, "T B GH"] | EmbeddedTokens:
     """The input half of the gates at every step: x @ weight_ih.T + bias_ih."""
-    if isinstance(xs, Lookup):
+    if isinstance(xs, EmbeddedTokens):
         return xs._replace(table=xs.table @ weight_ih.T + bias_ih)
     return xs @ weight_ih.T + bias_ih
 
 
-def alive_steps(lengths: Int[Array, " B"], steps: int) -> Bool[Array, "T B"]:
+def length_mask(lengths: Int[Array, " B"], steps: int) -> Bool[Array, "T B"]:
     """Which of `steps` time steps lie within each sequence's length."""
     return jnp.arange(steps)[:, None] < lengths[None, :]
 
@@ -106,8 +106,8 @@ def recurrence(
     weight_hh: Float[Array, "GH H"],
     bias_hh: Float[Array, " GH"],
     carry: Carry,
-    x_gates: Float[Array, "T B GH"] | Lookup,
-    alive: Bool[Array, "T B"] | None = None,
+    x_gates: Float[Array, "T B GH"] | EmbeddedTokens,
+    mask: Bool[Array, "T B"] | None = None,
 ) -> tuple[Carry, Float[Array, "T B H"]]:
     """Run `cell` over the T steps of `x_gates`, from the last one to the first if `reverse`.
 
@@ -118,7 +118,7 @@ def recurrence(
         bias_hh: the recurrent bias.
         carry: the carry before the first step that is run.
         x_gates: the input half of the gates, or where to look it up.
-        alive: where False, the step leaves the carry as it is and its output is zero. None
+        mask: where False, the step leaves the carry as it is and its output is zero. None
             runs every step.
 
     Returns:
@@ -134,25 +134,25 @@ def recurrence(
         raise ValueError(f"weight_hh must have at least 1 unit, got shape {weight_hh.shape}.")
     weight_hh = as_floats("weight_hh", weight_hh, (width, hidden), dtype)
     bias_hh = as_floats("bias_hh", bias_hh, (width,), dtype)
-    if isinstance(x_gates, Lookup):
+    if isinstance(x_gates, EmbeddedTokens):
         tokens = as_integers("tokens", x_gates.tokens, ("T", "B"))
         table = as_floats("the table of input gates", x_gates.table, ("V", width), dtype)
         if not len(table):
             raise ValueError("The table of input gates must have at least 1 row, got 0.")
-        x_gates = Lookup(table, tokens)
+        x_gates = EmbeddedTokens(table, tokens)
         steps, batch = tokens.shape
     else:
         x_gates = as_floats("x_gates", x_gates, ("T", "B", width), dtype)
         steps, batch = x_gates.shape[:2]
     like = jax.ShapeDtypeStruct((batch, hidden), dtype)
     carry = as_carry(carry, cell.carry(*(like for _ in cell.carry._fields)))
-    if alive is not None:
-        alive = as_mask("alive", alive, (steps, batch))
+    if mask is not None:
+        mask = as_mask("mask", mask, (steps, batch))
     way = which_backend(cell, dtype)
     if way != "compiled":
         check_step(cell, carry, (batch, width), dtype)
     if way == "autodiff":
-        return plain(cell, reverse, weight_hh, bias_hh, carry, x_gates, alive)
+        return plain(cell, reverse, weight_hh, bias_hh, carry, x_gates, mask)
     run = compiled if way == "compiled" else scanned
     weight_hh, bias_hh, carry, x_gates = reverse_mode_only(weight_hh, bias_hh, carry, x_gates)
-    return run(cell, reverse, weight_hh, bias_hh, carry, x_gates, alive)
+    return run(cell, reverse, weight_hh, bias_hh, carry, x_gates, mask)

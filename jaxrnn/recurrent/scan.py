@@ -23,7 +23,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxrnn.recurrent.cells import Carry, Cell
-from jaxrnn.recurrent.lookup import Lookup
+from jaxrnn.recurrent.embedded import EmbeddedTokens
 
 UNROLLED = 1
 """Time steps laid out one after the other in a loop body: a loop this long has no overhead."""
@@ -35,19 +35,19 @@ def plain(
     weight_hh: Array,
     bias_hh: Array,
     carry: Carry,
-    x_gates: Array | Lookup,
-    alive: Array | None = None,
+    x_gates: Array | EmbeddedTokens,
+    mask: Array | None = None,
 ) -> tuple[Carry, Array]:
     """`jaxrnn.recurrent.recurrence` with JAX's own derivatives, of any order and mode."""
     table, inputs = _split(x_gates)
 
     def body(carry: Carry, x: Any) -> tuple[Carry, Array]:
-        x_t, alive = x
+        x_t, mask = x
         h_gates = _recurrent(weight_hh, bias_hh, carry)
-        carry = _step(cell, alive, carry, _look_up(table, x_t), h_gates)
-        return carry, _output(carry, alive)
+        carry = _step(cell, mask, carry, _embedded_tokens(table, x_t), h_gates)
+        return carry, _output(carry, mask)
 
-    return _scan(body, carry, (inputs, alive), reverse)
+    return _scan(body, carry, (inputs, mask), reverse)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -57,11 +57,11 @@ def scanned(
     weight_hh: Array,
     bias_hh: Array,
     carry: Carry,
-    x_gates: Array | Lookup,
-    alive: Array | None = None,
+    x_gates: Array | EmbeddedTokens,
+    mask: Array | None = None,
 ) -> tuple[Carry, Array]:
     """`jaxrnn.recurrent.recurrence.recurrence`, for any cell and on any device."""
-    return plain(cell, reverse, weight_hh, bias_hh, carry, x_gates, alive)
+    return plain(cell, reverse, weight_hh, bias_hh, carry, x_gates, mask)
 
 
 def _forward(
@@ -70,55 +70,55 @@ def _forward(
     weight_hh: Array,
     bias_hh: Array,
     carry: Carry,
-    x_gates: Array | Lookup,
-    alive: Array | None,
+    x_gates: Array | EmbeddedTokens,
+    mask: Array | None,
 ) -> tuple[tuple[Carry, Array], Any]:
     table, inputs = _split(x_gates)
 
     def body(carry: Carry, x: Any) -> tuple[Carry, Any]:
-        x_t, alive = x
+        x_t, mask = x
         h_gates = _recurrent(weight_hh, bias_hh, carry)
-        step = partial(_step, cell, alive)
-        after, pull = jax.vjp(step, carry, _look_up(table, x_t), h_gates)
-        return after, (_output(after, alive), carry.h, pull)
+        step = partial(_step, cell, mask)
+        after, pull = jax.vjp(step, carry, _embedded_tokens(table, x_t), h_gates)
+        return after, (_output(after, mask), carry.h, pull)
 
-    last, (ys, hs_before, pulls) = _scan(body, carry, (inputs, alive), reverse)
-    looked_up = None if table is None else (len(table), inputs)
-    return (last, ys), (weight_hh, hs_before, pulls, alive, looked_up)
+    last, (ys, hs_before, pulls) = _scan(body, carry, (inputs, mask), reverse)
+    embedded = None if table is None else (len(table), inputs)
+    return (last, ys), (weight_hh, hs_before, pulls, mask, embedded)
 
 
 def _backward(cell: Cell, reverse: bool, kept: Any, gradients: tuple[Carry, Array]) -> Any:
-    weight_hh, hs_before, pulls, alive, looked_up = kept
+    weight_hh, hs_before, pulls, mask, embedded = kept
     d_last, d_ys = gradients
 
     def body(d_carry: Carry, x: Any) -> tuple[Carry, Any]:
-        pull, d_y, alive = x
-        d_h = d_carry.h + (d_y if alive is None else jnp.where(alive[:, None], d_y, 0))
+        pull, d_y, mask = x
+        d_h = d_carry.h + (d_y if mask is None else jnp.where(mask[:, None], d_y, 0))
         d_before, d_x_gates, d_h_gates = pull(d_carry._replace(h=d_h))
         d_before = d_before._replace(h=d_before.h + d_h_gates @ weight_hh)
         return d_before, (None if d_x_gates is d_h_gates else d_x_gates, d_h_gates)
 
-    d_carry, (d_x_gates, d_h_gates) = _scan(body, d_last, (pulls, d_ys, alive), not reverse)
+    d_carry, (d_x_gates, d_h_gates) = _scan(body, d_last, (pulls, d_ys, mask), not reverse)
     d_x_gates = d_h_gates if d_x_gates is None else d_x_gates
     d_weight_hh = jnp.einsum("tbg,tbh->gh", d_h_gates, hs_before)
-    if looked_up is not None:
-        rows, tokens = looked_up
+    if embedded is not None:
+        rows, tokens = embedded
         none: Any = None  # tokens have no gradient
-        d_x_gates = Lookup(_gather_transposed(rows, tokens, d_x_gates), none)
+        d_x_gates = EmbeddedTokens(_gather_transposed(rows, tokens, d_x_gates), none)
     return d_weight_hh, d_h_gates.sum((0, 1)), d_carry, d_x_gates, None
 
 
 scanned.defvjp(_forward, _backward)
 
 
-def _split(x_gates: Array | Lookup) -> tuple[Array | None, Array]:
+def _split(x_gates: Array | EmbeddedTokens) -> tuple[Array | None, Array]:
     """The table, if any, and what the loop over time goes through."""
-    if isinstance(x_gates, Lookup):
+    if isinstance(x_gates, EmbeddedTokens):
         return x_gates.table, x_gates.tokens
     return None, x_gates
 
 
-def _look_up(table: Array | None, x_t: Array) -> Float[Array, "B GH"]:
+def _embedded_tokens(table: Array | None, x_t: Array) -> Float[Array, "B GH"]:
     return x_t if table is None else table.at[x_t].get(mode="promise_in_bounds")
 
 
@@ -132,15 +132,15 @@ def _recurrent(weight_hh: Array, bias_hh: Array, carry: Carry) -> Float[Array, "
     return carry.h @ weight_hh.T + bias_hh
 
 
-def _step(cell: Cell, alive: Array | None, carry: Carry, x_gates: Array, h_gates: Array) -> Carry:
+def _step(cell: Cell, mask: Array | None, carry: Carry, x_gates: Array, h_gates: Array) -> Carry:
     after = cell.step(carry, x_gates, h_gates)
-    if alive is None:
+    if mask is None:
         return after
-    return jax.tree.map(lambda new, old: jnp.where(alive[:, None], new, old), after, carry)
+    return jax.tree.map(lambda new, old: jnp.where(mask[:, None], new, old), after, carry)
 
 
-def _output(carry: Carry, alive: Array | None) -> Float[Array, "B H"]:
-    return carry.h if alive is None else jnp.where(alive[:, None], carry.h, 0)
+def _output(carry: Carry, mask: Array | None) -> Float[Array, "B H"]:
+    return carry.h if mask is None else jnp.where(mask[:, None], carry.h, 0)
 
 
 def _scan(body: Any, carry: Carry, xs: Any, reverse: bool) -> Any:

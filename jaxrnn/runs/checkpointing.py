@@ -34,7 +34,7 @@ LARGEST_SHARE = 0.02
 """Writing checkpoints takes at most this share of the time, on average."""
 
 
-class Upkeep:
+class Checkpointing:
     """Writes a run's rows and checkpoints.
 
     Attributes:
@@ -124,7 +124,7 @@ class Upkeep:
         return passed >= max(wanted, self._cost * (1 / LARGEST_SHARE - 1))
 
 
-def carry_out(
+def train_run(
     run: Run,
     experiment: Experiment,
     *,
@@ -152,12 +152,12 @@ def carry_out(
     """
     try:
         with locked(run.folder, say) as check:
-            yield from _carry_out(run, experiment, resume, debug_nans, picture, say, check)
+            yield from _train_run(run, experiment, resume, debug_nans, picture, say, check)
     except OSError as error:
         raise _cannot_write(run, error) from error
 
 
-def _carry_out(
+def _train_run(
     run: Run,
     experiment: Experiment,
     resume: bool,
@@ -167,7 +167,7 @@ def _carry_out(
     check: Callable[[], None],
 ) -> Generator[Progress, None, None]:
     remove_partial(run.folder)
-    progress, upkeep = _begin(run, experiment, resume, say, check)
+    progress, checkpointing = _begin(run, experiment, resume, say, check)
     steps = training(
         experiment.model,
         experiment.source,
@@ -181,26 +181,30 @@ def _carry_out(
     )
     try:
         for progress in steps:
-            upkeep.see(progress)
+            checkpointing.see(progress)
             yield progress
     except NonFiniteLossError as error:
-        upkeep.write_best()
+        checkpointing.write_best()
         if error.good is not None:
             nats = measured_loss(experiment, error.good.state)
             if is_sensible(nats, experiment.model.vocabulary):
-                upkeep.write(error.good)
+                checkpointing.write(error.good)
         raise
     except GeneratorExit:
-        _end(run, progress, upkeep, check, picture)
+        _end(run, progress, checkpointing, check, picture)
         raise
-    _end(run, progress, upkeep, check, picture)
+    _end(run, progress, checkpointing, check, picture)
 
 
 def _end(
-    run: Run, progress: Progress, upkeep: Upkeep, check: Callable[[], None], picture: bool
+    run: Run,
+    progress: Progress,
+    checkpointing: Checkpointing,
+    check: Callable[[], None],
+    picture: bool,
 ) -> None:
     """Write the last checkpoint, and the picture if it is asked for."""
-    upkeep.write(progress)
+    checkpointing.write(progress)
     if picture:
         figure = losses_picture(run.history, title=run.folder.name)
         check()
@@ -213,7 +217,7 @@ def _begin(
     resume: bool,
     say: Callable[[str], None],
     check: Callable[[], None],
-) -> tuple[Progress, Upkeep]:
+) -> tuple[Progress, Checkpointing]:
     """Where to start from, and the folder made to fit: the history is the checkpoint's."""
     saved = None
     if resume:
@@ -223,18 +227,18 @@ def _begin(
         if any(change.step for change in changes):
             raise RunError(f"{run.folder} was trained, and has no checkpoint to go on from.")
         progress = Progress(experiment.fresh_state(), Position(), experiment.source.steps(0))
-        upkeep = Upkeep(run, changes=changes, check=check)
-        upkeep.write(progress)
-        return progress, upkeep
+        checkpointing = Checkpointing(run, changes=changes, check=check)
+        checkpointing.write(progress)
+        return progress, checkpointing
     if saved.best < float("inf") and not run.best_is_whole(say):
         saved = saved._replace(best=float("inf"))
     lines = run.restore_history(saved.log, say)
-    upkeep = Upkeep(run, saved, lines=lines, changes=changes, check=check)
+    checkpointing = Checkpointing(run, saved, lines=lines, changes=changes, check=check)
     position = _with_changes(run, experiment, saved)
     progress = Progress(saved.state, position, experiment.source.steps(position.epoch))
     if len(saved.changes) < len(changes):
-        upkeep.write(progress)
-    return progress, upkeep
+        checkpointing.write(progress)
+    return progress, checkpointing
 
 
 def _with_changes(run: Run, experiment: Experiment, saved: Saved) -> Position:

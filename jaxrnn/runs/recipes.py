@@ -86,7 +86,7 @@ RECIPES: dict[str, Recipe] = {
         validation=_epochs("2.403 2.199 2.088 2.016 2.001"),
     ),
     "identity": Recipe(
-        summary="The same with identity initialisation, which stands ten times the rate.",
+        summary="The same with identity initialization, which stands ten times the rate.",
         config=replace(_WINDOWS, model="CharSeqRnn", identity=True, schedule="4 x 1e-2, 4 x 1e-3"),
         train=_epochs("2.394 2.104 1.995 1.935 1.840 1.829 1.819 1.813"),
         validation=_epochs("2.211 2.033 1.964 1.918 1.857 1.849 1.843 1.838"),

@@ -33,7 +33,7 @@ from jaxrnn.files import (
     sync_file,
     write_whole,
 )
-from jaxrnn.generation.texts import write_texts
+from jaxrnn.generation.texts import generate_texts
 from jaxrnn.runs.changes import (
     CHANGES,
     LARGEST_CHANGES,
@@ -396,7 +396,7 @@ class Run:
     def write(
         self, prompt: str | None, *, length: int, checkpoint: str = "best", **options: Any
     ) -> list[str]:
-        """Texts of the trained model; see `write_texts` for the options.
+        """Texts of the trained model; see `generate_texts` for the options.
 
         Args:
             prompt: what to go on from; the run's own prompt if None.
@@ -405,7 +405,7 @@ class Run:
             options: count, sampler, unknown, seed, stop_at_eos.
         """
         config, vocabulary = self.config, self.vocabulary
-        return write_texts(
+        return generate_texts(
             config.make_model(len(vocabulary)),
             self.load_params(checkpoint),
             vocabulary,

@@ -14,13 +14,13 @@ import numpy as np
 from jaxrnn.data.vocabulary import Vocabulary
 from jaxrnn.exchange.contents import Contents, TensorFileError
 from jaxrnn.exchange.files import check_suffix, read_contents, write_tensors
-from jaxrnn.exchange.recognition import (
+from jaxrnn.exchange.identification import (
     EMBEDDING,
     OUTPUT,
     OUTPUT_BIAS,
     TIED_BIAS,
-    Recognised,
-    recognise,
+    Identified,
+    identify,
 )
 from jaxrnn.exchange.weights import WeightMap, WeightMapError
 from jaxrnn.files import LARGEST_TEXT, parse_json, read_regular
@@ -164,7 +164,7 @@ def fitted(config: Config, sizes: Mapping[str, Any], *, model: str | None, cell:
 
     Args:
         config: where all other values come from.
-        sizes: what the shapes tell; see `Recognised`.
+        sizes: what the shapes tell; see `Identified`.
         model: the model that the user names; None lets the cell decide.
         cell: whether the user names the cell, which only the general model takes.
     """
@@ -227,13 +227,13 @@ def import_run(
             problems are named, and no run is made.
         RunError: if the folder cannot be made.
     """
-    found = recognise(read_contents(path), key=key, drop=drop, names=renamed)
+    found = identify(read_contents(path), key=key, drop=drop, names=renamed)
     params, _ = params_of(found, experiment, path=path, zero_missing=zero_missing)
     return save_imported(folder, experiment, params, prompt=prompt)
 
 
 def params_of(
-    found: Recognised,
+    found: Identified,
     experiment: Experiment,
     *,
     path: Path | str = "",
@@ -318,7 +318,7 @@ def _is_bias(name: str) -> bool:
 
 
 def _hints(
-    found: Recognised,
+    found: Identified,
     experiment: Experiment,
     tensors: Mapping[str, np.ndarray],
     keys: Sequence[str],

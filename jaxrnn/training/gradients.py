@@ -152,7 +152,7 @@ def _errors(
             after, _ = train_step(model, _keeping, cast_floats(state, dtype), batch)
         yield from _compared(after.opt_state, differences, way, dtype, "training step")
     if model.reads == "streams":
-        after, _ = train_step(model, _keeping, state, batch, segment=SEGMENT)
+        after, _ = train_step(model, _keeping, state, batch, remat_every=SEGMENT)
         yield from _compared(
             after.opt_state, differences, way, "float64", "training step in segments"
         )

@@ -21,14 +21,14 @@ from jaxrnn.nn.model import CharModel, apply_model
 from jaxrnn.recurrent.cells import Carry
 
 
-def segmented_loss(
+def remat_loss(
     model: CharModel,
     params: Any,
     carry: Carry,
     inputs: Array,
     targets: Array,
     *,
-    segment: int,
+    remat_every: int,
     weights: Float[Array, "T B"] | None = None,
     lengths: Array | None = None,
     key: Array | None = None,
@@ -49,8 +49,8 @@ def segmented_loss(
     Raises:
         ValueError: if S is below 1 or the model reads no streams.
     """
-    if segment < 1:
-        raise ValueError(f"segment must be at least 1, got {segment}.")
+    if remat_every < 1:
+        raise ValueError(f"segment must be at least 1, got {remat_every}.")
     if model.reads != "streams":
         raise ValueError(
             f"{type(model).__name__} reads windows of its own; segments are for models whose "
@@ -58,7 +58,7 @@ def segmented_loss(
         )
     steps, batch = inputs.shape
     weights = jnp.ones((steps, batch), _dtype(params)) if weights is None else weights
-    whole = steps // segment * segment
+    whole = steps // remat_every * remat_every
     loss_of = jax.checkpoint(partial(_loss_of_segment, model, params, lengths, key))
 
     def body(carried: tuple[Carry, Array], part: Any) -> tuple[tuple[Carry, Array], None]:
@@ -66,8 +66,8 @@ def segmented_loss(
         carry, loss = loss_of(carry, *part)
         return (carry, total + loss), None
 
-    parts = [_cut(array[:whole], segment) for array in (inputs, targets, weights)]
-    starts = jnp.arange(0, whole, segment)
+    parts = [_cut(array[:whole], remat_every) for array in (inputs, targets, weights)]
+    starts = jnp.arange(0, whole, remat_every)
     zero = jnp.zeros((), weights.dtype)
     (carry, total), _ = lax.scan(body, (carry, zero), (*parts, starts))
     if whole < steps:
@@ -102,9 +102,9 @@ def _loss_of_segment(
     return carry, jnp.where(count == 0, 0, mean * count)
 
 
-def _cut(array: Array, segment: int) -> Array:
+def _cut(array: Array, remat_every: int) -> Array:
     """(T, B) to (T / S, S, B)."""
-    return array.reshape(-1, segment, *array.shape[1:])
+    return array.reshape(-1, remat_every, *array.shape[1:])
 
 
 def _dtype(params: Any) -> Any:

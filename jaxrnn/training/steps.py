@@ -23,7 +23,7 @@ from jaxrnn.nn.model import CharModel, apply_model
 from jaxrnn.programs import bounded_jit
 from jaxrnn.recurrent.cells import Carry
 from jaxrnn.training.optimizers import AnyOptimizer, check_rate, updated
-from jaxrnn.training.remat import segmented_loss
+from jaxrnn.training.remat import remat_loss
 from jaxrnn.training.state import TrainState, carry_for, repackage
 
 jax.tree_util.register_dataclass(
@@ -74,7 +74,7 @@ def batch_loss(
     batch: Batch,
     key: Array | None = None,
     *,
-    segment: int | None = None,
+    remat_every: int | None = None,
 ) -> tuple[Float[Array, ""], Carry]:
     """The loss on one window, in nats per character, and the carry after it.
 
@@ -93,15 +93,15 @@ def batch_loss(
     steps, rows = inputs.shape
     carry = repackage(carry_for(model, params, carry, rows))
     lengths = None if batch.length is None else jnp.full(rows, batch.length)
-    if segment is not None:
+    if remat_every is not None:
         weights = _weights(batch, steps, rows, jax.tree.leaves(params)[0].dtype)
-        return segmented_loss(
+        return remat_loss(
             model,
             params,
             carry,
             inputs,
             targets,
-            segment=segment,
+            remat_every=remat_every,
             weights=weights,
             lengths=lengths,
             key=key,
@@ -138,7 +138,7 @@ def host_checked(step: Any) -> Any:
 
 
 @host_checked
-@bounded_jit(static_argnames=("model", "optimizer", "segment"), sets=SINGLE_STEPS)
+@bounded_jit(static_argnames=("model", "optimizer", "remat_every"), sets=SINGLE_STEPS)
 def train_step(
     model: CharModel,
     optimizer: AnyOptimizer,
@@ -146,7 +146,7 @@ def train_step(
     batch: Batch,
     rate: Float[Array, ""] | float | None = None,
     *,
-    segment: int | None = None,
+    remat_every: int | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One update: forward, loss, backward through this window only, optimizer.
 
@@ -164,7 +164,7 @@ def train_step(
         ValueError: if a token of a NumPy array is outside [0, V), or if optimizer and rate do not
             fit. Arrays on the device are not looked at, which would wait for it.
     """
-    return _update(model, optimizer, state, batch, rate, segment)
+    return _update(model, optimizer, state, batch, rate, remat_every)
 
 
 @host_checked
@@ -247,13 +247,13 @@ def _update(
     state: TrainState,
     batch: Batch,
     rate: Array | float | None,
-    segment: int | None = None,
+    remat_every: int | None = None,
 ) -> tuple[TrainState, Metrics]:
     check_rate(optimizer, rate)
     key = jax.random.fold_in(state.key, state.step)
 
     def loss_of(params: Any) -> tuple[Array, Carry]:
-        return batch_loss(model, params, state.carry, batch, key, segment=segment)
+        return batch_loss(model, params, state.carry, batch, key, remat_every=remat_every)
 
     (loss, carry), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     params, updates, opt_state = updated(
@@ -305,6 +305,6 @@ def _weights(batch: Batch, steps: int, rows: int, dtype: Any) -> Array | None:
     """1 where a target counts, 0 where it fills the array: (T, B)."""
     if batch.length is None and batch.rows is None:
         return None
-    alive = jnp.arange(steps) < (steps if batch.length is None else batch.length)
+    mask = jnp.arange(steps) < (steps if batch.length is None else batch.length)
     counted = jnp.arange(rows) < (rows if batch.rows is None else batch.rows)
-    return (alive[:, None] & counted[None, :]).astype(dtype)
+    return (mask[:, None] & counted[None, :]).astype(dtype)

@@ -6,20 +6,20 @@ import numpy as np
 
 from parity.core.bridge import is_float, rounded
 from parity.core.compare import Arrays
-from parity.core.pairs import Subject
+from parity.core.pairs import Pair
 from parity.core.runners import Results, Side, draw_weights
 
 
 def draw_case(
-    subject: Subject, seed: int, dtype: str
+    pair: Pair, seed: int, dtype: str
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Weights and inputs that the precision can hold; in float64, those of float32."""
     rng = np.random.default_rng(seed)
     stored = "float32" if dtype == "float64" else dtype
-    weights = {key: rounded(array, stored) for key, array in draw_weights(subject, rng).items()}
+    weights = {key: rounded(array, stored) for key, array in draw_weights(pair, rng).items()}
     inputs = {
         name: rounded(array, stored) if is_float(array) else array
-        for name, array in subject.draw(rng).items()
+        for name, array in pair.draw(rng).items()
     }
     return weights, inputs
 

@@ -55,7 +55,7 @@ MEASURED = {
 bfloat16 one relu that changes sides moves the gradient of a single draw by a third; checks pool
 sixteen draws."""
 CAP_FACTOR = 5
-CAPS = {
+TOLERANCES = {
     dtype: {
         check: min(CAP_FACTOR * MEASURED.get(dtype, {}).get(check, cap), cap)
         for check, cap in widest.items()
@@ -97,7 +97,7 @@ class Finding:
         path: how the recurrence ran, "compiled" or "scan"; empty where there is none.
     """
 
-    subject: str
+    pair: str
     check: str
     dtype: str
     gate: str
@@ -132,7 +132,7 @@ class Diagnosis(NamedTuple):
 class Comparison(NamedTuple):
     """What is compared: its subject, the check, the precision."""
 
-    subject: str
+    pair: str
     check: str
     dtype: str
 
@@ -231,7 +231,7 @@ def numerics(what: Comparison, got: Arrays, peer: Arrays, reference: Arrays) -> 
         ratio = _judged(what, "G2", name, distance / noise, factor, truth)
         if ratio.outcome is Outcome.PASS and ratio.value > WARNING_FACTOR:
             ratio = what.finding("G2", name, Outcome.WARN, value=ratio.value, limit=factor)
-        cap = CAPS[what.dtype][what.check]
+        cap = TOLERANCES[what.dtype][what.check]
         findings += [ratio, _judged(what, "G3", name, distance, cap, truth)]
     return findings
 

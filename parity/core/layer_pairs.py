@@ -23,8 +23,8 @@ from parity.core.pairs import (
     SIZES,
     H,
     Inputs,
+    Pair,
     Sizes,
-    Subject,
     apply,
     carry_of_jax,
     carry_of_torch,
@@ -100,14 +100,14 @@ class _Stack:
         return {"ys": ys, **named_carry_of_torch(carry)}
 
 
-def layer_subject(stack: RNN, *, lengths: bool = False, sizes: Sizes = SIZES) -> Subject:
+def layer_pair(stack: RNN, *, lengths: bool = False, sizes: Sizes = SIZES) -> Pair:
     """A recurrent stack and torch's; with lengths, torch's on a packed sequence.
 
     With dropout, torch's own masks, drawn again from the same seed, are injected on the JAX side.
     `sizes` has T, B and F; the stack has H.
     """
     both = _Stack(stack, lengths, sizes)
-    return Subject(
+    return Pair(
         name=_layer_name(stack, lengths),
         module=both.module,
         weight_map=WeightMap.for_flax(name for name, _ in both.module().named_parameters()),
@@ -131,15 +131,15 @@ def _layer_name(stack: RNN, lengths: bool) -> str:
     return ", ".join(parts)
 
 
-def layer_subjects(*, quick: bool) -> list[Subject]:
+def layer_pairs(*, quick: bool) -> list[Pair]:
     """Recurrent stacks: cells x layers x directions, with lengths and with dropout."""
-    subjects = [
-        layer_subject(RNN(cell, H, 2, bidirectional=True), lengths=True) for cell in CELLS.values()
+    pairs = [
+        layer_pair(RNN(cell, H, 2, bidirectional=True), lengths=True) for cell in CELLS.values()
     ]
     dropped = [RNN(cell, H, 3, dropout=LAYER_DROPOUT) for cell in CELLS.values()]
-    subjects += [layer_subject(stack) for stack in dropped[-1 if quick else 0 :]]
+    pairs += [layer_pair(stack) for stack in dropped[-1 if quick else 0 :]]
     if quick:
-        return subjects
+        return pairs
     for cell, layers, both in product(CELLS.values(), (1, 3), (False, True)):
-        subjects.append(layer_subject(RNN(cell, H, layers, bidirectional=both)))
-    return subjects
+        pairs.append(layer_pair(RNN(cell, H, layers, bidirectional=both)))
+    return pairs

@@ -29,7 +29,7 @@ from jaxrnn.nn.models import (
 from jaxrnn.recurrent.cells import CELLS, TANH, Cell
 from jaxrnn.training.steps import Batch, batch_loss
 from parity.core.bridge import named_leaves
-from parity.core.references import CharTwin, twin_of
+from parity.core.references import CharReference, reference_of
 
 
 class Sizes(NamedTuple):
@@ -52,7 +52,7 @@ Inputs = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Subject:
+class Pair:
     """Two implementations and what to feed them.
 
     Attributes:
@@ -184,19 +184,19 @@ class _Model:
         batch = Batch(inputs["tokens"], inputs["targets"], count)
         return batch_loss(self.model, params, self.carry(inputs), batch)[0]
 
-    def torch_outputs(self, twin: CharTwin, inputs: Inputs) -> dict[str, torch.Tensor]:
+    def torch_outputs(self, reference: CharReference, inputs: Inputs) -> dict[str, torch.Tensor]:
         """The same of the twin, which gets no steps that do not count."""
-        carry, log_probs = twin(carry_of_torch(inputs), inputs["tokens"][: self.length])
+        carry, log_probs = reference(carry_of_torch(inputs), inputs["tokens"][: self.length])
         return {"log_probs": log_probs, **named_carry_of_torch(carry)}
 
-    def torch_loss(self, twin: CharTwin, inputs: Inputs) -> torch.Tensor:
+    def torch_loss(self, reference: CharReference, inputs: Inputs) -> torch.Tensor:
         """torch's own loss."""
-        return twin_loss(twin, carry_of_torch(inputs), inputs, self.length)[1]
+        return reference_loss(reference, carry_of_torch(inputs), inputs, self.length)[1]
 
 
-def model_subject(
+def model_pair(
     name: str, model: CharModel, *, length: int | None = None, sizes: Sizes = SIZES
-) -> Subject:
+) -> Pair:
     """A character model and its twin.
 
     Args:
@@ -206,9 +206,9 @@ def model_subject(
         sizes: T and B of the inputs; the model has the other sizes.
     """
     both = _Model(model, length, sizes)
-    return Subject(
+    return Pair(
         name=name,
-        module=lambda: twin_of(model),
+        module=lambda: reference_of(model),
         weight_map=WeightMap.for_flax(_linen_paths(model, both.steps)),
         params=nested,
         draw=both.draw,
@@ -230,11 +230,11 @@ def recurrent_layers(model: CharModel) -> RNN | None:
     return RNN(TANH, model.hidden) if isinstance(model, CharRnn | CharSeqRnn) else None
 
 
-def twin_loss(
-    twin: CharTwin, carry: Any, inputs: Inputs, length: int | None = None
+def reference_loss(
+    reference: CharReference, carry: Any, inputs: Inputs, length: int | None = None
 ) -> tuple[Any, torch.Tensor]:
     """The carry after a window, and torch's own loss on it."""
-    carry, log_probs = twin(carry, inputs["tokens"][:length])
+    carry, log_probs = reference(carry, inputs["tokens"][:length])
     targets = inputs["targets"][:length]
     targets = targets if log_probs.ndim == 3 else targets[-1]
     return carry, nn.functional.nll_loss(log_probs.flatten(0, -2), targets.flatten())
@@ -255,16 +255,16 @@ def draw_carry(rng: np.random.Generator, stack: RNN, batch: int) -> dict[str, np
     return {f"carry.{f}": rng.uniform(-0.9, 0.9, shape) for f in stack.cell.carry._fields}
 
 
-def course_subjects() -> list[Subject]:
+def course_pairs() -> list[Pair]:
     """Every model of the course, and `CharLM` with each cell and with one table."""
-    subjects = []
+    pairs = []
     for kind in COURSE_MODELS:
         model: CharModel = CharSeqStatefulLSTM(V, F, H, dropout=0.0)
         model = model if kind is CharSeqStatefulLSTM else kind(V, F, H)
-        subjects.append(model_subject(kind.__name__, model))
-    subjects.append(model_subject("CharSeqRnn, identity", CharSeqRnn(V, F, H, identity=True)))
+        pairs.append(model_pair(kind.__name__, model))
+    pairs.append(model_pair("CharSeqRnn, identity", CharSeqRnn(V, F, H, identity=True)))
     for name, cell in CELLS.items():
         model = CharLM(FEW, F, H, cell=cell, layers=2)
-        subjects.append(model_subject(f"CharLM, {name}, 2 layers", model, length=T - 1))
+        pairs.append(model_pair(f"CharLM, {name}, 2 layers", model, length=T - 1))
     tied = CharLM(V, H, H, tied=True)
-    return [*subjects, model_subject("CharLM, gru, tied", tied)]
+    return [*pairs, model_pair("CharLM, gru, tied", tied)]

@@ -34,7 +34,7 @@ def repackage(carry: Carry) -> Carry:
     return tuple(repackage(part) for part in carry)
 
 
-class CharTwin(nn.Module):
+class CharReference(nn.Module):
     """What all the twins share: the embedding `e` and the output layer `l_out`."""
 
     def __init__(self, vocabulary: int, embedding: int, hidden: int) -> None:
@@ -56,7 +56,7 @@ class CharTwin(nn.Module):
         return ()
 
 
-class Char3Twin(CharTwin):
+class Char3Reference(CharReference):
     """`Char3Model`."""
 
     def __init__(self, vocabulary: int, embedding: int, hidden: int) -> None:
@@ -74,7 +74,7 @@ class Char3Twin(CharTwin):
         return carry, self.log_probs(h)
 
 
-class CharLoopTwin(Char3Twin):
+class CharLoopReference(Char3Reference):
     """`CharLoopModel`."""
 
     def forward(self, carry: Carry, tokens: Tensor) -> tuple[Carry, Tensor]:
@@ -85,7 +85,7 @@ class CharLoopTwin(Char3Twin):
         return carry, self.log_probs(h)
 
 
-class CharLoopConcatTwin(CharTwin):
+class CharLoopConcatReference(CharReference):
     """`CharLoopConcatModel`."""
 
     def __init__(self, vocabulary: int, embedding: int, hidden: int) -> None:
@@ -102,7 +102,7 @@ class CharLoopConcatTwin(CharTwin):
         return carry, self.log_probs(h)
 
 
-class CharRnnTwin(CharTwin):
+class CharRnnReference(CharReference):
     """`CharRnn`: the last output predicts."""
 
     def __init__(self, vocabulary: int, embedding: int, hidden: int) -> None:
@@ -115,7 +115,7 @@ class CharRnnTwin(CharTwin):
         return carry, self.log_probs(ys[-1])
 
 
-class CharSeqRnnTwin(CharRnnTwin):
+class CharSeqRnnReference(CharRnnReference):
     """`CharSeqRnn`: every output predicts."""
 
     def __init__(
@@ -131,7 +131,7 @@ class CharSeqRnnTwin(CharRnnTwin):
         return carry, self.log_probs(ys)
 
 
-class StatefulTwin(CharTwin):
+class StatefulReference(CharReference):
     """The models whose carry goes on from window to window, cut off from its history."""
 
     def __init__(
@@ -153,7 +153,7 @@ class StatefulTwin(CharTwin):
         return repackage(carry), self.log_probs(ys)
 
 
-class LoopTwin(StatefulTwin):
+class LoopReference(StatefulReference):
     """`CharSeqStatefulRnn2`: a loop over `nn.RNNCell`."""
 
     def __init__(self, vocabulary: int, embedding: int, hidden: int) -> None:
@@ -169,7 +169,7 @@ class LoopTwin(StatefulTwin):
         return repackage(h[None]), self.log_probs(torch.stack(ys))
 
 
-class TiedTwin(StatefulTwin):
+class TiedReference(StatefulReference):
     """`CharLM` with one table for embedding and output; its bias is called `bias_out`."""
 
     def __init__(
@@ -185,10 +185,10 @@ class TiedTwin(StatefulTwin):
         return functional.linear(outputs, self.e.weight, self.bias_out)
 
 
-def twin_of(model: models.CharModel) -> CharTwin:
-    """A fresh twin, in float32 and with torch's initialisation, of a model of the same sizes."""
+def reference_of(model: models.CharModel) -> CharReference:
+    """A fresh twin, in float32 and with torch's initialization, of a model of the same sizes."""
     try:
-        make = TWINS[type(model)]
+        make = REFERENCES[type(model)]
     except KeyError:
         raise ValueError(
             f"{type(model).__name__} has no twin in PyTorch; add it to TWINS."
@@ -200,28 +200,30 @@ def _sizes(model: models.CharModel) -> tuple[int, int, int]:
     return model.vocabulary, model.embedding, model.hidden
 
 
-def _stateful(model: models.CharModel, cell: Cell, layers: int, dropout: float) -> CharTwin:
+def _stateful(model: models.CharModel, cell: Cell, layers: int, dropout: float) -> CharReference:
     if cell.name not in LAYERS:
         raise ValueError(f"torch has no layer for the cell {cell.name!r}.")
-    return StatefulTwin(cell.name, *_sizes(model), layers, dropout)
+    return StatefulReference(cell.name, *_sizes(model), layers, dropout)
 
 
-def _char_lm(model: Any) -> CharTwin:
+def _char_lm(model: Any) -> CharReference:
     if model.tied:
-        return TiedTwin(model.cell.name, *_sizes(model)[::2], model.layers, model.dropout)
+        return TiedReference(model.cell.name, *_sizes(model)[::2], model.layers, model.dropout)
     return _stateful(model, model.cell, model.layers, model.dropout)
 
 
-TWINS: dict[type[models.CharModel], Callable[[Any], CharTwin]] = {
-    models.Char3Model: lambda m: Char3Twin(*_sizes(m)),
-    models.CharLoopModel: lambda m: CharLoopTwin(*_sizes(m)),
-    models.CharLoopConcatModel: lambda m: CharLoopConcatTwin(*_sizes(m)),
-    models.CharRnn: lambda m: CharRnnTwin(*_sizes(m)),
-    models.CharSeqRnn: lambda m: CharSeqRnnTwin(*_sizes(m), m.identity),
-    models.CharSeqStatefulRnn: lambda m: StatefulTwin("tanh", *_sizes(m), 1, 0.0),
-    models.CharSeqStatefulRnn2: lambda m: LoopTwin(*_sizes(m)),
-    models.CharSeqStatefulGRU: lambda m: StatefulTwin("gru", *_sizes(m), 1, 0.0),
-    models.CharSeqStatefulLSTM: lambda m: StatefulTwin("lstm", *_sizes(m), m.layers, m.dropout),
+REFERENCES: dict[type[models.CharModel], Callable[[Any], CharReference]] = {
+    models.Char3Model: lambda m: Char3Reference(*_sizes(m)),
+    models.CharLoopModel: lambda m: CharLoopReference(*_sizes(m)),
+    models.CharLoopConcatModel: lambda m: CharLoopConcatReference(*_sizes(m)),
+    models.CharRnn: lambda m: CharRnnReference(*_sizes(m)),
+    models.CharSeqRnn: lambda m: CharSeqRnnReference(*_sizes(m), m.identity),
+    models.CharSeqStatefulRnn: lambda m: StatefulReference("tanh", *_sizes(m), 1, 0.0),
+    models.CharSeqStatefulRnn2: lambda m: LoopReference(*_sizes(m)),
+    models.CharSeqStatefulGRU: lambda m: StatefulReference("gru", *_sizes(m), 1, 0.0),
+    models.CharSeqStatefulLSTM: lambda m: StatefulReference(
+        "lstm", *_sizes(m), m.layers, m.dropout
+    ),
     models.CharLM: _char_lm,
 }
 """How to make the twin of each model."""

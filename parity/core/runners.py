@@ -14,7 +14,7 @@ import torch
 
 from parity.core.bridge import jax_of, named_leaves, numpy_of, tensor_of
 from parity.core.compare import Arrays
-from parity.core.pairs import Subject
+from parity.core.pairs import Pair
 
 Results = dict[str, dict[str, np.ndarray]]
 Side = Callable[[Arrays, Arrays], Results]
@@ -43,27 +43,27 @@ def torch_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def jax_side(subject: Subject, dtype: str) -> Side:
+def run_jax(pair: Pair, dtype: str) -> Side:
     """The JAX side of a subject; one program, compiled at its first call."""
 
     def loss_and_outputs(params: Any, varied: Any, fixed: Any) -> Any:
         """The loss, and the outputs beside it."""
         inputs = {**varied, **fixed}
-        return subject.jax_loss(params, inputs), subject.jax_outputs(params, inputs)
+        return pair.jax_loss(params, inputs), pair.jax_outputs(params, inputs)
 
     # Running statistics and the like are weights of the JAX side, but have no gradient in PyTorch.
-    buffers = {name for name, _ in subject.module().named_buffers()}
+    buffers = {name for name, _ in pair.module().named_buffers()}
     program = jax.jit(jax.value_and_grad(loss_and_outputs, argnums=(0, 1), has_aux=True))
 
     def run(weights: Arrays, inputs: Arrays) -> Results:
         """Results of the JAX side."""
         with precision(dtype):
-            params = jax_params(subject, weights, dtype)
+            params = jax_params(pair, weights, dtype)
             cast = {name: jax_of(array, dtype) for name, array in inputs.items()}
-            varied = {name: cast[name] for name in subject.differentiable}
+            varied = {name: cast[name] for name in pair.differentiable}
             fixed = {name: cast[name] for name in cast if name not in varied}
             (loss, outputs), (d_params, d_inputs) = program(params, varied, fixed)
-            named = torch_names(subject, d_params)
+            named = torch_names(pair, d_params)
             gradients = {name: d for name, d in named.items() if name not in buffers}
             gradients |= {f"input {name}": numpy_of(d) for name, d in d_inputs.items()}
             return _results(outputs, loss, gradients)
@@ -71,45 +71,45 @@ def jax_side(subject: Subject, dtype: str) -> Side:
     return run
 
 
-def jax_params(subject: Subject, weights: Arrays, dtype: str) -> Any:
+def jax_params(pair: Pair, weights: Arrays, dtype: str) -> Any:
     """The JAX side's tree of parameters, in the precision `dtype`."""
-    moved = subject.weight_map.from_torch(weights)
-    return subject.params({path: jax_of(array, dtype) for path, array in moved.items()})
+    moved = pair.weight_map.from_torch(weights)
+    return pair.params({path: jax_of(array, dtype) for path, array in moved.items()})
 
 
-def torch_names(subject: Subject, tree: Any) -> dict[str, np.ndarray]:
+def torch_names(pair: Pair, tree: Any) -> dict[str, np.ndarray]:
     """Gradients or moments of the JAX side under PyTorch's names."""
     leaves = {path: numpy_of(leaf) for path, leaf in named_leaves(tree).items()}
-    return subject.weight_map.gradients_to_torch(leaves)
+    return pair.weight_map.gradients_to_torch(leaves)
 
 
-def torch_side(subject: Subject, dtype: str) -> Side:
+def run_torch(pair: Pair, dtype: str) -> Side:
     """The PyTorch side of a subject."""
 
     def run(weights: Arrays, inputs: Arrays) -> Results:
         """Results of the PyTorch side."""
         with precision(dtype):
-            module = torch_module(subject, weights, dtype)
+            module = torch_module(pair, weights, dtype)
             cast = {n: tensor_of(a, dtype, torch_device()) for n, a in inputs.items()}
-            for name in subject.differentiable:
+            for name in pair.differentiable:
                 cast[name].requires_grad_()
             with _cudnn_where_it_can(module):
-                outputs = subject.torch_outputs(module, cast)
-                loss = subject.torch_loss(module, cast)
+                outputs = pair.torch_outputs(module, cast)
+                loss = pair.torch_loss(module, cast)
                 loss.backward()
             gradients = {name: gradient_of(p) for name, p in module.named_parameters()}
-            gradients |= {f"input {n}": gradient_of(cast[n]) for n in subject.differentiable}
+            gradients |= {f"input {n}": gradient_of(cast[n]) for n in pair.differentiable}
             return _results(outputs, loss, gradients)
 
     return run
 
 
-def torch_module(subject: Subject, weights: Arrays, dtype: str) -> torch.nn.Module:
+def torch_module(pair: Pair, weights: Arrays, dtype: str) -> torch.nn.Module:
     """The PyTorch module with these weights, in the precision `dtype`.
 
     Its submodules keep the training mode in which they were made.
     """
-    module = subject.module().to(torch_device()).to(tensor_of(np.zeros(1), dtype).dtype)
+    module = pair.module().to(torch_device()).to(tensor_of(np.zeros(1), dtype).dtype)
     module.load_state_dict({key: tensor_of(array, dtype) for key, array in weights.items()})
     return module
 
@@ -145,14 +145,14 @@ def _results(outputs: Mapping[str, Any], loss: Any, gradients: dict[str, np.ndar
     }
 
 
-def draw_weights(subject: Subject, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def draw_weights(pair: Pair, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Weights for a comparison: no bias is zero, and the gates leave their linear range.
 
     Matrices are uniform in +-2 / sqrt(fan in), tables of an embedding in +-1.5, vectors in +-0.5,
     and running variances in 0.75 +-0.5.
     """
     weights = {}
-    for key, tensor in subject.module().state_dict().items():
+    for key, tensor in pair.module().state_dict().items():
         shape = tuple(tensor.shape)
         bound = 0.5 if len(shape) < 2 else 1.5 if key == "e.weight" else 2 / np.sqrt(shape[-1])
         middle = 0.75 if key.endswith("running_var") else 0.0

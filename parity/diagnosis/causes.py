@@ -63,10 +63,10 @@ def _loops(part: Part) -> Iterator[tuple[str, np.ndarray]]:
     yield "time runs in the wrong direction", wrong_way.ys
     yield "the outputs are not turned back", ran.ys[::-1]
     yield "the carry is not handed on from step to step", _restarted(part)
-    if part.alive is not None:
-        longer = part.alive | np.roll(part.alive, 1, axis=0)
-        yield "the lengths are ignored", run_part(part._replace(alive=None)).ys
-        yield "one step too many of each sequence counts", run_part(part._replace(alive=longer)).ys
+    if part.mask is not None:
+        longer = part.mask | np.roll(part.mask, 1, axis=0)
+        yield "the lengths are ignored", run_part(part._replace(mask=None)).ys
+        yield "one step too many of each sequence counts", run_part(part._replace(mask=longer)).ys
     for t in range(len(part.xs)):
         yield f"step {t} is left out", _without(part, t)
 
@@ -75,15 +75,15 @@ def _restarted(part: Part) -> np.ndarray:
     """Every step from the first carry."""
     steps, batch, width = part.xs.shape
     carry = tuple(np.tile(field, (steps, 1)) for field in part.carry)
-    alone = part._replace(xs=part.xs.reshape(1, -1, width), carry=carry, alive=None)
+    alone = part._replace(xs=part.xs.reshape(1, -1, width), carry=carry, mask=None)
     return run_part(alone).ys.reshape(steps, batch, -1)
 
 
 def _without(part: Part, t: int) -> np.ndarray:
     """Step t leaves the carry as it is."""
-    alive = np.ones(part.xs.shape[:2], bool) if part.alive is None else part.alive.copy()
-    alive[t] = False
-    return run_part(part._replace(alive=alive)).ys
+    mask = np.ones(part.xs.shape[:2], bool) if part.mask is None else part.mask.copy()
+    mask[t] = False
+    return run_part(part._replace(mask=mask)).ys
 
 
 def cause_in_carry(case: Case, k: int, got: Fields) -> str:

@@ -37,7 +37,7 @@ def layer_weights(weights: Arrays, suffix: str = "_l0", prefix: str = "") -> Wei
     return Weights(*(np.asarray(weights[f"{prefix}{name}{suffix}"], float) for name in names))
 
 
-def recognised(
+def identified(
     module: nn.Module, weights: Arrays, inputs: Sequence[Any], got: np.ndarray
 ) -> str | None:
     """What the hidden states `got` come from, in words; empty for PyTorch's own equation.

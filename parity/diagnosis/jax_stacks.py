@@ -22,16 +22,16 @@ class OnePart(RNN):
     """The library's stack, of which only one layer and direction is run."""
 
     @nn.compact
-    def __call__(self, name: str, carry: Any, xs: Any, alive: Any) -> Any:  # type: ignore[override]
+    def __call__(self, name: str, carry: Any, xs: Any, mask: Any) -> Any:  # type: ignore[override]
         """The carry after the last step and the outputs."""
-        return self._run(name, carry, xs, alive)
+        return self._run(name, carry, xs, mask)
 
 
 class Recorded(RNN):
     """The library's stack, which keeps what goes into every layer and direction."""
 
-    def _run(self, name: str, carry: Any, xs: Any, alive: Any) -> Any:
-        last, ys = super()._run(name, carry, xs, alive)
+    def _run(self, name: str, carry: Any, xs: Any, mask: Any) -> Any:
+        last, ys = super()._run(name, carry, xs, mask)
         self.sow("intermediates", name, (tuple(carry), xs, tuple(last), ys))
         return last, ys
 
@@ -52,11 +52,11 @@ class JaxStack:
             static_argnums=0,
         )
 
-    def _projected(self, name: str, weights: Any, carry: Any, xs: Any, alive: Any) -> Any:
+    def _projected(self, name: str, weights: Any, carry: Any, xs: Any, mask: Any) -> Any:
         params = {key: jnp.asarray(array) for key, array in self.weights.items()}
         params |= {f"{kind}_{name}": array for kind, array in weights.items()}
         carry = self.stack.cell.carry(*carry)
-        last, ys = self.one.apply({"params": params}, name, carry, xs, alive)
+        last, ys = self.one.apply({"params": params}, name, carry, xs, mask)
         fields = {f"carry.{f}": getattr(last, f) for f in last._fields}
         return projection({"ys": ys, **fields}), (tuple(last), ys)
 
@@ -65,8 +65,8 @@ class JaxStack:
         with precision("float64"):
             weights = {kind: jnp.asarray(a) for kind, a in zip(NAMES, part.w, strict=True)}
             carry = tuple(jnp.asarray(field) for field in part.carry)
-            alive = None if part.alive is None else jnp.asarray(part.alive)
-            results = self.program(name, weights, carry, jnp.asarray(part.xs), alive)
+            mask = None if part.mask is None else jnp.asarray(part.mask)
+            results = self.program(name, weights, carry, jnp.asarray(part.xs), mask)
             (_, (last, ys)), (d_weights, d_carry, d_xs) = results
             gradients = d_weights | {"xs": d_xs}
             gradients |= {f"carry.{f}": d for f, d in zip("hc", d_carry, strict=False)}
@@ -97,5 +97,5 @@ def _recorded(case: Case, name: str, seen: Any) -> tuple[Part, Ran]:
     carry, xs, last, ys = jax.tree.map(numpy_of, seen)
     w = layer_weights(case.weights, f"_{name}")
     reverse = name.endswith("_reverse")
-    part = Part(case.stack.cell.name, w, xs, carry, reverse, case.alive)
+    part = Part(case.stack.cell.name, w, xs, carry, reverse, case.mask)
     return part, Ran(last, ys, None, {})

@@ -55,7 +55,7 @@ def differs(got: np.ndarray, expected: np.ndarray, check: str = "forward") -> bo
     return not relative_l2(got, expected) <= MEANING_LIMIT[check]
 
 
-def localise(case: Case) -> Diagnosis | None:
+def localize(case: Case) -> Diagnosis | None:
     """Place and cause of the first difference; None if there is none."""
     stack, right = JaxStack(case), reference(case)
     searches: tuple[Callable[[], Iterator[Diagnosis]], ...] = (

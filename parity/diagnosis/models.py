@@ -16,53 +16,53 @@ from torch.nn import functional
 from parity.core.bridge import numpy_of, tensor_of
 from parity.core.cases import draw_case
 from parity.core.compare import Arrays, Diagnosis
-from parity.core.pairs import Subject
-from parity.core.runners import Results, jax_side, precision, torch_device, torch_module, torch_side
+from parity.core.pairs import Pair
+from parity.core.runners import Results, precision, run_jax, run_torch, torch_device, torch_module
 from parity.diagnosis.causes import fitting
-from parity.diagnosis.localize import differs, localise
+from parity.diagnosis.localize import differs, localize
 from parity.diagnosis.stacks import draw
 
 
-def diagnose_values(subject: Subject) -> Diagnosis | None:
+def diagnose_values(pair: Pair) -> Diagnosis | None:
     """Place and cause of a difference in outputs, loss or gradients; None if there is none."""
-    found = diagnose_stack(subject)
+    found = diagnose_stack(pair)
     if found:
         return found
-    weights, inputs = draw_case(subject, 0, "float64")
-    got = jax_side(subject, "float64")(weights, inputs)
-    right = torch_side(subject, "float64")(weights, inputs)
+    weights, inputs = draw_case(pair, 0, "float64")
+    got = run_jax(pair, "float64")(weights, inputs)
+    right = run_torch(pair, "float64")(weights, inputs)
     return (
-        _forward(subject, weights, inputs, got, right)
-        or _loss(subject, weights, inputs, got, right)
+        _forward(pair, weights, inputs, got, right)
+        or _loss(pair, weights, inputs, got, right)
         or _gradients(got, right)
     )
 
 
-def diagnose_stack(subject: Subject) -> Diagnosis | None:
+def diagnose_stack(pair: Pair) -> Diagnosis | None:
     """The same of the recurrent layers alone, if there are any."""
-    stack = subject.stack
+    stack = pair.stack
     if stack is None:
         return None
     case = draw(
         stack.cell,
         layers=stack.layers,
         bidirectional=stack.bidirectional,
-        lengths=subject.lengths,
+        lengths=pair.lengths,
         dropout=stack.dropout,
     )
-    return localise(case)
+    return localize(case)
 
 
 def _forward(
-    subject: Subject, weights: Arrays, inputs: Arrays, got: Results, right: Results
+    pair: Pair, weights: Arrays, inputs: Arrays, got: Results, right: Results
 ) -> Diagnosis | None:
     wrong = [n for n in right["forward"] if differs(got["forward"][n], right["forward"][n])]
     if not wrong:
         return None
-    if subject.model is None:
+    if pair.model is None:
         return Diagnosis(f"the outputs {', '.join(wrong)}")
     name = "log_probs"
-    candidates = [*_other_weights(subject, weights, inputs), *_other_ends(subject, weights, inputs)]
+    candidates = [*_other_weights(pair, weights, inputs), *_other_ends(pair, weights, inputs)]
     for place, words, array in candidates:
         if fitting([(words, array)], got["forward"][name]):
             return Diagnosis(place, words)
@@ -72,7 +72,7 @@ def _forward(
 Candidate = tuple[str, str, np.ndarray]
 
 
-def _other_weights(subject: Subject, weights: Arrays, inputs: Arrays) -> Iterator[Candidate]:
+def _other_weights(pair: Pair, weights: Arrays, inputs: Arrays) -> Iterator[Candidate]:
     """The twin's log probabilities with a change to its weights that libraries or bugs make."""
     biases = {key: np.zeros_like(a) for key, a in weights.items() if _is_dense(key, a, 1)}
     turned = {k: a.T for k, a in weights.items() if _is_dense(k, a, 2) and a.shape == a.T.shape}
@@ -89,7 +89,7 @@ def _other_weights(subject: Subject, weights: Arrays, inputs: Arrays) -> Iterato
         ("e", "it is scaled by the root of its width", {"e.weight": e * e.shape[1] ** 0.5}),
     ]
     for place, words, change in changes:
-        yield place, words, twin_outputs(subject, {**weights, **change}, inputs)
+        yield place, words, reference_outputs(pair, {**weights, **change}, inputs)
 
 
 def _module(key: str) -> str:
@@ -101,9 +101,9 @@ def _is_dense(key: str, array: np.ndarray, dimensions: int) -> bool:
     return dense and array.ndim == dimensions
 
 
-def _other_ends(subject: Subject, weights: Arrays, inputs: Arrays) -> Iterator[Candidate]:
+def _other_ends(pair: Pair, weights: Arrays, inputs: Arrays) -> Iterator[Candidate]:
     """The twin's log probabilities with another last step."""
-    logits = torch.tensor(twin_outputs(subject, weights, inputs, end="logits"))
+    logits = torch.tensor(reference_outputs(pair, weights, inputs, end="logits"))
     place = "log_softmax"
     yield place, "it is left out", logits.numpy()
     names = ("time", "the batch")[-(logits.ndim - 1) :]
@@ -112,33 +112,33 @@ def _other_ends(subject: Subject, weights: Arrays, inputs: Arrays) -> Iterator[C
         yield place, f"it is taken over {name}", values.numpy()
 
 
-def twin_outputs(
-    subject: Subject, weights: Arrays, inputs: Arrays, end: str = "log_probs"
+def reference_outputs(
+    pair: Pair, weights: Arrays, inputs: Arrays, end: str = "log_probs"
 ) -> np.ndarray:
     """The twin's log probabilities in float64, or its logits."""
     with precision("float64"), torch.no_grad():
-        twin = torch_module(subject, weights, "float64")
+        reference = torch_module(pair, weights, "float64")
         if end == "logits":
-            twin.log_probs = twin.logits
+            reference.log_probs = reference.logits
         cast = {n: tensor_of(a, "float64", torch_device()) for n, a in inputs.items()}
-        return numpy_of(subject.torch_outputs(twin, cast)["log_probs"])
+        return numpy_of(pair.torch_outputs(reference, cast)["log_probs"])
 
 
 def _loss(
-    subject: Subject, weights: Arrays, inputs: Arrays, got: Results, right: Results
+    pair: Pair, weights: Arrays, inputs: Arrays, got: Results, right: Results
 ) -> Diagnosis | None:
     if not differs(got["loss"]["loss"], right["loss"]["loss"]):
         return None
-    if subject.model is None:
+    if pair.model is None:
         return Diagnosis("the loss")
-    candidates = _losses(subject, weights, inputs, right["forward"]["log_probs"])
+    candidates = _losses(pair, weights, inputs, right["forward"]["log_probs"])
     return Diagnosis(
         "the loss, from equal log probabilities", fitting(candidates, got["loss"]["loss"])
     )
 
 
 def _losses(
-    subject: Subject, weights: Arrays, inputs: Arrays, log_probs: np.ndarray
+    pair: Pair, weights: Arrays, inputs: Arrays, log_probs: np.ndarray
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Losses of the same log probabilities as libraries or bugs compute them."""
     targets, tokens = inputs["targets"], inputs["tokens"]

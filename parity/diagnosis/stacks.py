@@ -51,7 +51,7 @@ class Case:
     masks: tuple[np.ndarray, ...] = ()
 
     @property
-    def alive(self) -> np.ndarray | None:
+    def mask(self) -> np.ndarray | None:
         """Which steps count, (T, B); None if all do."""
         if self.lengths is None:
             return None
@@ -67,7 +67,7 @@ class Part(NamedTuple):
         xs: (T, B, I).
         carry: the fields before its first step.
         reverse: whether it runs from the last step to the first.
-        alive: (T, B), or None.
+        mask: (T, B), or None.
     """
 
     cell: str
@@ -75,7 +75,7 @@ class Part(NamedTuple):
     xs: np.ndarray
     carry: Fields
     reverse: bool = False
-    alive: np.ndarray | None = None
+    mask: np.ndarray | None = None
 
 
 class Ran(NamedTuple):
@@ -156,7 +156,7 @@ def reference_parts(case: Case, found: dict[str, tuple[Part, Ran]]) -> Iterator[
                 xs = dropped(xs, case.masks[k // count - 1], case.stack.dropout)
         w = layer_weights(case.weights, f"_{name}")
         reverse = name.endswith("_reverse")
-        yield name, Part(case.stack.cell.name, w, xs, case.carry[k], reverse, case.alive)
+        yield name, Part(case.stack.cell.name, w, xs, case.carry[k], reverse, case.mask)
 
 
 def joined(outputs: list[np.ndarray]) -> np.ndarray:
@@ -181,7 +181,7 @@ def run_part(part: Part) -> Ran:
     carry, before, ys = start, {}, {}
     for t in order:
         before[t] = [field.detach() for field in carry]
-        carry, ys[t] = _torch_step(module, xs[t], carry, _alive_at(part, t))
+        carry, ys[t] = _torch_step(module, xs[t], carry, _mask_at(part, t))
     steps = range(len(part.xs))
     stacked = torch.stack([ys[t] for t in steps])
     named = zip("hc", carry, strict=False)
@@ -200,8 +200,8 @@ def run_part(part: Part) -> Ran:
     )
 
 
-def _alive_at(part: Part, t: int) -> torch.Tensor | None:
-    return None if part.alive is None else _tensor(part.alive[t])[:, None]
+def _mask_at(part: Part, t: int) -> torch.Tensor | None:
+    return None if part.mask is None else _tensor(part.mask[t])[:, None]
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:
@@ -210,15 +210,15 @@ def _tensor(array: np.ndarray) -> torch.Tensor:
 
 
 def _torch_step(
-    module: torch.nn.Module, x: torch.Tensor, carry: list[torch.Tensor], alive: Any
+    module: torch.nn.Module, x: torch.Tensor, carry: list[torch.Tensor], mask: Any
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     states = tuple(field[None] for field in carry)
     _, after = module(x[None], states[0] if len(states) == 1 else states)
     fields = [field[0] for field in (after if isinstance(after, tuple) else (after,))]
-    if alive is None:
+    if mask is None:
         return fields, fields[0]
-    kept = [torch.where(alive, new, old) for new, old in zip(fields, carry, strict=True)]
-    return kept, torch.where(alive, kept[0], 0)
+    kept = [torch.where(mask, new, old) for new, old in zip(fields, carry, strict=True)]
+    return kept, torch.where(mask, kept[0], 0)
 
 
 def single_steps(part: Part, ran: Ran) -> tuple[Part, np.ndarray]:
@@ -227,9 +227,9 @@ def single_steps(part: Part, ran: Ran) -> tuple[Part, np.ndarray]:
     Also gives the number of the time step of each row.
     """
     assert ran.before is not None
-    counts = np.ones(part.xs.shape[:2], bool) if part.alive is None else part.alive
+    counts = np.ones(part.xs.shape[:2], bool) if part.mask is None else part.mask
     carry = tuple(field[counts] for field in ran.before)
-    alone = part._replace(xs=part.xs[counts][None], carry=carry, alive=None)
+    alone = part._replace(xs=part.xs[counts][None], carry=carry, mask=None)
     return alone, np.nonzero(counts)[0]
 
 

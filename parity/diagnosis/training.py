@@ -17,7 +17,7 @@ from jaxrnn.training.steps import Batch, batch_loss
 from parity.core.bridge import jax_of, numpy_of, tensor_of
 from parity.core.cases import draw_case
 from parity.core.compare import Arrays, Diagnosis, relative_l2
-from parity.core.pairs import B, Subject, carry_of_torch
+from parity.core.pairs import B, Pair, carry_of_torch
 from parity.core.runners import jax_params, precision, torch_device, torch_module, torch_names
 from parity.diagnosis.causes import fitting
 from parity.diagnosis.localize import differs
@@ -25,8 +25,8 @@ from parity.diagnosis.models import diagnose_values
 from parity.diagnosis.optimizers import variants
 from parity.measures.generation import PROMPT, jax_log_probs, jax_written, torch_written
 from parity.measures.initialization import jax_draws, same_distribution, torch_draws
-from parity.measures.plans import Course, faulty_courses
-from parity.measures.training import Rule, TwinTraining
+from parity.measures.plans import TrainingPlan, faulty_plans
+from parity.measures.training import ReferenceTraining, Rule
 from parity.measures.updates import RATE, READ, STEPS, jax_state, jax_updates
 
 Weights = dict[str, np.ndarray]
@@ -35,14 +35,14 @@ FOLLOWED = 1e-11
 """A run with a known fault counts as the same up to here; its round-off grows a little."""
 
 
-def diagnose_update(subject: Subject, rule: Rule) -> Diagnosis | None:
+def diagnose_update(pair: Pair, rule: Rule) -> Diagnosis | None:
     """Place and cause of a difference in the updates of the weights; None if there is none."""
-    weights, inputs = draw_case(subject, 0, "float64")
-    gradients, moved = torch_gradients(subject, rule, weights, inputs)
-    replayed = jax_replayed(subject, rule, weights, gradients)
+    weights, inputs = draw_case(pair, 0, "float64")
+    gradients, moved = torch_gradients(pair, rule, weights, inputs)
+    replayed = jax_replayed(pair, rule, weights, gradients)
     if not _moves_differ(weights, replayed, moved):
-        found = diagnose_values(subject)
-        return found or _later(subject, rule, weights, inputs, moved)
+        found = diagnose_values(pair)
+        return found or _later(pair, rule, weights, inputs, moved)
     flat = _moves(weights, replayed)
     others = ((words, _moves(weights, w)) for words, w in variants(rule, weights, gradients, RATE))
     place = "the optimizer, given PyTorch's gradients"
@@ -50,32 +50,32 @@ def diagnose_update(subject: Subject, rule: Rule) -> Diagnosis | None:
 
 
 def _later(
-    subject: Subject, rule: Rule, weights: Arrays, inputs: Arrays, moved: Weights
+    pair: Pair, rule: Rule, weights: Arrays, inputs: Arrays, moved: Weights
 ) -> Diagnosis | None:
     """What is left when the first gradient and the optimizer are right.
 
     That is a later gradient, if JAX's gradients move the weights elsewhere through torch's
     optimizer too; else the training step itself.
     """
-    if _moves_differ(weights, torch_replayed(subject, rule, weights, inputs), moved):
+    if _moves_differ(weights, torch_replayed(pair, rule, weights, inputs), moved):
         return Diagnosis("a gradient after the first update, through torch's optimizer")
-    got = jax_updates(subject, rule, (B,) * STEPS, "float64")(weights, inputs)["update"]
+    got = jax_updates(pair, rule, (B,) * STEPS, "float64")(weights, inputs)["update"]
     after = {key: got[f"weights of {key}"] for key in weights}
     differ = _moves_differ(weights, after, moved)
     return Diagnosis("the training step around gradient and optimizer") if differ else None
 
 
 def torch_gradients(
-    subject: Subject, rule: Rule, weights: Arrays, inputs: Arrays
+    pair: Pair, rule: Rule, weights: Arrays, inputs: Arrays
 ) -> tuple[list[Weights], Weights]:
     """The gradient of each of torch's updates, unclipped, and the weights after the last."""
     seen: list[Weights] = []
     with precision("float64"):
-        twin = torch_module(subject, weights, "float64")
+        reference = torch_module(pair, weights, "float64")
         cast = {n: tensor_of(a, "float64", torch_device()) for n, a in inputs.items()}
-        training = TwinTraining(twin, rule, carry_of_torch(cast))  # type: ignore[arg-type]
+        training = ReferenceTraining(reference, rule, carry_of_torch(cast))  # type: ignore[arg-type]
         training.watch = lambda: seen.append(
-            {name: numpy_of(p.grad) for name, p in twin.named_parameters()}
+            {name: numpy_of(p.grad) for name, p in reference.named_parameters()}
         )
         for step in range(STEPS):
             tokens, targets = (cast[n].roll(step, 0) for n in READ)
@@ -83,40 +83,38 @@ def torch_gradients(
         return seen, training.weights()
 
 
-def torch_replayed(subject: Subject, rule: Rule, weights: Arrays, inputs: Arrays) -> Weights:
+def torch_replayed(pair: Pair, rule: Rule, weights: Arrays, inputs: Arrays) -> Weights:
     """The weights after torch's optimizer has had JAX's gradients, each at those weights."""
 
     def loss(params: Any, carry: Any, batch: Batch) -> Any:
         """The loss on a window, and the carry after it."""
-        return batch_loss(subject.model, params, carry, batch)  # type: ignore[arg-type]
+        return batch_loss(pair.model, params, carry, batch)  # type: ignore[arg-type]
 
     gradient = jax.jit(jax.grad(loss, has_aux=True))
     with precision("float64"):
-        training = TwinTraining(torch_module(subject, weights, "float64"), rule)  # type: ignore[arg-type]
+        training = ReferenceTraining(torch_module(pair, weights, "float64"), rule)  # type: ignore[arg-type]
         cast = {name: jax_of(array, "float64") for name, array in inputs.items()}
-        carry = jax_state(subject, (), (), cast).carry
+        carry = jax_state(pair, (), (), cast).carry
         for step in range(STEPS):
             batch = Batch(*(jnp.roll(cast[n], step, axis=0) for n in READ))
-            params = jax_params(subject, training.weights(), "float64")
+            params = jax_params(pair, training.weights(), "float64")
             tree, carry = gradient(params, carry, batch)
-            training.move(torch_names(subject, tree), RATE)
+            training.move(torch_names(pair, tree), RATE)
         return training.weights()
 
 
-def jax_replayed(
-    subject: Subject, rule: Rule, weights: Arrays, gradients: Sequence[Weights]
-) -> Weights:
+def jax_replayed(pair: Pair, rule: Rule, weights: Arrays, gradients: Sequence[Weights]) -> Weights:
     """The weights after the JAX optimizer has had these gradients."""
     optimizer = rule.in_jax()
     with precision("float64"):
-        params = jax_params(subject, weights, "float64")
+        params = jax_params(pair, weights, "float64")
         state = optimizer.init(params)
         for gradient in gradients:
-            moved = subject.weight_map.from_torch(gradient)
-            tree = subject.params({path: jax_of(a, "float64") for path, a in moved.items()})
+            moved = pair.weight_map.from_torch(gradient)
+            tree = pair.params({path: jax_of(a, "float64") for path, a in moved.items()})
             updates, state = optimizer.update(tree, state, params, rate=RATE)
             params = optax.apply_updates(params, updates)
-        return torch_names(subject, params)
+        return torch_names(pair, params)
 
 
 def _moves(before: Arrays, after: Arrays) -> np.ndarray:
@@ -127,8 +125,8 @@ def _moves_differ(before: Arrays, got: Arrays, expected: Arrays) -> bool:
     return differs(_moves(before, got), _moves(before, expected), "update")
 
 
-def diagnose_course(
-    course: Course, tokens: np.ndarray, got: Weights, run: Callable[[Course], Weights]
+def diagnose_plan(
+    course: TrainingPlan, tokens: np.ndarray, got: Weights, run: Callable[[TrainingPlan], Weights]
 ) -> Diagnosis | None:
     """The place and the cause for which a PyTorch run gives what the JAX run gave.
 
@@ -141,7 +139,7 @@ def diagnose_course(
     right = run(course)
     if not any(differs(got[name], right[name], "trajectory") for name in right):
         return None
-    for place, words, other in faulty_courses(course, tokens):
+    for place, words, other in faulty_plans(course, tokens):
         if _same(got, run(other)):
             return Diagnosis(place, words)
     wrong = [name for name in right if differs(got[name], right[name], "trajectory")]
@@ -155,9 +153,9 @@ def _same(got: Weights, expected: Weights) -> bool:
     return all(a.shape == b.shape and relative_l2(a, b) <= FOLLOWED for a, b in pairs)
 
 
-def diagnose_initialisation(subject: Subject) -> Diagnosis | None:
+def diagnose_initialization(pair: Pair) -> Diagnosis | None:
     """The parameters that start differently, and how."""
-    got, expected = jax_draws(subject), torch_draws(subject)
+    got, expected = jax_draws(pair), torch_draws(pair)
     wrong = [key for key in expected if not same_distribution(got[key], expected[key])]
     if not wrong:
         return None
@@ -177,14 +175,14 @@ def _start_words(got: np.ndarray, expected: np.ndarray) -> str:
     return f"it spreads {got.std() / expected.std():.2g} times as far as PyTorch's"
 
 
-def diagnose_generation(subject: Subject) -> Diagnosis | None:
+def diagnose_generation(pair: Pair) -> Diagnosis | None:
     """Whether another text comes from the model or from the choice."""
-    weights = draw_case(subject, 0, "float32")[0]
-    prompt = np.arange(PROMPT) % (subject.model.vocabulary if subject.model else 1)
-    right = torch_written(subject, weights, prompt, "float64")
-    got = jax_written(subject, weights, prompt, 1, "float64")
-    if differs(jax_log_probs(subject, weights, right, "float64"), right.log_probs):
-        return diagnose_values(subject) or Diagnosis("the model, one character at a time")
+    weights = draw_case(pair, 0, "float32")[0]
+    prompt = np.arange(PROMPT) % (pair.model.vocabulary if pair.model else 1)
+    right = torch_written(pair, weights, prompt, "float64")
+    got = jax_written(pair, weights, prompt, 1, "float64")
+    if differs(jax_log_probs(pair, weights, right, "float64"), right.log_probs):
+        return diagnose_values(pair) or Diagnosis("the model, one character at a time")
     order = np.argsort(right.log_probs[0])[::-1]
     place = int(np.flatnonzero(order == got[0])[0])
     if place == 0:

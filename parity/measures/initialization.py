@@ -1,4 +1,4 @@
-"""Initialisation: fresh weights on either side come from the same distributions.
+"""Initialization: fresh weights on either side come from the same distributions.
 
 Random numbers never match across frameworks, so what is compared is the distribution of each
 parameter's entries, pooled over some draws, by the two-sample Kolmogorov-Smirnov distance. A
@@ -12,7 +12,7 @@ import torch
 
 from parity.core.bridge import numpy_of
 from parity.core.compare import Comparison, Finding, Outcome
-from parity.core.pairs import B, Subject, T
+from parity.core.pairs import B, Pair, T
 from parity.core.runners import torch_names
 
 DRAWS = 32
@@ -20,29 +20,29 @@ ALPHA = 1e-9
 """The probability with which two equal distributions look different; seeds are fixed anyway."""
 
 
-def initialisation_findings(subject: Subject) -> list[Finding]:
+def initialization_findings(pair: Pair) -> list[Finding]:
     """One finding a parameter: the Kolmogorov-Smirnov distance and its limit."""
-    what = Comparison(subject.name, "initialisation", "float32")
-    got, expected = jax_draws(subject), torch_draws(subject)
+    what = Comparison(pair.name, "initialization", "float32")
+    got, expected = jax_draws(pair), torch_draws(pair)
     return [_judged(what, key, got[key], expected[key]) for key in expected]
 
 
-def jax_draws(subject: Subject) -> dict[str, np.ndarray]:
+def jax_draws(pair: Pair) -> dict[str, np.ndarray]:
     """Fresh weights by torch's keys, (draws, ...)."""
-    model = subject.model
+    model = pair.model
     assert model is not None
     tokens = jnp.zeros((3 if model.reads == "trigrams" else T, B), jnp.int32)
     init = jax.jit(lambda key: model.init(key, model.initial_carry(B), tokens)["params"])
-    trees = [torch_names(subject, init(jax.random.key(seed))) for seed in range(DRAWS)]
+    trees = [torch_names(pair, init(jax.random.key(seed))) for seed in range(DRAWS)]
     return {key: np.stack([tree[key] for tree in trees]) for key in trees[0]}
 
 
-def torch_draws(subject: Subject) -> dict[str, np.ndarray]:
+def torch_draws(pair: Pair) -> dict[str, np.ndarray]:
     """The same of the twin."""
     trees = []
     for seed in range(DRAWS):
         torch.manual_seed(seed)
-        trees.append({k: numpy_of(t) for k, t in subject.module().state_dict().items()})
+        trees.append({k: numpy_of(t) for k, t in pair.module().state_dict().items()})
     return {key: np.stack([tree[key] for tree in trees]) for key in trees[0]}
 
 

@@ -13,7 +13,7 @@ Window = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Course:
+class TrainingPlan:
     """How a run goes: what it reads, at which rates, and what becomes of the carry.
 
     Attributes:
@@ -44,7 +44,9 @@ class Course:
     batch: int = 0
 
 
-def faulty_courses(course: Course, tokens: np.ndarray) -> Iterator[tuple[str, str, Course]]:
+def faulty_plans(
+    course: TrainingPlan, tokens: np.ndarray
+) -> Iterator[tuple[str, str, TrainingPlan]]:
     """Place, cause, and the course with that fault.
 
     Args:
@@ -74,13 +76,13 @@ def _changes(rates: Sequence[float]) -> int:
     return next(k for k, rate in enumerate(rates) if rate != rates[0])
 
 
-def _validation(course: Course) -> Course:
+def _validation(course: TrainingPlan) -> TrainingPlan:
     """The validation's windows as a course; none if they are the training's."""
     starts = course.validation_starts
     return replace(course, windows=course.validation if len(starts) else (), starts=starts)
 
 
-def _cut(cut: "Cut", course: Course, tokens: np.ndarray | None) -> list[Window]:
+def _cut(cut: "Cut", course: TrainingPlan, tokens: np.ndarray | None) -> list[Window]:
     """The windows of a course, cut in another way."""
     wide = np.asarray(tokens if tokens is not None else (), np.int64)
     return [cut(course, k, wide) for k in range(len(course.windows))]
@@ -89,32 +91,32 @@ def _cut(cut: "Cut", course: Course, tokens: np.ndarray | None) -> list[Window]:
 def window_at(tokens: np.ndarray, starts: np.ndarray, length: int) -> Window:
     """The window of `length` characters at each start; past the end, the last character again."""
     places = starts[None, :] + np.arange(length + 1)[:, None]
-    piece = tokens[np.minimum(places, len(tokens) - 1)]
-    return piece[:-1], piece[1:]
+    component = tokens[np.minimum(places, len(tokens) - 1)]
+    return component[:-1], component[1:]
 
 
-def _late(course: Course, k: int, tokens: np.ndarray) -> Window:
+def _late(course: TrainingPlan, k: int, tokens: np.ndarray) -> Window:
     return window_at(tokens, course.starts[k] + 1, len(course.windows[k][0]))
 
 
-def _interleaved(course: Course, k: int, tokens: np.ndarray) -> Window:
+def _interleaved(course: TrainingPlan, k: int, tokens: np.ndarray) -> Window:
     starts = course.starts[k][0] + np.arange(len(course.starts[k]))
     return window_at(tokens, starts, len(course.windows[k][0]))
 
 
-def _padded(course: Course, k: int, tokens: np.ndarray) -> Window:
+def _padded(course: TrainingPlan, k: int, tokens: np.ndarray) -> Window:
     length = len(course.windows[k][0])
     size = min((size for size in course.sizes if size >= length), default=length)
     return window_at(tokens, course.starts[k], size)
 
 
-def _filled(course: Course, k: int, tokens: np.ndarray) -> Window:
+def _filled(course: TrainingPlan, k: int, tokens: np.ndarray) -> Window:
     starts = course.starts[k]
     filler = np.full(max(course.batch - len(starts), 0), starts[-1])
     return window_at(tokens, np.concatenate([starts, filler]), len(course.windows[k][0]))
 
 
-Cut = Callable[[Course, int, np.ndarray], Window]
+Cut = Callable[[TrainingPlan, int, np.ndarray], Window]
 CUTS: dict[str, Cut] = {
     "they start one character late": _late,
     "the streams are interleaved": _interleaved,

@@ -18,10 +18,10 @@ from jaxrnn.nn.models import CharModel
 from jaxrnn.training.state import TrainState
 from parity.core.bridge import jax_dtype, numpy_of, tensor_of
 from parity.core.compare import Comparison, Finding, meaning, structure
-from parity.core.pairs import F, H, Subject, model_subject, named_carry_of_jax, named_carry_of_torch
+from parity.core.pairs import F, H, Pair, model_pair, named_carry_of_jax, named_carry_of_torch
 from parity.core.runners import jax_params, precision, torch_device, torch_module, torch_names
-from parity.measures.plans import Course, Window, window_at
-from parity.measures.training import ADAM, TwinTraining, sgdr_rates, windows_of
+from parity.measures.plans import TrainingPlan, Window, window_at
+from parity.measures.training import ADAM, ReferenceTraining, sgdr_rates, windows_of
 from parity.measures.trajectories import Text, first_weights
 
 RATE = 3e-3
@@ -39,7 +39,7 @@ class Data(NamedTuple):
 
     source: Any
     validation: Any
-    course: Course
+    course: TrainingPlan
 
 
 def streams(text: Text) -> Data:
@@ -75,38 +75,40 @@ def overlapping(text: Text) -> Data:
     return Data(source, source, _course(windows, firsts, windows))
 
 
-def _course(windows: list[Window], starts: list[np.ndarray], validation: list[Window]) -> Course:
+def _course(
+    windows: list[Window], starts: list[np.ndarray], validation: list[Window]
+) -> TrainingPlan:
     """At a fixed rate for an epoch, then with cosine restarts."""
     rates = [RATE] * len(windows) + sgdr_rates(RATE, 2, len(windows))
     batch = windows[0][0].shape[1]
-    return Course(windows, starts, rates, EPOCHS, validation=validation, batch=batch)
+    return TrainingPlan(windows, starts, rates, EPOCHS, validation=validation, batch=batch)
 
 
-def run_subject(kind: type[CharModel], data: Data) -> Subject:
+def run_pair(kind: type[CharModel], data: Data) -> Pair:
     """A small model for the text's vocabulary."""
     vocabulary = int(max(data.source.tokens.max(), data.validation.tokens.max())) + 1
-    return model_subject(kind.__name__, kind(vocabulary, F, H))
+    return model_pair(kind.__name__, kind(vocabulary, F, H))
 
 
 def run_findings(kind: type[CharModel], data: Data) -> list[Finding]:
     """G1: a model trained by `fit` and by the loop."""
-    subject = run_subject(kind, data)
+    pair = run_pair(kind, data)
     what = Comparison(f"fit {kind.__name__}", "trajectory", "float64")
-    got, reference = jax_run(subject, data), torch_run(subject, data.course)
+    got, reference = jax_run(pair, data), torch_run(pair, data.course)
     return structure(what, got, reference) + meaning(what, got, reference)
 
 
-def jax_run(subject: Subject, data: Data, dtype: str = "float64") -> dict[str, np.ndarray]:
+def jax_run(pair: Pair, data: Data, dtype: str = "float64") -> dict[str, np.ndarray]:
     """Train with `jaxrnn.fit`; the weights, the validation losses and the carry at the end."""
     optimizer = ADAM.in_jax()
-    assert isinstance(subject.model, CharModel)
+    assert isinstance(pair.model, CharModel)
     with precision(dtype):
-        params = jax_params(subject, first_weights(subject, seed=0), dtype)
-        carry = subject.model.initial_carry(data.source.batch)
+        params = jax_params(pair, first_weights(pair, seed=0), dtype)
+        carry = pair.model.initial_carry(data.source.batch)
         carry = jax.tree.map(lambda a: a.astype(jax_dtype(dtype)), carry)
         start = (params, optimizer.init(params), carry, jnp.zeros((), jnp.int32))
         state, rows = jaxrnn.fit(
-            subject.model,
+            pair.model,
             data.source,
             data.validation,
             schedule=SCHEDULE,
@@ -115,15 +117,15 @@ def jax_run(subject: Subject, data: Data, dtype: str = "float64") -> dict[str, n
         )
         losses = np.array([row.validation for row in rows if row.validation is not None])
         carry = {n: numpy_of(a) for n, a in named_carry_of_jax(state.carry).items()}
-        return {"validation losses": losses, **torch_names(subject, state.params), **carry}
+        return {"validation losses": losses, **torch_names(pair, state.params), **carry}
 
 
-def torch_run(subject: Subject, course: Course, dtype: str = "float64") -> dict[str, np.ndarray]:
+def torch_run(pair: Pair, course: TrainingPlan, dtype: str = "float64") -> dict[str, np.ndarray]:
     """Train with a plain loop; the same."""
     steps, losses = len(course.windows), []
     with precision(dtype):
-        twin = torch_module(subject, first_weights(subject, seed=0), dtype)
-        training = TwinTraining(twin, ADAM)  # type: ignore[arg-type]
+        reference = torch_module(pair, first_weights(pair, seed=0), dtype)
+        training = ReferenceTraining(reference, ADAM)  # type: ignore[arg-type]
         for epoch in range(course.epochs):
             for step, window in enumerate(course.windows, epoch * steps):
                 training.carry = training.carry if course.carried else None

@@ -11,8 +11,8 @@ from torch.nn.utils import clip_grad_norm_
 
 from jaxrnn.training.optimizers import Optimizer, make_optimizer
 from parity.core.bridge import numpy_of
-from parity.core.pairs import twin_loss
-from parity.core.references import Carry, CharTwin
+from parity.core.pairs import reference_loss
+from parity.core.references import Carry, CharReference
 
 MOMENTS = {
     "adam": {"mu": "exp_avg", "nu": "exp_avg_sq"},
@@ -93,7 +93,7 @@ RULES = (
 RULES_BY_NAME = {rule.name: rule for rule in RULES}
 
 
-class TwinTraining:
+class ReferenceTraining:
     """A twin, its optimizer and its carry.
 
     Args:
@@ -102,14 +102,14 @@ class TwinTraining:
         carry: the carry to start from; zeros of the first window's batch size if None.
     """
 
-    def __init__(self, twin: CharTwin, rule: Rule, carry: Carry | None = None) -> None:
-        self.twin, self.rule, self.carry = twin, rule, carry
-        self.optimizer = rule.in_torch(twin.parameters(), 1.0)
+    def __init__(self, reference: CharReference, rule: Rule, carry: Carry | None = None) -> None:
+        self.reference, self.rule, self.carry = reference, rule, carry
+        self.optimizer = rule.in_torch(reference.parameters(), 1.0)
         self.watch: Callable[[], object] = lambda: None  # called when the gradient is there
 
     def step(self, tokens: Tensor, targets: Tensor, rate: float) -> tuple[np.ndarray, np.ndarray]:
         """One update; the loss and the norm of the gradient before clipping."""
-        self.twin.train()
+        self.reference.train()
         self.optimizer.zero_grad()
         loss = self._loss(tokens, targets)
         loss.backward()
@@ -118,7 +118,7 @@ class TwinTraining:
 
     def move(self, gradients: Mapping[str, np.ndarray], rate: float) -> np.ndarray:
         """One update by gradients from elsewhere; their norm before clipping."""
-        for name, parameter in self.twin.named_parameters():
+        for name, parameter in self.reference.named_parameters():
             parameter.grad = torch.tensor(gradients[name]).to(parameter)
         return self._update(rate)
 
@@ -126,32 +126,32 @@ class TwinTraining:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         clip = float("inf") if self.rule.clip is None else self.rule.clip
-        norm = clip_grad_norm_(self.twin.parameters(), clip)
+        norm = clip_grad_norm_(self.reference.parameters(), clip)
         self.optimizer.step()
         return numpy_of(norm)
 
     @torch.no_grad()
     def evaluate(self, tokens: Tensor, targets: Tensor) -> np.ndarray:
         """The loss on one window; the carry goes on."""
-        self.twin.eval()
+        self.reference.eval()
         return numpy_of(self._loss(tokens, targets))
 
     def _loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         batch = tokens.shape[1]
         if self.carry is None or _batch_of(self.carry) not in (None, batch):
-            self.carry = self.twin.initial_carry(batch)
+            self.carry = self.reference.initial_carry(batch)
         inputs = {"tokens": tokens, "targets": targets}
-        self.carry, loss = twin_loss(self.twin, self.carry, inputs)
+        self.carry, loss = reference_loss(self.reference, self.carry, inputs)
         return loss
 
     def weights(self) -> dict[str, np.ndarray]:
         """Every weight, by torch's key."""
-        return {name: numpy_of(p) for name, p in self.twin.named_parameters()}
+        return {name: numpy_of(p) for name, p in self.reference.named_parameters()}
 
     def moments(self) -> dict[str, np.ndarray]:
         """Every moment of the optimizer, as "exp_avg of rnn.weight_hh_l0"."""
         found: dict[str, np.ndarray] = {}
-        for key, parameter in self.twin.named_parameters():
+        for key, parameter in self.reference.named_parameters():
             state = self.optimizer.state[parameter]
             names = [name for name in self.rule.moments.values() if name in state]
             found |= {f"{name} of {key}": numpy_of(state[name]) for name in names}

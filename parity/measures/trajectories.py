@@ -33,10 +33,10 @@ from parity.core.compare import (
     relative_l2,
     structure,
 )
-from parity.core.pairs import Subject, model_subject, named_carry_of_jax, named_carry_of_torch
+from parity.core.pairs import Pair, model_pair, named_carry_of_jax, named_carry_of_torch
 from parity.core.runners import jax_params, precision, torch_device, torch_module, torch_names
-from parity.measures.plans import Course
-from parity.measures.training import ADAM, TwinTraining, windows_of
+from parity.measures.plans import TrainingPlan
+from parity.measures.training import ADAM, ReferenceTraining, windows_of
 
 
 class Scale(NamedTuple):
@@ -114,30 +114,30 @@ class Trajectory(NamedTuple):
         return np.concatenate([np.asarray(kept[key], np.float64).ravel() for key in sorted(kept)])
 
 
-def trained_subject(
+def trained_pair(
     kind: type[StatefulModel], text: Text, scale: Scale = SMALL, **options: Any
-) -> Subject:
+) -> Pair:
     """A stateful model for the vocabulary of a text."""
     model = kind(text.vocabulary, scale.embedding, scale.hidden, **options)
-    return model_subject(kind.__name__, model)
+    return model_pair(kind.__name__, model)
 
 
-def first_weights(subject: Subject, seed: int) -> dict[str, np.ndarray]:
-    """Weights as PyTorch initialises them."""
+def first_weights(pair: Pair, seed: int) -> dict[str, np.ndarray]:
+    """Weights as PyTorch initializes them."""
     torch.manual_seed(seed)
-    return {key: numpy_of(t).astype(float) for key, t in subject.module().state_dict().items()}
+    return {key: numpy_of(t).astype(float) for key, t in pair.module().state_dict().items()}
 
 
 def jax_trajectory(
-    subject: Subject, weights: Arrays, text: Text, steps: int, dtype: str, scale: Scale = SMALL
+    pair: Pair, weights: Arrays, text: Text, steps: int, dtype: str, scale: Scale = SMALL
 ) -> Trajectory:
     """Train with `train_steps`."""
     stream, optimizer = _stream(text, scale), ADAM.in_jax()
-    model = subject.model
+    model = pair.model
     assert isinstance(model, StatefulModel)
     losses, norms, kept = [], [], []
     with precision(dtype):
-        params, carry = jax_params(subject, weights, dtype), model.initial_carry(scale.batch)
+        params, carry = jax_params(pair, weights, dtype), model.initial_carry(scale.batch)
         carry = jax.tree.map(lambda a: a.astype(jax_dtype(dtype)), carry)
         key, step = jax.random.key(0), jnp.zeros((), jnp.int32)
         state = TrainState(params, optimizer.init(params), carry, step, key)
@@ -149,16 +149,16 @@ def jax_trajectory(
             )
             losses.append(numpy_of(metrics.loss))
             norms.append(numpy_of(metrics.gradient_norm))
-            kept.append(torch_names(subject, state.params))
+            kept.append(torch_names(pair, state.params))
         last = {name: numpy_of(a) for name, a in named_carry_of_jax(state.carry).items()}
     return Trajectory(np.concatenate(losses), np.concatenate(norms), kept, last)
 
 
-def torch_trajectory(subject: Subject, weights: Arrays, course: Course, dtype: str) -> Trajectory:
+def torch_trajectory(pair: Pair, weights: Arrays, course: TrainingPlan, dtype: str) -> Trajectory:
     """Train with a plain loop."""
     seen, kept = [], []
     with precision(dtype):
-        training = TwinTraining(torch_module(subject, weights, dtype), ADAM)  # type: ignore[arg-type]
+        training = ReferenceTraining(torch_module(pair, weights, dtype), ADAM)  # type: ignore[arg-type]
         for step, (window, rate) in enumerate(zip(course.windows, course.rates, strict=True), 1):
             training.carry = training.carry if course.carried else None
             tokens, targets = (tensor_of(part, dtype, torch_device()) for part in window)
@@ -170,36 +170,34 @@ def torch_trajectory(subject: Subject, weights: Arrays, course: Course, dtype: s
     return Trajectory(losses, norms, kept, last)
 
 
-def course_of(text: Text, steps: int, scale: Scale = SMALL) -> Course:
+def plan_of(text: Text, steps: int, scale: Scale = SMALL) -> TrainingPlan:
     """The first windows of a text, as a PyTorch run reads them."""
     stream = _stream(text, scale)
     cuts = np.cumsum([0, *stream.windows(0, 0, steps).lengths])
     rows = len(text.tokens) // scale.batch
     starts = [cut + np.arange(scale.batch) * rows for cut in cuts[:-1]]
     windows = windows_of(text.tokens, scale.batch, np.diff(cuts))
-    return Course(windows, starts, [RATE] * steps, sizes=stream.sizes, batch=scale.batch)
+    return TrainingPlan(windows, starts, [RATE] * steps, sizes=stream.sizes, batch=scale.batch)
 
 
-def followed(subject: Subject, text: Text, steps: int, scale: Scale = SMALL) -> list[Finding]:
+def followed(pair: Pair, text: Text, steps: int, scale: Scale = SMALL) -> list[Finding]:
     """G1: `steps` updates in float64, `steps` a multiple of the chunk."""
-    what = Comparison(subject.name, "trajectory", "float64")
-    weights = first_weights(subject, seed=0)
-    got = jax_trajectory(subject, weights, text, steps, "float64", scale)
-    reference = torch_trajectory(subject, weights, course_of(text, steps, scale), "float64")
+    what = Comparison(pair.name, "trajectory", "float64")
+    weights = first_weights(pair, seed=0)
+    got = jax_trajectory(pair, weights, text, steps, "float64", scale)
+    reference = torch_trajectory(pair, weights, plan_of(text, steps, scale), "float64")
     arrays = named_results(got), named_results(reference)
     return structure(what, *arrays) + meaning(what, *arrays)
 
 
-def within_envelope(
-    subject: Subject, text: Text, steps: int, scale: Scale = SMALL
-) -> list[Finding]:
+def within_envelope(pair: Pair, text: Text, steps: int, scale: Scale = SMALL) -> list[Finding]:
     """G4: `steps` updates in float32, held against PyTorch runs one ulp apart."""
-    what = Comparison(subject.name, "trajectory", "float32")
-    weights, course = first_weights(subject, seed=0), course_of(text, steps, scale)
-    center = torch_trajectory(subject, weights, course, "float32")
-    got = jax_trajectory(subject, weights, text, steps, "float32", scale)
+    what = Comparison(pair.name, "trajectory", "float32")
+    weights, course = first_weights(pair, seed=0), plan_of(text, steps, scale)
+    center = torch_trajectory(pair, weights, course, "float32")
+    got = jax_trajectory(pair, weights, text, steps, "float32", scale)
     runs = [
-        torch_trajectory(subject, nudged(weights, seed), course, "float32")
+        torch_trajectory(pair, perturbed(weights, seed), course, "float32")
         for seed in range(ENVELOPE_RUNS)
     ]
     distances = np.stack([_distances(run, center) for run in runs])  # (runs, 2, chunks)
@@ -247,13 +245,13 @@ def _distances(run: Trajectory, center: Trajectory) -> np.ndarray:
     return np.array([weights, losses])
 
 
-def nudged(weights: Arrays, seed: int, dtype: str = "float32") -> dict[str, np.ndarray]:
+def perturbed(weights: Arrays, seed: int, dtype: str = "float32") -> dict[str, np.ndarray]:
     """The same weights, each one unit in the last place of a precision up or down."""
     rng = np.random.default_rng(seed)
 
-    def nudge(array: np.ndarray) -> np.ndarray:
+    def perturb(array: np.ndarray) -> np.ndarray:
         """One array."""
         towards = np.where(rng.random(array.shape) < 0.5, -np.inf, np.inf).astype(dtype)
         return np.nextafter(array.astype(dtype), towards).astype(np.float64)
 
-    return {key: nudge(array) for key, array in weights.items()}
+    return {key: perturb(array) for key, array in weights.items()}

@@ -19,14 +19,14 @@ from parity.core.bridge import jax_of, named_leaves, numpy_of, tensor_of
 from parity.core.compare import Arrays
 from parity.core.pairs import (
     B,
-    Subject,
+    Pair,
     carry_of_jax,
     carry_of_torch,
     named_carry_of_jax,
     named_carry_of_torch,
 )
 from parity.core.runners import Side, jax_params, precision, torch_device, torch_module, torch_names
-from parity.measures.training import Rule, TwinTraining
+from parity.measures.training import ReferenceTraining, Rule
 
 STEPS = 3
 """Updates in float64: momentum does not show in the first, and a wrong power of a decay only from
@@ -44,7 +44,7 @@ UNDECIDED = 1e-3
 """A gradient below this share of the largest of its array may be mostly round-off."""
 
 
-def jax_updates(subject: Subject, rule: Rule, rows: Sequence[int], dtype: str) -> Side:
+def jax_updates(pair: Pair, rule: Rule, rows: Sequence[int], dtype: str) -> Side:
     """`train_step`, once for each batch size in `rows`, at most that of the inputs.
 
     Every step reads the same tokens one row further on.
@@ -54,32 +54,32 @@ def jax_updates(subject: Subject, rule: Rule, rows: Sequence[int], dtype: str) -
     def run(weights: Arrays, inputs: Arrays) -> dict[str, dict[str, np.ndarray]]:
         """Moves, moments, gradient norms and carry."""
         with precision(dtype):
-            before = jax_params(subject, weights, dtype)
+            before = jax_params(pair, weights, dtype)
             cast = {name: jax_of(array, dtype) for name, array in inputs.items()}
-            state = jax_state(subject, before, optimizer.init(before), cast)
+            state = jax_state(pair, before, optimizer.init(before), cast)
             norms = []
             for step, count in enumerate(rows):
                 read = (jnp.roll(cast[n], step, axis=0) for n in READ)
                 batch = Batch(*(array[:, :count] for array in read))
-                state, metrics = train_step(subject.model, optimizer, state, batch, RATE)
+                state, metrics = train_step(pair.model, optimizer, state, batch, RATE)
                 norms.append(numpy_of(metrics.gradient_norm))
-            first, last = torch_names(subject, before), torch_names(subject, state.params)
-            results = _weights(first, last) | jax_moments(subject, rule, state)
+            first, last = torch_names(pair, before), torch_names(pair, state.params)
+            results = _weights(first, last) | jax_moments(pair, rule, state)
             carry = {name: numpy_of(a) for name, a in named_carry_of_jax(state.carry).items()}
             return {"update": results | carry | {"gradient norms": np.stack(norms)}}
 
     return run
 
 
-def torch_updates(subject: Subject, rule: Rule, rows: Sequence[int], dtype: str) -> Side:
+def torch_updates(pair: Pair, rule: Rule, rows: Sequence[int], dtype: str) -> Side:
     """The same with torch's optimizer."""
 
     def run(weights: Arrays, inputs: Arrays) -> dict[str, dict[str, np.ndarray]]:
         """Moves, moments, gradient norms and carry."""
         with precision(dtype):
-            twin = torch_module(subject, weights, dtype)
+            reference = torch_module(pair, weights, dtype)
             cast = {n: tensor_of(a, dtype, torch_device()) for n, a in inputs.items()}
-            training = TwinTraining(twin, rule, carry_of_torch(cast))  # type: ignore[arg-type]
+            training = ReferenceTraining(reference, rule, carry_of_torch(cast))  # type: ignore[arg-type]
             before, norms = training.weights(), []
             for step, count in enumerate(rows):
                 tokens, targets = (cast[n].roll(step, 0)[:, :count] for n in READ)
@@ -92,14 +92,14 @@ def torch_updates(subject: Subject, rule: Rule, rows: Sequence[int], dtype: str)
     return run
 
 
-def jax_state(subject: Subject, params: Any, opt_state: Any, inputs: Any) -> TrainState:
+def jax_state(pair: Pair, params: Any, opt_state: Any, inputs: Any) -> TrainState:
     """A training state with the inputs' carry."""
-    stack = getattr(subject.model, "stack", None)
+    stack = getattr(pair.model, "stack", None)
     carry = carry_of_jax(stack.cell, inputs) if stack else ()
     return TrainState(params, opt_state, carry, jnp.zeros((), jnp.int32), jax.random.key(0))
 
 
-def jax_moments(subject: Subject, rule: Rule, state: TrainState) -> dict[str, np.ndarray]:
+def jax_moments(pair: Pair, rule: Rule, state: TrainState) -> dict[str, np.ndarray]:
     """Every moment in the optimizer's state, under torch's names."""
     found: dict[str, dict[str, np.ndarray]] = {}
     for path, leaf in named_leaves(state.opt_state).items():
@@ -110,7 +110,7 @@ def jax_moments(subject: Subject, rule: Rule, state: TrainState) -> dict[str, np
                 found.setdefault(torch_name, {})[rest] = numpy_of(leaf)
     named: dict[str, np.ndarray] = {}
     for torch_name, leaves in found.items():
-        moved = subject.weight_map.gradients_to_torch(leaves)
+        moved = pair.weight_map.gradients_to_torch(leaves)
         named |= {f"{torch_name} of {key}": array for key, array in moved.items()}
     return named
 

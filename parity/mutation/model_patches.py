@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jaxrnn.recurrent.compiled.calls
 import jaxrnn.recurrent.scan
 import jaxrnn.training.steps
-from jaxrnn.recurrent.lookup import Lookup
+from jaxrnn.recurrent.embedded import EmbeddedTokens
 from parity.mutation.cell_patches import Fault, both, only_scanned, replaced, wrapped
 
 
@@ -41,7 +41,7 @@ def embedding_with(change: Callable[[Any, Any], Any]) -> Fault:
 
 def looking_up(row: Callable[[Any, Any], Any]) -> Fault:
     """The gates of a step as `row(table, tokens)`, where they are looked up in `lax.scan`."""
-    return both(only_scanned(), replaced(jaxrnn.recurrent.scan, "_look_up", row))
+    return both(only_scanned(), replaced(jaxrnn.recurrent.scan, "_embedded_tokens", row))
 
 
 def summing_up(gradient: Callable[..., Any]) -> Fault:
@@ -72,7 +72,7 @@ def table_gradient(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def changed(inputs: Any) -> Any:
         """The same gradients but for that one."""
         x_gates = inputs.x_gates
-        if not isinstance(x_gates, Lookup):
+        if not isinstance(x_gates, EmbeddedTokens):
             return inputs
         return inputs._replace(x_gates=x_gates._replace(table=change(x_gates.table)))
 

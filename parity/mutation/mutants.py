@@ -24,17 +24,17 @@ from jaxrnn.nn.models import (
 )
 from jaxrnn.recurrent.cells import GRU, LSTM, RELU, TANH
 from parity.core.compare import Diagnosis, Finding, Outcome
-from parity.core.layer_pairs import LAYER_DROPOUT, layer_subject
-from parity.core.pairs import FEW, F, H, T, V, model_subject
+from parity.core.layer_pairs import LAYER_DROPOUT, layer_pair
+from parity.core.pairs import FEW, F, H, T, V, model_pair
 from parity.measures.runs import overlapping, streams
 from parity.measures.training import RULES, Rule
-from parity.measures.trajectories import Text, trained_subject
+from parity.measures.trajectories import Text, trained_pair
 from parity.mutation.cell_patches import Fault
 from parity.suite.checks import (
     Check,
     fit_check,
     generation_check,
-    initialisation_check,
+    initialization_check,
     trajectory_check,
     update_check,
     values_check,
@@ -117,24 +117,24 @@ class Verdict(NamedTuple):
 
 
 def _values(model: Callable[[], CharModel], *, length: int | None = None) -> Probe:
-    return lambda text: values_check(model_subject("model", model(), length=length))
+    return lambda text: values_check(model_pair("model", model(), length=length))
 
 
 def _stack(stack: Callable[[], RNN], *, lengths: bool = False) -> Probe:
-    return lambda text: values_check(layer_subject(stack(), lengths=lengths))
+    return lambda text: values_check(layer_pair(stack(), lengths=lengths))
 
 
 def _update(rule: Rule) -> Probe:
-    return lambda text: update_check(model_subject("model", CharSeqStatefulRnn(V, F, H)), rule)
+    return lambda text: update_check(model_pair("model", CharSeqStatefulRnn(V, F, H)), rule)
 
 
-def _initialisation(model: Callable[[], CharModel]) -> Probe:
-    return lambda text: initialisation_check(model_subject("model", model()))
+def _initialization(model: Callable[[], CharModel]) -> Probe:
+    return lambda text: initialization_check(model_pair("model", model()))
 
 
 def _trajectory(text: Text) -> Check:
-    subject = trained_subject(CharSeqStatefulLSTM, text, dropout=0.0)
-    return trajectory_check(subject, text, STEPS)
+    pair = trained_pair(CharSeqStatefulLSTM, text, dropout=0.0)
+    return trajectory_check(pair, text, STEPS)
 
 
 PROBES: dict[str, Probe] = {
@@ -152,11 +152,9 @@ PROBES: dict[str, Probe] = {
     "values of an lstm stack": _stack(lambda: RNN(LSTM, H, 2, bidirectional=True), lengths=True),
     "dropout": _stack(lambda: RNN(LSTM, H, 3, dropout=LAYER_DROPOUT)),
     **{f"update, {rule.name}": _update(rule) for rule in RULES},
-    "initialisation of CharSeqRnn": _initialisation(lambda: CharSeqRnn(V, F, H, identity=True)),
-    "initialisation of CharSeqStatefulLSTM": _initialisation(lambda: CharSeqStatefulLSTM(V, F, H)),
-    "generation": lambda text: generation_check(
-        model_subject("model", CharSeqStatefulGRU(V, F, H))
-    ),
+    "initialization of CharSeqRnn": _initialization(lambda: CharSeqRnn(V, F, H, identity=True)),
+    "initialization of CharSeqStatefulLSTM": _initialization(lambda: CharSeqStatefulLSTM(V, F, H)),
+    "generation": lambda text: generation_check(model_pair("model", CharSeqStatefulGRU(V, F, H))),
     "trajectory": _trajectory,
     "fit, stream": lambda text: fit_check(CharSeqStatefulGRU, streams(text)),
     "fit, windows": lambda text: fit_check(CharLoopModel, overlapping(text)),
@@ -172,7 +170,7 @@ def unharmed(mutants: Iterable[Mutant], text: Text) -> list[Finding]:
 
 def probe_check(name: str, text: Text) -> Check:
     """The check of a probe, under the probe's name."""
-    return replace(PROBES[name](text), subject=name)
+    return replace(PROBES[name](text), pair=name)
 
 
 def tried(mutants: Iterable[Mutant], text: Text, reproduced: bool = False) -> Iterator[Verdict]:

@@ -1,4 +1,4 @@
-"""The mutants of what surrounds a model: data, carry, optimizers, rates, initialisation."""
+"""The mutants of what surrounds a model: data, carry, optimizers, rates, initialization."""
 
 import jax.numpy as jnp
 
@@ -171,30 +171,30 @@ TRAINING = (
         "squares is 0.9",
     ),
     Mutant(
-        "identity initialisation missing",
-        lambda: t.initialiser("identity", None),
-        "initialisation of CharSeqRnn",
+        "identity initialization missing",
+        lambda: t.initializer("identity", None),
+        "initialization of CharSeqRnn",
         "rnn.weight_hh_l0",
         "identity matrix",
     ),
     Mutant(
         "forget-gate bias starts at 1",
         t.forgetful_start,
-        "initialisation of CharSeqStatefulLSTM",
+        "initialization of CharSeqStatefulLSTM",
         "rnn.bias_ih_l0",
         "+1.0 in gate f",
     ),
     Mutant(
         "embedding starts too small",
-        lambda: t.initialiser("embed", t.small_embed),
-        "initialisation of CharSeqRnn",
+        lambda: t.initializer("embed", t.small_embed),
+        "initialization of CharSeqRnn",
         "the start of e.weight",
         "0.1 times",
     ),
     Mutant(
         "Dense bound from fan out",
-        lambda: t.initialiser("dense", lambda n, fan_in, name=None: dense(n, n, name=name)),
-        "initialisation of CharSeqRnn",
+        lambda: t.initializer("dense", lambda n, fan_in, name=None: dense(n, n, name=name)),
+        "initialization of CharSeqRnn",
         "the start of l_out",
         "times as far",
     ),

@@ -1,4 +1,4 @@
-"""Deliberate faults in what surrounds a model: data, carry, optimizers, rates, initialisation."""
+"""Deliberate faults in what surrounds a model: data, carry, optimizers, rates, initialization."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -73,7 +73,7 @@ def windows_with(kind: type[BpttStream] | type[WindowSet], change: Callable[...,
 
 
 def interleaved(windows: Windows, source: Any) -> Windows:
-    """Stream b has every B-th character's neighbourhood instead of the b-th part."""
+    """Stream b has every B-th character's neighborhood instead of the b-th part."""
     columns = np.arange(source.batch)
     return replace(windows, starts=windows.starts - columns * source.rows + columns)
 
@@ -175,8 +175,8 @@ def rates_one_step_late() -> Fault:
     return wrapped(CosineRestarts, "rates", around)
 
 
-def initialiser(name: str, make: Callable[..., Any] | None) -> Fault:
-    """One of the initialisers that models and layers use, replaced."""
+def initializer(name: str, make: Callable[..., Any] | None) -> Fault:
+    """One of the initializers that models and layers use, replaced."""
     return replaced(models, name, make)
 
 
@@ -191,7 +191,7 @@ def wrong_choice() -> Iterator[None]:
 
     with (
         replaced(jaxrnn.generation.sampler, "allowed_by", allowed),
-        replaced(jaxrnn.generation.decoding, "runs_compiled", lambda pieces: False),
+        replaced(jaxrnn.generation.decoding, "runs_compiled", lambda components: False),
     ):
         yield
 
@@ -210,7 +210,7 @@ def forgetful_start() -> Fault:
     """The forget gate of an LSTM starts with a bias of 1, as some libraries do it."""
 
     def around(uniform: Any) -> Any:
-        """The changed initialiser."""
+        """The changed initializer."""
 
         def make(bound: float) -> Any:
             """As `uniform`."""

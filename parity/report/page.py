@@ -1,6 +1,6 @@
 """A report as one HTML page that needs nothing else: heat maps, histograms and every table.
 
-Colours are powers of ten, from white (no error at all) over blue (round-off) to red (no digit in
+Colors are powers of ten, from white (no error at all) over blue (round-off) to red (no digit in
 common). Everything that comes from outside is escaped.
 """
 
@@ -14,7 +14,7 @@ from parity.report.report import Report
 Grid = Mapping[str, Mapping[str, float]]
 
 SMALLEST, LARGEST = -17, 0
-"""Powers of ten at the ends of the colour scale."""
+"""Powers of ten at the ends of the color scale."""
 BAR, HEIGHT = 26, 90
 """Pixels: the width of a histogram's bar and the height of the highest."""
 
@@ -71,7 +71,7 @@ def _remark(remark: str) -> str:
 
 
 def _legend() -> str:
-    """The colours of the heat maps."""
+    """The colors of the heat maps."""
     cells = "".join(_cell(10.0**power) for power in range(SMALLEST, LARGEST + 1))
     row = f"{_cell(0.0)}{cells}"
     ends = (
@@ -86,7 +86,7 @@ def report_grids(report: Report) -> dict[str, Grid]:
     grid: dict[str, dict[str, float]] = {}
     for finding in report.findings:
         if finding.gate == "G1" and not math.isnan(finding.value):
-            name = f"{finding.subject}, {finding.path}" if finding.path else finding.subject
+            name = f"{finding.pair}, {finding.path}" if finding.path else finding.pair
             row = grid.setdefault(name, {})
             row[finding.check] = max(row.get(finding.check, 0.0), finding.value)
     return {**report.grids, "float64, G1: subject x check": grid} if grid else dict(report.grids)
@@ -113,10 +113,10 @@ def _cell(value: float | None) -> str:
         return '<td style="background:#f4f6f8">=</td>'
     power = math.log10(value) if math.isfinite(value) else math.inf
     shown = round(power) if math.isfinite(power) else "inf"
-    return f'<td style="background:{_colour(power)}" title="{value:.3g}">{shown}</td>'
+    return f'<td style="background:{_color(power)}" title="{value:.3g}">{shown}</td>'
 
 
-def _colour(power: float) -> str:
+def _color(power: float) -> str:
     share = min(max((power - SMALLEST) / (LARGEST - SMALLEST), 0.0), 1.0)
     return f"hsl({215 - 215 * share:.0f} 75% {90 - 22 * share:.0f}%)"
 
@@ -144,14 +144,14 @@ def _histogram(title: str, margins: Sequence[float]) -> str:
 def _bar(place: int, power: int, count: int, most: int) -> str:
     height = HEIGHT * count / most
     x, y = 4 + place * BAR, HEIGHT + 14 - height
-    colour = "#b3161b" if power >= 0 else "#3566b0"
+    color = "#b3161b" if power >= 0 else "#3566b0"
     middle = x + (BAR - 2) / 2
     shown = f'<text x="{middle}" y="{HEIGHT + 24}" text-anchor="middle">{power}</text>'
     if count:
         shown += f'<text x="{middle}" y="{y - 3:.1f}" text-anchor="middle">{count}</text>'
     label = f"<title>10^{power}: {count}</title>"
     size = f'width="{BAR - 2}" height="{height:.1f}"'
-    return f'<rect x="{x}" y="{y:.1f}" {size} fill="{colour}">{label}</rect>{shown}'
+    return f'<rect x="{x}" y="{y:.1f}" {size} fill="{color}">{label}</rect>{shown}'
 
 
 def _findings(findings: Iterable[Finding]) -> str:
@@ -171,7 +171,7 @@ def _findings(findings: Iterable[Finding]) -> str:
         "note",
     )
     rows = [
-        (*(f.subject, f.check, f.dtype, f.path or "-", f.gate, f.array), *_numbers(f), *_verdict(f))
+        (*(f.pair, f.check, f.dtype, f.path or "-", f.gate, f.array), *_numbers(f), *_verdict(f))
         for f in bad
     ]
     return _table(header, rows)

@@ -121,7 +121,7 @@ def _rows(findings: Iterable[Finding]) -> Iterator[Row]:
         groups.setdefault(key, []).append(finding)
     for (check, dtype, path, gate), group in groups.items():
         shown = worst(group)
-        where = f"{shown.subject}: {shown.array}" if shown.array else shown.subject
+        where = f"{shown.pair}: {shown.array}" if shown.array else shown.pair
         numbers = (f"{shown.value:.2g}", f"{shown.limit:.2g}", shown.outcome.value)
         yield check, dtype, path or "-", gate, str(len(group)), *numbers, where
 
@@ -129,7 +129,7 @@ def _rows(findings: Iterable[Finding]) -> Iterator[Row]:
 def _described(finding: Finding) -> str:
     path = f" {finding.path}" if finding.path else ""
     kind = f"{finding.check} {finding.dtype}{path} {finding.gate}"
-    what = f"{finding.subject}, {kind} {finding.array}"
+    what = f"{finding.pair}, {kind} {finding.array}"
     number = "" if math.isnan(finding.value) else f": {finding.value:.2g} > {finding.limit:.2g}"
     return f"{finding.outcome.value} {what}{number}" + (
         f" ({finding.note})" if finding.note else ""

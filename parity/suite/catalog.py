@@ -14,17 +14,17 @@ from jaxrnn.nn.models import (
 )
 from jaxrnn.recurrent.cells import LSTM
 from jaxrnn.recurrent.recurrence import Backend, why_not_compiled
-from parity.core.layer_pairs import layer_subjects
-from parity.core.pairs import Subject, course_subjects
+from parity.core.layer_pairs import layer_pairs
+from parity.core.pairs import Pair, course_pairs
 from parity.measures.runs import overlapping, streams
 from parity.measures.training import ADAM, RULES
-from parity.measures.trajectories import COURSE, SMALL, Text, longest, trained_subject
+from parity.measures.trajectories import COURSE, SMALL, Text, longest, trained_pair
 from parity.measures.updates import CHANGING
 from parity.suite.checks import (
     Check,
     fit_check,
     generation_check,
-    initialisation_check,
+    initialization_check,
     trajectory_check,
     update_check,
     values_check,
@@ -32,7 +32,7 @@ from parity.suite.checks import (
 
 QUICK = ("CharLoopConcatModel", "CharSeqStatefulGRU")
 """What the quick form does in full; of the others it looks at the values in float64."""
-INITIALISED = (
+INITIALIZED = (
     "CharSeqRnn, identity",
     "CharLoopConcatModel",
     "CharLM, gru, tied",
@@ -40,7 +40,7 @@ INITIALISED = (
     "CharSeqStatefulRnn2",
     "CharSeqStatefulLSTM",
 )
-"""Between them they have every initialiser; the first is the quick form's."""
+"""Between them they have every initializer; the first is the quick form's."""
 EVERY_RULE = ("CharSeqStatefulRnn", "CharSeqStatefulLSTM", "CharLM, gru, tied")
 """The models that are updated by every rule; the first is the quick form's."""
 PADDED = (CharSeqStatefulGRU, CharSeqStatefulLSTM, CharSeqStatefulRnn2)
@@ -83,45 +83,45 @@ def _pathless(*, quick: bool, text: Text, tf32: bool, low_too: bool) -> Iterator
         if quick or not low_too
         else ("float32", "bfloat16", "tf32")[: 3 if tf32 else 2]
     )
-    models, layers = course_subjects(), layer_subjects(quick=quick)
+    models, layers = course_pairs(), layer_pairs(quick=quick)
     yield from _trajectory_checks(text, quick=quick)
-    for subject in [*models, *layers]:
-        yield values_check(subject, ("float64", *_low(subject, low, quick=quick)))
+    for pair in [*models, *layers]:
+        yield values_check(pair, ("float64", *_low(pair, low, quick=quick)))
     yield from _update_checks(models, quick=quick)
-    for subject in models:
-        if subject.name in INITIALISED[: 1 if quick else None]:
-            yield initialisation_check(subject)
-    for subject in models[: len(COURSE_MODELS)]:
-        if not quick or subject.name in QUICK:
-            yield generation_check(subject)
+    for pair in models:
+        if pair.name in INITIALIZED[: 1 if quick else None]:
+            yield initialization_check(pair)
+    for pair in models[: len(COURSE_MODELS)]:
+        if not quick or pair.name in QUICK:
+            yield generation_check(pair)
 
 
-def _low(subject: Subject, low: tuple[str, ...], *, quick: bool) -> tuple[str, ...]:
+def _low(pair: Pair, low: tuple[str, ...], *, quick: bool) -> tuple[str, ...]:
     """The precisions below float64 for a subject: all for a model; for a stack if it is the
     plainest of its cell, or has everything."""
-    if subject.model is not None:
-        return low if not quick or subject.name in QUICK else ()
-    both = "lengths" in subject.name or "dropout" in subject.name
-    plain = subject.name.endswith("1 layer")
+    if pair.model is not None:
+        return low if not quick or pair.name in QUICK else ()
+    both = "lengths" in pair.name or "dropout" in pair.name
+    plain = pair.name.endswith("1 layer")
     return low if (both or plain) and not quick else ()
 
 
-def _update_checks(models: list[Subject], *, quick: bool) -> Iterator[Check]:
-    by_name = {subject.name: subject for subject in models}
+def _update_checks(models: list[Pair], *, quick: bool) -> Iterator[Check]:
+    by_name = {pair.name: pair for pair in models}
     first, *others = (by_name[name] for name in EVERY_RULE)
     for rule in RULES:
         yield update_check(first, rule, ("float64",) if quick else ("float64", "float32"))
     yield update_check(first, ADAM, rows=CHANGING)
     if quick:
         return
-    for subject in models:
-        if subject is not first:
-            low = ("float32",) if "CharLM" in subject.name else ()
-            yield update_check(subject, ADAM, ("float64", *low))
-    for subject in others:
+    for pair in models:
+        if pair is not first:
+            low = ("float32",) if "CharLM" in pair.name else ()
+            yield update_check(pair, ADAM, ("float64", *low))
+    for pair in others:
         for rule in RULES[1:]:
-            yield update_check(subject, rule, ("float64",))
-        yield update_check(subject, ADAM, ("float64",), rows=CHANGING)
+            yield update_check(pair, rule, ("float64",))
+        yield update_check(pair, ADAM, ("float64",), rows=CHANGING)
 
 
 def _trajectory_checks(text: Text, *, quick: bool) -> Iterator[Check]:
@@ -131,13 +131,13 @@ def _trajectory_checks(text: Text, *, quick: bool) -> Iterator[Check]:
     yield fit_check(CharSeqStatefulGRU, streams(text))
     for kind in PADDED[: 1 if quick else None]:
         options = {"dropout": 0.0} if kind is CharSeqStatefulLSTM else {}
-        yield trajectory_check(trained_subject(kind, text, SMALL, **options), text, SHORT)
+        yield trajectory_check(trained_pair(kind, text, SMALL, **options), text, SHORT)
 
 
 def _long_trajectories(text: Text) -> Iterator[Check]:
     """The course's size: one layer of each cell."""
     for kind in (CharLM, CharSeqStatefulGRU, CharSeqStatefulRnn):
         options = {"cell": LSTM} if kind is CharLM else {}
-        subject = trained_subject(kind, text, COURSE, **options)
-        yield trajectory_check(subject, text, longest(text, LONG, COURSE), COURSE)
-        yield trajectory_check(subject, text, WIDENED, COURSE, envelope=True)
+        pair = trained_pair(kind, text, COURSE, **options)
+        yield trajectory_check(pair, text, longest(text, LONG, COURSE), COURSE)
+        yield trajectory_check(pair, text, WIDENED, COURSE, envelope=True)

@@ -22,30 +22,30 @@ from parity.core.compare import (
     numerics,
     structure,
 )
-from parity.core.pairs import B, Subject
-from parity.core.runners import Side, jax_side, torch_side
+from parity.core.pairs import B, Pair
+from parity.core.runners import Side, run_jax, run_torch
 from parity.diagnosis.models import diagnose_values
 from parity.diagnosis.training import (
-    diagnose_course,
     diagnose_generation,
-    diagnose_initialisation,
+    diagnose_initialization,
+    diagnose_plan,
     diagnose_update,
 )
 from parity.measures.generation import greedy_findings
-from parity.measures.initialization import initialisation_findings
-from parity.measures.plans import Course
-from parity.measures.runs import Data, jax_run, run_findings, run_subject, torch_run
+from parity.measures.initialization import initialization_findings
+from parity.measures.plans import TrainingPlan
+from parity.measures.runs import Data, jax_run, run_findings, run_pair, torch_run
 from parity.measures.training import Rule
 from parity.measures.trajectories import (
     CHUNK,
     SMALL,
     Scale,
     Text,
-    course_of,
     first_weights,
     followed,
     jax_trajectory,
     named_results,
+    plan_of,
     torch_trajectory,
     within_envelope,
 )
@@ -78,11 +78,11 @@ class Check:
         path: how the recurrence is to run; None as it would by itself.
     """
 
-    subject: str
+    pair: str
     kind: str
     run: Callable[[], list[Finding]]
     explain: Callable[[], Diagnosis | None] = lambda: None
-    target: Subject | None = None
+    target: Pair | None = None
     rule: Rule | None = None
     cell: Cell | None = None
     path: Backend | None = None
@@ -102,7 +102,7 @@ class Check:
         try:
             return self.run()
         except Exception as error:  # whatever a broken model raises is the result of its check
-            what = Comparison(self.subject, self.kind, "")
+            what = Comparison(self.pair, self.kind, "")
             note = " ".join(f"{type(error).__name__}: {error}".split())
             return [what.finding("G0", "", Outcome.ERROR, note=note)]
 
@@ -137,90 +137,90 @@ def on_path(path: Backend | None) -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext() if path is None else backend(path)
 
 
-def cell_of(subject: Subject) -> Cell | None:
+def cell_of(pair: Pair) -> Cell | None:
     """The cell of a subject's recurrence, if there is one."""
-    return None if subject.stack is None else subject.stack.cell
+    return None if pair.stack is None else pair.stack.cell
 
 
-def values_check(subject: Subject, dtypes: Sequence[str] = ("float64",)) -> Check:
+def values_check(pair: Pair, dtypes: Sequence[str] = ("float64",)) -> Check:
     """Outputs, loss and gradients."""
-    run = partial(value_findings, subject, tuple(dtypes))
-    explain = partial(diagnose_values, subject)
-    return Check(subject.name, "values", run, explain, subject, cell=cell_of(subject))
+    run = partial(value_findings, pair, tuple(dtypes))
+    explain = partial(diagnose_values, pair)
+    return Check(pair.name, "values", run, explain, pair, cell=cell_of(pair))
 
 
 def update_check(
-    subject: Subject,
+    pair: Pair,
     rule: Rule,
     dtypes: Sequence[str] = ("float64",),
     rows: Sequence[int] = (B,) * STEPS,
 ) -> Check:
     """Updates by a rule, with these batch sizes."""
-    name = f"{subject.name}, {rule.name}" + (", batch changing" if len(set(rows)) > 1 else "")
-    run = partial(update_findings, name, subject, rule, tuple(dtypes), rows)
-    explain = partial(diagnose_update, subject, rule)
-    return Check(name, "update", run, explain, subject, rule, cell=cell_of(subject))
+    name = f"{pair.name}, {rule.name}" + (", batch changing" if len(set(rows)) > 1 else "")
+    run = partial(update_findings, name, pair, rule, tuple(dtypes), rows)
+    explain = partial(diagnose_update, pair, rule)
+    return Check(name, "update", run, explain, pair, rule, cell=cell_of(pair))
 
 
-def initialisation_check(subject: Subject) -> Check:
+def initialization_check(pair: Pair) -> Check:
     """Fresh weights."""
-    run = partial(initialisation_findings, subject)
-    return Check(subject.name, "initialisation", run, partial(diagnose_initialisation, subject))
+    run = partial(initialization_findings, pair)
+    return Check(pair.name, "initialization", run, partial(diagnose_initialization, pair))
 
 
-def generation_check(subject: Subject) -> Check:
+def generation_check(pair: Pair) -> Check:
     """Greedy texts."""
-    weights = draw_case(subject, 0, "float32")[0]
-    run = partial(greedy_findings, subject, weights, "float32")
-    explain = partial(diagnose_generation, subject)
-    return Check(subject.name, "generation", run, explain, cell=cell_of(subject))
+    weights = draw_case(pair, 0, "float32")[0]
+    run = partial(greedy_findings, pair, weights, "float32")
+    explain = partial(diagnose_generation, pair)
+    return Check(pair.name, "generation", run, explain, cell=cell_of(pair))
 
 
 def trajectory_check(
-    subject: Subject, text: Text, steps: int, scale: Scale = SMALL, *, envelope: bool = False
+    pair: Pair, text: Text, steps: int, scale: Scale = SMALL, *, envelope: bool = False
 ) -> Check:
     """Updates on real text, in float64, or in float32 within the envelope."""
     judge = within_envelope if envelope else followed
-    name = f"{subject.name}, {scale.hidden} units, {steps} steps"
-    run = partial(judge, subject, text, steps, scale)
-    explain = partial(diagnose_trajectory, subject, text, scale)
-    return Check(name, "trajectory", run, explain, cell=cell_of(subject))
+    name = f"{pair.name}, {scale.hidden} units, {steps} steps"
+    run = partial(judge, pair, text, steps, scale)
+    explain = partial(diagnose_trajectory, pair, text, scale)
+    return Check(name, "trajectory", run, explain, cell=cell_of(pair))
 
 
-def diagnose_trajectory(subject: Subject, text: Text, scale: Scale) -> Diagnosis | None:
+def diagnose_trajectory(pair: Pair, text: Text, scale: Scale) -> Diagnosis | None:
     """Place and cause of a difference in the first chunk of a trajectory."""
-    weights = first_weights(subject, seed=0)
-    got = named_results(jax_trajectory(subject, weights, text, CHUNK, "float64", scale))
+    weights = first_weights(pair, seed=0)
+    got = named_results(jax_trajectory(pair, weights, text, CHUNK, "float64", scale))
 
-    def run(course: Course) -> dict[str, np.ndarray]:
+    def run(course: TrainingPlan) -> dict[str, np.ndarray]:
         """What a PyTorch run on this course ends with."""
-        return named_results(torch_trajectory(subject, weights, course, "float64"))
+        return named_results(torch_trajectory(pair, weights, course, "float64"))
 
-    return diagnose_course(course_of(text, CHUNK, scale), text.tokens, got, run)
+    return diagnose_plan(plan_of(text, CHUNK, scale), text.tokens, got, run)
 
 
 def fit_check(kind: Any, data: Data) -> Check:
     """A whole run of `jaxrnn.fit`."""
-    subject = run_subject(kind, data)
+    pair = run_pair(kind, data)
 
     def explain() -> Diagnosis | None:
         """Place and cause of a difference of the run."""
-        got = jax_run(subject, data)
-        return diagnose_course(data.course, data.source.tokens, got, partial(torch_run, subject))
+        got = jax_run(pair, data)
+        return diagnose_plan(data.course, data.source.tokens, got, partial(torch_run, pair))
 
     run = partial(run_findings, kind, data)
     name = f"fit {kind.__name__}"
-    return Check(name, "trajectory", run, explain, cell=cell_of(subject))
+    return Check(name, "trajectory", run, explain, cell=cell_of(pair))
 
 
-def value_findings(subject: Subject, dtypes: tuple[str, ...]) -> list[Finding]:
+def value_findings(pair: Pair, dtypes: tuple[str, ...]) -> list[Finding]:
     """Outputs, loss and gradients."""
-    return sided_findings(subject.name, subject, jax_side, torch_side, dtypes)
+    return sided_findings(pair.name, pair, run_jax, run_torch, dtypes)
 
 
 def update_findings(
     name: str,
-    subject: Subject,
+    pair: Pair,
     rule: Rule,
     dtypes: tuple[str, ...],
     rows: Sequence[int] = (B,) * STEPS,
@@ -234,33 +234,33 @@ def update_findings(
     for dtype in dtypes:
         made = rows if dtype == "float64" else rows[:1]
 
-        def in_jax(subject: Subject, dtype: str, made: Sequence[int] = made) -> Side:
+        def in_jax(pair: Pair, dtype: str, made: Sequence[int] = made) -> Side:
             """`train_step`."""
-            return jax_updates(subject, rule, made, dtype)
+            return jax_updates(pair, rule, made, dtype)
 
-        def in_torch(subject: Subject, dtype: str, made: Sequence[int] = made) -> Side:
+        def in_torch(pair: Pair, dtype: str, made: Sequence[int] = made) -> Side:
             """torch's optimizer."""
-            return torch_updates(subject, rule, made, dtype)
+            return torch_updates(pair, rule, made, dtype)
 
-        findings += sided_findings(name, subject, in_jax, in_torch, (dtype,))
+        findings += sided_findings(name, pair, in_jax, in_torch, (dtype,))
     return findings
 
 
 def sided_findings(
     name: str,
-    subject: Subject,
-    in_jax: Callable[[Subject, str], Side],
-    in_torch: Callable[[Subject, str], Side],
+    pair: Pair,
+    in_jax: Callable[[Pair, str], Side],
+    in_torch: Callable[[Pair, str], Side],
     dtypes: tuple[str, ...],
 ) -> list[Finding]:
     """G0 and G1 in float64; G0, G2 and G3 in the other precisions."""
     findings = []
     for dtype in dtypes:
-        cases = [draw_case(subject, seed, dtype) for seed in range(DRAWS[dtype])]
-        got = pooled(in_jax(subject, dtype), cases)
-        reference = pooled(in_torch(subject, "float64"), cases)
+        cases = [draw_case(pair, seed, dtype) for seed in range(DRAWS[dtype])]
+        got = pooled(in_jax(pair, dtype), cases)
+        reference = pooled(in_torch(pair, "float64"), cases)
         low = dtype != "float64"
-        peer = pooled(in_torch(subject, dtype), cases) if low else reference
+        peer = pooled(in_torch(pair, dtype), cases) if low else reference
         for check, expected in peer.items():
             what = Comparison(name, check, dtype)
             problems = structure(what, got[check], expected)
@@ -272,7 +272,7 @@ def sided_findings(
                 kept = [resolved(r[check], masks) for r in (got, peer, reference)]
                 judged = numerics(what, *kept)
                 findings += (
-                    [_not_judged(f) for f in judged] if gradient_jumps(subject, what) else judged
+                    [_not_judged(f) for f in judged] if gradient_jumps(pair, what) else judged
                 )
             else:
                 findings += meaning(what, got[check], expected)
@@ -282,7 +282,7 @@ def sided_findings(
 JUMPS = "relu's derivative jumps where round-off decides the sign"
 
 
-def gradient_jumps(subject: Subject, what: Comparison) -> bool:
+def gradient_jumps(pair: Pair, what: Comparison) -> bool:
     """Whether a gradient hangs on the signs of numbers that the precision cannot tell from 0.
 
     In bfloat16 that is so for the gradient of relu cells: of some 450 arguments of a case a few
@@ -290,7 +290,7 @@ def gradient_jumps(subject: Subject, what: Comparison) -> bool:
     between 1.0 and 9.1, and the distance between 0.01 and 0.12, in sixteen repetitions with other
     draws, with PyTorch's own distance as far as 0.11.
     """
-    relu = subject.stack is not None and subject.stack.cell.name == "relu"
+    relu = pair.stack is not None and pair.stack.cell.name == "relu"
     return relu and (what.dtype, what.check) == ("bfloat16", "gradients")
 
 

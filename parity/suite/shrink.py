@@ -11,8 +11,8 @@ import flax.linen as nn
 
 from jaxrnn.recurrent.cells import Cell
 from parity.core.compare import Finding, Outcome, worst_outcome
-from parity.core.layer_pairs import layer_subject
-from parity.core.pairs import SIZES, Sizes, Subject, model_subject
+from parity.core.layer_pairs import layer_pair
+from parity.core.pairs import SIZES, Pair, Sizes, model_pair
 from parity.suite.checks import Check, update_check, values_check
 
 SMALLEST = Sizes(T=1, B=1, V=2, F=1, H=1)
@@ -37,31 +37,31 @@ class Small:
     @property
     def module(self) -> nn.Module:
         """The model or the stack in these sizes."""
-        subject = self.check.target
-        assert subject is not None
-        if subject.model is None:
-            assert subject.stack is not None
+        pair = self.check.target
+        assert pair is not None
+        if pair.model is None:
+            assert pair.stack is not None
             options: dict[str, Any] = {"hidden": self.sizes.H, "layers": self.layers}
             options |= {"dropout": 0.0} if self.layers == 1 else {}  # there is none after the last
-            return subject.stack.clone(**options, parent=None)
+            return pair.stack.clone(**options, parent=None)
         sizes: dict[str, Any] = {
             "vocabulary": self.sizes.V,
             "embedding": self.sizes.F,
             "hidden": self.sizes.H,
         }
-        sizes |= {"embedding": self.sizes.H} if getattr(subject.model, "tied", False) else {}
-        sizes |= {"layers": self.layers} if hasattr(subject.model, "layers") else {}
-        return subject.model.clone(**sizes, parent=None)
+        sizes |= {"embedding": self.sizes.H} if getattr(pair.model, "tied", False) else {}
+        sizes |= {"layers": self.layers} if hasattr(pair.model, "layers") else {}
+        return pair.model.clone(**sizes, parent=None)
 
     @property
-    def subject(self) -> Subject:
+    def pair(self) -> Pair:
         """What is compared."""
         target = self.check.target
         assert target is not None
         module: Any = self.module
         if target.model is None:
-            return layer_subject(module, lengths=target.lengths, sizes=self.sizes)
-        return model_subject(target.name, module, length=self.length, sizes=self.sizes)
+            return layer_pair(module, lengths=target.lengths, sizes=self.sizes)
+        return model_pair(target.name, module, length=self.length, sizes=self.sizes)
 
     @property
     def length(self) -> int | None:
@@ -72,9 +72,9 @@ class Small:
     def smaller(self) -> Check:
         """The same check of the smaller case."""
         if self.check.rule is None:
-            made = values_check(self.subject)
+            made = values_check(self.pair)
         else:
-            made = update_check(self.subject, self.check.rule)
+            made = update_check(self.pair, self.check.rule)
         return dataclasses.replace(made, path=self.check.path)
 
     def lines(self) -> str:
@@ -83,17 +83,17 @@ class Small:
         assert target is not None
         shown = f"sizes=Sizes{tuple(self.sizes)}"
         if target.model is None:
-            made = f"layer_subject({_source(self.module)}, lengths={target.lengths}, {shown})"
+            made = f"layer_pair({_source(self.module)}, lengths={target.lengths}, {shown})"
         else:
-            made = f"model_subject('small', {_source(self.module)}, length={self.length}, {shown})"
+            made = f"model_pair('small', {_source(self.module)}, length={self.length}, {shown})"
         call = "values_check(s)" if rule is None else f"update_check(s, RULES[{rule.name!r}])"
         return (
             "from jaxrnn.recurrent.cells import CELLS\nfrom jaxrnn.nn.layers import RNN\n"
             "from jaxrnn.nn.models import *\n"
             "from parity.suite.checks import on_path, update_check, values_check\n"
             "from parity.core.compare import worst\n"
-            "from parity.core.layer_pairs import layer_subject\n"
-            "from parity.core.pairs import Sizes, model_subject\n"
+            "from parity.core.layer_pairs import layer_pair\n"
+            "from parity.core.pairs import Sizes, model_pair\n"
             "from parity.measures.training import RULES_BY_NAME as RULES\n"
             f"s = {made}\nwith on_path({self.check.path!r}):\n    print(worst({call}.findings()))"
         )
@@ -145,7 +145,7 @@ def reproduction(check: Check) -> str:
         "from parity.core.compare import worst\nfrom parity.suite.catalog import suite\n"
         "from parity.measures.trajectories import load_text\n"
         "checks = suite(quick=False, text=load_text())\n"
-        f"name = {(check.subject, check.kind, check.path)!r}\n"
+        f"name = {(check.pair, check.kind, check.path)!r}\n"
         "print(*(worst(c.findings()) for c in checks if (c.subject, c.kind, c.path) == name))"
     )
 

@@ -37,7 +37,7 @@ class Result(NamedTuple):
 def explanation(check: Check) -> str:
     """Place and cause of what a check found, and lines of Python that show it again."""
     path = "" if check.path is None else f", {check.path}"
-    return f"{check.subject}, {check.kind}{path}: {check.diagnosis()}\n{reproduction(check)}"
+    return f"{check.pair}, {check.kind}{path}: {check.diagnosis()}\n{reproduction(check)}"
 
 
 def result_of(check: Check) -> Result:
@@ -45,7 +45,7 @@ def result_of(check: Check) -> Result:
     findings = check.findings()
     explained = explanation(check) if failed(findings) else ""
     path = "" if check.path is None else f", {check.path}"
-    return Result(f"{check.kind}: {check.subject}{path}", findings, explained)
+    return Result(f"{check.kind}: {check.pair}{path}", findings, explained)
 
 
 def results(

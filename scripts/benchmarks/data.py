@@ -2,7 +2,7 @@
 
 Shapes: T time steps, B batch, V vocabulary, F embedding size, H hidden size, G gates, N tokens.
 
-The weights have torch's names, shapes, gate order and default initialisation; each contestant
+The weights have torch's names, shapes, gate order and default initialization; each contestant
 maps them to its own. The text is drawn with Zipf's distribution, so that five steps of training
 already learn something that can be compared.
 """

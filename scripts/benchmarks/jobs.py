@@ -50,7 +50,7 @@ def measure_job(recipe: str, schedule: str | None, settings: Settings, say: Say)
             for name, run in runs.items():
                 say(f"job {recipe}: round {k + 1} of {settings.rounds}, {name}")
                 _add(records[name], run)
-    _summarise(records)
+    _summarize(records)
     return {"recipe": recipe, "schedule": schedule, "contestants": records}
 
 
@@ -126,7 +126,7 @@ def _add(record: Record, run: Callable[[], Record]) -> None:
         record |= {"status": "failed", "reason": str(error)}
 
 
-def _summarise(records: dict[str, Record]) -> None:
+def _summarize(records: dict[str, Record]) -> None:
     measured = {name: r for name, r in records.items() if r["status"] == "measured"}
     seconds: dict[str, Any] = {n: [x["seconds"] for x in r["runs"]] for n, r in measured.items()}
     for name, record in measured.items():

@@ -6,7 +6,7 @@
    reference is PyTorch where it takes part, else ours.
 3. The first call, with an empty cache of compiled programs, is timed apart: that is the time to
    compile, and one repetition. After `LEARNING` steps of training the losses are compared again,
-   loosely: all must have learnt the same.
+   loosely: all must have learned the same.
 4. Warm-up fixes how many repetitions fill a round.
 5. Rounds: A B C A B C ... Only one process computes at a time; between two of them there is a
    pause, in which the first one's idle threads stop spinning.
@@ -39,7 +39,7 @@ TOLERANCE = 1e-5
 LEARNING = 5
 """Steps of training between the two comparisons of losses."""
 LEARNT = 0.25
-"""How far apart two contestants may be after them, as a share of what the reference has learnt.
+"""How far apart two contestants may be after them, as a share of what the reference has learned.
 Folded biases and another clipping constant move a few per cent."""
 CHECKED_NUMBERS = 20
 """Of those compared, so many are written down."""
@@ -168,10 +168,12 @@ class _Entrants:
         """Take out whose loss has moved otherwise than the reference's."""
         reference = self._reference()
         for name, record in self._same_equation():
-            before, after = (self.records[reference or name][key][0] for key in ("check", "learnt"))
-            if abs(record["learnt"][0] - after) > LEARNT * abs(after - before):
+            before, after = (
+                self.records[reference or name][key][0] for key in ("check", "learned")
+            )
+            if abs(record["learned"][0] - after) > LEARNT * abs(after - before):
                 reason = (
-                    f"after {LEARNING} steps its loss is {record['learnt'][0]:.5f}, that of "
+                    f"after {LEARNING} steps its loss is {record['learned'][0]:.5f}, that of "
                     f"{reference} went from {before:.5f} to {after:.5f}"
                 )
                 self._exclude(name, "disagrees", reason)
@@ -207,7 +209,7 @@ def _first_call(worker: Worker, record: Record) -> None:
 
 def _learn(worker: Worker, record: Record) -> None:
     worker.run(LEARNING - 1)
-    record["learnt"] = worker.check()
+    record["learned"] = worker.check()
 
 
 def _warm_up(worker: Worker, record: Record, seconds: float) -> None:

@@ -23,7 +23,7 @@ from drills.drawing import Call, draw
 from jaxrnn import *  # noqa: F403  what the lines of a call name
 from jaxrnn import Cell, Hidden, TrainState, gates_of
 from jaxrnn.nn.model import apply_model as apply_model
-from jaxrnn.recurrent.lookup import Lookup as Lookup
+from jaxrnn.recurrent.embedded import EmbeddedTokens as EmbeddedTokens
 from jaxrnn.recurrent.recurrence import backend, why_not_compiled
 from jaxrnn.recurrent.recurrence import recurrence as recurrence
 

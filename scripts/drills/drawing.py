@@ -338,7 +338,7 @@ def _rnn(d: Draft, steps: int, batch: int, inputs: int, hidden: int) -> dict[str
             table, tokens = d.floats((0, inputs)), d.integers(0, 1, (steps, batch))
         else:
             table, tokens = d.floats((rows, inputs)), _tokens(d, steps, batch, rows)
-        xs = f"Lookup({table}, {tokens})"
+        xs = f"EmbeddedTokens({table}, {tokens})"
     else:
         xs = d.floats(xs_shape)
     d.say("xs", xs)
@@ -440,7 +440,7 @@ def _recurrence(d: Draft) -> tuple[str, dict[str, Any]]:
     width = GATES[cell] * hidden
     d.weights = dtype = d.one("float32", "float32", "float64", "bfloat16")
     shapes: dict[str, Shape] = {"weight_hh": (width, hidden), "bias_hh": (width,)}
-    names = [*shapes, "x_gates", "alive"]
+    names = [*shapes, "x_gates", "mask"]
     wrong = d.one(*names) if d.wrong and d.chance(0.6) else None
     for name, shape in shapes.items():
         if name == wrong and d.chance(0.7):
@@ -464,19 +464,19 @@ def _recurrence(d: Draft) -> tuple[str, dict[str, Any]]:
         d.say("x_gates", d.floats(other))
     elif d.chance(0.3):
         tokens = d.integers(0, 7, (steps, batch))
-        d.say("x_gates", f"Lookup({d.floats((7, width))}, {tokens})")
+        d.say("x_gates", f"EmbeddedTokens({d.floats((7, width))}, {tokens})")
     else:
         d.say("x_gates", d.floats(gates))
-    d.say("alive", "None")
-    if wrong == "alive":
+    d.say("mask", "None")
+    if wrong == "mask":
         other, kind = d.one(
             (d.other_shape((steps, batch)), "bool"), ((steps, batch), "float32"), ((), "bool")
         )
-        d.mistake(f"alive of shape {other}, {kind}")
-        d.say("alive", d.array(other, kind, "jax"))
+        d.mistake(f"mask of shape {other}, {kind}")
+        d.say("mask", d.array(other, kind, "jax"))
     elif d.chance(0.5):
-        d.say("alive", d.array((steps, batch), "bool", d.one("jax", "numpy", "fortran")))
-    call = f"recurrence({cell}, {d.chance(0.5)}, weight_hh, bias_hh, carry, x_gates, alive)"
+        d.say("mask", d.array((steps, batch), "bool", d.one("jax", "numpy", "fortran")))
+    call = f"recurrence({cell}, {d.chance(0.5)}, weight_hh, bias_hh, carry, x_gates, mask)"
     fields = 2 if cell == "LSTM" else 1
     results = (*[(batch, hidden)] * fields, (steps, batch, hidden))
     return call, {"jitted": d.chance(0.7), "shapes": results, "dtype": dtype}
@@ -568,11 +568,11 @@ def _train_step(d: Draft) -> tuple[str, dict[str, Any]]:
     d.say("state", "train_state(model, params, optimizer, carry)")
     options = ""
     if made["stateful"] and d.chance(0.3):
-        segment = d.one(1, 2, 100)
+        remat_every = d.one(1, 2, 100)
         if d.wrong and d.chance(0.3):
-            segment = d.one(0, -1)
+            remat_every = d.one(0, -1)
             d.mistake("segment below 1")
-        options = f", segment={segment}"
+        options = f", remat_every={remat_every}"
     return f"step_results(train_step(model, optimizer, state, batch, 0.1{options}))", {}
 
 

@@ -22,7 +22,7 @@ from jaxrnn import (
     make_optimizer,
     make_state,
 )
-from jaxrnn.generation.texts import write_texts
+from jaxrnn.generation.texts import generate_texts
 from jaxrnn.training.loop import training
 from jaxrnn.training.schedules import parse_schedule
 
@@ -191,7 +191,7 @@ def generation_drill(texts: int) -> Measured:
             )
             prompt = "".join(rng.choice(list("abcdefgh"), prompt_length))
             sampler = Sampler(temperature=float(rng.uniform(0.1, 3)))
-            write_texts(
+            generate_texts(
                 model,
                 params,
                 vocabulary,

@@ -28,9 +28,9 @@ import numpy as np
 from jaxrnn.cli import watch
 from jaxrnn.files import LOCK
 from jaxrnn.generation.sampler import Sampler
-from jaxrnn.runs import checkpointing as upkeep
+from jaxrnn.runs import checkpointing
 from jaxrnn.runs.changes import CHANGES, sealed_changes
-from jaxrnn.runs.checkpointing import carry_out
+from jaxrnn.runs.checkpointing import train_run
 from jaxrnn.runs.checkpoints import seal
 from jaxrnn.runs.checksums import SUMS
 from jaxrnn.runs.config import Config
@@ -171,7 +171,7 @@ def _ground(folder: Path) -> Ground:
 
 
 def _until(run: Run, experiment: Experiment, epoch: int, *, resume: bool) -> None:
-    progresses = carry_out(run, experiment, resume=resume, say=lambda text: None)
+    progresses = train_run(run, experiment, resume=resume, say=lambda text: None)
     for progress in progresses:
         if progress.position.epoch == epoch and progress.position.window > 2:
             break
@@ -396,7 +396,7 @@ def _readers(ground: Ground, target: str) -> dict[str, Callable[[], Any]]:
 
 def _resume(run: Run, experiment: Experiment) -> None:
     """Go on with training until there is a row, save, and stop."""
-    progresses = carry_out(run, experiment, resume=True, say=lambda text: None)
+    progresses = train_run(run, experiment, resume=True, say=lambda text: None)
     try:
         with contextlib.closing(progresses):
             for progress in progresses:
@@ -427,12 +427,12 @@ def _limited() -> Iterator[None]:
 @contextlib.contextmanager
 def _often() -> Iterator[None]:
     """Within it, checkpoints are written as often as can be."""
-    before = upkeep.SECONDS_BETWEEN_CHECKPOINTS, upkeep.LARGEST_SHARE
-    upkeep.SECONDS_BETWEEN_CHECKPOINTS, upkeep.LARGEST_SHARE = 0.0, 1.0
+    before = checkpointing.SECONDS_BETWEEN_CHECKPOINTS, checkpointing.LARGEST_SHARE
+    checkpointing.SECONDS_BETWEEN_CHECKPOINTS, checkpointing.LARGEST_SHARE = 0.0, 1.0
     try:
         yield
     finally:
-        upkeep.SECONDS_BETWEEN_CHECKPOINTS, upkeep.LARGEST_SHARE = before
+        checkpointing.SECONDS_BETWEEN_CHECKPOINTS, checkpointing.LARGEST_SHARE = before
 
 
 @contextlib.contextmanager

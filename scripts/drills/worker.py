@@ -18,7 +18,7 @@ from typing import Any
 
 from jaxrnn import cli, files
 from jaxrnn.data import windows
-from jaxrnn.runs import checkpointing as upkeep
+from jaxrnn.runs import checkpointing
 from jaxrnn.runs import run as runs
 from jaxrnn.training import loop
 
@@ -39,8 +39,8 @@ def main() -> int:
     if processors != "-":
         # Before XLA starts its threads, whose number is that of the processors.
         os.sched_setaffinity(0, {int(number) for number in processors.split(",")})
-    upkeep.SECONDS_BETWEEN_CHECKPOINTS = 0.0
-    upkeep.LARGEST_SHARE = 0.9
+    checkpointing.SECONDS_BETWEEN_CHECKPOINTS = 0.0
+    checkpointing.LARGEST_SHARE = 0.9
     windows.PADDED_SIZES = 2  # fewer programs to compile
     loop.SECONDS_IN_ONE_PROGRAM = random.uniform(0.0, 0.1)
     _tell_phases(Path(phases))
@@ -53,7 +53,7 @@ def main() -> int:
 def _tell_phases(file: Path) -> None:
     """Keep the name of the phase under way in a file, by wrapping what marks its begin and end."""
     file.write_text("starting")
-    _around(upkeep, "training", lambda: file.write_text("training"), lambda: None)
+    _around(checkpointing, "training", lambda: file.write_text("training"), lambda: None)
     _around(runs, "save", lambda: file.write_text("writing"), lambda: file.write_text("training"))
     _around(loop, "evaluation", lambda: file.write_text("validating"), lambda: None)
     _around(loop.Trainer, "make", lambda: file.write_text("training"), lambda: None)

@@ -23,10 +23,10 @@ from jaxrnn.tree import named_leaves
 from parity.core.bridge import numpy_of
 from parity.core.compare import Arrays, relative_l2
 from parity.core.runners import precision
-from parity.measures.trajectories import nudged
+from parity.measures.trajectories import perturbed
 from reproduction.findings import HORIZON_FORMAT, Horizon
+from reproduction.reference import ReferenceRun
 from reproduction.results import write_json
-from reproduction.twin import TwinRun
 from reproduction.units import Unit
 
 LIMIT = 1e-6
@@ -64,17 +64,17 @@ class _Jax:
         return _flat(WeightMap.for_flax(leaves).to_torch(leaves))
 
 
-class _Torch(TwinRun):
+class _Torch(ReferenceRun):
     """A run of PyTorch's."""
 
     def weights(self) -> np.ndarray:
         """All weights in one vector, in the same order."""
         return _flat(self.training.weights())
 
-    def nudge(self, dtype: str) -> None:
+    def perturb(self, dtype: str) -> None:
         """Move every weight by one unit in the last place."""
-        moved = nudged(self.training.weights(), seed=0, dtype=dtype)
-        for name, parameter in self.training.twin.named_parameters():
+        moved = perturbed(self.training.weights(), seed=0, dtype=dtype)
+        for name, parameter in self.training.reference.named_parameters():
             parameter.data.copy_(torch.tensor(moved[name]))
 
 
@@ -89,7 +89,7 @@ def followed(unit: Unit, steps: int) -> Iterator[dict[str, Any]]:
     with precision(unit.dtype):
         experiment = prepare(unit.config)._replace(dtype=unit.dtype)
         jax, center, other = _Jax(experiment), _Torch(unit, experiment), _Torch(unit, experiment)
-        other.nudge(unit.dtype)
+        other.perturb(unit.dtype)
         done = 0
         for step in looked_at(steps):
             for side in (jax, center, other):

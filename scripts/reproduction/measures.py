@@ -17,7 +17,7 @@ from jaxrnn.data.windows import WindowSet
 from jaxrnn.exchange.weights import WeightMap
 from jaxrnn.generation.decoding import get_next
 from jaxrnn.generation.sampler import GREEDY, Sampler
-from jaxrnn.generation.texts import read_prompt, write_texts
+from jaxrnn.generation.texts import generate_texts, read_prompt
 from jaxrnn.nn.model import StatefulModel, apply_model
 from jaxrnn.nn.models import CharSeqStatefulRnn
 from jaxrnn.recurrent.cells import Carry
@@ -88,7 +88,7 @@ def samples(unit: Unit, experiment: Experiment, params: Any) -> list[dict[str, s
     """A text: greedy by a windowed model, as the course's `get_next_n`, else drawn."""
     prompt = prompt_for(experiment, None, RECIPES[unit.recipe].prompt)
     greedy = experiment.model.reads != "streams"
-    (text,) = write_texts(
+    (text,) = generate_texts(
         experiment.model,
         params,
         experiment.vocabulary,

@@ -14,7 +14,7 @@ import numpy as np
 from jaxrnn.exchange.files import write_tensors
 from jaxrnn.exchange.weights import WeightMap
 from jaxrnn.files import read_regular, write_whole
-from jaxrnn.runs.checkpointing import carry_out
+from jaxrnn.runs.checkpointing import train_run
 from jaxrnn.runs.experiment import Experiment, prepare
 from jaxrnn.runs.run import Run
 from jaxrnn.tree import named_leaves
@@ -98,10 +98,10 @@ def trainer_of(framework: Framework) -> Trainer:
         return train
     try:
         import parity  # noqa: F401  (says how to install PyTorch)
-        from reproduction import twin
+        from reproduction import reference
     except ImportError as error:
         raise ValueError(f"Training with {framework} is not possible here: {error}") from None
-    return twin.train
+    return reference.train
 
 
 def train(unit: Unit, experiment: Experiment, folder: Path, watch: Watch) -> Trained:
@@ -124,7 +124,7 @@ def train(unit: Unit, experiment: Experiment, folder: Path, watch: Watch) -> Tra
     else:
         run = Run.create(folder, experiment)
     epochs = experiment.schedule.epochs
-    progresses = carry_out(run, experiment, resume=True)
+    progresses = train_run(run, experiment, resume=True)
     watched = Stopwatch(folder / "seconds")
     with watched, contextlib.closing(progresses):
         for progress in progresses:

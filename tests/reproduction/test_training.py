@@ -187,12 +187,12 @@ def test_a_text_that_has_changed_is_refused(tmp_path, text):
 
 
 def test_a_framework_that_is_missing_is_named_with_the_remedy(monkeypatch):
-    assert trainer_of("torch").__module__ == "reproduction.twin"
+    assert trainer_of("torch").__module__ == "reproduction.reference"
     assert trainer_of("jax").__module__ == "reproduction.training"
     for name in [name for name in sys.modules if name.split(".")[0] == "parity"]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delitem(sys.modules, "reproduction.twin")
-    monkeypatch.delattr("reproduction.twin")
+    monkeypatch.delitem(sys.modules, "reproduction.reference")
+    monkeypatch.delattr("reproduction.reference")
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ValueError, match=r"Training with torch.*\"parity\".*pip install"):
         trainer_of("torch")

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxrnn.recurrent.cells import GRU, LSTM, RELU, TANH, Carry, Cell
 from jaxrnn.recurrent.compiled.library import vector_bytes, why_unavailable
-from jaxrnn.recurrent.lookup import Lookup
+from jaxrnn.recurrent.embedded import EmbeddedTokens
 from jaxrnn.recurrent.scan import scanned
 
 NUMBERS = {TANH: 0, RELU: 1, GRU: 2, LSTM: 3}
@@ -32,8 +32,8 @@ class Inputs(NamedTuple):
     weight_hh: Float[Array, "GH H"]
     bias_hh: Float[Array, " GH"]
     carry: Carry
-    x_gates: Float[Array, "T B GH"] | Lookup
-    alive: Bool[Array, "T B"] | None
+    x_gates: Float[Array, "T B GH"] | EmbeddedTokens
+    mask: Bool[Array, "T B"] | None
 
 
 class Kept(NamedTuple):
@@ -64,11 +64,11 @@ def compiled(
     weight_hh: Array,
     bias_hh: Array,
     carry: Carry,
-    x_gates: Array | Lookup,
-    alive: Array | None = None,
+    x_gates: Array | EmbeddedTokens,
+    mask: Array | None = None,
 ) -> tuple[Carry, Array]:
     """`jaxrnn.recurrent.recurrence.recurrence` for the cells of `NUMBERS`, on a CPU."""
-    inputs = Inputs(weight_hh, bias_hh, carry, x_gates, alive)
+    inputs = Inputs(weight_hh, bias_hh, carry, x_gates, mask)
     last, kept = _run(cell, reverse, inputs, keep=False)
     return last, kept.ys
 
@@ -116,7 +116,7 @@ def _gradients(
     """
     d_last, d_ys = gradients
     T, B, H = kept.ys.shape
-    table = inputs.x_gates if isinstance(inputs.x_gates, Lookup) else None
+    table = inputs.x_gates if isinstance(inputs.x_gates, EmbeddedTokens) else None
     separate = cell is GRU  # elsewhere both halves of the gates have the same gradient
     like = partial(jax.ShapeDtypeStruct, dtype=d_ys.dtype)
     width = len(cell.gates) * H
@@ -145,9 +145,9 @@ def _gradients(
         reverse=reverse,
     )
     d_carry = cell.carry(*(dh, dc)[: len(d_last)]) if carried else _zeros(d_last)
-    none: Any = None  # tokens and alive have no gradient
+    none: Any = None  # tokens and mask have no gradient
     if table is not None:
-        d_x: Any = Lookup(d_table, none)
+        d_x: Any = EmbeddedTokens(d_table, none)
     else:
         d_x = d_x_gates if separate else d_h_gates
     return Inputs(d_weight, d_bias, d_carry, d_x, none)
@@ -198,8 +198,8 @@ _keeping.defvjp(_keeping_forward, _keeping_backward)
 def _run(cell: Cell, reverse: bool, inputs: Inputs, *, keep: bool) -> tuple[Carry, Kept]:
     """The weight is packed by a call of its own, which XLA lifts out of a loop over windows."""
     weight_hh, bias_hh, carry, x_gates, _ = inputs
-    table = x_gates.table if isinstance(x_gates, Lookup) else x_gates
-    T = len(x_gates.tokens if isinstance(x_gates, Lookup) else x_gates)
+    table = x_gates.table if isinstance(x_gates, EmbeddedTokens) else x_gates
+    T = len(x_gates.tokens if isinstance(x_gates, EmbeddedTokens) else x_gates)
     B, H = carry.h.shape
     like = partial(jax.ShapeDtypeStruct, dtype=weight_hh.dtype)
     packed = pack(cell, weight_hh)
@@ -238,9 +238,13 @@ def pack(cell: Cell, weight: Float[Array, "GN K"]) -> Float[Array, " packed"]:
 def _without_integers(gradients: Any) -> Inputs:
     """Gradients of the inputs, in the structure in which `_gradients` gives them."""
     d = Inputs(*gradients)
-    none: Any = None  # tokens and alive have no gradient
-    d_x = Lookup(d.x_gates.table, none) if isinstance(d.x_gates, Lookup) else d.x_gates
-    return d._replace(x_gates=d_x, alive=none)
+    none: Any = None  # tokens and mask have no gradient
+    d_x = (
+        EmbeddedTokens(d.x_gates.table, none)
+        if isinstance(d.x_gates, EmbeddedTokens)
+        else d.x_gates
+    )
+    return d._replace(x_gates=d_x, mask=none)
 
 
 def _zeros(tree: Any) -> Any:
@@ -255,12 +259,12 @@ def _two(carry: Carry) -> tuple[Array, Array]:
 
 def _places(inputs: Inputs) -> tuple[Array, Array]:
     """For each time step and row, which row of the table it reads, and whether it is run."""
-    x_gates, alive = inputs.x_gates, inputs.alive
+    x_gates, mask = inputs.x_gates, inputs.mask
     return (
         x_gates.tokens.astype(jnp.int32)
-        if isinstance(x_gates, Lookup)
+        if isinstance(x_gates, EmbeddedTokens)
         else _nothing(inputs.bias_hh, jnp.int32),
-        _nothing(inputs.bias_hh, jnp.bool_) if alive is None else alive,
+        _nothing(inputs.bias_hh, jnp.bool_) if mask is None else mask,
     )
 
 

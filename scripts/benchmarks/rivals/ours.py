@@ -100,7 +100,7 @@ class OursSegmented(Ours):
         for _ in range(count):
             batch = Batch(*(jnp.asarray(a, jnp.int32) for a in self._source.window(0, self._next)))
             self._state, metrics = train_step(
-                self._model, self._optimizer, self._state, batch, RATE, segment=SEGMENT
+                self._model, self._optimizer, self._state, batch, RATE, remat_every=SEGMENT
             )
             np.asarray(metrics.loss)
             self._next = (self._next + 1) % WINDOWS

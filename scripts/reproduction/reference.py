@@ -1,9 +1,9 @@
 """Train a recipe in PyTorch, from the weights and through the windows that JAX starts from.
 
-The twin, `torch.optim.Adam` and a plain loop; the initial weights, where each window lies and how
-long it is, and the learning rates are ours, and windows are not padded. So in float64 the losses
-and weights of the two agree digit by digit, but where there is dropout: PyTorch draws masks of
-its own.
+The reference model, `torch.optim.Adam` and a plain loop; the initial weights, where each window
+lies and how long it is, and the learning rates are ours, and windows are not padded. So in float64
+the losses and weights of the two agree digit by digit, but where there is dropout: PyTorch draws
+masks of its own.
 """
 
 import io
@@ -28,8 +28,8 @@ from jaxrnn.training.history import Position
 from jaxrnn.training.loop import ROWS_PER_EPOCH
 from jaxrnn.tree import named_leaves
 from parity.core.bridge import TORCH_DTYPES
-from parity.core.references import CharTwin, twin_of
-from parity.measures.training import Rule, TwinTraining
+from parity.core.references import CharReference, reference_of
+from parity.measures.training import ReferenceTraining, Rule
 from reproduction.training import Trained, Watch
 from reproduction.units import Unit
 
@@ -42,10 +42,10 @@ Window = tuple[torch.Tensor, torch.Tensor]
 
 
 def train(unit: Unit, experiment: Experiment, folder: Path, watch: Watch) -> Trained:
-    """Train the twin of a unit's model; a `reproduction.training.Trainer`."""
+    """Train the reference of a unit's model; a `reproduction.training.Trainer`."""
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        run = TwinRun(unit, experiment)
+        run = ReferenceRun(unit, experiment)
         run.go_on(folder / CHECKPOINT)
         while run.position.epoch < experiment.schedule.epochs:
             for _ in run.epoch():
@@ -55,11 +55,11 @@ def train(unit: Unit, experiment: Experiment, folder: Path, watch: Watch) -> Tra
     return Trained(run.rows, run.training.weights(), run.seconds)
 
 
-class TwinRun:
-    """The twin of a model under training.
+class ReferenceRun:
+    """The reference of a model under training.
 
     Attributes:
-        training: the twin, its optimizer and its carry.
+        training: the reference, its optimizer and its carry.
         position: where it stands.
         rows: the history.
         seconds: what has been trained for, up to the last finished epoch.
@@ -68,7 +68,8 @@ class TwinRun:
     def __init__(self, unit: Unit, experiment: Experiment) -> None:
         torch.manual_seed(unit.seed)  # of the dropout masks; the weights are overwritten
         self.config, self._experiment = experiment.config, experiment
-        self.training = TwinTraining(first_twin(experiment, unit.dtype), rule_of(self.config))
+        reference = first_reference(experiment, unit.dtype)
+        self.training = ReferenceTraining(reference, rule_of(self.config))
         self.position, self.rows, self.seconds = Position(), list[dict[str, Any]](), 0.0
 
     @property
@@ -114,7 +115,7 @@ class TwinRun:
             kept = torch.load(path, weights_only=True)
         except Exception as error:  # torch raises whatever the damage runs into
             raise RunError(f"{path} is damaged: remove it to train from the beginning.") from error
-        self.training.twin.load_state_dict(kept["twin"])
+        self.training.reference.load_state_dict(kept["twin"])
         self.training.optimizer.load_state_dict(kept["optimizer"])
         self.training.carry, self.rows, self.seconds = kept["carry"], kept["rows"], kept["seconds"]
         self.position = Position(**kept["position"])
@@ -123,7 +124,7 @@ class TwinRun:
     def save(self, path: Path) -> None:
         """Write what it takes to go on."""
         kept = {
-            "twin": self.training.twin.state_dict(),
+            "twin": self.training.reference.state_dict(),
             "optimizer": self.training.optimizer.state_dict(),
             "carry": self.training.carry,
             "rows": self.rows,
@@ -169,13 +170,13 @@ class TwinRun:
         self.position = self.position.after_row()
 
 
-def first_twin(experiment: Experiment, dtype: str) -> CharTwin:
-    """The twin with the weights that the JAX side starts from."""
+def first_reference(experiment: Experiment, dtype: str) -> CharReference:
+    """The reference with the weights that the JAX side starts from."""
     leaves = named_leaves(experiment.fresh_state().params)
     tensors = WeightMap.for_flax(leaves).to_torch(leaves)
-    twin = twin_of(experiment.model).to(TORCH_DTYPES[dtype])
-    twin.load_state_dict({name: torch.tensor(array) for name, array in tensors.items()})
-    return twin
+    reference = reference_of(experiment.model).to(TORCH_DTYPES[dtype])
+    reference.load_state_dict({name: torch.tensor(array) for name, array in tensors.items()})
+    return reference
 
 
 def rule_of(config: Config) -> Rule:

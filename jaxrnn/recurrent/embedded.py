@@ -8,7 +8,7 @@ from typing import NamedTuple
 from jaxtyping import Array, Float, Int
 
 
-class Lookup(NamedTuple):
+class EmbeddedTokens(NamedTuple):
     """Rows of a table instead of (T, B, ...) inputs: step t reads `table[tokens[t]]`.
 
     A product with the table serves all the T * B places where its rows are read, and the loop over

@@ -31,11 +31,11 @@ OUTPUTS = re.compile(r"l_out|decoder|out\w*|fc\w*|linear\w*|\w*head|proj\w*|clas
 
 
 @dataclass(frozen=True)
-class Recognised:
+class Identified:
     """The weights of a character model, by our names for them in PyTorch.
 
     Attributes:
-        tensors: what was recognised by our names, all else by the file's.
+        tensors: what was identified by our names, all else by the file's.
         sizes: the values of a `Config` that the shapes tell; empty where they tell nothing.
         vocabulary: V, or None where nothing tells it.
         notes: what was left out or assumed, a sentence each.
@@ -49,13 +49,13 @@ class Recognised:
     complete: bool = False
 
 
-def recognise(
+def identify(
     contents: Contents,
     *,
     key: str | None = None,
     drop: Sequence[str] = (),
     names: Mapping[str, str] | None = None,
-) -> Recognised:
+) -> Identified:
     """Find the weights of a character model among what a file holds.
 
     Args:
@@ -68,10 +68,10 @@ def recognise(
         TensorFileError: if a tensor that is called like a weight can be none, if it cannot be told
             what is what, or if the model is of a kind that this project does not have.
     """
-    outcomes: list[Recognised | TensorFileError] = []
+    outcomes: list[Identified | TensorFileError] = []
     for keys, table in contents.candidates(key):
         try:
-            found = _recognised(renamed(without(table, drop), names or {}))
+            found = _identified(renamed(without(table, drop), names or {}))
         except TensorFileError as error:
             outcomes.append(error)
             continue
@@ -86,7 +86,7 @@ def recognise(
     return likeliest
 
 
-def _recognised(named: Mapping[str, Stored]) -> Recognised:
+def _identified(named: Mapping[str, Stored]) -> Identified:
     """The weights among tensors that have their short or new names."""
     rest = dict(named)
     notes = _leave_out_counters(rest)
@@ -99,7 +99,7 @@ def _recognised(named: Mapping[str, Stored]) -> Recognised:
         arrays = {name: stored.array for name, stored in (tensors | rest).items()}
         embedding = arrays.get(EMBEDDING)
         sizes = _windowed_sizes(arrays)
-        return Recognised(arrays, sizes, _rows(embedding), tuple(notes), complete=bool(sizes))
+        return Identified(arrays, sizes, _rows(embedding), tuple(notes), complete=bool(sizes))
     sizes = _recurrent_sizes(layers)
     tensors |= _ends(rest, sizes)
     _leave_out_duplicates(rest, tensors, notes)
@@ -108,7 +108,7 @@ def _recognised(named: Mapping[str, Stored]) -> Recognised:
         _add_implied(arrays, sizes, notes, alone=not any(len(s.shape) > 1 for s in rest.values()))
     complete = bool(sizes) and EMBEDDING in arrays and OUTPUT in arrays
     vocabulary = _rows(arrays.get(EMBEDDING))
-    return Recognised(arrays, sizes, vocabulary, tuple(notes), complete=complete)
+    return Identified(arrays, sizes, vocabulary, tuple(notes), complete=complete)
 
 
 def _add_implied(
@@ -432,10 +432,10 @@ def _rows(array: np.ndarray | None) -> int | None:
     return None if array is None or array.ndim != 2 else int(array.shape[0])
 
 
-def summary(found: Recognised) -> str:
-    """What was recognised, in words."""
+def summary(found: Identified) -> str:
+    """What was identified, in words."""
     if not found.sizes:
-        return "No character model is recognised."
+        return "No character model is identified."
     sizes = found.sizes
     cell = {"tanh": "tanh or relu"}.get(sizes.get("cell", ""), sizes.get("cell"))
     words: Iterable[str] = (
