@@ -22,6 +22,16 @@ def programs():
     return found
 
 
+@pytest.mark.parametrize("text", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_every_file_that_is_named_is_there(text):
+    """Links, and paths of the project in backticks."""
+    words = (ROOT / text).read_text(encoding="utf-8")
+    linked = re.findall(r"\]\((?!https?:)([^)#]+)\)", words)
+    quoted = re.findall(r"`((?:jaxrnn|parity|scripts|tests)/[\w./-]*)`", words)
+    missing = [path for path in {*linked, *quoted} if not (ROOT / path).exists()]
+    assert not missing
+
+
 def with_words(words):
     (program,) = [program for program in programs() if words in program]
     return program
