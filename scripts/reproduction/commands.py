@@ -53,7 +53,7 @@ class Reproduce:
     """Another schedule than the recipe's, such as "1 x 1e-3", to try something."""
     studies: bool = False
     """Train as well what the course does not say: the recipes with another split, carry, bptt,
-    initialisation or, of the LSTM, dropout, weight decay, width or rate (ours, in float32; those
+    initialization or, of the LSTM, dropout, weight decay, width or rate (ours, in float32; those
     of the recipes that are asked for)."""
     folder: Path = FOLDER
     """Where the results are kept."""

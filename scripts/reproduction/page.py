@@ -195,7 +195,7 @@ def _starts(findings: Findings) -> dict[str, Any]:
 
 def _studies(findings: Findings) -> dict[str, Any]:
     bptt = studies.variants(findings, "bptt")
-    identity = studies.initialisations(findings)
+    identity = studies.initializations(findings)
     beginning = studies.variants(findings, "beginning", "nothing")
     units = {name: Unit(recipe=study.recipes[0]) for name, study in STUDIES.items()}
     return {
@@ -243,7 +243,7 @@ def _notes(findings: Findings) -> dict[str, Any]:
     carry = studies.variants(findings, "carry", "never")
     moves = {policy: apart(records, carry.get("never", [])) for policy, records in carry.items()}
     bptt = studies.variants(findings, "bptt")
-    ones = {(one.schedule, one.start): one for one in studies.initialisations(findings)}
+    ones = {(one.schedule, one.start): one for one in studies.initializations(findings)}
     both = [(one, ones.get((one.schedule, "default"))) for one in ones.values()]
     compared = [(one, other, apart(one.records, other.records)) for one, other in both if other]
     return {

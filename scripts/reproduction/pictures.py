@@ -19,7 +19,7 @@ from reproduction.statistics import Outcome, outcomes
 DPI = 100
 WIDTH = 10.0
 """Inches: with DPI, the width of a page on GitHub."""
-COLOURS = 128
+COLORS = 128
 COLUMNS = 3
 OURS, THEIRS = "tab:blue", "tab:orange"
 THIN: Mapping[str, Any] = {"linewidth": 0.7, "alpha": 0.5}
@@ -30,7 +30,7 @@ def draw(findings: Findings, folder: Path) -> None:
     """Draw the figures for which there are results, as PNG, each under the page's name for it."""
     run = [outcome for outcome in outcomes(findings) if outcome.ours]
     bptt = studies.variants(findings, "bptt")
-    identity = studies.initialisations(findings)
+    identity = studies.initializations(findings)
     if run:
         _save(_losses(run), folder / "losses.png")
     if findings.horizons:
@@ -60,7 +60,7 @@ def _save(figure: Figure, path: Path) -> None:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    picture.quantize(COLORS, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def _curves(records: Sequence[Record]) -> np.ndarray:
@@ -101,14 +101,14 @@ def _draw_outcome(axes: Any, outcome: Outcome) -> None:
 def _horizons(findings: Findings) -> Figure:
     figure, (axes,) = _panels(1, 1, 4.6)
     for number, horizon in enumerate(findings.horizons):
-        colour, name = f"C{number}", f"{horizon.recipe}, {horizon.dtype}"
+        color, name = f"C{number}", f"{horizon.recipe}, {horizon.dtype}"
         for distances, style, who in (
             (horizon.jax_torch, "-", "JAX and PyTorch"),
             (horizon.torch_ulp, "--", "PyTorch, 1 ulp apart"),
         ):
             found = [(s, d) for s, d in zip(horizon.steps, distances, strict=True) if d > 0]
             if found:
-                axes.plot(*zip(*found, strict=True), style, color=colour, label=f"{name}: {who}")
+                axes.plot(*zip(*found, strict=True), style, color=color, label=f"{name}: {who}")
     for limit in sorted({horizon.limit for horizon in findings.horizons}):
         axes.axhline(limit, color="black", linestyle=":", label=f"limit, {limit:g}")
     axes.set_xscale("log")
@@ -144,15 +144,15 @@ def _bptt(found: Mapping[str, Sequence[Record]]) -> Figure:
     return figure
 
 
-def _norms(found: Sequence[studies.Initialisation]) -> Figure:
+def _norms(found: Sequence[studies.Initialization]) -> Figure:
     schedules = list(dict.fromkeys(one.schedule for one in found))
     figure, panels = _panels(len(schedules), len(schedules), 3.8)
     for one in found:
         axes = panels[schedules.index(one.schedule)]
-        colour = OURS if one.start == "identity" else THEIRS
+        color = OURS if one.start == "identity" else THEIRS
         steps = [step for step, _ in one.records[0].norms]
         norms = np.array([[norm for _, norm in record.norms] for record in one.records])
-        _draw_seeds(axes, steps, norms, colour, f"{one.start} initialisation")
+        _draw_seeds(axes, steps, norms, color, f"{one.start} initialisation")
     for axes, schedule in zip(panels, schedules, strict=True):
         axes.set_title(f"schedule {schedule}", fontsize=10)
         axes.set_yscale("log")
@@ -168,7 +168,7 @@ def _norms(found: Sequence[studies.Initialisation]) -> Figure:
     return figure
 
 
-def _flow(found: Sequence[studies.Initialisation]) -> Figure:
+def _flow(found: Sequence[studies.Initialization]) -> Figure:
     """The gradient on its way back, at the start and at the end of each training."""
     figure, panels = _panels(2, 2, 3.8)
     shown = [one for one in found if one.flows(0)]
@@ -185,7 +185,7 @@ def _flow(found: Sequence[studies.Initialisation]) -> Figure:
     return figure
 
 
-def _draw_seeds(axes: Any, steps: Any, norms: np.ndarray, colour: str, name: str) -> None:
+def _draw_seeds(axes: Any, steps: Any, norms: np.ndarray, color: str, name: str) -> None:
     """The norms of each seed (seeds, steps), and their geometric mean."""
-    axes.plot(steps, norms.T, color=colour, **THIN)
-    axes.plot(steps, np.exp(np.log(norms).mean(axis=0)), color=colour, label=name, **THICK)
+    axes.plot(steps, norms.T, color=color, **THIN)
+    axes.plot(steps, np.exp(np.log(norms).mean(axis=0)), color=color, label=name, **THICK)

@@ -1,9 +1,9 @@
 """Train a recipe in PyTorch, from the weights and through the windows that JAX starts from.
 
-The reference, `torch.optim.Adam` and a plain loop. The initial weights, where each window lies and
-how long it is, and the learning rates are ours, and windows are not padded. So in float64 the
-losses and weights of the two agree digit by digit, but where there is dropout: PyTorch draws masks
-of its own.
+The reference model, `torch.optim.Adam` and a plain loop; the initial weights, where each window
+lies and how long it is, and the learning rates are ours, and windows are not padded. So in float64
+the losses and weights of the two agree digit by digit, but where there is dropout: PyTorch draws
+masks of its own.
 """
 
 import io
@@ -68,9 +68,8 @@ class ReferenceRun:
     def __init__(self, unit: Unit, experiment: Experiment) -> None:
         torch.manual_seed(unit.seed)  # of the dropout masks; the weights are overwritten
         self.config, self._experiment = experiment.config, experiment
-        self.training = ReferenceTraining(
-            first_reference(experiment, unit.dtype), rule_of(self.config)
-        )
+        reference = first_reference(experiment, unit.dtype)
+        self.training = ReferenceTraining(reference, rule_of(self.config))
         self.position, self.rows, self.seconds = Position(), list[dict[str, Any]](), 0.0
 
     @property

@@ -92,8 +92,8 @@ def characters_per_epoch(bptt: Mapping[str, Sequence[Record]]) -> float:
     return min(each) * ones[0].unit.config.batch
 
 
-class Initialisation(NamedTuple):
-    """A recurrent weight's initialisation at one schedule of the learning rate."""
+class Initialization(NamedTuple):
+    """A recurrent weight's initialization at one schedule of the learning rate."""
 
     start: str  # "identity" or "default"
     schedule: str  # the schedule
@@ -105,7 +105,7 @@ class Initialisation(NamedTuple):
         return [record.flow[place] for record in self.records if record.flow]
 
 
-def initialisations(findings: Findings) -> list[Initialisation]:
+def initializations(findings: Findings) -> list[Initialization]:
     """Those that have been run."""
     (recipe,) = STUDIES["identity"].recipes
     found = []
@@ -114,11 +114,11 @@ def initialisations(findings: Findings) -> list[Initialisation]:
         norms = sorted(norm for record in records for _, norm in record.norms)
         start = "identity" if changes["identity"] else "default"
         if records:
-            found.append(Initialisation(start, changes["schedule"], records, norms))
+            found.append(Initialization(start, changes["schedule"], records, norms))
     return found
 
 
-def flow_shares(found: Sequence[Initialisation]) -> list[dict[str, Any]]:
+def flow_shares(found: Sequence[Initialization]) -> list[dict[str, Any]]:
     """What of the gradient is left `STEPS_BACK`, relative to one step back: mean of the seeds."""
     rows = []
     for one in found:
@@ -130,8 +130,8 @@ def flow_shares(found: Sequence[Initialisation]) -> list[dict[str, Any]]:
     return rows
 
 
-def growth(found: Sequence[Initialisation]) -> dict[str, float]:
-    """How many times its norm one step back a gradient has at most, by the initialisation."""
+def growth(found: Sequence[Initialization]) -> dict[str, float]:
+    """How many times its norm one step back a gradient has at most, by the initialization."""
     return {
         f"{one.start}, {one.schedule}": max(max(norms) / norms[0] for norms in flows)
         for one in found
