@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxrnn.files import read_regular
+from jaxrnn.files import damage, read_regular
 from jaxrnn.reproduction.comparison import pair
 from jaxrnn.reproduction.page.records import (
     Environment,
@@ -90,7 +90,7 @@ def of_page(path: Path) -> Findings:
     try:
         return Findings.from_json(data)
     except DAMAGED as error:
-        raise ResultError(f"{path} is damaged: {error!r:.300}.") from error
+        raise ResultError(f"{path} is damaged: {damage(error)}.") from error
 
 
 def _order() -> dict[str, int]:
@@ -122,7 +122,7 @@ def _checked_record(result: Result, folder: Path) -> Record:
         return _record(result)
     except DAMAGED as error:
         path = result_path(folder, Unit.from_dict(result["unit"]))
-        message = f"{path} is damaged: {error!r:.300}. Remove it to train again."
+        message = f"{path} is damaged: {damage(error)}. Remove it to train again."
         raise ResultError(message) from error
 
 
@@ -187,7 +187,7 @@ def _horizon(path: Path) -> Horizon:
             environment=_environment(found),
         )
     except (*DAMAGED, FileNotFoundError) as error:
-        message = f"{path} is damaged: {error!r:.300}. Remove it, and run parity horizon again."
+        message = f"{path} is damaged: {damage(error)}. Remove it, and run parity horizon again."
         raise ResultError(message) from error
 
 
