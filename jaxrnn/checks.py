@@ -3,6 +3,7 @@
 Needs NumPy alone, as `data` does.
 """
 
+import operator
 import sys
 from typing import Any
 
@@ -51,20 +52,28 @@ def check_starts(starts: Any, length: int, count: int) -> None:
 
 
 def check_at_least_1(**values: int) -> None:
-    """Refuse a number below 1; its name goes into the message."""
-    for name, value in values.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}.")
+    """Refuse what is no integer of at least 1; its name goes into the message."""
+    _check_at_least(1, values)
 
 
 def check_at_least_0(**values: int) -> None:
-    """Refuse a number below 0; its name goes into the message."""
+    """Refuse what is no integer of at least 0; its name goes into the message."""
+    _check_at_least(0, values)
+
+
+def _check_at_least(least: int, values: dict[str, Any]) -> None:
     for name, value in values.items():
-        if value < 0:
-            raise ValueError(f"{name} must be at least 0, got {value}.")
+        try:
+            number = operator.index(value)
+        except TypeError:
+            raise ValueError(
+                f"{name} must be an integer of at least {least}, got {value!r}."
+            ) from None
+        if number < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}.")
 
 
 def check_seed(seed: int) -> None:
     """Refuse a seed that is none of a random key's."""
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed must lie in [0, 2**32), got {seed}.")
+    if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed must lie in [0, 2**32), got {seed!r}.")

@@ -61,6 +61,14 @@ def read_regular(path: Path | str, *, at_most: int | None = None) -> bytes:
     return data
 
 
+def damage(error: Exception) -> str:
+    """What is wrong with a file, in words, by what its reader met; at most 300 characters."""
+    if isinstance(error, KeyError):
+        return f"it has no {error.args[0]!r:.300}" if error.args else "an entry is missing"
+    words = " ".join(str(error).split()).rstrip(".")
+    return words[:300] or type(error).__name__
+
+
 def parse_json(data: bytes | str, what: object) -> Any:
     """What JSON says.
 

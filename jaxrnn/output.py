@@ -33,23 +33,29 @@ class OutputError(ValueError):
     """A path that nothing may be written to; the message says why."""
 
 
-def check_output(path: Path | str, *, parents: bool = False) -> Path:
+def check_output(path: Path | str, *, parents: bool = False, suffix: str | None = None) -> Path:
     """Refuse a path that a result may not be written to. Call it before the work begins.
 
     Args:
         path: the file that the user names.
         parents: whether `write_output` makes the folder if it is not there.
+        suffix: how the name must end, such as ".png", where programs know the kind of file by it.
 
     Returns:
         The path.
 
     Raises:
-        OutputError: if there is something else than a regular file, if the file is part of a run,
-            or if its folder is missing or cannot be written to.
+        OutputError: if its name ends otherwise, if there is something else than a regular file, if
+            the file is part of a run, or if its folder is missing or cannot be written to.
     """
     path = Path(path)
     try:
         _check_folder_of(path, parents=parents)
+        if suffix is not None and path.suffix.lower() != suffix:
+            raise OutputError(
+                f"{path} would hold {suffix.lstrip('.').upper()}: give it a name that ends in "
+                f"{suffix}."
+            )
         _check_file(path)
         # The new bytes are first written here; see `write_whole`.
         _check_file(path.with_name(f".{path.name}.partial"))

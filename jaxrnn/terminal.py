@@ -68,7 +68,7 @@ def parse(
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise ValueError(_first_paragraph(errors.getvalue())) from None
+        raise ValueError(first_paragraph(errors.getvalue())) from None
 
 
 def _with_values_joined(arguments: Sequence[str]) -> list[str]:
@@ -92,8 +92,9 @@ def reason(error: BaseException) -> str:
         return f"There is no {text}."
     if isinstance(error, UnicodeError) and not isinstance(error, UnicodeDecodeError):
         return f"A text cannot be written as UTF-8: {text}."
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}."
+    if isinstance(error, OSError) and error.strerror:
+        where = "" if error.filename is None else f"{error.filename}: "
+        return f"{where}{error.strerror}."
     return text or f"The command failed ({type(error).__name__})."
 
 
@@ -246,18 +247,29 @@ class Screen:
         silence()
 
 
-def _first_paragraph(boxed: str) -> str:
-    """The message in an error box of tyro's, in one line: what stands above its first rule."""
+def first_paragraph(boxed: str) -> str:
+    """The message in an error box of tyro's, in one line: what stands above its first rule.
+
+    Where the terminal has no characters for lines, a box is drawn with "-", and its title stands on
+    a line of its own, above a rule.
+    """
     words: list[str] = []
+    titled = False
     for line in boxed.splitlines():
         if line.startswith(("╭", "╰")):
+            titled = True
             continue
         text = line.strip("│ ")
-        if text and (set(text) == {"─"} or text.startswith("For full helptext")):
+        if len(text) > 3 and set(text) == {"-"} and not titled:
+            words.clear()  # of the title
+            titled = True
+            continue
+        rule = len(text) > 3 and set(text) in ({"─"}, {"-"})
+        if rule or text.startswith("For full helptext"):
             break
-        if text and set(text) == {"-"} and len(text) > 3:
-            continue  # a rule, where there are no lines to draw
         words += text.split()
-    # tyro's own name for what stands behind the flags.
-    sentence = re.sub(r"^.*?__tyro-dummy-inner__[\w.]*:\s*", "", " ".join(words))
+    sentence = " ".join(words)
+    # tyro's own names for what stands behind the flags, and for all options of a recipe.
+    sentence = re.sub(r"^.*?__tyro-dummy-inner__[\w.]*:\s*", "", sentence)
+    sentence = re.sub(r"^Error parsing config:\s*", "", sentence)
     return sentence or "the command line could not be read."

@@ -176,6 +176,12 @@ def test_a_library_that_was_cut_short_is_compiled_again(tmp_path, monkeypatch):
     written = path.stat().st_mtime_ns
     library.compiled_library()
     assert path.stat().st_mtime_ns > written
+    for suffix in (".sha256", ".so"):
+        file = path.with_suffix(suffix)
+        file.unlink()
+        os.mkfifo(file)
+        assert library.compiled_library() == path  # a pipe is not waited for
+        assert file.is_file()
 
 
 def test_without_a_compiler_one_line_says_so():

@@ -118,8 +118,11 @@ def test_train_sample_evaluate(capsys, tmp_path):
     one, two = capsys.readouterr().out.split("\n" + "-" * 40 + "\n")
     assert one + "\n" == two
     assert one.startswith("the q")
+    capsys.readouterr()
     assert cli.main(["sample", "runs/fox", "--prompt", "t2he", "--unknown", "skip"]) == 0
-    assert capsys.readouterr().out.startswith("the")
+    captured = capsys.readouterr()
+    assert captured.out.startswith("the")
+    assert captured.err == "note: 1 unknown characters of the prompt are left out.\n"
 
     assert cli.main(["evaluate", "runs/fox", "--corpus", "text.txt"]) == 0
     captured = capsys.readouterr()

@@ -183,3 +183,13 @@ def test_a_download_of_another_text_is_refused_and_leaves_nothing(tmp_path, monk
             load_corpus("nietzsche")
         server.shutdown()
     assert not list((tmp_path / "data").iterdir())
+
+
+def test_an_empty_name_is_not_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("some text")
+    assert load_corpus(".").documents == ("some text",)
+    with pytest.raises(CorpusError, match="The corpus has an empty name"):
+        load_corpus("")
+    with pytest.raises(CorpusError, match="The validation text has an empty name"):
+        load_corpus("a.txt", validation="")

@@ -89,6 +89,14 @@ def test_other_kinds_of_files_are_named(tmp_path, name, data, message):
         read_tensors(tmp_path / name)
 
 
+@pytest.mark.parametrize("zipped", [True, False], ids=["archive", "old format"])
+def test_a_file_of_torch_is_read_whatever_its_name(tmp_path, zipped):
+    path = tmp_path / "really.safetensors"
+    weight = torch.ones(3, 2)
+    torch.save({"rnn.weight": weight}, path, _use_new_zipfile_serialization=zipped)
+    assert read_tensors(path)["rnn.weight"].tolist() == weight.tolist()
+
+
 def test_a_pickled_module_is_refused_with_the_lines_that_save_its_weights(tmp_path):
     with pytest.raises(
         TensorFileError, match=r"torch\.save\(found\.state_dict\(\), 'weights\.pt'\)"

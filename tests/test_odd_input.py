@@ -1,16 +1,21 @@
 """Odd but honest input: emoji, NUL bytes, long lines, huge vocabularies; tokens out of range."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxrnn import (
+    GRU,
+    RNN,
     Batch,
     BpttStream,
     CharLM,
     Vocabulary,
     WindowSet,
+    eval_step,
     evaluate,
     fit,
     generate,
@@ -93,3 +98,62 @@ def test_tokens_out_of_range_are_refused_on_the_host():
         WindowSet(np.zeros(60), np.arange(3), 4, 2)
     with pytest.raises(ValueError, match="lies outside the 60 tokens"):
         WindowSet(np.zeros(60, int), np.array([56]), 4, 2)
+
+
+def _odd_params():
+    """Parameters that are none of the model's, each with a part of the message."""
+    params = make_state(CharLM(7, 3, 4), ADAM, 3, jax.random.key(0)).params
+    out = params["l_out"]
+    return {
+        "a weight missing": ({**params, "l_out": {"bias": out["bias"]}}, "l_out.kernel is missing"),
+        "a layer missing": (
+            {n: p for n, p in params.items() if n != "rnn"},
+            "and 1 more|is missing",
+        ),
+        "another shape": (
+            {**params, "e": {"embedding": jnp.zeros((9, 3))}},
+            re.escape("e.embedding must have shape (7, 3), got (9, 3)"),
+        ),
+        "unknown": ({**params, "rnn_1": params["rnn"]}, "rnn_1.bias_hh_l0 is unknown"),
+        "wrapped": ({"params": params}, "params.e.embedding is unknown|e.embedding is missing"),
+        "integers": (
+            {**params, "l_out": {**out, "kernel": jnp.ones((4, 7), int)}},
+            "l_out.kernel must have floating numbers, got int",
+        ),
+        "no array": ({"e": 1.0}, "e.embedding is missing"),
+        "a list": ([1.0], "e.embedding is missing"),
+    }
+
+
+@pytest.mark.parametrize("name", _odd_params())
+def test_parameters_of_another_model_are_one_message(name):
+    params, message = _odd_params()[name]
+    model, adam = CharLM(7, 3, 4), ADAM
+    tokens = np.ones((2, 3), int)
+    state = make_state(model, adam, 3, jax.random.key(0))
+    calls = [
+        lambda: train_step(model, adam, state._replace(params=params), Batch(tokens, tokens), 0.1),
+        lambda: eval_step(model, params, state.carry, Batch(tokens, tokens)),
+        lambda: generate(model, params, tokens, 2, jax.random.key(0)),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=message) as error:
+            call()
+        assert "\n" not in str(error.value)
+
+
+def test_a_parameter_that_a_layer_lacks_is_named():
+    layer = RNN(GRU, 4)
+    with pytest.raises(ValueError, match=r"weight_ih_l0 is missing; .*\(12, 2\)"):
+        layer.apply({"params": {}}, layer.initial_carry(3), jnp.zeros((1, 3, 2)))
+
+
+@pytest.mark.parametrize("size", [2.5, "4", None])
+def test_a_size_that_is_no_integer_is_one_message(size):
+    for call in (
+        lambda: RNN(GRU, size).initial_carry(2),
+        lambda: RNN(GRU, 4).initial_carry(size),
+        lambda: BpttStream(np.ones(100, int), batch=size, bptt=4),
+    ):
+        with pytest.raises(ValueError, match=f"must be an integer of at least ., got {size!r}"):
+            call()

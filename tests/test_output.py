@@ -6,6 +6,7 @@ import stat
 import pytest
 
 from jaxrnn.cli import main
+from jaxrnn.exchange.files import check_suffix
 from jaxrnn.output import OutputError, check_output, check_output_folder, kind_of, write_output
 
 
@@ -92,3 +93,16 @@ def test_commands_look_before_they_work(run_folder, capsys):
     assert line.startswith("error: ")
     assert "run" in line
     assert (run_folder / "config.json").read_text() == "precious"
+
+
+def test_a_name_by_which_no_program_knows_the_kind_is_refused(tmp_path):
+    for name in ("rates.jpg", "rates", "rates.png.txt"):
+        with pytest.raises(OutputError, match=r"would hold PNG: give it a name that ends in .png"):
+            check_output(tmp_path / name, suffix=".png")
+    check_output(tmp_path / "RATES.PNG", suffix=".png")
+
+
+@pytest.mark.parametrize("name", ["", ".", ".."])
+def test_a_folder_is_no_file_to_export_to(name):
+    with pytest.raises(ValueError, match="is a folder: name a file in it"):
+        check_suffix(name)

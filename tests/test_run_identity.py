@@ -252,7 +252,7 @@ def test_a_name_that_is_taken_meanwhile_is_another_runs(tmp_path, monkeypatch):
 
 
 def test_an_automatic_name_is_no_other_recipes(tmp_path, monkeypatch, experiment):  # noqa: F811
-    from jaxrnn.cli import Train
+    from jaxrnn.cli.train import Train
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs/stateful-rnn").mkdir(parents=True)
@@ -272,7 +272,9 @@ def test_the_same_text_may_lie_elsewhere(tmp_path, monkeypatch, capsys):
     assert main(["train", "--corpus", "text.txt", "--min-frequency", "1", *flags]) == 0
     (tmp_path / "text.txt").rename(tmp_path / "moved.txt")
     assert main(["train", "--resume", "runs/text"]) == 2
-    assert "There is no corpus" in capsys.readouterr().err
+    assert "is not there any more. If it lies elsewhere now, name it with --corpus" in (
+        capsys.readouterr().err
+    )
     assert main(["train", "--resume", "runs/text", "--corpus", "moved.txt"]) == 0
     assert "is finished" in capsys.readouterr().err
     (tmp_path / "moved.txt").write_text(TEXT + "more")

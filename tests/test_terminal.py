@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from jaxrnn.cli import main
-from jaxrnn.terminal import Screen, printable, reason, run_command, stop_requests
+from jaxrnn.files import damage
+from jaxrnn.terminal import Screen, first_paragraph, printable, reason, run_command, stop_requests
 
 
 @pytest.mark.parametrize(
@@ -74,6 +75,7 @@ def test_a_terminal_that_is_closed_stops_nothing(monkeypatch):
         (ValueError("plain words."), "plain words."),
         (ValueError(), "The command failed (ValueError)."),
         (FileNotFoundError(errno.ENOENT, "No such file", "a.txt"), "a.txt: No such file."),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device."),
     ],
 )
 def test_an_exception_becomes_words(error, words):
@@ -139,3 +141,42 @@ def test_a_cell_that_is_not_defined_here_is_named(tmp_path, monkeypatch, capsys)
     error = capsys.readouterr().err
     assert "The cell 'mine' is not defined here" in error
     assert "damaged" not in error
+
+
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        (
+            " Unrecognized options \n ------------ \n  Unrecognized options: --lenght, 3\n"
+            "  ------------\n  Perhaps you meant:\n      --length INT\n",
+            "Unrecognized options: --lenght, 3",
+        ),
+        (
+            "╭─ Unrecognized options ─╮\n│ Unrecognized options: --lenght, 3 │\n"
+            "│ ────────────── │\n│ Perhaps you meant: │\n│ --length INT │\n╰────────╯\n",
+            "Unrecognized options: --lenght, 3",
+        ),
+        (
+            " Value error \n ------------ \n  Error parsing config: batch must be at\n"
+            "  least 1, got 0.\n  ------------\n  Argument helptext:\n",
+            "batch must be at least 1, got 0.",
+        ),
+        ("", "the command line could not be read."),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_sentence_in_every_alphabet(box, message):
+    assert first_paragraph(box) == message
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (KeyError("itos"), "it has no 'itos'"),
+        (KeyError(), "an entry is missing"),
+        (ValueError("expected 1,\n got 2."), "expected 1, got 2"),
+        (RecursionError(), "RecursionError"),
+        (ValueError("x" * 999), "x" * 300),
+    ],
+)
+def test_damage_is_told_in_words(error, words):
+    assert damage(error) == words

@@ -64,13 +64,20 @@ def test_the_bar_shows_no_nonsense(value, validating):
 
 def test_a_run_is_worse_only_by_losses_that_are_numbers():
     for value in NO_NUMBERS:
-        assert watch._worse([row(value), row(2.0, 2.0)]) is None
-        assert watch._worse([row(2.0), row(value, 2.0)]) is None
-        assert watch._worse([row(value), row(value, 2.0)]) is None
+        assert watch._worse([row(value), row(2.0, 2.0)], 9) is None
+        assert watch._worse([row(2.0), row(value, 2.0)], 9) is None
+        assert watch._worse([row(value), row(value, 2.0)], 9) is None
         rows = [row(2.0), row(value, 2.0), row(3.0, 3.0), row(value, 4.0)]
-        assert "2.0000 after epoch 1, 3.0000 after epoch 3" in watch._worse(rows)
-    assert watch._worse([row(None), row(2.0, 2.0), row(1.0, 3.0)]) is None
-    assert watch._worse([]) is None
+        assert "2.0000 after epoch 1, 3.0000 after epoch 3" in watch._worse(rows, 9)
+    assert watch._worse([row(None), row(2.0, 2.0), row(1.0, 3.0)], 9) is None
+    assert watch._worse([], 9) is None
+
+
+def test_a_run_of_one_validation_is_worse_than_chance_or_not():
+    assert watch._worse([row(math.log(9))], 9) is None
+    assert "26.7000 after epoch 1, where a guess among 9 tokens has 2.1972" in watch._worse(
+        [row(26.7)], 9
+    )
 
 
 @pytest.mark.parametrize("value", [*NO_NUMBERS, 1e308, -1e308])

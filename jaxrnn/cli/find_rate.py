@@ -34,12 +34,12 @@ class FindRate:
     highest: float = 10.0
     """The last learning rate."""
     picture: Path = Path("learning-rates.png")
-    """Where to draw the curve."""
+    """Where to draw the curve: a .png file."""
     config: OmitArgPrefixes[Config] = RECIPES["python-docs"].config
     """The values of the recipe."""
 
     def __call__(self) -> int:
-        check_output(self.picture)
+        check_output(self.picture, suffix=".png")
         check_range(self.lowest, self.highest, self.steps)
         experiment = prepare(self.config)
         curves = range_test(

@@ -80,7 +80,7 @@ def watch(
             return FAILED
         if resume and not trained:
             screen.notice(f"{run.folder} is finished: its schedule has no more epochs to train.")
-        if (sentence := _worse(run.history)) is not None:
+        if (sentence := _worse(run.history, len(run.vocabulary))) is not None:
             screen.notice(sentence)
     command = command_name()
     if signal:
@@ -132,12 +132,21 @@ def _number(value: float | None, form: str) -> str:
     return format(value, form)
 
 
-def _worse(rows: Sequence[Row]) -> str | None:
-    """What to say of a run that ends worse than it began."""
+def _worse(rows: Sequence[Row], tokens: int) -> str | None:
+    """What to say of a run that ends worse than it began, or than a guess among V = `tokens`."""
     losses = [(row.epoch, row.validation) for row in rows if row.validation is not None]
     finite = [(epoch, loss) for epoch, loss in losses if math.isfinite(loss)]
-    if len(finite) < 2:
+    if not finite:
         return None
+    if len(finite) == 1:
+        [(epoch, loss)] = finite
+        if loss <= math.log(tokens):
+            return None
+        return (
+            f"The run ends worse than chance: validation loss {loss:.4f} after epoch {epoch:g}, "
+            f"where a guess among {tokens} tokens has {math.log(tokens):.4f}. A smaller rate may "
+            "help."
+        )
     (first, before), (last, after) = finite[0], finite[-1]
     if after <= before:
         return None

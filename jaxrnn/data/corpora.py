@@ -98,10 +98,11 @@ def load_corpus(name: str, *, validation: str | None = None) -> Corpus:
         CorpusError: if it is missing, empty, not UTF-8 or cannot be downloaded.
     """
     named = CORPORA.get(name)
-    corpus = named() if named else Corpus(name, _read(Path(name), "corpus"))
+    corpus = named() if named else Corpus(name, _read(_path(name, "corpus"), "corpus"))
     if validation is None:
         return corpus
-    return replace(corpus, validation=_read(Path(validation), "validation text"))
+    what = "validation text"
+    return replace(corpus, validation=_read(_path(validation, what), what))
 
 
 def python_docs() -> Corpus:
@@ -209,6 +210,13 @@ def _download(path: Path) -> None:
             f"{path}, or set JAXRNN_DATA to a folder that has nietzsche.txt, or take "
             "--corpus python-docs, which needs no download."
         ) from error
+
+
+def _path(name: str, what: str) -> Path:
+    """The path of a text. An empty one, as an unset variable of a shell gives it, would be "."."""
+    if not name:
+        raise CorpusError(f"The {what} has an empty name: name a text file or a folder.")
+    return Path(name)
 
 
 def _read(path: Path, what: str) -> tuple[str, ...]:

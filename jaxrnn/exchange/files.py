@@ -42,6 +42,10 @@ DTYPES: Mapping[str, Any] = {
 }
 """The kinds of numbers in safetensors that can be weights."""
 
+TORCH = (b"PK\x03\x04", b"\x80\x02\x8a\x0a")
+"""How files of torch.save begin: an archive, or in the old format a number that is always the same.
+"""
+
 STRANGERS = (
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes"),
     (b"\x93NUMPY", "a NumPy array"),
@@ -80,10 +84,12 @@ def check_suffix(path: Path | str) -> None:
         TensorFileError: if it does not end in .safetensors.
     """
     path = Path(path)
+    if not path.name or path.name == "..":
+        raise TensorFileError(f"{path} is a folder: name a file in it that ends in {SUFFIX}.")
     if path.suffix.lower() != SUFFIX:
         raise TensorFileError(
             f"{path} would hold safetensors, which PyTorch does not read under this name: call it "
-            f"{path.with_suffix(SUFFIX).name or 'model.safetensors'}. "
+            f"{path.with_suffix(SUFFIX).name}. "
             "safetensors.torch.load_file reads it."
         )
 
@@ -187,7 +193,7 @@ def _is_safetensors(path: Path, beginning: bytes) -> bool:
     length = int.from_bytes(beginning[:8], "little")
     if beginning[8:9] == b"{" and length < path.stat().st_size:
         return True
-    known = any(beginning.startswith(start) for start, _ in STRANGERS)
+    known = beginning.startswith((*TORCH, *(start for start, _ in STRANGERS)))
     return path.suffix.lower() == SUFFIX and not known
 
 

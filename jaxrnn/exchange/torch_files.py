@@ -41,9 +41,10 @@ def read_torch(path: Path) -> Contents:
         ) from None
     description = _description(path)
     try:
-        with warnings.catch_warnings():
+        # Opened here: PyTorch would go by the name, and read a .safetensors as such.
+        with open(path, "rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecated kinds of tensors, which are refused below
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            found = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever the damage runs into: KeyError, EOFError ..
         if type(error).__name__ == "UnpicklingError" and _is_refusal(str(error)):
             raise TensorFileError(_how_to_save(path, str(error), description)) from error

@@ -17,7 +17,7 @@ from jaxrnn.array_checks import precision
 from jaxrnn.checks import check_at_least_1, check_tokens
 from jaxrnn.generation.compiled import generate_compiled, runs_compiled
 from jaxrnn.generation.sampler import GREEDY, NOTHING, Rules, Sampler, choose_token, sample_uniforms
-from jaxrnn.nn.model import CharModel, apply_model, model_carry
+from jaxrnn.nn.model import CharModel, apply_model, check_params, model_carry
 from jaxrnn.recurrent.cells import Carry
 
 MOST_CHARACTERS = 100_000_000
@@ -60,8 +60,9 @@ def generate(
         The carry before the last character that was written, and the written tokens.
 
     Raises:
-        ValueError: if the prompt has another shape or a token outside [0, V), N is below 1, or the
-            model gives no character a finite probability, as where its weights hold NaN.
+        ValueError: if the prompt has another shape or a token outside [0, V), N is below 1, the
+            parameters are none of the model's, or it gives no character a finite probability, as
+            where its weights hold NaN.
     """
     prompt = prompt if isinstance(prompt, jax.Array) else np.asarray(prompt)
     if prompt.ndim != 2 or prompt.shape[0] < 1:
@@ -73,6 +74,7 @@ def generate(
             f"of {prompt.shape[1]:,} texts: write fewer, or go on from the end of the text."
         )
     check_tokens(prompt, model.vocabulary)
+    check_params(model, params)
     sampler = sampler or Sampler()
     # A sampler's numbers are arguments of the program; rules of a subclass are part of it.
     own = None if sampler.plain else sampler

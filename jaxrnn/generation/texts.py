@@ -1,5 +1,6 @@
 """Generate texts: from a prompt's characters to the characters that follow."""
 
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,8 @@ from jaxrnn.data.vocabulary import END, Unknown, Vocabulary
 from jaxrnn.generation.decoding import generate
 from jaxrnn.generation.sampler import Sampler
 from jaxrnn.nn.model import CharModel
+
+logger = logging.getLogger(__name__)
 
 
 def read_prompt(
@@ -27,6 +30,11 @@ def read_prompt(
         ValueError: if the prompt is too short or has unknown characters.
     """
     tokens = vocabulary.encode(prompt, unknown=unknown)
+    if unknown == "skip":
+        known = len(tokens)
+        given = len(prompt.lower() if vocabulary.lowercase else prompt)
+        if known < given:
+            logger.warning("%d unknown characters of the prompt are left out.", given - known)
     least = 1 if model.reads == "streams" else window
     if len(tokens) < least:
         raise ValueError(

@@ -130,7 +130,7 @@ def weight(
     """A parameter of a module, made with `init` where the module is being initialized.
 
     Raises:
-        ValueError: if the parameter that is there has another shape.
+        ValueError: if there is no such parameter, or one of another shape.
     """
     if module.has_variable("params", name):
         got = jnp.shape(module.get_variable("params", name))
@@ -138,6 +138,8 @@ def weight(
             raise ValueError(
                 f"{name} must have shape {shape} for these inputs and this module, got {got}."
             )
+    elif not module.is_mutable_collection("params"):
+        raise ValueError(f"The parameter {name} is missing; it must have shape {shape}.")
     array: Array = jnp.asarray(module.param(name, init, shape))
     return as_floats(name, array, shape, array.dtype)
 

@@ -3,7 +3,7 @@
 Shapes: T time steps, B batch, V vocabulary, F embedding size, H hidden size.
 """
 
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import flax.linen as nn
@@ -15,6 +15,11 @@ from jaxtyping import Array, Float, Int
 from jaxrnn.array_checks import as_carry, as_integers, precision
 from jaxrnn.nn.layers import RNN, dense, embed, embedded_tokens
 from jaxrnn.recurrent.cells import Carry
+
+FAULTS_NAMED = 5
+"""Parameters that a message names at the most."""
+MODELS_REMEMBERED = 32
+"""Models whose parameters' shapes are kept, so that they are not derived for every call."""
 
 Reads = Literal["trigrams", "overlapping", "non-overlapping", "streams"]
 
@@ -67,6 +72,45 @@ class CharModel(nn.Module):
         return None
 
 
+def check_params(model: CharModel, params: Any) -> None:
+    """Refuse parameters that are none of the model's; all that differ are named.
+
+    Raises:
+        ValueError: if one is missing, unknown, of another shape, or holds no floating numbers.
+    """
+    expected = _param_shapes(model)
+    got = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    faults = []
+    for name, shape in expected.items():
+        if name not in got:
+            faults.append(f"{name} is missing, of shape {shape}")
+        elif jnp.shape(got[name]) != shape:
+            faults.append(f"{name} must have shape {shape}, got {jnp.shape(got[name])}")
+        elif not jnp.issubdtype(jnp.result_type(got[name]), jnp.floating):
+            kind = jnp.result_type(got[name])
+            faults.append(f"{name} must have floating numbers, got {kind}")
+    faults += [
+        f"{name or 'an array without a name'} is unknown" for name in sorted(got.keys() - expected)
+    ]
+    if faults:
+        more = f"; and {len(faults) - FAULTS_NAMED} more" if len(faults) > FAULTS_NAMED else ""
+        listed = "; ".join(faults[:FAULTS_NAMED]) + more
+        raise ValueError(f"The parameters are not those of {type(model).__name__}: {listed}.")
+
+
+@lru_cache(maxsize=MODELS_REMEMBERED)
+def _param_shapes(model: CharModel) -> dict[str, tuple[int, ...]]:
+    """The shapes of the model's parameters, by their names."""
+    tokens = jax.ShapeDtypeStruct((3, 1), jnp.int32)  # three characters, as Char3Model reads them
+    init = jax.eval_shape(model.init, jax.random.key(0), model.initial_carry(1), tokens)
+    leaves = jax.tree_util.tree_leaves_with_path(init["params"])
+    return {_name(path): leaf.shape for path, leaf in leaves}
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
 def model_carry(model: CharModel, params: Any, carry: Carry, batch: int) -> Carry:
     """A carry of the model's, in the precision of its weights.
 
@@ -77,8 +121,10 @@ def model_carry(model: CharModel, params: Any, carry: Carry, batch: int) -> Carr
         batch: B.
 
     Raises:
-        ValueError: if it has another structure or other shapes than `model.initial_carry(batch)`.
+        ValueError: if it has another structure or other shapes than `model.initial_carry(batch)`,
+            or the parameters are none of the model's.
     """
+    check_params(model, params)
     like = jax.eval_shape(partial(model.initial_carry, batch, precision(params)))
     return as_carry(carry, like)
 

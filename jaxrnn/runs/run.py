@@ -24,9 +24,11 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jaxrnn.data.corpora import CORPORA
 from jaxrnn.data.vocabulary import Vocabulary
 from jaxrnn.files import (
     UnreadableError,
+    damage,
     open_own,
     parse_json,
     read_regular,
@@ -223,6 +225,11 @@ class Run:
             RunError: if the corpus is another one than the run was started on.
         """
         config = self.config if corpus is None else replace(self.config, corpus=corpus)
+        if corpus is None and config.corpus not in CORPORA and not Path(config.corpus).exists():
+            raise RunError(
+                f"The text of this run, {config.corpus}, is not there any more. If it lies "
+                "elsewhere now, name it with --corpus."
+            )
         experiment = prepare(config, vocabulary=self.vocabulary)
         expected = self._described["corpus_sha256"]
         if experiment.corpus_sha256 != expected:
@@ -466,7 +473,7 @@ class Run:
             OverflowError,
             RecursionError,
         ) as error:
-            raise RunError(f"{self.folder / name} is damaged: {error!r:.500}.") from error
+            raise RunError(f"{self.folder / name} is damaged: {damage(error)}.") from error
 
 
 def _checked_description(described: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from jaxrnn.array_checks import as_integers, check_arrays
 from jaxrnn.checks import check_tokens
 from jaxrnn.data.windows import Windows
 from jaxrnn.nn.losses import nll_loss
-from jaxrnn.nn.model import CharModel, apply_model
+from jaxrnn.nn.model import CharModel, apply_model, check_params
 from jaxrnn.programs import bounded_jit
 from jaxrnn.recurrent.cells import Carry
 from jaxrnn.training.optimizers import AnyOptimizer, check_rate, updated
@@ -130,7 +130,7 @@ def host_checked(step: Any) -> Any:
                 for tokens in (value.inputs, value.targets):
                     if not isinstance(tokens, jax.Array):
                         check_tokens(tokens, model.vocabulary)
-            elif name in ("state", "params", "carry"):
+            elif name in ("state", "params", "carry", "rate"):
                 check_arrays(**{name: value})
         return step(model, *arguments, **options)
 
@@ -250,6 +250,7 @@ def _update(
     remat_every: int | None = None,
 ) -> tuple[TrainState, Metrics]:
     check_rate(optimizer, rate)
+    check_params(model, state.params)
     key = jax.random.fold_in(state.key, state.step)
 
     def loss_of(params: Any) -> tuple[Array, Carry]:

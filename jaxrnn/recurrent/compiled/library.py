@@ -24,6 +24,8 @@ import jax
 import jaxlib
 import pooch
 
+from jaxrnn.files import read_regular
+
 SWITCH = "JAXRNN_NATIVE"
 """The environment variable that turns the library off ("0")."""
 EXTRA_FLAGS = "JAXRNN_NATIVE_FLAGS"
@@ -33,6 +35,8 @@ FOLDER = "JAXRNN_NATIVE_FOLDER"
 SOURCES = Path(__file__).parents[1] / "csrc"
 FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-shared", "-w")
 COMPILERS = ("g++", "clang++", "c++")
+LARGEST_CHECKSUM = 1 << 10
+"""Bytes that the file of a checksum may have."""
 LIMIT = 300
 """Seconds after which the compiler is given up."""
 FUNCTIONS = ("jaxrnn_pack", "jaxrnn_forward", "jaxrnn_backward", "jaxrnn_write")
@@ -119,8 +123,8 @@ def _is_whole(path: Path) -> bool:
     Two processes may have compiled it at once, to different bytes: then it is compiled once more.
     """
     try:
-        expected = path.with_suffix(".sha256").read_text()
-        return hashlib.sha256(path.read_bytes()).hexdigest() == expected
+        expected = read_regular(path.with_suffix(".sha256"), at_most=LARGEST_CHECKSUM).decode()
+        return hashlib.sha256(read_regular(path)).hexdigest() == expected
     except (OSError, ValueError):
         return False
 
