@@ -97,7 +97,9 @@ def test_long_windows_need_a_fraction_of_the_memory():
 
 def test_a_segment_below_one_and_a_model_without_memory_are_refused():
     model, state, batch = model_and_window(3)
-    with pytest.raises(ValueError, match="segment must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="remat_every must be at least 1, got 0"):
         batch_loss(model, state.params, state.carry, batch, remat_every=0)
+    windowed = CharRnn(V, F, H)
+    params = make_state(windowed, make_optimizer("sgd"), 2, jax.random.key(0)).params
     with pytest.raises(ValueError, match="CharRnn reads windows of its own"):
-        batch_loss(CharRnn(V, F, H), {"e": jnp.zeros(1)}, (), batch, remat_every=2)
+        batch_loss(windowed, params, (), batch, remat_every=2)

@@ -41,7 +41,7 @@ def remat_loss(
         carry: the carry before the window.
         inputs: (T, B) tokens.
         targets: (T, B), the token after each.
-        segment: S, at least 1. The last segment may be shorter.
+        remat_every: S, at least 1. The last segment may be shorter.
         weights: how much each target counts; one each if None.
         lengths: (B,), how many of the T steps of each row count; all if None.
         key: of the dropout masks, of which each segment draws its own; None leaves dropout out.
@@ -50,10 +50,10 @@ def remat_loss(
         ValueError: if S is below 1 or the model reads no streams.
     """
     if remat_every < 1:
-        raise ValueError(f"segment must be at least 1, got {remat_every}.")
+        raise ValueError(f"remat_every must be at least 1, got {remat_every}.")
     if model.reads != "streams":
         raise ValueError(
-            f"{type(model).__name__} reads windows of its own; segments are for models whose "
+            f"{type(model).__name__} reads windows of its own; remat_every is for models whose "
             "carry goes on."
         )
     steps, batch = inputs.shape

@@ -85,7 +85,7 @@ def batch_loss(
         batch: the characters. Where the model predicts only the next character, the target is
             the last one.
         key: of the dropout masks; None leaves dropout out.
-        segment: keep the activations of this many steps at once and compute the rest again, to
+        remat_every: keep the activations of this many steps at once and compute the rest again, to
             save memory (`jaxrnn.training.remat`); None keeps all.
     """
     inputs = as_integers("inputs", batch.inputs, ("T", "B"))
@@ -158,7 +158,7 @@ def train_step(
         batch: the characters.
         rate: the learning rate of an optimizer from `make_optimizer`; None for one of optax's,
             which brings its own.
-        segment: as in `batch_loss`, for windows too long for the memory (static).
+        remat_every: as in `batch_loss`, for windows too long for the memory (static).
 
     Raises:
         ValueError: if a token of a NumPy array is outside [0, V), or if optimizer and rate do not
