@@ -1,6 +1,8 @@
 """Imports point downwards: no room imports one above it, and no two files import each other."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -121,3 +123,15 @@ def test_the_library_imports_neither_torch_nor_parity_at_its_top():
             if "torch" in roots:
                 assert path.name == "torch_files.py"
                 assert node.col_offset > 0, f"{path} imports torch whether or not it is needed"
+
+
+def test_data_needs_no_jax():
+    code = (
+        "import sys\n"
+        "import jaxrnn.data.corpora, jaxrnn.data.vocabulary, jaxrnn.data.windows\n"
+        "sys.exit(' '.join({'jax', 'flax', 'torch'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
