@@ -62,6 +62,16 @@ def as_integers(name: str, array: Any, axes: Sequence[str | int]) -> Array:
     return array
 
 
+def nearest_rows(tokens: Array, rows: int) -> Int[Array, "..."]:
+    """The rows of a table that tokens read: of one outside [0, rows), the nearest row.
+
+    On the device, where nothing can be refused, a token outside is no error. JAX's own indexing
+    would count a negative one from the end, and wrap one that int32 does not hold, or give NaN.
+    """
+    largest = min(rows - 1, int(jnp.iinfo(tokens.dtype).max))
+    return jnp.clip(tokens, 0, largest).astype(jnp.int32)
+
+
 def as_lengths(lengths: Any, batch: int, steps: int) -> Int[Array, " B"]:
     """How many of T = `steps` time steps each of B = `batch` sequences has.
 

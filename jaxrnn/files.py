@@ -162,16 +162,16 @@ def _second_name(path: Path, name: Path) -> Path:
 def sync_file(path: Path) -> None:
     """Force a file to the disk, if there is one."""
     with contextlib.suppress(FileNotFoundError):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _force(path)
 
 
 def sync_folder(folder: Path) -> None:
     """Force the names in a folder to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    _force(folder)
+
+
+def _force(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

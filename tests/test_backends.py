@@ -10,9 +10,21 @@ import numpy as np
 import pytest
 from helpers import EXACT, relative
 
-from jaxrnn import GRU, LSTM, RNN, TANH, Batch, CharLM, make_optimizer, make_state
+from jaxrnn import (
+    GRU,
+    LSTM,
+    RNN,
+    TANH,
+    Batch,
+    CharLM,
+    Hidden,
+    eval_step,
+    make_optimizer,
+    make_state,
+)
 from jaxrnn.recurrent.compiled import library
-from jaxrnn.recurrent.recurrence import backend, which_backend, why_not_compiled
+from jaxrnn.recurrent.embedded import EmbeddedTokens
+from jaxrnn.recurrent.recurrence import backend, recurrence, which_backend, why_not_compiled
 from jaxrnn.training.steps import batch_loss
 
 KEY = jax.random.key(0)
@@ -20,6 +32,10 @@ NO_LIBRARY = why_not_compiled()
 needs_library = pytest.mark.skipif(NO_LIBRARY is not None, reason=str(NO_LIBRARY))
 fast_backends = pytest.mark.parametrize(
     "way", ["scan", pytest.param("compiled", marks=needs_library)]
+)
+
+every_backend = pytest.mark.parametrize(
+    "way", ["autodiff", "scan", pytest.param("compiled", marks=needs_library)]
 )
 
 
@@ -221,3 +237,44 @@ def test_numbers_of_all_backends_agree():
             )
     assert relative(results[1], results[0]) < 1e-6
     assert relative(results[2], results[0]) < 1e-6
+
+
+TOKENS_OUTSIDE = [-1, -5, -(2**40), 5, 100, 2**31, 2**40, np.uint64(2**63), np.uint8(200)]
+
+
+@every_backend
+@pytest.mark.parametrize("token", TOKENS_OUTSIDE, ids=lambda token: f"{token}{type(token)}")
+def test_a_token_outside_the_table_reads_the_nearest_row_on_every_backend(way, token):
+    """Value and gradient; JAX's own indexing would count from the end, wrap, or give NaN."""
+    rows = 5
+    table = jax.random.normal(KEY, (rows, 3))
+    weight = jax.random.normal(jax.random.key(1), (3, 3))
+    nearest = 0 if token < 0 else rows - 1
+
+    def output(table, token):
+        with backend(way):
+            tokens = EmbeddedTokens(table, jnp.array([[token]]))
+            carry = Hidden(jnp.zeros((1, 3)))
+            return recurrence(TANH, False, weight, jnp.zeros(3), carry, tokens)[1].sum()
+
+    with jax.enable_x64(True):
+        got = jax.value_and_grad(output)(table, token)
+        expected = jax.value_and_grad(output)(table, nearest)
+    assert relative(got, expected) == 0
+    assert np.flatnonzero(np.abs(got[1]).sum(axis=1)).tolist() == [nearest]
+
+
+@every_backend
+@pytest.mark.parametrize("steps", [1, 50])
+@pytest.mark.parametrize("token", [-1, 5, 2**40, -(2**40)])
+def test_a_model_reads_the_nearest_row_whether_or_not_it_looks_rows_up(way, steps, token):
+    model = CharLM(5, 4, 4, cell=GRU)
+    params = make_state(model, make_optimizer("sgd"), 2, KEY).params
+    targets = jnp.zeros((steps, 2), int)
+
+    def loss(token):
+        batch = Batch(jnp.full((steps, 2), token), targets)
+        return float(eval_step(model, params, model.initial_carry(2), batch)[1])
+
+    with jax.enable_x64(True), backend(way):
+        assert loss(token) == loss(0 if token < 0 else 4)

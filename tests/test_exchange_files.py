@@ -104,6 +104,11 @@ def test_a_pickled_module_is_refused_with_the_lines_that_save_its_weights(tmp_pa
         read(tmp_path, torch.nn.Linear(2, 2))
 
 
+def test_pickled_numpy_arrays_are_refused_with_lines_that_make_tensors_of_them(tmp_path):
+    with pytest.raises(TensorFileError, match=r"holds NumPy arrays .*torch\.as_tensor\(array\)"):
+        read(tmp_path, {"w": np.ones(3, np.float32)})
+
+
 def test_torchscript_is_named(tmp_path, recwarn):
     class Two(torch.nn.Module):
         def forward(self, x):

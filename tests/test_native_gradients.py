@@ -7,6 +7,7 @@ combinations from there on and does not end pytest.
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -219,20 +220,24 @@ def measured():
     return {(case, cell): found for case, cell, found in lines}, ended
 
 
-def refuse_any_distance(measured, case, cell):
+def largest_distance(measured, case, cell):
+    """The largest of a case; infinite, with how the process ended, where it came not so far."""
     found, ended = measured
-    assert (case, cell) in found, ended
-    assert max(found[case, cell]) < EXACT, dict(zip(VARIANTS, found[case, cell], strict=False))
+    if (case, cell) not in found:
+        print(ended)
+        return math.inf
+    print(dict(zip(VARIANTS, found[case, cell], strict=False)))
+    return max(found[case, cell])
 
 
 @pytest.mark.parametrize(("case", "cell"), COMBINATIONS)
 def test_gradients_equal_those_of_the_scan(measured, case, cell):
-    refuse_any_distance(measured, case, cell)
+    assert largest_distance(measured, case, cell) < EXACT
 
 
 @pytest.mark.parametrize("cell", ["tanh", "gru", "lstm"])
 def test_the_gradient_of_a_bidirectional_layer_is_that_of_each_sequence_alone(measured, cell):
-    refuse_any_distance(measured, "alone", cell)
+    assert largest_distance(measured, "alone", cell) < EXACT
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ Run them with ./scripts/test -m slow
 import pytest
 
 from jaxrnn import RECIPES
+from jaxrnn.runs.checkpointing import train_experiment
 from jaxrnn.runs.experiment import prepare
-from jaxrnn.training.loop import training
 
 BAND = 0.02
 """Nats: what the project promises, twice the spread between seeds."""
@@ -17,16 +17,7 @@ LEAK = 0.1
 
 def validated_rows(name):
     """The rows of history at the ends of epochs, one after the other as training gets there."""
-    experiment = prepare(RECIPES[name].config)
-    for progress in training(
-        experiment.model,
-        experiment.source,
-        experiment.validation,
-        experiment.schedule,
-        experiment.optimizer,
-        experiment.fresh_state(),
-        carry_policy=experiment.config.carry,
-    ):
+    for progress in train_experiment(prepare(RECIPES[name].config)):
         if progress.row is not None and progress.row.validation is not None:
             yield progress.row
 

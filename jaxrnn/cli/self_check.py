@@ -16,13 +16,13 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrnn.data.corpora import nietzsche
+from jaxrnn.runs.checkpointing import train_experiment
 from jaxrnn.runs.config import Config
 from jaxrnn.runs.experiment import Experiment, prepare
 from jaxrnn.runs.recipes import RECIPES
 from jaxrnn.terminal import FAILED, SIGNALLED, Screen, command_name, parse, stop_requests
 from jaxrnn.training.diagnosis import NonFiniteLossError
 from jaxrnn.training.gradients import TOLERANCES, GradientError, gradient_errors
-from jaxrnn.training.loop import training
 from jaxrnn.training.schedules import parse_schedule
 
 CHECKED = ("stateful-gru", "stateful-rnn", "many-outputs")
@@ -111,18 +111,9 @@ def first_loss(experiment: Experiment, watch: Callable[[float], bool]) -> float:
         experiment: the run.
         watch: is told the share that is done, and says whether to go on.
     """
-    steps = training(
-        experiment.model,
-        experiment.source,
-        experiment.validation,
-        experiment.schedule,
-        experiment.optimizer,
-        experiment.fresh_state(),
-        carry_policy=experiment.config.carry,
-    )
     loss = math.nan
     try:
-        for progress in steps:
+        for progress in train_experiment(experiment):
             if progress.row is not None and progress.row.validation is not None:
                 loss = progress.row.validation
             if not watch(progress.position.window / max(progress.of, 1)):

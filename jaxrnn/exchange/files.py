@@ -238,6 +238,7 @@ def _stored(path: Path, name: str, entry: Mapping[str, Any], start: int) -> Stor
     begin, end = entry["data_offsets"]
 
     def values() -> np.ndarray:
+        """The numbers, read from the file now."""
         with open(path, "rb") as file:
             file.seek(start + begin)
             data = file.read(end - begin)

@@ -93,11 +93,9 @@ def _description(path: Path) -> bytes:
             if described.file_size > LARGEST_PROGRAM:
                 return b""
             return archive.read(described)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError) as error:
-        if isinstance(error, TensorFileError):
-            raise
-        raise TensorFileError(f"{path} is damaged or no file of PyTorch's.") from error
-    except Exception as error:  # zlib.error, struct.error, RuntimeError for encrypted entries
+    except TensorFileError:
+        raise
+    except Exception as error:  # BadZipFile, zlib.error, struct.error, RuntimeError if encrypted
         raise TensorFileError(f"{path} is damaged or no file of PyTorch's.") from error
 
 
@@ -132,6 +130,13 @@ def _how_to_save(path: Path, message: str, description: bytes) -> str:
     """Why a file with objects is not loaded, and the lines of Python that save its weights."""
     named = re.search(r"GLOBAL ([\w.]+)", message)
     what = f" ({named[1]})" if named else ""
+    if named is not None and named[1].startswith("numpy."):
+        return (
+            f"{path} holds NumPy arrays{what}, whose pickles are never loaded. If you trust it, "
+            "save them as tensors: import torch; found = "
+            f"torch.load({path.name!r}, weights_only=False); torch.save({{name: "
+            "torch.as_tensor(array) for name, array in found.items()}, 'weights.pt')."
+        )
     weights = "found['state_dict']" if STATE_DICT in description else "found.state_dict()"
     return (
         f"{path} holds code or objects beside tensors{what}, which are never loaded. If you trust "
@@ -182,6 +187,7 @@ def _stored(name: str, tensor: Any, most: int) -> Stored:
         problem = f"would have {tensor.numel():,} numbers, far more than the file holds"
 
     def values() -> np.ndarray:
+        """The numbers, dense and wide."""
         wide = torch.float64 if tensor.dtype == torch.float64 else torch.float32
         try:
             with warnings.catch_warnings():

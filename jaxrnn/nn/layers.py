@@ -17,7 +17,15 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxrnn.array_checks import as_array, as_carry, as_floats, as_integers, as_lengths, as_mask
+from jaxrnn.array_checks import (
+    as_array,
+    as_carry,
+    as_floats,
+    as_integers,
+    as_lengths,
+    as_mask,
+    nearest_rows,
+)
 from jaxrnn.checks import check_at_least_0, check_at_least_1
 from jaxrnn.recurrent.cells import Carry, Cell
 from jaxrnn.recurrent.embedded import EmbeddedTokens
@@ -104,8 +112,10 @@ def embedded_tokens(
     """The embedded tokens, or where a recurrent layer can look them up if that is less work.
 
     Having the rows takes three products of F * T * B * GH (forward, and two gradients), looking
-    them up F * V * GH and, for the table's gradient, V * T * B * GH: less for few characters.
+    them up F * V * GH and, for the table's gradient, V * T * B * GH: less for few characters. A
+    token outside the table has the nearest row, either way.
     """
+    tokens = nearest_rows(tokens, e.num_embeddings)
     if e.num_embeddings > min(tokens.size, 3 * e.features):
         return e(tokens)
     e(jnp.zeros((1,), tokens.dtype))  # makes the parameters

@@ -12,7 +12,8 @@ class EmbeddedTokens(NamedTuple):
     """Rows of a table instead of (T, B, ...) inputs: step t reads `table[tokens[t]]`.
 
     A product with the table serves all the T * B places where its rows are read, and the loop over
-    time reads from a small table instead of from the inputs of all steps.
+    time reads from a small table instead of from the inputs of all steps. A token outside the table
+    reads the nearest row, on every backend.
     """
 
     table: Float[Array, "V I"]

@@ -17,7 +17,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxrnn.array_checks import as_carry, as_floats, as_integers, as_mask, check_step
+from jaxrnn.array_checks import (
+    as_carry,
+    as_floats,
+    as_integers,
+    as_mask,
+    check_step,
+    nearest_rows,
+)
 from jaxrnn.recurrent.cells import Carry, Cell
 from jaxrnn.recurrent.compiled.calls import compiled, runs_compiled
 from jaxrnn.recurrent.compiled.library import why_unavailable
@@ -139,7 +146,7 @@ def recurrence(
         table = as_floats("the table of input gates", x_gates.table, ("V", width), dtype)
         if not len(table):
             raise ValueError("The table of input gates must have at least 1 row, got 0.")
-        x_gates = EmbeddedTokens(table, tokens)
+        x_gates = EmbeddedTokens(table, nearest_rows(tokens, len(table)))
         steps, batch = tokens.shape
     else:
         x_gates = as_floats("x_gates", x_gates, ("T", "B", width), dtype)

@@ -7,7 +7,7 @@ written before the last one that speaks of it, and the history is put back from 
 
 import time
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import pairwise
 
 import jax
@@ -24,7 +24,7 @@ from jaxrnn.training.diagnosis import NonFiniteLossError
 from jaxrnn.training.history import Position
 from jaxrnn.training.loop import training
 from jaxrnn.training.schedules import parse_schedule
-from jaxrnn.training.state import copied
+from jaxrnn.training.state import TrainState, copied
 
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
 """At least, within an epoch: the most that a crash costs, and what spares the disk."""
@@ -124,6 +124,34 @@ class Checkpointing:
         return passed >= max(wanted, self._cost * (1 / LARGEST_SHARE - 1))
 
 
+def train_experiment(
+    experiment: Experiment,
+    state: TrainState | None = None,
+    position: Position | None = None,
+    *,
+    debug_nans: bool = False,
+) -> Iterator[Progress]:
+    """Train what an experiment describes, in memory alone; see `training`.
+
+    Args:
+        experiment: what to train.
+        state: the state to go on from; a fresh one if None. It is used up.
+        position: where it stands; the beginning if None.
+        debug_nans: see `training`.
+    """
+    return training(
+        experiment.model,
+        experiment.source,
+        experiment.validation,
+        experiment.schedule,
+        experiment.optimizer,
+        experiment.fresh_state() if state is None else state,
+        position,
+        carry_policy=experiment.config.carry,
+        debug_nans=debug_nans,
+    )
+
+
 def train_run(
     run: Run,
     experiment: Experiment,
@@ -168,17 +196,7 @@ def _train_run(
 ) -> Generator[Progress, None, None]:
     remove_partial(run.folder)
     progress, checkpointing = _begin(run, experiment, resume, say, check)
-    steps = training(
-        experiment.model,
-        experiment.source,
-        experiment.validation,
-        experiment.schedule,
-        experiment.optimizer,
-        progress.state,
-        progress.position,
-        carry_policy=experiment.config.carry,
-        debug_nans=debug_nans,
-    )
+    steps = train_experiment(experiment, progress.state, progress.position, debug_nans=debug_nans)
     try:
         for progress in steps:
             checkpointing.see(progress)

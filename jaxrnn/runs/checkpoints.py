@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as deserialize
 from safetensors.numpy import save as serialize
 
-from jaxrnn.files import CHECKPOINT_BEGINNING, UnreadableError, read_regular, write_whole
+from jaxrnn.files import CHECKPOINT_BEGINNING, UnreadableError, damage, read_regular, write_whole
 from jaxrnn.tree import named_leaves
 
 FORMAT = 3
@@ -143,7 +143,7 @@ def read(path: Path, *, at_most: int | None = None) -> tuple[dict[str, np.ndarra
         if described["format"] in READABLE:
             return deserialize(data), dict(described["metadata"])
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DamagedCheckpointError(f"{path} is no checkpoint: {error!r:.300}.") from error
+        raise DamagedCheckpointError(f"{path} is no checkpoint: {damage(error)}.") from error
     raise CheckpointError(_other_format(path, described["format"]))
 
 

@@ -124,6 +124,7 @@ def host_checked(step: Any) -> Any:
 
     @wraps(step)
     def checked(model: CharModel, *arguments: Any, **options: Any) -> Any:
+        """The step, after the checks."""
         named = dict(zip(names, arguments, strict=False)) | options
         for name, value in named.items():
             if isinstance(value, Batch):

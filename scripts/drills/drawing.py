@@ -268,6 +268,14 @@ def _lengths(d: Draft, batch: int, steps: int) -> str:
     return "'text'"
 
 
+def _rows_read(d: Draft, rows: int, shape: Shape) -> str:
+    """Which rows of a table are read: some outside of it, which read the nearest one."""
+    if d.chance(0.7):
+        return d.integers(0, rows, shape)
+    low, high, dtype = d.one((-9, rows + 9, "int32"), (-(2**40), 2**40, "int64"))
+    return d.integers(low, high, shape, dtype)
+
+
 def _tokens(
     d: Draft, steps: int, batch: int, vocabulary: int, *, name: str = "tokens", host: bool = False
 ) -> str:
@@ -337,7 +345,9 @@ def _rnn(d: Draft, steps: int, batch: int, inputs: int, hidden: int) -> dict[str
             d.mistake("a table without rows")
             table, tokens = d.floats((0, inputs)), d.integers(0, 1, (steps, batch))
         else:
-            table, tokens = d.floats((rows, inputs)), _tokens(d, steps, batch, rows)
+            table = d.floats((rows, inputs))
+            read = _tokens(d, steps, batch, rows)
+            tokens = read if d.wrong else _rows_read(d, rows, (steps, batch))
         xs = f"EmbeddedTokens({table}, {tokens})"
     else:
         xs = d.floats(xs_shape)
@@ -463,7 +473,7 @@ def _recurrence(d: Draft) -> tuple[str, dict[str, Any]]:
         d.mistake(f"x_gates of shape {other}")
         d.say("x_gates", d.floats(other))
     elif d.chance(0.3):
-        tokens = d.integers(0, 7, (steps, batch))
+        tokens = _rows_read(d, 7, (steps, batch))
         d.say("x_gates", f"EmbeddedTokens({d.floats((7, width))}, {tokens})")
     else:
         d.say("x_gates", d.floats(gates))
