@@ -4,14 +4,13 @@ They are kept in the run's `changes.json`, which holds a sha256 over all of its 
 itself read as zeros, as a checkpoint does. The settings that the run began with stay as they are.
 """
 
-import hashlib
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from jaxrnn.files import parse_json
+from jaxrnn.runs.checksums import NO_CHECKSUM, check_own_checksum, with_checksum
 from jaxrnn.runs.config import Config
 from jaxrnn.training.evaluation import Source
 from jaxrnn.training.history import AVERAGE_DECAY, Position
@@ -25,7 +24,6 @@ LARGEST_CHANGES = 1 << 20
 """Bytes that a file of changes may have."""
 BEGINNING = b'{\n  "sha256": "'
 """How the file begins; the checksum follows."""
-NO_CHECKSUM = b"0" * 64
 MOST_UPDATES = 2**31
 """Updates are counted in int32."""
 
@@ -75,9 +73,7 @@ def pack_changes(changes: Sequence[Change], identity: str | None) -> bytes:
 
 def sealed_changes(data: bytes) -> bytes:
     """A file of changes with its checksum put in."""
-    assert data.startswith(BEGINNING)
-    end = len(BEGINNING) + len(NO_CHECKSUM)
-    return BEGINNING + _checksum(data).encode() + data[end:]
+    return with_checksum(data, BEGINNING)
 
 
 def unpack_changes(data: bytes, identity: str | None) -> tuple[Change, ...]:
@@ -90,11 +86,7 @@ def unpack_changes(data: bytes, identity: str | None) -> tuple[Change, ...]:
     Raises:
         ValueError: if the checksum is another one, or the content makes no sense.
     """
-    end = len(BEGINNING) + len(NO_CHECKSUM)
-    expected = data[len(BEGINNING) : end].decode("ascii", "replace")
-    whole = data.startswith(BEGINNING) and re.fullmatch("[0-9a-f]{64}", expected)
-    if not whole or expected != _checksum(data):
-        raise ValueError(f"expected sha256 {expected!a}, got {_checksum(data)}")
+    check_own_checksum(data, BEGINNING)
     described = parse_json(data, "it")
     if described["run"] != identity:
         raise ValueError(f"it is of the run {str(described['run'])[:40]!r}, this is {identity!r}")
@@ -156,9 +148,3 @@ def moved(position: Position, old: Schedule, new: Schedule, source: Source) -> P
     if position.averaged:
         average = position.train * (1 - AVERAGE_DECAY**place)
     return replace(position, average=average, averaged=place)
-
-
-def _checksum(data: bytes) -> str:
-    """The sha256 of a file of changes in whose place for it there are zeros."""
-    end = len(BEGINNING) + len(NO_CHECKSUM)
-    return hashlib.sha256(data[: len(BEGINNING)] + NO_CHECKSUM + data[end:]).hexdigest()

@@ -6,9 +6,7 @@ file, the checksum itself read as zeros. A bit that is flipped anywhere is notic
 format begins in the same way, so that an older program can tell a newer file from a damaged one.
 """
 
-import hashlib
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,14 +19,13 @@ from safetensors.numpy import load as deserialize
 from safetensors.numpy import save as serialize
 
 from jaxrnn.files import CHECKPOINT_BEGINNING, UnreadableError, damage, read_regular, write_whole
+from jaxrnn.runs.checksums import NO_CHECKSUM, check_own_checksum, with_checksum
 from jaxrnn.tree import named_leaves
 
 FORMAT = 3
 """What is written. Format 2 had the whole history of a run in it, format 1 no checksum."""
 READABLE = (2, 3)
 """Files of another format are refused."""
-CHECKSUM_AT = 8 + len(CHECKPOINT_BEGINNING)
-NO_CHECKSUM = b"0" * 64
 ROOM = 1 << 26
 """Bytes that a file may have beyond four times those of the state that is asked for."""
 
@@ -71,9 +68,7 @@ def pack(tree: Any, metadata: dict[str, Any] | None = None) -> bytes:
 
 def seal(data: bytes) -> bytes:
     """A checkpoint's bytes with the checksum put in."""
-    assert data[8:CHECKSUM_AT] == CHECKPOINT_BEGINNING
-    checksum = _checksum(data).encode()
-    return data[:CHECKSUM_AT] + checksum + data[CHECKSUM_AT + len(checksum) :]
+    return with_checksum(data, data[:8] + CHECKPOINT_BEGINNING)
 
 
 def load(path: Path | str, like: Any) -> tuple[Any, dict[str, Any]]:
@@ -130,13 +125,12 @@ def read(path: Path, *, at_most: int | None = None) -> tuple[dict[str, np.ndarra
         CheckpointError: if it is of another format.
     """
     data = _bytes(path, at_most)
-    if data[8:CHECKSUM_AT] != CHECKPOINT_BEGINNING:
+    if not data[8:].startswith(CHECKPOINT_BEGINNING):
         raise DamagedCheckpointError(f"{path} is damaged or no checkpoint: its beginning is not.")
-    expected = data[CHECKSUM_AT : CHECKSUM_AT + len(NO_CHECKSUM)].decode("ascii", "replace")
-    if not re.fullmatch("[0-9a-f]{64}", expected) or expected != _checksum(data):
-        raise DamagedCheckpointError(
-            f"{path} is damaged: expected sha256 {expected!a}, got {_checksum(data)}."
-        )
+    try:
+        check_own_checksum(data, data[:8] + CHECKPOINT_BEGINNING)
+    except ValueError as error:
+        raise DamagedCheckpointError(f"{path} is damaged: {error}.") from None
     try:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         described = json.loads(header["__metadata__"]["jaxrnn"])
@@ -156,15 +150,6 @@ def _bytes(path: Path, at_most: int | None) -> bytes:
         raise DamagedCheckpointError(f"There is no checkpoint {path}.") from error
     except OSError as error:
         raise DamagedCheckpointError(f"Cannot read {path}: {error.strerror}.") from error
-
-
-def _checksum(data: bytes) -> str:
-    """The sha256 of a checkpoint in whose place for it there are zeros."""
-    view = memoryview(data)
-    digest = hashlib.sha256(view[:CHECKSUM_AT])
-    digest.update(NO_CHECKSUM)
-    digest.update(view[CHECKSUM_AT + len(NO_CHECKSUM) :])
-    return digest.hexdigest()
 
 
 def _other_format(path: Path, found: Any) -> str:

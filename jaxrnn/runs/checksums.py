@@ -19,6 +19,8 @@ from jaxrnn.files import (
 )
 
 SUMS = "SHA256SUMS"
+NO_CHECKSUM = b"0" * 64
+"""Stands in a file in the place of its own sha256 while that is computed."""
 
 
 class RunError(ValueError):
@@ -32,6 +34,35 @@ class RunExistsError(RunError):
     def at(cls, folder: Path) -> "RunExistsError":
         """The error for something at `folder`."""
         return cls(f"{folder} exists. Go on with it (--resume {folder}), or choose another --name.")
+
+
+def with_checksum(data: bytes, beginning: bytes) -> bytes:
+    """A file's bytes, which begin with `beginning`, with their own sha256 put in behind it."""
+    assert data.startswith(beginning)
+    end = len(beginning) + len(NO_CHECKSUM)
+    return beginning + _own_checksum(data, beginning).encode() + data[end:]
+
+
+def check_own_checksum(data: bytes, beginning: bytes) -> None:
+    """Refuse bytes that are not what `with_checksum` gave.
+
+    Raises:
+        ValueError: with both checksums.
+    """
+    end = len(beginning) + len(NO_CHECKSUM)
+    expected = data[len(beginning) : end].decode("ascii", "replace")
+    found = _own_checksum(data, beginning)
+    if not data.startswith(beginning) or expected != found:
+        raise ValueError(f"expected sha256 {expected!a}, got {found}")
+
+
+def _own_checksum(data: bytes, beginning: bytes) -> str:
+    """The sha256 of a file in whose place for it there are zeros."""
+    view = memoryview(data)
+    digest = hashlib.sha256(view[: len(beginning)])
+    digest.update(NO_CHECKSUM)
+    digest.update(view[len(beginning) + len(NO_CHECKSUM) :])
+    return digest.hexdigest()
 
 
 def make_sealed(folder: Path, files: dict[str, str]) -> None:

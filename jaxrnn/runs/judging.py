@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn.files import locked, write_whole
@@ -20,7 +19,7 @@ from jaxrnn.runs.experiment import Experiment
 from jaxrnn.runs.run import KEPT, Run, RunError, Saved
 from jaxrnn.training.evaluation import evaluation, on_device
 from jaxrnn.training.schedules import parse_schedule
-from jaxrnn.training.state import TrainState
+from jaxrnn.training.state import TrainState, all_finite
 
 CHANCES = 2.0
 """A loss above this many times that of chance, ln V, and `MARGIN`, is not sensible."""
@@ -64,13 +63,6 @@ def measured_loss(
             evaluation(experiment.model, state.params, experiment.validation, tokens=tokens)
         )
     return found.nats
-
-
-def all_finite(state: TrainState) -> bool:
-    """Whether the weights, the optimizer's state and the carry are finite."""
-    leaves = jax.tree.leaves((state.params, state.opt_state, state.carry))
-    floats = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    return all(np.isfinite(np.asarray(leaf)).all() for leaf in floats)
 
 
 def is_sensible(nats: float, vocabulary: int) -> bool:

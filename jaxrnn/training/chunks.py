@@ -21,7 +21,7 @@ from jaxrnn.training.evaluation import STEPS_IN_ONE_PROGRAM, Source, on_device
 from jaxrnn.training.history import Position, Row
 from jaxrnn.training.optimizers import AnyOptimizer, Optimizer
 from jaxrnn.training.schedules import Schedule, check_schedule
-from jaxrnn.training.state import TrainState, copied
+from jaxrnn.training.state import TrainState, all_finite, copied
 from jaxrnn.training.steps import Metrics, batch_at, train_steps
 
 SHORTEST_TIME = 1e-6
@@ -165,6 +165,5 @@ def check_validation(nats: float, progress: Progress) -> None:
 def non_finite(message: str, good: Progress) -> NonFiniteLossError:
     """The error, with the progress that it leaves if that itself is finite."""
     error = NonFiniteLossError(message)
-    leaves = jax.tree.leaves((good.state.params, good.state.opt_state, good.state.carry))
-    error.good = good if all(np.isfinite(np.asarray(leaf)).all() for leaf in leaves) else None
+    error.good = good if all_finite(good.state) else None
     return error

@@ -4,6 +4,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jax.typing import DTypeLike
@@ -113,3 +114,10 @@ def carry_for(model: CharModel, params: Any, carry: Carry, batch: int) -> Carry:
         model_carry(model, params, carry, *sizes)  # of that batch size, it must fit
         return zero_carry(model, batch, precision(params))
     return model_carry(model, params, carry, batch)
+
+
+def all_finite(state: TrainState) -> bool:
+    """Whether the weights, the optimizer's state and the carry are finite."""
+    leaves = jax.tree.leaves((state.params, state.opt_state, state.carry))
+    floats = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return all(np.isfinite(np.asarray(leaf)).all() for leaf in floats)
