@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+import jaxrnn
 import jaxrnn.recurrent.scan
 from parity import cli
 from parity.core.compare import Outcome, worst_outcome
@@ -23,6 +24,9 @@ SAMPLE = (
     "carry not cut",
     "Adam: bias correction in float32",
     "learning rate one step late",
+    "window off by one",
+    "windows off by one",
+    "looked-up row shift",
 )
 
 
@@ -87,4 +91,22 @@ def test_every_mutant_is_caught_and_its_cause_named(text):
 def test_a_mutant_that_no_longer_fits_the_code_is_an_error_with_its_name(fault, text):
     mutant = Mutant("a fault of yesterday's code", fault, "values of a gru stack")
     with pytest.raises(ValueError, match=r"a fault of yesterday's code.*has no _renamed_since"):
+        list(tried([mutant], text))
+
+
+def test_a_mutant_that_only_breaks_the_code_is_an_error_with_its_name(text):
+    """What raises is noticed by anything; it would pass for caught without a number."""
+
+    def raising(run):
+        def broken(*arguments):
+            raise TypeError("no such field")
+
+        return broken
+
+    mutant = Mutant(
+        "a fault that raises",
+        lambda: wrapped(jaxrnn.recurrent.scan, "_step", raising),
+        "values of CharLM, few tokens",
+    )
+    with jaxrnn.backend("scan"), pytest.raises(ValueError, match=r"a fault that raises.*no such"):
         list(tried([mutant], text))

@@ -35,7 +35,7 @@ def generate_compiled(
     """Write `length` characters after `token`, as `jaxrnn.generation.decoding` does step by step.
 
     Args:
-        pieces: the model.
+        components: the model.
         carry: the carry before `token`.
         token: the last character of each text so far.
         uniforms: what decides on each character, from [0, 1); None writes the most likely ones.

@@ -85,7 +85,7 @@ class Finding:
     """One number held against one limit.
 
     Attributes:
-        subject: the model or layer, such as "CharSeqStatefulGRU".
+        pair: the model or layer, such as "CharSeqStatefulGRU".
         check: what was compared, such as "gradients".
         dtype: the precision.
         gate: "G0" to "G5".
@@ -130,7 +130,7 @@ class Diagnosis(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """What is compared: its subject, the check, the precision."""
+    """What is compared: its pair, the check, the precision."""
 
     pair: str
     check: str

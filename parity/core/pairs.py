@@ -66,8 +66,8 @@ class Pair:
         torch_outputs: (module, inputs) -> named outputs.
         torch_loss: (module, inputs) -> scalar.
         differentiable: the inputs whose gradients are compared too.
-        model: the model that can be trained, where the subject is one.
-        stack: its recurrent layers, or those that the subject is.
+        model: the model that can be trained, where the pair is one.
+        stack: its recurrent layers, or those that the pair is.
         lengths: whether sequences have lengths of their own.
     """
 
@@ -142,7 +142,7 @@ def carry_of_torch(inputs: Inputs) -> Any:
 
 @dataclass(frozen=True)
 class _Model:
-    """A character model and its twin: what each of them computes from the same inputs."""
+    """A character model and its reference: what each of them computes from the same inputs."""
 
     model: CharModel
     length: int | None
@@ -185,7 +185,7 @@ class _Model:
         return batch_loss(self.model, params, self.carry(inputs), batch)[0]
 
     def torch_outputs(self, reference: CharReference, inputs: Inputs) -> dict[str, torch.Tensor]:
-        """The same of the twin, which gets no steps that do not count."""
+        """The same of the reference, which gets no steps that do not count."""
         carry, log_probs = reference(carry_of_torch(inputs), inputs["tokens"][: self.length])
         return {"log_probs": log_probs, **named_carry_of_torch(carry)}
 
@@ -197,12 +197,12 @@ class _Model:
 def model_pair(
     name: str, model: CharModel, *, length: int | None = None, sizes: Sizes = SIZES
 ) -> Pair:
-    """A character model and its twin.
+    """A character model and its reference.
 
     Args:
         name: as the report shows it.
         model: the model.
-        length: for a stateful model, how many of the T steps count; the twin gets no others.
+        length: for a stateful model, how many of the T steps count; the reference gets no others.
         sizes: T and B of the inputs; the model has the other sizes.
     """
     both = _Model(model, length, sizes)

@@ -2,8 +2,9 @@
 
 Shapes: T time steps, B batch, V vocabulary, F embedding size, H hidden size, L layers.
 
-Every twin is called as the model of the same name, `twin(carry, tokens) -> (carry, log_probs)`,
-and has the same attributes. A carry is torch's own: () without memory, h (L, B, H), or (h, c).
+Every reference is called as the model of the same name, `reference(carry, tokens)`, which gives the
+carry and log probabilities, and has the same attributes. A carry is torch's own: () without memory,
+h (L, B, H), or (h, c).
 """
 
 from collections.abc import Callable
@@ -35,7 +36,7 @@ def repackage(carry: Carry) -> Carry:
 
 
 class CharReference(nn.Module):
-    """What all the twins share: the embedding `e` and the output layer `l_out`."""
+    """What all the references share: the embedding `e` and the output layer `l_out`."""
 
     def __init__(self, vocabulary: int, embedding: int, hidden: int) -> None:
         super().__init__()
@@ -186,7 +187,7 @@ class TiedReference(StatefulReference):
 
 
 def reference_of(model: models.CharModel) -> CharReference:
-    """A fresh twin, in float32 and with torch's initialization, of a model of the same sizes."""
+    """A fresh reference of a model, in float32 and with torch's initialization."""
     try:
         make = REFERENCES[type(model)]
     except KeyError:
@@ -226,4 +227,4 @@ REFERENCES: dict[type[models.CharModel], Callable[[Any], CharReference]] = {
     ),
     models.CharLM: _char_lm,
 }
-"""How to make the twin of each model."""
+"""How to make the reference of each model."""

@@ -1,4 +1,4 @@
-"""Run a subject on either side: outputs, loss and gradients, under PyTorch's names.
+"""Run a pair on either side: outputs, loss and gradients, under PyTorch's names.
 
 A side is a function of weights (by PyTorch's keys, in float64) and inputs. What it gives is the
 same for both, `Results`: for each check, named arrays in the precision of the run.
@@ -44,7 +44,7 @@ def torch_device() -> torch.device:
 
 
 def run_jax(pair: Pair, dtype: str) -> Side:
-    """The JAX side of a subject; one program, compiled at its first call."""
+    """The JAX side of a pair; one program, compiled at its first call."""
 
     def loss_and_outputs(params: Any, varied: Any, fixed: Any) -> Any:
         """The loss, and the outputs beside it."""
@@ -84,7 +84,7 @@ def torch_names(pair: Pair, tree: Any) -> dict[str, np.ndarray]:
 
 
 def run_torch(pair: Pair, dtype: str) -> Side:
-    """The PyTorch side of a subject."""
+    """The PyTorch side of a pair."""
 
     def run(weights: Arrays, inputs: Arrays) -> Results:
         """Results of the PyTorch side."""

@@ -3,8 +3,8 @@
 Shapes: T time steps, B batch, V vocabulary.
 
 The stack of recurrent layers is looked at first (`parity.diagnosis.localize`). Where it is right,
-known faults of what surrounds it are put into the PyTorch twin; the one whose numbers are JAX's is
-the cause. Equal log probabilities with another loss separate the loss from the model.
+known faults of what surrounds it are put into the PyTorch reference; the one whose numbers are
+JAX's is the cause. Equal log probabilities with another loss separate the loss from the model.
 """
 
 from collections.abc import Iterator, Mapping
@@ -73,7 +73,7 @@ Candidate = tuple[str, str, np.ndarray]
 
 
 def _other_weights(pair: Pair, weights: Arrays, inputs: Arrays) -> Iterator[Candidate]:
-    """The twin's log probabilities with a change to its weights that libraries or bugs make."""
+    """The reference's log probabilities with changes of its weights that bugs make."""
     biases = {key: np.zeros_like(a) for key, a in weights.items() if _is_dense(key, a, 1)}
     turned = {k: a.T for k, a in weights.items() if _is_dense(k, a, 2) and a.shape == a.T.shape}
     changes = [(_module(key), "its bias is missing", {key: a}) for key, a in biases.items()]
@@ -102,7 +102,7 @@ def _is_dense(key: str, array: np.ndarray, dimensions: int) -> bool:
 
 
 def _other_ends(pair: Pair, weights: Arrays, inputs: Arrays) -> Iterator[Candidate]:
-    """The twin's log probabilities with another last step."""
+    """The reference's log probabilities with another last step."""
     logits = torch.tensor(reference_outputs(pair, weights, inputs, end="logits"))
     place = "log_softmax"
     yield place, "it is left out", logits.numpy()
@@ -115,7 +115,7 @@ def _other_ends(pair: Pair, weights: Arrays, inputs: Arrays) -> Iterator[Candida
 def reference_outputs(
     pair: Pair, weights: Arrays, inputs: Arrays, end: str = "log_probs"
 ) -> np.ndarray:
-    """The twin's log probabilities in float64, or its logits."""
+    """The reference's log probabilities in float64, or its logits."""
     with precision("float64"), torch.no_grad():
         reference = torch_module(pair, weights, "float64")
         if end == "logits":

@@ -102,7 +102,7 @@ def jax_log_probs(pair: Pair, weights: Arrays, reference: Written, dtype: str) -
 
 
 def torch_written(pair: Pair, weights: Arrays, prompt: np.ndarray, dtype: str) -> Written:
-    """What the twin writes, one character at a time."""
+    """What the reference writes, one character at a time."""
     with precision(dtype), torch.no_grad():
         reference = torch_module(pair, weights, dtype).eval()
         step = _stream_step if _is_stateful(pair.model) else _window_step

@@ -38,7 +38,7 @@ def jax_draws(pair: Pair) -> dict[str, np.ndarray]:
 
 
 def torch_draws(pair: Pair) -> dict[str, np.ndarray]:
-    """The same of the twin."""
+    """The same of the reference."""
     trees = []
     for seed in range(DRAWS):
         torch.manual_seed(seed)

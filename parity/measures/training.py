@@ -94,10 +94,10 @@ RULES_BY_NAME = {rule.name: rule for rule in RULES}
 
 
 class ReferenceTraining:
-    """A twin, its optimizer and its carry.
+    """A reference, its optimizer and its carry.
 
     Args:
-        twin: what to train, in the precision of its weights.
+        reference: what to train, in the precision of its weights.
         rule: how to update it.
         carry: the carry to start from; zeros of the first window's batch size if None.
     """

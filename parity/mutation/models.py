@@ -54,7 +54,7 @@ MODELS = (
     ),
     Mutant(
         "looked-up row shift",
-        lambda: m.looking_up(lambda table, x: table[x - 1]),
+        lambda: m.looking_up(lambda table, x: x if table is None else table[x - 1]),
         "values of CharLM, few tokens",
     ),
     Mutant(

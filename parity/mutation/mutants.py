@@ -69,6 +69,8 @@ class Mutant:
 
     def fits(self, named: Diagnosis) -> bool:
         """Whether place and cause are those of this fault."""
+        if named.cause.endswith("while looking for it"):  # the search itself failed
+            return False
         return self.place in named.place and self.cause in named.cause
 
     @contextlib.contextmanager
@@ -190,8 +192,19 @@ def tried(mutants: Iterable[Mutant], text: Text, reproduced: bool = False) -> It
 
 
 def verdict(mutant: Mutant, findings: Iterable[Finding]) -> Verdict:
-    """Which gates failed, and by how much."""
-    bad = [f for f in findings if f.outcome in (Outcome.FAIL, Outcome.ERROR)]
+    """Which gates failed, and by how much.
+
+    Raises:
+        ValueError: if nothing was measured but an error: the mutant changes the code into
+            something that does not run, which any test would notice, and no number has shown it.
+    """
+    findings = list(findings)
+    bad = [f for f in findings if f.outcome is Outcome.FAIL]
+    errors = [f for f in findings if f.outcome is Outcome.ERROR]
+    if errors and not bad:
+        raise ValueError(
+            f"The mutant {mutant.name!r} does not fit the code it changes: {errors[0].note}"
+        )
     gates = tuple(sorted({f.gate for f in bad}))
     clearest = max(bad, key=lambda f: f.margin if f.margin == f.margin else 0.0, default=None)
     where = "" if clearest is None else f"{clearest.check}: {clearest.array}"

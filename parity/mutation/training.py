@@ -1,5 +1,7 @@
 """The mutants of what surrounds a model: data, carry, optimizers, rates, initialization."""
 
+from dataclasses import replace
+
 import jax.numpy as jnp
 
 from jaxrnn.data.windows import BpttStream, WindowSet
@@ -39,7 +41,7 @@ TRAINING = (
     ),
     Mutant(
         "window off by one",
-        lambda: t.windows_with(BpttStream, lambda w, s: w._replace(starts=w.starts + 1)),
+        lambda: t.windows_with(BpttStream, lambda w, s: replace(w, starts=w.starts + 1)),
         "trajectory",
         "the windows",
         "one character late",
@@ -53,14 +55,14 @@ TRAINING = (
     ),
     Mutant(
         "windows off by one",
-        lambda: t.windows_with(WindowSet, lambda w, s: w._replace(starts=w.starts + 1)),
+        lambda: t.windows_with(WindowSet, lambda w, s: replace(w, starts=w.starts + 1)),
         "fit, windows",
         "the windows",
         "one character late",
     ),
     Mutant(
         "filler rows of the last batch counted",
-        lambda: t.windows_with(WindowSet, lambda w, s: w._replace(rows=w.rows * 0 + s.batch)),
+        lambda: t.windows_with(WindowSet, lambda w, s: replace(w, rows=w.rows * 0 + s.batch)),
         "fit, windows",
         "the windows",
         "filler rows",

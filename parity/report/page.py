@@ -82,7 +82,7 @@ def _legend() -> str:
 
 
 def report_grids(report: Report) -> dict[str, Grid]:
-    """The report's own heat maps, and one of subjects x checks for float64."""
+    """The report's own heat maps, and one of pairs x checks for float64."""
     grid: dict[str, dict[str, float]] = {}
     for finding in report.findings:
         if finding.gate == "G1" and not math.isnan(finding.value):
@@ -159,7 +159,7 @@ def _findings(findings: Iterable[Finding]) -> str:
     if not bad:
         return "<p>None.</p>"
     header = (
-        "subject",
+        "pair",
         "check",
         "precision",
         "path",

@@ -82,7 +82,7 @@ class Report:
         return "\n".join(lines)
 
     def table(self) -> tuple[Row, list[Row]]:
-        """One row for each check, precision and gate, with the worst number of all subjects."""
+        """One row for each check, precision and gate, with the worst number of all pairs."""
         return HEADER, list(_rows(self.findings))
 
     def to_json(self) -> str:

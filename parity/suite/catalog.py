@@ -97,7 +97,7 @@ def _pathless(*, quick: bool, text: Text, tf32: bool, low_too: bool) -> Iterator
 
 
 def _low(pair: Pair, low: tuple[str, ...], *, quick: bool) -> tuple[str, ...]:
-    """The precisions below float64 for a subject: all for a model; for a stack if it is the
+    """The precisions below float64 for a pair: all for a model; for a stack if it is the
     plainest of its cell, or has everything."""
     if pair.model is not None:
         return low if not quick or pair.name in QUICK else ()

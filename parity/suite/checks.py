@@ -68,7 +68,7 @@ class Check:
     """One thing to run.
 
     Attributes:
-        subject: its subject.
+        pair: its pair.
         kind: what is compared.
         run: gives the findings.
         explain: traces a difference to its place and cause; None of a difference if there is none.
@@ -138,7 +138,7 @@ def on_path(path: Backend | None) -> contextlib.AbstractContextManager[None]:
 
 
 def cell_of(pair: Pair) -> Cell | None:
-    """The cell of a subject's recurrence, if there is one."""
+    """The cell of a pair's recurrence, if there is one."""
     return None if pair.stack is None else pair.stack.cell
 
 

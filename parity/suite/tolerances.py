@@ -27,7 +27,7 @@ class Farthest(NamedTuple):
 
     Attributes:
         value: relative, in the Euclidean norm.
-        where: subject and array.
+        where: pair and array.
     """
 
     value: float
