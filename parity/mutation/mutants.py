@@ -73,6 +73,10 @@ class Mutant:
             return False
         return self.place in named.place and self.cause in named.cause
 
+    def misfit(self, reason: str) -> ValueError:
+        """The error of a mutant that changes nothing, or into something that does not run."""
+        return ValueError(f"The mutant {self.name!r} does not fit the code it changes: {reason}.")
+
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
         """Within it the code has the fault.
@@ -84,10 +88,7 @@ class Mutant:
             try:
                 entered.enter_context(self.fault())
             except Exception as error:
-                reason = f"{type(error).__name__}: {error}"
-                raise ValueError(
-                    f"The mutant {self.name!r} does not fit the code it changes: {reason}."
-                ) from error
+                raise self.misfit(f"{type(error).__name__}: {error}") from error
             yield
 
 
@@ -183,7 +184,10 @@ def tried(mutants: Iterable[Mutant], text: Text, reproduced: bool = False) -> It
     """
     for mutant in mutants:
         with mutant.applied():
-            check = probe_check(mutant.probe, text)
+            try:
+                check = probe_check(mutant.probe, text)
+            except Exception as error:
+                raise mutant.misfit(f"{type(error).__name__}: {error}") from error
             result = verdict(mutant, check.findings())
             named = check.diagnosis() if result.killed else None
             lines = reproduction(check) if reproduced and result.killed else ""
@@ -202,9 +206,7 @@ def verdict(mutant: Mutant, findings: Iterable[Finding]) -> Verdict:
     bad = [f for f in findings if f.outcome is Outcome.FAIL]
     errors = [f for f in findings if f.outcome is Outcome.ERROR]
     if errors and not bad:
-        raise ValueError(
-            f"The mutant {mutant.name!r} does not fit the code it changes: {errors[0].note}"
-        )
+        raise mutant.misfit(errors[0].note)
     gates = tuple(sorted({f.gate for f in bad}))
     clearest = max(bad, key=lambda f: f.margin if f.margin == f.margin else 0.0, default=None)
     where = "" if clearest is None else f"{clearest.check}: {clearest.array}"
