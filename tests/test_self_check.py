@@ -187,7 +187,7 @@ def test_a_training_that_diverges_has_no_loss(monkeypatch):
         raise NonFiniteLossError("The loss is no longer finite.")
         yield
 
-    monkeypatch.setattr(self_check, "training", training)
+    monkeypatch.setattr(self_check, "train_experiment", training)
     assert math.isnan(loss_of(SMALL))
 
 
