@@ -72,14 +72,14 @@ def nearest_rows(tokens: Array, rows: int) -> Int[Array, "..."]:
     return jnp.clip(tokens, 0, largest).astype(jnp.int32)
 
 
-def as_lengths(lengths: Any, batch: int, steps: int) -> Int[Array, " B"]:
+def as_lengths(lengths: Any, batch_size: int, steps: int) -> Int[Array, " B"]:
     """How many of T = `steps` time steps each of B = `batch` sequences has.
 
     Raises:
         ValueError: if it is no (B,) array of integers, or a value on the host lies outside [0, T].
             On the device, a value outside counts as the nearest one inside.
     """
-    array = as_integers("lengths", lengths, (batch,))
+    array = as_integers("lengths", lengths, (batch_size,))
     if not isinstance(lengths, jax.Array):
         values = np.asarray(lengths)
         outside = values[(values < 0) | (values > steps)]

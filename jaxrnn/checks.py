@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 
-def check_tokens(tokens: Any, vocabulary: int | None = None, *, axes: int | None = None) -> None:
+def check_tokens(tokens: Any, vocab_size: int | None = None, *, axes: int | None = None) -> None:
     """Refuse what are no tokens. What is being traced has no values yet and passes.
 
     Args:
@@ -32,8 +32,8 @@ def check_tokens(tokens: Any, vocabulary: int | None = None, *, axes: int | None
     if not tokens.size:
         return
     lowest, highest = int(tokens.min()), int(tokens.max())
-    if lowest < 0 or (vocabulary is not None and highest >= vocabulary):
-        allowed = "at least 0" if vocabulary is None else f"in [0, {vocabulary})"
+    if lowest < 0 or (vocab_size is not None and highest >= vocab_size):
+        allowed = "at least 0" if vocab_size is None else f"in [0, {vocab_size})"
         raise ValueError(
             f"tokens must be {allowed}, got {lowest if lowest < 0 else highest}. Encode the text "
             "with the vocabulary that the model was made for."

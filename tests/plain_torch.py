@@ -19,11 +19,11 @@ BATCH, BPTT, STEPS = 8, 8, 60
 class CharacterModel(nn.Module):
     """Embedding, GRU, output layer, by names of their own."""
 
-    def __init__(self, vocabulary: int) -> None:
+    def __init__(self, vocab_size: int) -> None:
         super().__init__()
-        self.encoder = nn.Embedding(vocabulary, 4)
+        self.encoder = nn.Embedding(vocab_size, 4)
         self.gru = nn.GRU(4, 16)
-        self.decoder = nn.Linear(16, vocabulary)
+        self.decoder = nn.Linear(16, vocab_size)
 
     def forward(self, tokens, h=None):
         """Logits (T, B, V) for tokens (T, B), and the carry."""

@@ -22,7 +22,7 @@ from benchmarks.rounds import Settings, measure
 
 from jaxrnn import BpttStream, Vocabulary
 
-CASE = Case(kind="training", cell="tanh", batch=2, steps=3, hidden=4)
+CASE = Case(kind="training", cell="tanh", batch_size=2, steps=3, hidden_size=4)
 SPEED = {"jaxrnn": 1.0, "torch": 2.0, "flax-linen": 4.0, "haiku": 3.0}
 
 
@@ -115,7 +115,9 @@ def results_of(record):
         "titles": {name: c.title for name, c in CONTESTANTS.items()},
         "jax_rivals": ["flax-linen", "haiku", "equinox", "keras"],
         "training": [record],
-        "scaling": [record | {"case": record["case"] | {"batch": 64, "steps": 64, "hidden": 256}}],
+        "scaling": [
+            record | {"case": record["case"] | {"batch_size": 64, "steps": 64, "hidden_size": 256}}
+        ],
     }
     return json.loads(json.dumps(found))
 
@@ -185,7 +187,9 @@ def test_a_wrong_flag_is_one_line_and_exit_code_2(arguments, message, capsys):
 def test_quick_is_the_course_against_torch_and_flax():
     quick = Options(quick=True)
     assert quick.names("training") == ["jaxrnn", "torch", "flax-linen"]
-    assert {(c.batch, c.steps, c.hidden, c.layers) for c in quick.cases("training")} == {*GRID[:2]}
+    assert {
+        (c.batch_size, c.steps, c.hidden_size, c.num_layers) for c in quick.cases("training")
+    } == {*GRID[:2]}
     assert len(quick.cases("training")) == 6
     assert len(Options().cases("training")) == 3 * len(GRID)
     assert Options().names("segments") == ["jaxrnn", "jaxrnn-segments"]
@@ -249,10 +253,10 @@ def test_the_plain_torch_schedule_is_read():
 
 def test_the_floor_counts_the_products_of_a_step():
     """One layer, two steps: three recurrent products, and one back from the second step."""
-    case = Case(kind="training", cell="gru", batch=2, steps=2, hidden=4)
+    case = Case(kind="training", cell="gru", batch_size=2, steps=2, hidden_size=4)
     recurrent, output, table = 2 * 2 * 12 * 4, 3 * 2 * (2 * 2) * 4 * 85, 3 * 2 * 85 * 42 * 12
     assert floors.operations(case) == recurrent * (2 + 2 + 1) + output + table
-    deeper = Case(kind="training", cell="gru", batch=2, steps=2, hidden=4, layers=2)
+    deeper = Case(kind="training", cell="gru", batch_size=2, steps=2, hidden_size=4, num_layers=2)
     assert floors.operations(deeper) == recurrent * (5 + 5 + 3 * 2) + output + table
 
 
@@ -260,7 +264,7 @@ def test_the_floor_of_writing_is_the_slower_of_reading_and_computing(monkeypatch
     monkeypatch.setattr(floors, "product_rate", lambda threads: 1e6 * threads)
     monkeypatch.setattr(floors, "read_rate", lambda size, threads: 1e6 * threads)
     for batch, threads in ((1, 1), (64, 2)):
-        case = Case(kind="generation", cell="tanh", batch=batch, steps=10, hidden=8)
+        case = Case(kind="generation", cell="tanh", batch_size=batch, steps=10, hidden_size=8)
         weights = 8 * 8 + 85 * 8
         expected = 10 * weights * max(4, 2 * batch) / (1e6 * threads)
         assert floors.floor(case, threads) == pytest.approx(expected)

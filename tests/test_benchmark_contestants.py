@@ -15,8 +15,8 @@ RIVALS = [name for name in TRAINING if name != "torch"]
 WRITING = [name for name, c in CONTESTANTS.items() if c.plays("generation") and c.threads is None]
 
 
-def tiny(kind, cell, layers=1):
-    return Case(kind=kind, cell=cell, batch=3, steps=4, hidden=5, layers=layers)
+def tiny(kind, cell, num_layers=1):
+    return Case(kind=kind, cell=cell, batch_size=3, steps=4, hidden_size=5, num_layers=num_layers)
 
 
 def build(name, case, change=None):
@@ -32,7 +32,7 @@ def build(name, case, change=None):
 @pytest.mark.parametrize("cell", ["tanh", "gru", "lstm"])
 @pytest.mark.parametrize("name", RIVALS)
 def test_the_loss_is_that_of_torch_exactly_where_the_equation_is(name, cell):
-    case = tiny("training", cell, layers=2 if cell == "tanh" else 1)
+    case = tiny("training", cell, num_layers=2 if cell == "tanh" else 1)
     loss, torch_loss = build(name, case).check(), build("torch", case).check()
     same_equation = cell not in CONTESTANTS[name].differs
     assert agree(loss, torch_loss, TOLERANCE) == same_equation
@@ -80,7 +80,7 @@ def test_all_write_the_same_greedy_characters(name):
     case = tiny("generation", "lstm")
     ours, theirs = build(OURS, case), build(name, case)
     assert ours.check() == theirs.check()
-    assert len(ours.check()) == case.batch * case.steps
+    assert len(ours.check()) == case.batch_size * case.steps
     theirs.run(1)
 
 
@@ -91,7 +91,7 @@ def test_the_windows_are_those_that_ours_reads():
 
     case = tiny("training", "gru")
     tokens = make_tokens(case)
-    source = BpttStream(tokens, case.batch, case.steps)
+    source = BpttStream(tokens, case.batch_size, case.steps)
     assert source.steps(0) == WINDOWS
     assert not source.padded
     inputs, targets = streams(tokens, case)

@@ -10,10 +10,10 @@ from safetensors.numpy import load_file, save_file
 from jaxrnn import LSTM, CharLM, load, make_optimizer, make_state, save
 from jaxrnn.runs.checkpoints import CheckpointError, pack
 
-MODEL, ADAM = CharLM(11, 5, 7, cell=LSTM, layers=2), make_optimizer("adam", clip=1.0)
+MODEL, ADAM = CharLM(11, 5, 7, cell=LSTM, num_layers=2), make_optimizer("adam", clip=1.0)
 
 
-def state_of(batch=3, model=MODEL):
+def state_of(batch_size=3, model=MODEL):
     return make_state(model, ADAM, batch, jax.random.key(4))
 
 
@@ -37,7 +37,7 @@ def test_every_leaf_comes_back_as_it_was(path):
 
 
 def test_a_carry_of_another_batch_size_is_read(path):
-    save(path, state_of(batch=2))
+    save(path, state_of(batch_size=2))
     read, _ = load(path, jax.eval_shape(state_of))
     assert read.carry[0].h.shape == (2, 7)
 

@@ -92,9 +92,12 @@ def test_wrong_lengths_are_one_message(way, lengths, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"hidden": 0}, "hidden must be at least 1, got 0"),
-        ({"hidden": 4, "layers": 0}, "layers must be at least 1, got 0"),
-        ({"hidden": 4, "layers": 2, "dropout": 1.0}, r"dropout must lie in \[0, 1\), got 1.0"),
+        ({"hidden_size": 0}, "hidden_size must be at least 1, got 0"),
+        ({"hidden_size": 4, "num_layers": 0}, "num_layers must be at least 1, got 0"),
+        (
+            {"hidden_size": 4, "num_layers": 2, "dropout": 1.0},
+            r"dropout must lie in \[0, 1\), got 1.0",
+        ),
     ],
     ids=["no units", "no layers", "all dropped"],
 )
@@ -276,7 +279,7 @@ def test_a_prompt_that_is_none_is_one_message(prompt):
 
 
 def test_a_negative_batch_is_one_message():
-    with pytest.raises(ValueError, match="batch must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="batch_size must be at least 0, got -1"):
         make_state(CharLM(9, 5, 8), make_optimizer("adam"), -1, KEY)
 
 

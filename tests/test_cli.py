@@ -319,7 +319,12 @@ def test_an_interrupted_process_saves_and_says_how_to_go_on(number, code):
 def test_every_value_of_a_recipe_can_be_overridden():
     assert train("--recipe", "rnn", "--bptt", "5", "--schedule", "1 x 1e-3", "--batch=16") == 0
     config = runs.Run("runs/text").config
-    assert (config.model, config.bptt, config.batch, config.hidden) == ("CharRnn", 5, 16, 8)
+    assert (config.model, config.bptt, config.batch_size, config.hidden_size) == (
+        "CharRnn",
+        5,
+        16,
+        8,
+    )
     assert train("--recipe", "rnn", "--bptt", "5", "--schedule", "1 x 1e-3") == 0
     assert os.path.exists("runs/text-2")  # without a name, that of the text, or the next free one
 
@@ -384,7 +389,7 @@ def test_bad_texts(capsys, tmp_path, content, message):
     [
         (["train", "--corpus", "missing.txt"], "There is no corpus missing.txt"),
         (["train", "--corpus", "folder"], "no file with text"),
-        (["train", "--batch", "0"], "batch must be at least 1, got 0"),
+        (["train", "--batch", "0"], "batch_size must be at least 1, got 0"),
         (["train", "--bptt", "0"], "bptt must be at least 1, got 0"),
         (["train", "--bptt", "x"], "--bptt"),
         (["train", "--recipe", "nothing"], "There is no recipe 'nothing'"),

@@ -50,7 +50,7 @@ def alone(model, params, tokens):
 
 @pytest.mark.parametrize("length", [2, 141, 250, 1_000, 10_000])
 def test_a_text_is_read_in_one_stream(length):
-    model, tokens = CharLM(V, 5, 16, cell=LSTM, layers=2), text_of(length)
+    model, tokens = CharLM(V, 5, 16, cell=LSTM, num_layers=2), text_of(length)
     params = params_of(model)
     read = read_documents(model, params, [tokens], window=8)
     assert (read.predicted, read.streams, read.cut) == (length - 1, 1, False)

@@ -80,9 +80,9 @@ def exported(model, **options):
         model=model,
         corpus="train.txt",
         validation="valid.txt",
-        embedding=4,
-        hidden=16,
-        batch=8,
+        embedding_size=4,
+        hidden_size=16,
+        batch_size=8,
         random_bptt=False,
         **options,
     )
@@ -95,12 +95,12 @@ def exported(model, **options):
 
 @pytest.mark.parametrize("model", [m.__name__ for m in COURSE_MODELS])
 def test_exported_weights_load_strictly_into_torch(model):
-    options = {"Char3Model": {"bptt": 3}, "CharSeqStatefulLSTM": {"layers": 2}}
+    options = {"Char3Model": {"bptt": 3}, "CharSeqStatefulLSTM": {"num_layers": 2}}
     run = exported(model, **options.get(model, {}))
     ours = run.config.make_model(len(run.vocabulary))
     twin = reference_of(ours).eval()
     twin.load_state_dict(load_file("model.safetensors"), strict=True)
-    tokens = np.random.default_rng(0).integers(0, ours.vocabulary, (3, 5)).astype(np.int32)
+    tokens = np.random.default_rng(0).integers(0, ours.vocab_size, (3, 5)).astype(np.int32)
     _, log_probs = apply_model(ours, run.load_params(), ours.initial_carry(5), tokens)
     with torch.no_grad():
         _, expected = twin(twin.initial_carry(5), torch.tensor(tokens, dtype=torch.long))
@@ -144,7 +144,7 @@ def test_an_import_that_cannot_be_written_leaves_no_run(capsys, monkeypatch):
 
     monkeypatch.setattr(Run, "save", full)
     given = ["import", "model.safetensors", "--name", "x", "--vocabulary", "tokens.json"]
-    vocabulary = Run("runs/CharSeqStatefulGRU").vocabulary
+    vocabulary = Run("runs/CharSeqStatefulGRU").vocab_size
     Path("tokens.json").write_text(json.dumps(vocabulary.itos))
     texts = ["--corpus", "train.txt", "--validation", "valid.txt"]
     assert "No space left" in error_of(capsys, *given, *texts)

@@ -40,7 +40,7 @@ def experiment(tmp_path_factory):
     path.write_text(TEXT)
     return prepare(
         Config(
-            model="CharSeqStatefulRnn", corpus=str(path), embedding=4, hidden=8, batch=4,
+            model="CharSeqStatefulRnn", corpus=str(path), embedding_size=4, hidden_size=8, batch_size=4,
             random_bptt=False, schedule="3 x 1e-2", min_frequency=1,
         )
     )  # fmt: skip
@@ -206,7 +206,7 @@ def test_every_bit_of_the_settings_counts(run):
             with pytest.raises(RunError):
                 _ = (run.config, run.vocabulary)
             path.write_bytes(data)
-    assert run.config.hidden == 8
+    assert run.config.hidden_size == 8
 
 
 def test_a_damaged_best_checkpoint_is_refused_or_written_anew(run, experiment):

@@ -36,7 +36,7 @@ def params_of(model):
 
 
 def test_stateful_mode_equals_reading_the_whole_text_again():
-    model = CharLM(V, 5, 16, cell=LSTM, layers=2)
+    model = CharLM(V, 5, 16, cell=LSTM, num_layers=2)
     params, text = params_of(model), PROMPT
     for _ in range(LENGTH):
         _, log_probs = apply_model(model, params, model.initial_carry(B), text)
@@ -221,7 +221,7 @@ def test_a_sampler_of_ones_own_draws_nothing_from_nan_either():
 
 @pytest.mark.parametrize("steps", [1, 7, 8, 9, 33])
 def test_a_padded_prompt_leaves_the_carry_and_the_text_of_an_unpadded_one(steps):
-    model = CharLM(V, 5, 16, cell=LSTM, layers=2)
+    model = CharLM(V, 5, 16, cell=LSTM, num_layers=2)
     params = params_of(model)
     prompt = np.random.default_rng(1).integers(0, V, (steps, B))
     carry, first = generate(model, params, prompt, 1, KEY, sampler=GREEDY)

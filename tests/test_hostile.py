@@ -91,8 +91,8 @@ def test_any_file_is_read_to_the_character_or_refused(tmp_path, examples):
         with refusing():
             experiment = prepare(
                 Config(
-                    model=model, corpus=str(path), lowercase=lowercase, batch=batch, bptt=bptt,
-                    min_frequency=1, hidden=2, embedding=2,
+                    model=model, corpus=str(path), lowercase=lowercase, batch_size=batch, bptt=bptt,
+                    min_frequency=1, hidden_size=2, embedding_size=2,
                 )
             )  # fmt: skip
             text, vocabulary = load_corpus(str(path)).documents[0], experiment.vocabulary
@@ -107,7 +107,7 @@ def test_any_file_is_read_to_the_character_or_refused(tmp_path, examples):
     numbers = st.integers(1, 9)
     hold(
         "texts", examples, property_, data=FILES, model=models, lowercase=st.booleans(),
-        batch=numbers, bptt=numbers,
+        batch_size=numbers, bptt=numbers,
     )  # fmt: skip
 
 
@@ -131,7 +131,7 @@ def test_any_configuration_makes_a_model_or_is_refused(examples):
     def property_(values):
         with refusing():
             config = Config.from_dict(values)
-            assert config.make_model(7).vocabulary == 7
+            assert config.make_model(7).vocab_size == 7
             assert parse_schedule(config.schedule).epochs >= 1
             json.dumps(config.to_dict())
 
@@ -200,7 +200,17 @@ def test_any_command_line_starts_a_whole_run_or_gives_one_line(tmp_path, monkeyp
             assert re.fullmatch(r"error: [^\n]{10,3000}\n", errors.getvalue()), errors.getvalue()
             assert not made
 
-    flags = ["batch", "bptt", "hidden", "layers", "dropout", "schedule", "name", "prompt", "model"]
+    flags = [
+        "batch_size",
+        "bptt",
+        "hidden_size",
+        "num_layers",
+        "dropout",
+        "schedule",
+        "name",
+        "prompt",
+        "model",
+    ]
     flags += ["corpus", "seed", "clip", "momentum", "min-frequency", "validation", "color"]
     values = [
         "0",

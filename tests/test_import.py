@@ -58,10 +58,10 @@ class LM(nn.Module):
     It knows how often each character occurs: that is better than chance, without training.
     """
 
-    def __init__(self, kind="GRU", *, width=WIDTH, layers=1, tied=False, **options):
+    def __init__(self, kind="GRU", *, width=WIDTH, num_layers=1, tied=False, **options):
         super().__init__()
         self.encoder = nn.Embedding(COUNT, WIDTH)
-        self.rnn = getattr(nn, kind)(WIDTH, width, layers, **options)
+        self.rnn = getattr(nn, kind)(WIDTH, width, num_layers, **options)
         self.decoder = nn.Linear(width, COUNT)
         counts = Counter(TEXT)
         frequencies = torch.tensor([counts[token] / len(TEXT) for token in TOKENS])
@@ -128,13 +128,13 @@ def saved(value, name="model.pt"):
 
 
 def tied_state():
-    return state("LSTM", layers=2, tied=True)
+    return state("LSTM", num_layers=2, tied=True)
 
 
 def weight_dropped(*, evaluated):
     """Three layers of one LSTM each, whose recurrent weights a weight drop keeps."""
     weights = OrderedDict()
-    found = state("LSTM", layers=3, tied=True)
+    found = state("LSTM", num_layers=3, tied=True)
     weights["encoder.weight"] = found["encoder.weight"]
     for layer in range(3):
         for leaf in ("weight_ih", "bias_ih", "bias_hh"):
@@ -342,7 +342,7 @@ def test_a_kind_of_checkpoint(kind, rows, capsys):
     run = taken(file, *kind.flags)
     config = run.config
     cells = {"CharSeqStatefulGRU": "gru", "CharSeqStatefulLSTM": "lstm"}
-    found = (cells.get(config.model, config.cell), config.layers, config.tied)
+    found = (cells.get(config.model, config.cell), config.num_layers, config.tied)
     assert found == kind.model
     vocabulary = run.vocabulary
     assert vocabulary.itos == tuple(TOKENS)

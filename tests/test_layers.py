@@ -22,7 +22,7 @@ def only(params, layer, suffix=""):
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 def test_stack_equals_layer_upon_layer(cell):
-    rnn, one = RNN(cell, H, layers=2), RNN(cell, H)
+    rnn, one = RNN(cell, H, num_layers=2), RNN(cell, H)
     params, carry, xs = random_stack(rnn, I, B, T, jnp.float64)
     whole = jax.jit(rnn.apply)({"params": params}, carry, xs)
     after = []
@@ -49,7 +49,7 @@ def test_backward_direction_equals_forward_on_flipped_time(cell):
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_stack_that_looks_up_equals_stack_of_the_rows(bidirectional):
-    rnn = RNN(GRU, H, layers=2, bidirectional=bidirectional)
+    rnn = RNN(GRU, H, num_layers=2, bidirectional=bidirectional)
     tokens = jax.random.randint(jax.random.key(3), (T, B), 0, 9)
     table = jax.random.normal(jax.random.key(4), (9, I))
     params, carry, _ = random_stack(rnn, I, B, T, jnp.float64)
@@ -76,7 +76,7 @@ def test_product_has_the_gradients_of_the_plain_product(shape):
 
 
 def test_dropout_acts_between_layers_and_only_with_a_key():
-    rnn = RNN(GRU, H, layers=2, dropout=0.5)
+    rnn = RNN(GRU, H, num_layers=2, dropout=0.5)
     params, carry, xs = random_stack(rnn, I, B, T, jnp.float32)
     quiet = jax.jit(rnn.apply)({"params": params}, carry, xs)
     again = jax.jit(rnn.apply)({"params": params}, carry, xs)
@@ -91,7 +91,7 @@ def test_dropout_acts_between_layers_and_only_with_a_key():
 
 
 def test_given_masks_replace_drawn_ones_and_rescale():
-    rnn, one = RNN(LSTM, H, layers=2, dropout=0.25), RNN(LSTM, H)
+    rnn, one = RNN(LSTM, H, num_layers=2, dropout=0.25), RNN(LSTM, H)
     params, carry, xs = random_stack(rnn, I, B, T, jnp.float32)
     mask = jax.random.bernoulli(jax.random.key(3), 0.75, (T, B, H))
     _, ys = jax.jit(rnn.apply)({"params": params}, carry, xs, dropout_masks=[mask])
@@ -101,7 +101,7 @@ def test_given_masks_replace_drawn_ones_and_rescale():
 
 
 def test_drawn_masks_keep_the_right_share_and_differ_by_step():
-    rnn = RNN(TANH, 400, layers=2, dropout=0.3)
+    rnn = RNN(TANH, 400, num_layers=2, dropout=0.3)
     params, carry, xs = random_stack(rnn, I, B, T, jnp.float32)
     top = jax.tree.map(jnp.zeros_like, only(params, 1))
     top["weight_ih_l0"] = jnp.eye(400)
@@ -115,7 +115,7 @@ def test_drawn_masks_keep_the_right_share_and_differ_by_step():
 
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 def test_parameters_have_torch_names_shapes_and_spread(cell):
-    rnn = RNN(cell, 200, layers=2, bidirectional=True)
+    rnn = RNN(cell, 200, num_layers=2, bidirectional=True)
     params, _, _ = random_stack(rnn, 30, 2, 3, jnp.float32)
     width = len(cell.gates) * 200
     for layer, inputs in ((0, 30), (1, 400)):

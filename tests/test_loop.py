@@ -79,7 +79,7 @@ def test_the_carry_restarts_at_an_epoch_only_under_that_policy(policy):
 
 def test_training_in_pieces_equals_training_in_one(monkeypatch):
     monkeypatch.setattr(windows, "PADDED_SIZES", 2)  # fewer programs to compile
-    model = model_of(layers=2, dropout=0.5)
+    model = model_of(num_layers=2, dropout=0.5)
     source = BpttStream(TOKENS, B, 9, random_bptt=True)
     validation = BpttStream(TOKENS[:100], B, 9, random_bptt=True)
     schedule = parse_schedule("1 x 1e-2, sgdr(1e-2, 2)")

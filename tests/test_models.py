@@ -107,7 +107,7 @@ def test_log_probabilities_sum_to_one_and_rows_are_independent(name):
 
 def test_general_model_equals_the_courses_lstm():
     course, params, carry, tokens = made("CharSeqStatefulLSTM")
-    general = CharLM(V, F, H, cell=LSTM, layers=2)
+    general = CharLM(V, F, H, cell=LSTM, num_layers=2)
     ours = apply_model(general, params, carry, tokens)
     assert relative(ours, apply_model(course, params, carry, tokens)) == 0
 
@@ -124,7 +124,7 @@ def test_tied_output_uses_the_embedding():
     _, log_probs = apply_model(model, params, carry, tokens)
     scaled = {**params, "e": jax.tree.map(lambda e: 2 * e, params["e"])}
     assert relative(apply_model(model, scaled, carry, tokens)[1], log_probs) > 1e-3
-    with pytest.raises(ValueError, match="embedding = hidden, got 5 and 7"):
+    with pytest.raises(ValueError, match="embedding_size = hidden_size, got 5 and 7"):
         CharLM(V, F, H, tied=True).init(jax.random.key(0), model.initial_carry(B), tokens)
 
 
@@ -141,9 +141,9 @@ def test_three_characters_are_three():
 
 
 def test_hidden_default_is_the_courses():
-    assert MODELS["CharSeqStatefulGRU"](V).hidden == 256
-    assert MODELS["CharSeqStatefulLSTM"](V).hidden == 512
-    assert all(m.embedding == 42 for m in MODELS.values())
+    assert MODELS["CharSeqStatefulGRU"](V).hidden_size == 256
+    assert MODELS["CharSeqStatefulLSTM"](V).hidden_size == 512
+    assert all(m.embedding_size == 42 for m in MODELS.values())
 
 
 @pytest.mark.parametrize(

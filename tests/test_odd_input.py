@@ -153,7 +153,7 @@ def test_a_size_that_is_no_integer_is_one_message(size):
     for call in (
         lambda: RNN(GRU, size).initial_carry(2),
         lambda: RNN(GRU, 4).initial_carry(size),
-        lambda: BpttStream(np.ones(100, int), batch=size, bptt=4),
+        lambda: BpttStream(np.ones(100, int), batch_size=size, bptt=4),
     ):
         with pytest.raises(ValueError, match=f"must be an integer of at least ., got {size!r}"):
             call()

@@ -96,7 +96,7 @@ def test_the_case_shrinks_and_its_lines_show_the_difference(capsys):
     check = values_check(layer_pair(RNN(GRU, 10, 2)))
     with stepping(GRU, gru_step(keep=False)):
         small = shrunken(check)
-        assert (small.layers, small.sizes.T, small.sizes.B, small.sizes.H) == (1, 1, 1, 1)
+        assert (small.num_layers, small.sizes.T, small.sizes.B, small.sizes.H) == (1, 1, 1, 1)
         lines = reproduction(check)
         exec(lines, {})
         assert "Outcome.FAIL" in capsys.readouterr().out
@@ -109,7 +109,7 @@ def test_a_fault_of_the_second_layer_needs_two_layers_to_show():
     check = values_check(layer_pair(RNN(GRU, 10, 2)))
     with only_in("l1", lambda: stepping(GRU, gru_step(keep=False))):
         small = shrunken(check)
-    assert (small.layers, small.sizes.T, small.sizes.B, small.sizes.H) == (2, 1, 1, 1)
+    assert (small.num_layers, small.sizes.T, small.sizes.B, small.sizes.H) == (2, 1, 1, 1)
 
 
 def test_a_cell_that_is_wrong_backwards_only_is_found_there():

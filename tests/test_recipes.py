@@ -38,7 +38,7 @@ def test_the_courses_table():
     assert [name for name in RECIPES if name != "python-docs"] == list(table)
     for name, (model, batch, epochs, last) in table.items():
         config = RECIPES[name].config
-        assert (config.model, config.batch) == (model, batch)
+        assert (config.model, config.batch_size) == (model, batch)
         assert parse_schedule(config.schedule).epochs == epochs
         assert list(RECIPES[name].validation.values())[-1:] == ([last] if last else [])
 
@@ -50,16 +50,19 @@ def test_every_recipe_makes_a_model_of_its_sizes(name, tmp_path):
     config = Config.from_dict(config.to_dict() | {"corpus": str(tmp_path / "text")})
     experiment = prepare(config)
     state = jax.eval_shape(experiment.fresh_state)
-    assert state.params["e"]["embedding"].shape == (len(experiment.vocabulary), config.embedding)
-    assert state.params["l_out"]["kernel"].shape == (config.hidden, len(experiment.vocabulary))
+    assert state.params["e"]["embedding"].shape == (
+        len(experiment.vocabulary),
+        config.embedding_size,
+    )
+    assert state.params["l_out"]["kernel"].shape == (config.hidden_size, len(experiment.vocabulary))
     streams = experiment.model.reads == "streams"
     assert isinstance(experiment.source, BpttStream if streams else WindowSet)
-    assert experiment.source.batch == config.batch
+    assert experiment.source.batch_size == config.batch_size
 
 
 def test_the_same_seed_makes_the_same_start():
     def start(seed):
-        experiment = prepare(Config(corpus="human-numbers", hidden=8, seed=seed))
+        experiment = prepare(Config(corpus="human-numbers", hidden_size=8, seed=seed))
         params = jax.tree.leaves(experiment.fresh_state().params)
         return np.concatenate([np.ravel(p) for p in params]), experiment.source.windows(0, 0, 9)
 
@@ -73,16 +76,19 @@ def test_the_same_seed_makes_the_same_start():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch": 0}, "batch must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"bptt": 0}, "bptt must be at least 1, got 0"),
-        ({"hidden": -1}, "hidden must be at least 1"),
+        ({"hidden_size": -1}, "hidden_size must be at least 1"),
         ({"model": "CharTransformer"}, "model must be one of Char3Model"),
         ({"model": "CharLM", "cell": "sru"}, "cell must be one of tanh, relu, gru, lstm"),
-        ({"layers": 2}, "CharSeqStatefulGRU has no option layers; it is for .*LSTM and CharLM"),
+        (
+            {"num_layers": 2},
+            "CharSeqStatefulGRU has no option num_layers; it is for .*LSTM and CharLM",
+        ),
         ({"identity": True}, "no option identity; it is for CharSeqRnn"),
-        ({"model": "CharLM", "tied": True}, "embedding = hidden, got 42 and 256"),
-        ({"model": "CharLM", "dropout": 0.5}, "needs layers of at least 2"),
-        ({"model": "CharLM", "layers": 2, "dropout": 1.0}, r"dropout must lie in \[0, 1\)"),
+        ({"model": "CharLM", "tied": True}, "embedding_size = hidden_size, got 42 and 256"),
+        ({"model": "CharLM", "dropout": 0.5}, "needs num_layers of at least 2"),
+        ({"model": "CharLM", "num_layers": 2, "dropout": 1.0}, r"dropout must lie in \[0, 1\)"),
         ({"model": "Char3Model"}, "bptt must be 3, got 8"),
         ({"schedule": "fast"}, "Cannot read 'fast'"),
         ({"clip": 0.0}, "clip must be above 0"),
@@ -102,4 +108,4 @@ def test_bad_configurations_are_refused(options, message):
 def test_a_configuration_of_other_fields_is_refused():
     values = Config().to_dict()
     with pytest.raises(ValueError, match=r"missing \['batch'\], unknown \['bach'\]"):
-        Config.from_dict({("bach" if k == "batch" else k): v for k, v in values.items()})
+        Config.from_dict({("bach" if k == "batch_size" else k): v for k, v in values.items()})

@@ -212,7 +212,7 @@ def test_second_derivative_equals_the_oracle(cell, recurrence):
 @pytest.mark.parametrize("cell", [*CELLS.values(), FORGETFUL], ids=lambda c: c.name)
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_stack_with_lengths_equals_each_sequence_alone(cell, bidirectional):
-    rnn = RNN(cell, H, layers=2, bidirectional=bidirectional)
+    rnn = RNN(cell, H, num_layers=2, bidirectional=bidirectional)
     params, carry, xs = random_stack(rnn, I, B, T, jnp.float64)
     lengths = np.array([6, 1, 4, 6])
     apply = jax.jit(rnn.apply)

@@ -97,7 +97,9 @@ def test_what_is_no_regular_file_is_never_read(path):
 def test_a_model_that_cannot_fit_into_memory_is_refused(tmp_path):
     (tmp_path / "text").write_text("the quick brown fox " * 50)
     with pytest.raises(ValueError, match=r"needs at least .* GB of memory, .* smaller hidden"):
-        prepare(Config(model="CharLM", corpus=str(tmp_path / "text"), hidden=60_000, batch=2))
+        prepare(
+            Config(model="CharLM", corpus=str(tmp_path / "text"), hidden_size=60_000, batch_size=2)
+        )
 
 
 def test_nothing_is_unpickled_or_executed():

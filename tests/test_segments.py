@@ -13,8 +13,8 @@ from jaxrnn.training.steps import Batch, batch_loss
 V, F, H, B = 11, 5, 7, 4
 
 
-def model_and_window(steps, layers=2, dropout=0.0):
-    model = CharLM(V, F, H, cell=LSTM, layers=layers, dropout=dropout)
+def model_and_window(steps, num_layers=2, dropout=0.0):
+    model = CharLM(V, F, H, cell=LSTM, num_layers=num_layers, dropout=dropout)
     keys = jax.random.split(jax.random.key(0), 3)
     state = make_state(model, make_optimizer("adam"), B, keys[0])
     tokens = jax.random.randint(keys[1], (steps + 1, B), 0, V, jnp.int32)
@@ -83,7 +83,7 @@ def test_a_segment_that_is_computed_again_draws_its_masks_again():
 
 
 def test_long_windows_need_a_fraction_of_the_memory():
-    model, state, batch = model_and_window(2048, layers=1)
+    model, state, batch = model_and_window(2048, num_layers=1)
     optimizer = make_optimizer("adam")
 
     def peak(remat_every):

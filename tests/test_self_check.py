@@ -29,7 +29,7 @@ from parity.mutation.training_patches import batch_with, carry_with, history_kep
 SMALL = replace(
     RECIPES["stateful-rnn"].config,
     corpus="human-numbers",
-    hidden=64,
+    hidden_size=64,
     schedule="1 x 3e-3",
     random_bptt=False,
 )
@@ -98,7 +98,9 @@ BACKWARD = {
 def small(recipe):
     """A recipe's experiment in small: what is compiled for it is most of its time."""
     config = RECIPES[recipe].config
-    return prepare(replace(config, corpus="human-numbers", hidden=16, embedding=8, batch=8))
+    return prepare(
+        replace(config, corpus="human-numbers", hidden_size=16, embedding_size=8, batch_size=8)
+    )
 
 
 def worst_ratio(recipe, way="scan", fault=None):

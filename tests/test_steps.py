@@ -97,7 +97,7 @@ def test_the_carry_starts_anew_when_the_batch_size_changes_and_only_then():
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("cell", [TANH, LSTM], ids=lambda c: c.name)
 def test_a_padded_window_trains_as_the_short_one(cell):
-    model = model_of(cell, layers=2)
+    model = model_of(cell, num_layers=2)
     params = make_state(model, ADAM, B, jax.random.key(0)).params
     params = jax.tree.map(lambda p: p.astype(jnp.float64), params)
     carry = jax.tree.map(lambda c: c + 0.1, model.initial_carry(B, jnp.float64))
@@ -173,7 +173,7 @@ def test_few_programs_serve_all_random_lengths():
 
 
 def test_dropout_masks_differ_by_step_and_are_the_keys():
-    model = model_of(layers=2, dropout=0.5)
+    model = model_of(num_layers=2, dropout=0.5)
     batch = batch_of(BpttStream(TOKENS, B, 6), 0, 0)
     state = make_state(model, ADAM, B, jax.random.key(0))
     losses = [

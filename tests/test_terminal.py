@@ -157,9 +157,9 @@ def test_a_cell_that_is_not_defined_here_is_named(tmp_path, monkeypatch, capsys)
             "Unrecognized options: --lenght, 3",
         ),
         (
-            " Value error \n ------------ \n  Error parsing config: batch must be at\n"
+            " Value error \n ------------ \n  Error parsing config: batch_size must be at\n"
             "  least 1, got 0.\n  ------------\n  Argument helptext:\n",
-            "batch must be at least 1, got 0.",
+            "batch_size must be at least 1, got 0.",
         ),
         ("", "the command line could not be read."),
     ],

@@ -109,7 +109,7 @@ def test_the_map_of_a_model_covers_its_twin(pair):
 
 def test_every_model_has_a_twin():
     for model in MODELS.values():
-        assert reference_of(model(V, H, H)).hidden == H
+        assert reference_of(model(V, H, H)).hidden_size == H
 
 
 def test_a_model_without_twin_is_named():

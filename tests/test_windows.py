@@ -20,9 +20,9 @@ TOKENS = np.arange(1000)
 
 
 @pytest.mark.parametrize("random_bptt", [False, True])
-@pytest.mark.parametrize(("batch", "bptt"), [(1, 7), (3, 8), (10, 99), (10, 200), (500, 1)])
-def test_windows_tile_each_stream_and_targets_are_one_later(batch, bptt, random_bptt):
-    stream = BpttStream(TOKENS, batch, bptt, random_bptt)
+@pytest.mark.parametrize(("batch_size", "bptt"), [(1, 7), (3, 8), (10, 99), (10, 200), (500, 1)])
+def test_windows_tile_each_stream_and_targets_are_one_later(batch_size, bptt, random_bptt):
+    stream = BpttStream(TOKENS, batch_size, bptt, random_bptt)
     for epoch in range(3):
         windows = [stream.window(epoch, k) for k in range(stream.steps(epoch))]
         inputs = np.concatenate([x for x, _ in windows])
@@ -94,7 +94,7 @@ def test_a_short_text_is_refused_with_a_remedy():
         BpttStream(np.arange(3), 2, 8)
     with pytest.raises(ValueError, match="bptt must be at least 1, got 0"):
         BpttStream(TOKENS, 2, 0)
-    with pytest.raises(ValueError, match="batch must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         BpttStream(TOKENS, 0, 2)
     with pytest.raises(ValueError, match="too short for a window"):
         WindowSet(TOKENS[:5], overlapping_starts(5), 8, 2)

@@ -43,7 +43,7 @@ def params_of(model, dtype="float64"):
     return jax.tree.map(lambda w: 2 * w, cast_floats(state.params, dtype))
 
 
-def written(model, params, batch, sampler, monkeypatch, *, compiled):
+def written(model, params, batch_size, sampler, monkeypatch, *, compiled):
     """Carry and characters, and whether the library wrote them."""
     calls = []
 
@@ -57,7 +57,7 @@ def written(model, params, batch, sampler, monkeypatch, *, compiled):
         if not compiled:
             patch.setattr(module, "runs_compiled", lambda components: False)
         jax.clear_caches()
-        prompt = jnp.arange(2 * batch).reshape(2, batch) % model.vocabulary
+        prompt = jnp.arange(2 * batch_size).reshape(2, batch_size) % model.vocab_size
         found = generate(model, params, prompt, LENGTH, KEY, sampler=sampler)
     jax.clear_caches()
     return found, bool(calls)
@@ -65,7 +65,7 @@ def written(model, params, batch, sampler, monkeypatch, *, compiled):
 
 @pytest.mark.parametrize("cell", NUMBERS, ids=lambda cell: cell.name)
 @pytest.mark.parametrize(
-    ("layers", "batch", "hidden", "vocabulary", "tied", "sampler"),
+    ("num_layers", "batch_size", "hidden_size", "vocabulary", "tied", "sampler"),
     [
         (1, 1, 16, 85, False, GREEDY),
         (2, 3, 33, 11, False, Sampler(temperature=0.6, banned=(0, 9))),
@@ -76,14 +76,14 @@ def written(model, params, batch, sampler, monkeypatch, *, compiled):
 )
 @pytest.mark.usefixtures("float64")
 def test_the_same_characters_as_step_by_step(
-    cell, layers, batch, hidden, vocabulary, tied, sampler, monkeypatch
+    cell, num_layers, batch_size, hidden_size, vocab_size, tied, sampler, monkeypatch
 ):
     """Sizes that fill no vector and no block of rows, several chunks of rows, and a team."""
-    width = hidden if tied else 5
-    model = CharLM(vocabulary, width, hidden, cell=cell, layers=layers, tied=tied)
+    width = hidden_size if tied else 5
+    model = CharLM(vocab_size, width, hidden_size, cell=cell, num_layers=num_layers, tied=tied)
     params = params_of(model)
     both = [
-        written(model, params, batch, sampler, monkeypatch, compiled=compiled)
+        written(model, params, batch_size, sampler, monkeypatch, compiled=compiled)
         for compiled in (True, False)
     ]
     ((carry, tokens), ours), ((expected, oracle), theirs) = both

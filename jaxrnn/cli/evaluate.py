@@ -102,7 +102,7 @@ def _as_in_training(model: CharModel, params: Any, source: Source) -> dict[str, 
     streams = model.reads == "streams"
     how = "by its windows"
     if streams:
-        how = f"{source.batch} streams side by side, from zeros, a closing <eos> counted"
+        how = f"{source.batch_size} streams side by side, from zeros, a closing <eos> counted"
     return _measured(evaluated.nats, evaluated.predicted, f"as in training: {how}")
 
 

@@ -152,7 +152,7 @@ class Import:
         """The vocabulary that the user or the file gives; None leaves it to the corpus."""
         if self.vocabulary is not None:
             return read_vocabulary(self.vocabulary)
-        return None if ours is None else ours.vocabulary
+        return None if ours is None else ours.vocab_size
 
     def _with_cell(self, experiment: Experiment, params: Any, notes: list[str]) -> Experiment:
         """The experiment with tanh or relu, whichever predicts better, where nobody says which."""

@@ -102,7 +102,7 @@ def what_is_left(run: Run, experiment: Experiment) -> str:
         return (
             "No checkpoint is left whose loss is finite: begin again with a smaller rate or clip."
         )
-    kind = "good" if is_sensible(good.nats, experiment.model.vocabulary) else "finite"
+    kind = "good" if is_sensible(good.nats, experiment.model.vocab_size) else "finite"
     return (
         f"The last checkpoint with a {kind} loss is {run.path(good.name)}: {good.nats:.4f} nats at "
         f"step {good.step}. {_best_of(run)} Go on from step {good.step} with --clip, or with a "

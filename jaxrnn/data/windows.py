@@ -171,13 +171,13 @@ class WindowSet:
     tokens: np.ndarray
     starts: np.ndarray | Progression
     length: int
-    batch: int
+    batch_size: int
     shuffled: bool = True
     seed: int = 0
     _orders: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        check_at_least_1(batch=self.batch, length=self.length)
+        check_at_least_1(batch_size=self.batch_size, length=self.length)
         if len(self.starts) == 0:
             raise ValueError(f"The text has {len(self.tokens)} characters: too short for a window.")
         _check_size(self.tokens)
@@ -197,7 +197,7 @@ class WindowSet:
     @property
     def steps_per_epoch(self) -> int:
         """How many batches an epoch has."""
-        return -(-len(self.starts) // self.batch)
+        return -(-len(self.starts) // self.batch_size)
 
     def steps(self, epoch: int) -> int:
         """How many batches epoch `epoch` has."""
@@ -206,15 +206,17 @@ class WindowSet:
     def windows(self, epoch: int, first: int, count: int) -> Windows:
         """Batches `first` to `first + count - 1` of epoch `epoch`."""
         order = self._order(epoch) if self.shuffled else None
-        chosen = np.arange(first * self.batch, (first + count) * self.batch)
-        rows = np.clip(len(self.starts) - self.batch * np.arange(first, first + count), 0, None)
+        chosen = np.arange(first * self.batch_size, (first + count) * self.batch_size)
+        rows = np.clip(
+            len(self.starts) - self.batch_size * np.arange(first, first + count), 0, None
+        )
         chosen = np.minimum(chosen, len(self.starts) - 1)
         starts = self.starts[chosen if order is None else order[chosen]]
         return Windows(
             tokens=self.tokens,
-            starts=starts.reshape(count, self.batch).astype(np.int32),
+            starts=starts.reshape(count, self.batch_size).astype(np.int32),
             lengths=np.full(count, self.length, np.int32),
-            rows=np.minimum(rows, self.batch).astype(np.int32),
+            rows=np.minimum(rows, self.batch_size).astype(np.int32),
             sizes=self.sizes,
             padded=self.padded,
         )
@@ -317,30 +319,30 @@ class BpttStream:
     """
 
     tokens: np.ndarray
-    batch: int
+    batch_size: int
     bptt: int
     random_bptt: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_at_least_1(batch=self.batch, bptt=self.bptt)
+        check_at_least_1(batch_size=self.batch_size, bptt=self.bptt)
         _check_size(self.tokens)
         check_tokens(self.tokens, axes=1)
         if self.rows < 2:
             raise ValueError(
-                f"The text has {len(self.tokens)} tokens: too short for {self.batch} streams of at "
+                f"The text has {len(self.tokens)} tokens: too short for {self.batch_size} streams of at "
                 f"least 2. Give it more text or a batch of at most {len(self.tokens) // 2}."
             )
 
     @property
     def rows(self) -> int:
         """How many tokens each of the B streams has."""
-        return len(self.tokens) // self.batch
+        return len(self.tokens) // self.batch_size
 
     @property
     def matrix(self) -> np.ndarray:
         """The streams side by side: (rows, B)."""
-        return self.tokens[: self.rows * self.batch].reshape(self.batch, self.rows).T
+        return self.tokens[: self.rows * self.batch_size].reshape(self.batch_size, self.rows).T
 
     @property
     def steps_per_epoch(self) -> int:
@@ -371,12 +373,12 @@ class BpttStream:
     def windows(self, epoch: int, first: int, count: int) -> Windows:
         """Windows `first` to `first + count - 1` of epoch `epoch`; past its end, empty ones."""
         cuts = self._cuts_at(epoch, np.arange(first, first + count + 1))
-        columns = np.arange(self.batch) * self.rows
+        columns = np.arange(self.batch_size) * self.rows
         return Windows(
             tokens=self.tokens,
             starts=(cuts[:-1, None] + columns).astype(np.int32),
             lengths=np.diff(cuts).astype(np.int32),
-            rows=np.full(count, self.batch, np.int32),
+            rows=np.full(count, self.batch_size, np.int32),
             sizes=self.sizes,
             padded=self.padded,
         )

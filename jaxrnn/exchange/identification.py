@@ -122,7 +122,7 @@ def _add_implied(
         notes: what is assumed is put in.
         alone: whether no other matrix is in the file, so that none could be the embedding.
     """
-    width = sizes["embedding"]
+    width = sizes["embedding_size"]
     output = arrays.get(OUTPUT)
     if EMBEDDING not in arrays and alone and output is not None and output.ndim == 2:
         if output.shape[0] == width:
@@ -137,9 +137,9 @@ def _add_implied(
     sizes["tied"] = False
     if embedding is None or embedding.ndim != 2:
         return
-    sizes["embedding"] = embedding.shape[1]
+    sizes["embedding_size"] = embedding.shape[1]
     shared = OUTPUT not in arrays and OUTPUT_BIAS in arrays
-    if shared and embedding.shape[1] == sizes["hidden"]:
+    if shared and embedding.shape[1] == sizes["hidden_size"]:
         arrays[OUTPUT] = embedding
     if OUTPUT in arrays and np.array_equal(embedding, arrays[OUTPUT]):
         sizes["tied"] = True
@@ -310,9 +310,9 @@ def _recurrent_sizes(layers: Mapping[str, Stored]) -> dict[str, Any]:
         return {}
     return {
         "cell": CELLS_BY_ROWS[rows // hidden],
-        "hidden": hidden,
-        "layers": len(depth),
-        "embedding": into.shape[1],
+        "hidden_size": hidden,
+        "num_layers": len(depth),
+        "embedding_size": into.shape[1],
     }
 
 
@@ -322,13 +322,13 @@ def _windowed_sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     hidden = arrays.get(WINDOWED[1])
     if embedding is None or hidden is None or embedding.ndim != 2 or hidden.ndim != 2:
         return {}
-    return {"embedding": embedding.shape[1], "hidden": hidden.shape[1]}
+    return {"embedding_size": embedding.shape[1], "hidden_size": hidden.shape[1]}
 
 
 def _ends(rest: dict[str, Stored], sizes: Mapping[str, Any]) -> dict[str, Stored]:
     """Take the embedding and the output layer out of `rest`, by our names."""
-    width = sizes.get("embedding")
-    hidden = sizes.get("hidden")
+    width = sizes.get("embedding_size")
+    hidden = sizes.get("hidden_size")
     found = {}
     for ours in (EMBEDDING, OUTPUT, OUTPUT_BIAS, TIED_BIAS):
         if ours in rest:
@@ -373,7 +373,7 @@ def _embedding(rest: Mapping[str, Stored], width: int) -> str | None:
     without_bias = [g for g in possible if any(not _has_bias(n, rest) for n in g)]
     # What has a bias is an output layer, and an embedding as well only where both are one.
     chosen = without_bias or [group for group in possible if len(group) > 1]
-    group = _only(chosen, EMBEDDINGS, "embedding", "e")
+    group = _only(chosen, EMBEDDINGS, "embedding_size", "e")
     if group is None:
         return None
     named = [name for name in group if not _has_bias(name, rest)]

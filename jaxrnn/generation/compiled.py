@@ -49,7 +49,7 @@ def generate_compiled(
         finite probability.
     """
     cell, rnn = components.stack.cell, components.rnn
-    layers, dtype = range(components.stack.layers), components.kernel.dtype
+    layers, dtype = range(components.stack.num_layers), components.kernel.dtype
     token = token.astype(jnp.int32)
     h, *c = (jnp.stack(fields) for fields in zip(*carry, strict=True))
     nothing = jnp.zeros((0,), dtype)

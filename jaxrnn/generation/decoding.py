@@ -73,12 +73,12 @@ def generate(
             f"At most {MOST_CHARACTERS:,} characters are written at once, got {length:,} for each "
             f"of {prompt.shape[1]:,} texts: write fewer, or go on from the end of the text."
         )
-    check_tokens(prompt, model.vocabulary)
+    check_tokens(prompt, model.vocab_size)
     check_params(model, params)
     sampler = sampler or Sampler()
     # A sampler's numbers are arguments of the program; rules of a subclass are part of it.
     own = None if sampler.plain else sampler
-    rules = sampler.rules(model.vocabulary) if sampler.plain else None
+    rules = sampler.rules(model.vocab_size) if sampler.plain else None
     if carry is None:
         carry = model.initial_carry(prompt.shape[1], precision(params))
     carry = model_carry(model, params, carry, prompt.shape[1])
@@ -135,11 +135,11 @@ def _read(
     Prompts are padded, so that there are few programs for all their lengths.
     """
     tokens = _int32(prompt)
-    count, batch = tokens.shape
+    count, batch_size = tokens.shape
     takes_lengths = "lengths" in inspect.signature(type(model).__call__).parameters
     if isinstance(tokens, jax.core.Tracer) or not takes_lengths:
         return _read_padded(model, params, carry, tokens, None)
-    padded = np.zeros((_power_of_two(count, FEWEST_PROMPT_STEPS), batch), np.int32)
+    padded = np.zeros((_power_of_two(count, FEWEST_PROMPT_STEPS), batch_size), np.int32)
     padded[:count] = tokens
     return _read_padded(model, params, carry, padded, count)
 

@@ -99,16 +99,16 @@ class Sampler:
         """The log probabilities of what may be drawn, not normalized; -inf for the rest."""
         return allowed_by(self.rules(log_probs.shape[-1]), log_probs)
 
-    def rules(self, vocabulary: int) -> Rules:
+    def rules(self, vocab_size: int) -> Rules:
         """The numbers as arrays, for V = `vocabulary`.
 
         Raises:
             ValueError: if a banned token is outside [0, V), or all are banned.
         """
-        banned = np.zeros(vocabulary, bool)
+        banned = np.zeros(vocab_size, bool)
         for token in self.banned:
-            if not 0 <= token < vocabulary:
-                raise ValueError(f"banned tokens must lie in [0, {vocabulary}), got {token}.")
+            if not 0 <= token < vocab_size:
+                raise ValueError(f"banned tokens must lie in [0, {vocab_size}), got {token}.")
             banned[token] = True
         if banned.all():
             raise ValueError("All tokens are banned: leave at least one to draw.")
@@ -117,7 +117,7 @@ class Sampler:
         temperature = float(min(max(self.temperature, SMALLEST_TEMPERATURE), LARGEST_TEMPERATURE))
         return Rules(
             np.asarray(temperature),
-            None if self.top_k is None else np.asarray(min(self.top_k, vocabulary), np.int32),
+            None if self.top_k is None else np.asarray(min(self.top_k, vocab_size), np.int32),
             None if self.top_p is None else np.asarray(float(self.top_p)),
             banned,
         )

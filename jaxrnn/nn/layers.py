@@ -98,12 +98,12 @@ def _dot_general(xs: Array, kernel: Array, *settings: Any, **options: Any) -> Ar
 
 
 def embed(
-    vocabulary: int, features: int, *, init: Initializer | None = None, name: str | None = None
+    vocab_size: int, features: int, *, init: Initializer | None = None, name: str | None = None
 ) -> nn.Embed:
     """A Flax `Embed` that starts as `torch.nn.Embedding`, standard normal, if `init` is None."""
-    check_at_least_1(vocabulary=vocabulary, embedding=features)
+    check_at_least_1(vocabulary=vocab_size, embedding_size=features)
     init = init or nn.initializers.normal(1.0)
-    return nn.Embed(vocabulary, features, embedding_init=init, name=name)
+    return nn.Embed(vocab_size, features, embedding_init=init, name=name)
 
 
 def embedded_tokens(
@@ -157,12 +157,12 @@ def weight(
 class RNNCell(nn.Module):
     """One tanh step with both its products: h' = tanh(W_ih x + b_ih + W_hh h + b_hh)."""
 
-    hidden: int
+    hidden_size: int
 
     @nn.compact
     def __call__(self, h: Float[Array, "B H"], x: Float[Array, "B I"]) -> Float[Array, "B H"]:
-        check_at_least_1(hidden=self.hidden)
-        init, width = uniform(1 / math.sqrt(self.hidden)), self.hidden
+        check_at_least_1(hidden_size=self.hidden_size)
+        init, width = uniform(1 / math.sqrt(self.hidden_size)), self.hidden_size
         x = as_array("x", x, ("B", "I"))
         weight_ih = weight(self, "weight_ih", init, (width, x.shape[-1]))
         weight_hh = weight(self, "weight_hh", init, (width, width))
@@ -195,25 +195,27 @@ class RNN(nn.Module):
     """
 
     cell: Cell
-    hidden: int
-    layers: int = 1
+    hidden_size: int
+    num_layers: int = 1
     bidirectional: bool = False
     dropout: float = 0.0
     recurrent_init: Initializer | None = None
 
-    def initial_carry(self, batch: int, dtype: DTypeLike = jnp.float32) -> tuple[Carry, ...]:
+    def initial_carry(self, batch_size: int, dtype: DTypeLike = jnp.float32) -> tuple[Carry, ...]:
         """The carry from which a text starts: zeros, one a layer and direction."""
         self._check_settings()
-        check_at_least_0(batch=batch)
-        return tuple(self.cell.zeros(batch, self.hidden, dtype) for _ in range(self._runs))
+        check_at_least_0(batch_size=batch_size)
+        return tuple(
+            self.cell.zeros(batch_size, self.hidden_size, dtype) for _ in range(self._runs)
+        )
 
     @property
     def _runs(self) -> int:
         """How many recurrences there are: one a layer and direction."""
-        return self.layers * (2 if self.bidirectional else 1)
+        return self.num_layers * (2 if self.bidirectional else 1)
 
     def _check_settings(self) -> None:
-        check_at_least_1(hidden=self.hidden, layers=self.layers)
+        check_at_least_1(hidden_size=self.hidden_size, num_layers=self.num_layers)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}.")
 
@@ -244,21 +246,23 @@ class RNN(nn.Module):
             ValueError: if an array has another shape, or no numbers of the right kind.
         """
         self._check_settings()
-        xs, steps, batch = _checked_inputs(xs)
-        like = jax.ShapeDtypeStruct((batch, self.hidden), jnp.float32)
+        xs, steps, batch_size = _checked_inputs(xs)
+        like = jax.ShapeDtypeStruct((batch_size, self.hidden_size), jnp.float32)
         zeros = self.cell.carry(*(like for _ in self.cell.carry._fields))
         # Each recurrence casts its own carry; here, only that there is one for each.
         carry = as_carry(carry, (zeros,) * self._runs, cast=False)
-        mask = None if lengths is None else length_mask(as_lengths(lengths, batch, steps), steps)
-        if dropout_masks is not None and len(dropout_masks) != self.layers - 1:
+        mask = (
+            None if lengths is None else length_mask(as_lengths(lengths, batch_size, steps), steps)
+        )
+        if dropout_masks is not None and len(dropout_masks) != self.num_layers - 1:
             raise ValueError(
                 f"dropout_masks must have one mask for each layer but the last, "
-                f"{self.layers - 1}, got {len(dropout_masks)}."
+                f"{self.num_layers - 1}, got {len(dropout_masks)}."
             )
         suffixes = ["", "_reverse"] if self.bidirectional else [""]
         after: list[Carry] = []
         ys: Any = xs
-        for layer in range(self.layers):
+        for layer in range(self.num_layers):
             if layer > 0:
                 dropout_mask = None if dropout_masks is None else dropout_masks[layer - 1]
                 ys = self._drop(ys, dropout_mask)
@@ -273,11 +277,14 @@ class RNN(nn.Module):
     def _run(
         self, name: str, carry: Carry, xs: Array | EmbeddedTokens, mask: Array | None
     ) -> tuple[Carry, Array]:
-        width, init = len(self.cell.gates) * self.hidden, uniform(1 / math.sqrt(self.hidden))
+        width, init = (
+            len(self.cell.gates) * self.hidden_size,
+            uniform(1 / math.sqrt(self.hidden_size)),
+        )
         inputs = (xs.table if isinstance(xs, EmbeddedTokens) else xs).shape[-1]
         weight_ih = weight(self, f"weight_ih_{name}", init, (width, inputs))
         weight_hh = weight(
-            self, f"weight_hh_{name}", self.recurrent_init or init, (width, self.hidden)
+            self, f"weight_hh_{name}", self.recurrent_init or init, (width, self.hidden_size)
         )
         bias_ih = weight(self, f"bias_ih_{name}", init, (width,))
         bias_hh = weight(self, f"bias_hh_{name}", init, (width,))

@@ -51,8 +51,8 @@ def nll_loss_seq(
     log_probs = as_array("log_probs", log_probs, ("T", "B", "V"))
     if lengths is None:
         return nll_loss(log_probs, targets)
-    steps, batch = log_probs.shape[:2]
-    mask = jnp.arange(steps)[:, None] < as_lengths(lengths, batch, steps)[None, :]
+    steps, batch_size = log_probs.shape[:2]
+    mask = jnp.arange(steps)[:, None] < as_lengths(lengths, batch_size, steps)[None, :]
     return nll_loss(log_probs, targets, mask.astype(log_probs.dtype))
 
 

@@ -56,14 +56,14 @@ class CharModel(nn.Module):
         hidden: H, the width of the carry (the course's `n_hidden`).
     """
 
-    vocabulary: int
-    embedding: int = 42
-    hidden: int = 256
+    vocab_size: int
+    embedding_size: int = 42
+    hidden_size: int = 256
 
     reads: ClassVar[Reads]
     """The data set that the model is made for."""
 
-    def initial_carry(self, batch: int, dtype: DTypeLike = jnp.float32) -> Carry:
+    def initial_carry(self, batch_size: int, dtype: DTypeLike = jnp.float32) -> Carry:
         """The carry from which a text starts; the empty tuple for a model without memory."""
         return ()
 
@@ -111,7 +111,7 @@ def _name(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
-def model_carry(model: CharModel, params: Any, carry: Carry, batch: int) -> Carry:
+def model_carry(model: CharModel, params: Any, carry: Carry, batch_size: int) -> Carry:
     """A carry of the model's, in the precision of its weights.
 
     Args:
@@ -125,7 +125,7 @@ def model_carry(model: CharModel, params: Any, carry: Carry, batch: int) -> Carr
             or the parameters are none of the model's.
     """
     check_params(model, params)
-    like = jax.eval_shape(partial(model.initial_carry, batch, precision(params)))
+    like = jax.eval_shape(partial(model.initial_carry, batch_size, precision(params)))
     return as_carry(carry, like)
 
 
@@ -169,8 +169,8 @@ class StatefulModel(CharModel):
         """The recurrent layers, unbound; submodule `rnn` of the model."""
         raise TypeError(f"{type(self).__name__} does not say which recurrent layers it has.")
 
-    def initial_carry(self, batch: int, dtype: DTypeLike = jnp.float32) -> Carry:
-        return self.stack.initial_carry(batch, dtype)
+    def initial_carry(self, batch_size: int, dtype: DTypeLike = jnp.float32) -> Carry:
+        return self.stack.initial_carry(batch_size, dtype)
 
     def components(self, params: Any) -> Components | None:
         if type(self).__call__ is not StatefulModel.__call__:
@@ -187,6 +187,6 @@ class StatefulModel(CharModel):
         *,
         lengths: Int[Array, " B"] | None = None,
     ) -> tuple[tuple[Carry, ...], Float[Array, "T B V"]]:
-        xs = embedded_tokens(embed(self.vocabulary, self.embedding, name="e"), tokens)
+        xs = embedded_tokens(embed(self.vocab_size, self.embedding_size, name="e"), tokens)
         carry, ys = self.stack.copy(name="rnn")(carry, xs, lengths=lengths)
-        return carry, nn.log_softmax(dense(self.vocabulary, self.hidden, name="l_out")(ys))
+        return carry, nn.log_softmax(dense(self.vocab_size, self.hidden_size, name="l_out")(ys))

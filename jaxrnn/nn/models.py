@@ -42,15 +42,15 @@ class Char3Model(CharModel):
     ) -> tuple[tuple[()], Float[Array, "B V"]]:
         if tokens.shape[0] != 3:
             raise ValueError(f"Char3Model reads 3 characters, got {tokens.shape[0]}.")
-        e = embed(self.vocabulary, self.embedding, name="e")
-        l_in = dense(self.hidden, self.embedding, name="l_in")
-        l_hidden = dense(self.hidden, self.hidden, name="l_hidden")
+        e = embed(self.vocab_size, self.embedding_size, name="e")
+        l_in = dense(self.hidden_size, self.embedding_size, name="l_in")
+        l_hidden = dense(self.hidden_size, self.hidden_size, name="l_hidden")
         x1, x2, x3 = nn.relu(l_in(e(tokens)))
         h = jnp.zeros_like(x1)
         h = jnp.tanh(l_hidden(h + x1))
         h = jnp.tanh(l_hidden(h + x2))
         h = jnp.tanh(l_hidden(h + x3))
-        return carry, nn.log_softmax(dense(self.vocabulary, self.hidden, name="l_out")(h))
+        return carry, nn.log_softmax(dense(self.vocab_size, self.hidden_size, name="l_out")(h))
 
 
 class CharLoopModel(CharModel):
@@ -62,16 +62,18 @@ class CharLoopModel(CharModel):
     def __call__(
         self, carry: tuple[()], tokens: Int[Array, "T B"]
     ) -> tuple[tuple[()], Float[Array, "B V"]]:
-        e = embed(self.vocabulary, self.embedding, name="e")
-        xs = nn.relu(dense(self.hidden, self.embedding, name="l_in")(e(tokens)))  # (T, B, H)
+        e = embed(self.vocab_size, self.embedding_size, name="e")
+        xs = nn.relu(
+            dense(self.hidden_size, self.embedding_size, name="l_in")(e(tokens))
+        )  # (T, B, H)
         h = jnp.zeros_like(xs[0])
-        l_hidden = pure(dense(self.hidden, self.hidden, name="l_hidden"), h)
+        l_hidden = pure(dense(self.hidden_size, self.hidden_size, name="l_hidden"), h)
 
         def step(h: Array, x: Array) -> tuple[Array, None]:
             return jnp.tanh(l_hidden(h + x)).astype(h.dtype), None
 
         h, _ = lax.scan(step, h, xs)
-        return carry, nn.log_softmax(dense(self.vocabulary, self.hidden, name="l_out")(h))
+        return carry, nn.log_softmax(dense(self.vocab_size, self.hidden_size, name="l_out")(h))
 
 
 class CharLoopConcatModel(CharModel):
@@ -86,18 +88,20 @@ class CharLoopConcatModel(CharModel):
     def __call__(
         self, carry: tuple[()], tokens: Int[Array, "T B"]
     ) -> tuple[tuple[()], Float[Array, "B V"]]:
-        xs = embed(self.vocabulary, self.embedding, name="e")(tokens)  # (T, B, F)
-        h = jnp.zeros((tokens.shape[1], self.hidden), xs.dtype)
-        width = self.hidden + self.embedding
-        l_in = pure(dense(self.hidden, width, name="l_in"), jnp.concatenate([h, xs[0]], axis=-1))
-        l_hidden = pure(dense(self.hidden, self.hidden, name="l_hidden"), h)
+        xs = embed(self.vocab_size, self.embedding_size, name="e")(tokens)  # (T, B, F)
+        h = jnp.zeros((tokens.shape[1], self.hidden_size), xs.dtype)
+        width = self.hidden_size + self.embedding_size
+        l_in = pure(
+            dense(self.hidden_size, width, name="l_in"), jnp.concatenate([h, xs[0]], axis=-1)
+        )
+        l_hidden = pure(dense(self.hidden_size, self.hidden_size, name="l_hidden"), h)
 
         def step(h: Array, x: Array) -> tuple[Array, None]:
             z = nn.relu(l_in(jnp.concatenate([h, x], axis=-1)))
             return jnp.tanh(l_hidden(z)).astype(h.dtype), None
 
         h, _ = lax.scan(step, h, xs)
-        return carry, nn.log_softmax(dense(self.vocabulary, self.hidden, name="l_out")(h))
+        return carry, nn.log_softmax(dense(self.vocab_size, self.hidden_size, name="l_out")(h))
 
 
 class CharRnn(CharModel):
@@ -109,10 +113,10 @@ class CharRnn(CharModel):
     def __call__(
         self, carry: tuple[()], tokens: Int[Array, "T B"]
     ) -> tuple[tuple[()], Float[Array, "B V"]]:
-        xs = embed(self.vocabulary, self.embedding, name="e")(tokens)
-        rnn = RNN(TANH, self.hidden, name="rnn")
+        xs = embed(self.vocab_size, self.embedding_size, name="e")(tokens)
+        rnn = RNN(TANH, self.hidden_size, name="rnn")
         _, ys = rnn(rnn.initial_carry(tokens.shape[1], xs.dtype), xs)
-        return carry, nn.log_softmax(dense(self.vocabulary, self.hidden, name="l_out")(ys[-1]))
+        return carry, nn.log_softmax(dense(self.vocab_size, self.hidden_size, name="l_out")(ys[-1]))
 
 
 class CharSeqRnn(CharModel):
@@ -130,10 +134,12 @@ class CharSeqRnn(CharModel):
     def __call__(
         self, carry: tuple[()], tokens: Int[Array, "T B"]
     ) -> tuple[tuple[()], Float[Array, "T B V"]]:
-        xs = embed(self.vocabulary, self.embedding, name="e")(tokens)
-        rnn = RNN(TANH, self.hidden, recurrent_init=identity if self.identity else None, name="rnn")
+        xs = embed(self.vocab_size, self.embedding_size, name="e")(tokens)
+        rnn = RNN(
+            TANH, self.hidden_size, recurrent_init=identity if self.identity else None, name="rnn"
+        )
         _, ys = rnn(rnn.initial_carry(tokens.shape[1], xs.dtype), xs)
-        return carry, nn.log_softmax(dense(self.vocabulary, self.hidden, name="l_out")(ys))
+        return carry, nn.log_softmax(dense(self.vocab_size, self.hidden_size, name="l_out")(ys))
 
 
 class CharSeqStatefulRnn(StatefulModel):
@@ -141,7 +147,7 @@ class CharSeqStatefulRnn(StatefulModel):
 
     @property
     def stack(self) -> RNN:
-        return RNN(TANH, self.hidden, parent=None)
+        return RNN(TANH, self.hidden_size, parent=None)
 
 
 class CharSeqStatefulRnn2(StatefulModel):
@@ -149,7 +155,7 @@ class CharSeqStatefulRnn2(StatefulModel):
 
     @property
     def stack(self) -> RNN:
-        return RNN(TANH, self.hidden, parent=None)
+        return RNN(TANH, self.hidden_size, parent=None)
 
     @nn.compact
     def __call__(
@@ -160,13 +166,19 @@ class CharSeqStatefulRnn2(StatefulModel):
         lengths: Int[Array, " B"] | None = None,
     ) -> tuple[tuple[Hidden], Float[Array, "T B V"]]:
         tokens = as_integers("tokens", tokens, ("T", "B"))
-        steps, batch = tokens.shape
-        e = embed(self.vocabulary, self.embedding, name="e")
+        steps, batch_size = tokens.shape
+        e = embed(self.vocab_size, self.embedding_size, name="e")
         xs = e(tokens)
-        example = as_carry(carry, jax.eval_shape(partial(self.initial_carry, batch)))[0].h
-        rnn = pure(RNNCell(self.hidden, name="rnn"), example, e(jnp.zeros(batch, tokens.dtype)))
+        example = as_carry(carry, jax.eval_shape(partial(self.initial_carry, batch_size)))[0].h
+        rnn = pure(
+            RNNCell(self.hidden_size, name="rnn"), example, e(jnp.zeros(batch_size, tokens.dtype))
+        )
         h = carry[0].h.astype(self.get_variable("params", "rnn")["weight_hh"].dtype)
-        lengths = jnp.full(batch, steps) if lengths is None else as_lengths(lengths, batch, steps)
+        lengths = (
+            jnp.full(batch_size, steps)
+            if lengths is None
+            else as_lengths(lengths, batch_size, steps)
+        )
         mask = length_mask(lengths, steps)
 
         def step(h: Array, x: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -175,7 +187,7 @@ class CharSeqStatefulRnn2(StatefulModel):
             return after, jnp.where(mask_t[:, None], after, 0)
 
         h, ys = lax.scan(step, h, (xs, mask))
-        logits = dense(self.vocabulary, self.hidden, name="l_out")(ys)
+        logits = dense(self.vocab_size, self.hidden_size, name="l_out")(ys)
         return (Hidden(h),), nn.log_softmax(logits)
 
 
@@ -184,7 +196,7 @@ class CharSeqStatefulGRU(StatefulModel):
 
     @property
     def stack(self) -> RNN:
-        return RNN(GRU, self.hidden, parent=None)
+        return RNN(GRU, self.hidden_size, parent=None)
 
 
 class CharSeqStatefulLSTM(StatefulModel):
@@ -195,13 +207,13 @@ class CharSeqStatefulLSTM(StatefulModel):
         dropout: the share of each layer's outputs, but the last's, that is dropped in training.
     """
 
-    hidden: int = 512
-    layers: int = 2
+    hidden_size: int = 512
+    num_layers: int = 2
     dropout: float = 0.5
 
     @property
     def stack(self) -> RNN:
-        return RNN(LSTM, self.hidden, self.layers, dropout=self.dropout, parent=None)
+        return RNN(LSTM, self.hidden_size, self.num_layers, dropout=self.dropout, parent=None)
 
 
 class CharLM(StatefulModel):
@@ -217,13 +229,13 @@ class CharLM(StatefulModel):
     """
 
     cell: Cell = GRU
-    layers: int = 1
+    num_layers: int = 1
     dropout: float = 0.0
     tied: bool = False
 
     @property
     def stack(self) -> RNN:
-        return RNN(self.cell, self.hidden, self.layers, dropout=self.dropout, parent=None)
+        return RNN(self.cell, self.hidden_size, self.num_layers, dropout=self.dropout, parent=None)
 
     def components(self, params: Any) -> Components | None:
         if type(self).__call__ is not CharLM.__call__:
@@ -240,18 +252,18 @@ class CharLM(StatefulModel):
         *,
         lengths: Int[Array, " B"] | None = None,
     ) -> tuple[tuple[Carry, ...], Float[Array, "T B V"]]:
-        if self.tied and self.embedding != self.hidden:
+        if self.tied and self.embedding_size != self.hidden_size:
             raise ValueError(
-                f"A tied output needs embedding = hidden, got {self.embedding} and {self.hidden}."
+                f"A tied output needs embedding_size = hidden_size, got {self.embedding_size} and {self.hidden_size}."
             )
-        init = uniform(1 / math.sqrt(self.hidden)) if self.tied else None
-        e = embed(self.vocabulary, self.embedding, init=init, name="e")
+        init = uniform(1 / math.sqrt(self.hidden_size)) if self.tied else None
+        e = embed(self.vocab_size, self.embedding_size, init=init, name="e")
         carry, ys = self.stack.copy(name="rnn")(carry, embedded_tokens(e, tokens), lengths=lengths)
         if self.tied:
-            bias = self.param("bias_out", jax.nn.initializers.zeros, (self.vocabulary,))
+            bias = self.param("bias_out", jax.nn.initializers.zeros, (self.vocab_size,))
             logits = e.attend(ys) + bias
         else:
-            logits = dense(self.vocabulary, self.hidden, name="l_out")(ys)
+            logits = dense(self.vocab_size, self.hidden_size, name="l_out")(ys)
         return carry, nn.log_softmax(logits)
 
 

@@ -64,9 +64,11 @@ class Cell:
     step: Step
     carry: Any = Hidden
 
-    def zeros(self, batch: int, hidden: int, dtype: DTypeLike = jnp.float32) -> Carry:
+    def zeros(self, batch_size: int, hidden_size: int, dtype: DTypeLike = jnp.float32) -> Carry:
         """The carry from which a text starts: zeros, (B, H) a field."""
-        return self.carry(*(jnp.zeros((batch, hidden), dtype) for _ in self.carry._fields))
+        return self.carry(
+            *(jnp.zeros((batch_size, hidden_size), dtype) for _ in self.carry._fields)
+        )
 
 
 def gates_of(gates: Float[Array, "B GH"], count: int) -> list[Float[Array, "B H"]]:

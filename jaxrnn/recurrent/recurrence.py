@@ -135,11 +135,11 @@ def recurrence(
         ValueError: if an array has another shape, or no floating numbers.
     """
     weight_hh = jnp.asarray(weight_hh)
-    dtype, hidden = weight_hh.dtype, weight_hh.shape[-1] if weight_hh.ndim else 0
-    width = len(cell.gates) * hidden
-    if hidden < 1:
+    dtype, hidden_size = weight_hh.dtype, weight_hh.shape[-1] if weight_hh.ndim else 0
+    width = len(cell.gates) * hidden_size
+    if hidden_size < 1:
         raise ValueError(f"weight_hh must have at least 1 unit, got shape {weight_hh.shape}.")
-    weight_hh = as_floats("weight_hh", weight_hh, (width, hidden), dtype)
+    weight_hh = as_floats("weight_hh", weight_hh, (width, hidden_size), dtype)
     bias_hh = as_floats("bias_hh", bias_hh, (width,), dtype)
     if isinstance(x_gates, EmbeddedTokens):
         tokens = as_integers("tokens", x_gates.tokens, ("T", "B"))
@@ -147,17 +147,17 @@ def recurrence(
         if not len(table):
             raise ValueError("The table of input gates must have at least 1 row, got 0.")
         x_gates = EmbeddedTokens(table, nearest_rows(tokens, len(table)))
-        steps, batch = tokens.shape
+        steps, batch_size = tokens.shape
     else:
         x_gates = as_floats("x_gates", x_gates, ("T", "B", width), dtype)
-        steps, batch = x_gates.shape[:2]
-    like = jax.ShapeDtypeStruct((batch, hidden), dtype)
+        steps, batch_size = x_gates.shape[:2]
+    like = jax.ShapeDtypeStruct((batch_size, hidden_size), dtype)
     carry = as_carry(carry, cell.carry(*(like for _ in cell.carry._fields)))
     if mask is not None:
-        mask = as_mask("mask", mask, (steps, batch))
+        mask = as_mask("mask", mask, (steps, batch_size))
     way = which_backend(cell, dtype)
     if way != "compiled":
-        check_step(cell, carry, (batch, width), dtype)
+        check_step(cell, carry, (batch_size, width), dtype)
     if way == "autodiff":
         return plain(cell, reverse, weight_hh, bias_hh, carry, x_gates, mask)
     run = compiled if way == "compiled" else scanned

@@ -205,7 +205,7 @@ def _train_run(
         checkpointing.write_best()
         if error.good is not None:
             nats = measured_loss(experiment, error.good.state)
-            if is_sensible(nats, experiment.model.vocabulary):
+            if is_sensible(nats, experiment.model.vocab_size):
                 checkpointing.write(error.good)
         raise
     except GeneratorExit:

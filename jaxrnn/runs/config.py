@@ -27,16 +27,16 @@ ModelName = Literal[
 ]
 
 LARGEST = {
-    "embedding": 1 << 16,
-    "hidden": 1 << 16,
-    "layers": 64,
-    "batch": 1 << 20,
+    "embedding_size": 1 << 16,
+    "hidden_size": 1 << 16,
+    "num_layers": 64,
+    "batch_size": 1 << 20,
     "bptt": 1 << 20,
     "min_frequency": 1 << 31,
 }
 """Far above what is useful: larger numbers are mistakes, and some would never end."""
 
-MODEL_OPTIONS = ("cell", "layers", "dropout", "tied", "identity")
+MODEL_OPTIONS = ("cell", "num_layers", "dropout", "tied", "identity")
 """The fields that only some models have."""
 
 
@@ -50,18 +50,18 @@ class Config:
 
     model: ModelName = "CharSeqStatefulGRU"
     """The model, by the course's name; CharLM is the general one."""
-    embedding: int = 42
+    embedding_size: int = 42
     """F, the width of a character's vector."""
-    hidden: int = 256
+    hidden_size: int = 256
     """H, the width of the carry."""
     cell: str = "gru"
     """CharLM: the recurrent cell (tanh, relu, gru, lstm)."""
-    layers: int = 1
+    num_layers: int = 1
     """CharLM and CharSeqStatefulLSTM: recurrent layers."""
     dropout: float = 0.0
     """CharLM and CharSeqStatefulLSTM: share of the outputs dropped between layers."""
     tied: bool = False
-    """CharLM: the output layer shares the embedding's table (needs embedding = hidden)."""
+    """CharLM: the output layer shares the embedding's table (needs embedding_size = hidden_size)."""
     identity: bool = False
     """CharSeqRnn: the recurrent weight starts as the identity."""
 
@@ -78,7 +78,7 @@ class Config:
     min_frequency: int = 3
     """Stateful models: rarer characters become <unk>."""
 
-    batch: int = 64
+    batch_size: int = 64
     """B, the sequences trained side by side."""
     bptt: int = 8
     """The characters of a window; backpropagation goes no further."""
@@ -128,13 +128,13 @@ class Config:
         self.make_optimizer()
         self._check_model_options()
 
-    def make_model(self, vocabulary: int) -> CharModel:
+    def make_model(self, vocab_size: int) -> CharModel:
         """The model, for V = `vocabulary`."""
         known = {field.name for field in fields(MODELS[self.model])}
         options = {name: getattr(self, name) for name in MODEL_OPTIONS if name in known}
         if "cell" in options:
             options["cell"] = CELLS[self.cell]
-        return MODELS[self.model](vocabulary, self.embedding, self.hidden, **options)
+        return MODELS[self.model](vocab_size, self.embedding_size, self.hidden_size, **options)
 
     def make_optimizer(self) -> Optimizer:
         """The optimizer, behind the clipping."""
@@ -188,11 +188,13 @@ class Config:
                 raise ValueError(
                     f"{self.model} has no option {name}; it is for {' and '.join(having)}."
                 )
-        if self.tied and self.embedding != self.hidden:
+        if self.tied and self.embedding_size != self.hidden_size:
             raise ValueError(
-                f"tied needs embedding = hidden, got {self.embedding} and {self.hidden}."
+                f"tied needs embedding_size = hidden_size, got {self.embedding_size} and {self.hidden_size}."
             )
-        if self.dropout and self.layers == 1:
-            raise ValueError("dropout acts between layers: it needs layers of at least 2, got 1.")
+        if self.dropout and self.num_layers == 1:
+            raise ValueError(
+                "dropout acts between layers: it needs num_layers of at least 2, got 1."
+            )
         if self.model == "Char3Model" and self.bptt != 3:
             raise ValueError(f"Char3Model reads 3 characters: bptt must be 3, got {self.bptt}.")

@@ -72,7 +72,7 @@ class Experiment(NamedTuple):
 def fresh_state(config: Config, model: CharModel) -> TrainState:
     """The state that a run of `config` starts from."""
     key = jax.random.key(config.seed)
-    return make_state(model, config.make_optimizer(), config.batch, key)
+    return make_state(model, config.make_optimizer(), config.batch_size, key)
 
 
 def prepare(config: Config, *, vocabulary: Vocabulary | None = None) -> Experiment:
@@ -105,7 +105,7 @@ def prepare(config: Config, *, vocabulary: Vocabulary | None = None) -> Experime
     check_memory(
         jax.eval_shape(experiment.fresh_state),
         steps=max(source.sizes),
-        batch=config.batch,
+        batch_size=config.batch_size,
         vocabulary=len(made),
     )
     return experiment
@@ -141,18 +141,18 @@ def _streams(
         training, min_frequency=config.min_frequency, lowercase=config.lowercase
     )
 
-    def stream(documents: Sequence[str], batch: int | None, seed: int) -> BpttStream:
+    def stream(documents: Sequence[str], batch_size: int | None, seed: int) -> BpttStream:
         """The documents side by side in `batch` streams, or as many as they are enough for."""
         tokens = vocabulary.encode_documents(documents)
         return BpttStream(
             tokens,
-            batch or _fitting_batch(tokens, config.batch),
+            batch_size or _fitting_batch(tokens, config.batch_size),
             config.bptt,
             config.random_bptt,
             seed,
         )
 
-    source = stream(training, config.batch, 2 * config.seed)
+    source = stream(training, config.batch_size, 2 * config.seed)
     return vocabulary, source, stream(held_out, None, 2 * config.seed + 1)
 
 
@@ -175,11 +175,13 @@ def _windows(
         )
     return (
         vocabulary,
-        WindowSet(tokens, starts, config.bptt, config.batch, seed=config.seed),
-        WindowSet(validation_tokens, validation_starts, config.bptt, config.batch, shuffled=False),
+        WindowSet(tokens, starts, config.bptt, config.batch_size, seed=config.seed),
+        WindowSet(
+            validation_tokens, validation_starts, config.bptt, config.batch_size, shuffled=False
+        ),
     )
 
 
-def _fitting_batch(tokens: np.ndarray, batch: int) -> int:
+def _fitting_batch(tokens: np.ndarray, batch_size: int) -> int:
     """`batch`, or fewer streams where the text is too short for so many of at least 2 tokens."""
-    return max(1, min(batch, len(tokens) // 2))
+    return max(1, min(batch_size, len(tokens) // 2))

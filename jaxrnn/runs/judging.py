@@ -65,14 +65,14 @@ def measured_loss(
     return found.nats
 
 
-def is_sensible(nats: float, vocabulary: int) -> bool:
+def is_sensible(nats: float, vocab_size: int) -> bool:
     """Whether a loss is one that a model can go on from.
 
     Args:
         nats: the loss, in nats per character.
         vocabulary: V.
     """
-    return math.isfinite(nats) and nats <= CHANCES * math.log(max(vocabulary, 1)) + MARGIN
+    return math.isfinite(nats) and nats <= CHANCES * math.log(max(vocab_size, 1)) + MARGIN
 
 
 def last_sensible(run: Run, experiment: Experiment) -> Judged | None:
@@ -88,8 +88,8 @@ def last_sensible(run: Run, experiment: Experiment) -> Judged | None:
         if saved is not None:
             judged.append(Judged(name, saved, measured_loss(experiment, saved.state, tokens)))
     finite = [found for found in judged if math.isfinite(found.nats)]
-    vocabulary = experiment.model.vocabulary
-    sensible = [found for found in finite if is_sensible(found.nats, vocabulary)]
+    vocab_size = experiment.model.vocab_size
+    sensible = [found for found in finite if is_sensible(found.nats, vocab_size)]
     return max(sensible or finite, key=lambda found: found.step, default=None)
 
 

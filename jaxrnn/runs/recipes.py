@@ -35,13 +35,15 @@ def _epochs(losses: str) -> dict[int, float]:
     return {epoch: float(loss) for epoch, loss in enumerate(losses.split(), 1)}
 
 
-_WINDOWS = Config(corpus="nietzsche", batch=512, schedule="1 x 1e-2, 1 x 1e-3", model="CharRnn")
+_WINDOWS = Config(
+    corpus="nietzsche", batch_size=512, schedule="1 x 1e-2, 1 x 1e-3", model="CharRnn"
+)
 _STREAMS = Config(corpus="nietzsche", schedule="4 x 1e-3, 4 x 1e-4")
 _LSTM = replace(
     _STREAMS,
     model="CharSeqStatefulLSTM",
-    hidden=512,
-    layers=2,
+    hidden_size=512,
+    num_layers=2,
     dropout=0.5,
     weight_decay=1e-5,
     schedule="2 x 1e-2",
@@ -131,8 +133,8 @@ RECIPES: dict[str, Recipe] = {
         summary="Earlier edition: one LSTM layer of 256.",
         config=replace(
             _LSTM,
-            hidden=256,
-            layers=1,
+            hidden_size=256,
+            num_layers=1,
             dropout=0.0,
             weight_decay=0.0,
             schedule="6 x 1e-2, 3 x 1e-3",
@@ -141,7 +143,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "early-lstm-31": Recipe(
         summary="Earlier edition: two LSTM layers of 256, dropout 0.25, then cosine cycles.",
-        config=replace(_LSTM, hidden=256, dropout=0.25, schedule="2 x 1e-2, sgdr(1e-2, 5)"),
+        config=replace(_LSTM, hidden_size=256, dropout=0.25, schedule="2 x 1e-2, sgdr(1e-2, 5)"),
         validation={1: 1.591, 2: 1.506, 3: 1.385, 5: 1.336, 9: 1.309, 17: 1.279, 33: 1.263},
     ),
 }

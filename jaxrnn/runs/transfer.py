@@ -175,8 +175,8 @@ def fitted(config: Config, sizes: Mapping[str, Any], *, model: str | None, cell:
     values = {name: sizes[name] for name in known}
     if "cell" in values and values["cell"] == "tanh" and config.cell == "relu":
         values["cell"] = "relu"
-    depth = values.get("layers", 1)
-    usual = {name: getattr(Config, name) for name in ("cell", "layers", "tied", "identity")}
+    depth = values.get("num_layers", 1)
+    usual = {name: getattr(Config, name) for name in ("cell", "num_layers", "tied", "identity")}
     kept_identity = config.identity and named == config.model
     dropout = config.dropout if depth > 1 and named in ("CharLM", "CharSeqStatefulLSTM") else 0.0
     others = {"model": named, "dropout": dropout, "identity": kept_identity}
@@ -187,7 +187,7 @@ def _model_for(usual: str, sizes: Mapping[str, Any], *, cell: bool) -> str:
     """The model that the weights fit: the usual one, if they do, else the general one."""
     if "cell" not in sizes:
         return usual if usual in LOOPS else str(sizes.get("model", LOOPS[1]))
-    several = sizes["layers"] > 1 and sizes["cell"] != "lstm"
+    several = sizes["num_layers"] > 1 and sizes["cell"] != "lstm"
     course = COURSE_MODELS_OF[sizes["cell"]]
     if usual in course and not several and not sizes.get("tied") and not cell:
         return usual

@@ -52,10 +52,10 @@ def compared(experiment: Experiment, params: Any, cells: tuple[str, ...]) -> dic
     for name in cells:
         model = CharLM(
             len(experiment.vocabulary),
-            config.embedding,
-            config.hidden,
+            config.embedding_size,
+            config.hidden_size,
             cell=CELLS[name],
-            layers=config.layers,
+            num_layers=config.num_layers,
             tied=config.tied,
         )
         losses[name] = _loss(model, params, _beginning(experiment))

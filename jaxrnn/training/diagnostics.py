@@ -72,7 +72,7 @@ def _norm(params: Any) -> Array:
 def _saturated_share(
     model: CharModel, params: Any, carry: Carry, tokens: Array, starts: Array
 ) -> Array:
-    stack = model.stack if isinstance(model, StatefulModel) else RNN(TANH, model.hidden)
+    stack = model.stack if isinstance(model, StatefulModel) else RNN(TANH, model.hidden_size)
     layers = {_layer_name(name): value for name, value in params["rnn"].items()}
     table = params["e"]["embedding"]
     positions = starts[None, :] + jnp.arange(LOOKED_AT)[:, None]

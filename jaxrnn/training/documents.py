@@ -96,7 +96,7 @@ def reading(
             prediction, or a loss is NaN.
     """
     for document in documents:
-        check_tokens(document, model.vocabulary, axes=1)
+        check_tokens(document, model.vocab_size, axes=1)
     tokens = np.concatenate([np.zeros(0, np.int32), *documents]).astype(np.int32)
     lengths = np.array([len(document) for document in documents], int)
     ends = np.cumsum(lengths)
@@ -145,15 +145,15 @@ def _read_streams(
     cut = any(len(part) > 1 for part in parts)
     longest = max(stream.end - stream.begin for stream in streams)
     steps = min(STEPS, _power_of_two(longest))
-    batch = min(MOST_STREAMS, _power_of_two(len(streams)))
-    lanes = _lanes(streams, batch, steps)
+    batch_size = min(MOST_STREAMS, _power_of_two(len(streams)))
+    lanes = _lanes(streams, batch_size, steps)
     losses = np.full(len(tokens), np.nan)
-    carry = model.initial_carry(batch, precision(params))
+    carry = model.initial_carry(batch_size, precision(params))
     calls = max(len(lane) for lane in lanes)
     for call in range(calls):
-        inputs = np.zeros((steps, batch), np.int32)
-        targets = np.zeros((steps, batch), np.int32)
-        fresh = np.zeros(batch, bool)
+        inputs = np.zeros((steps, batch_size), np.int32)
+        targets = np.zeros((steps, batch_size), np.int32)
+        fresh = np.zeros(batch_size, bool)
         now = [lane[call] if call < len(lane) else None for lane in lanes]
         for b, place in enumerate(now):
             if place is not None:
@@ -174,9 +174,11 @@ def _read_streams(
         yield Reading((call + 1) / calls, losses, len(streams), cut)
 
 
-def _lanes(streams: Sequence[Stream], batch: int, steps: int) -> list[list[tuple[Stream, int]]]:
+def _lanes(
+    streams: Sequence[Stream], batch_size: int, steps: int
+) -> list[list[tuple[Stream, int]]]:
     """Which stream each of the `batch` rows reads in each call, and from where on."""
-    lanes: list[list[tuple[Stream, int]]] = [[] for _ in range(batch)]
+    lanes: list[list[tuple[Stream, int]]] = [[] for _ in range(batch_size)]
     for stream in sorted(streams, key=lambda stream: stream.begin - stream.end):
         shortest = min(lanes, key=len)
         shortest += [(stream, at) for at in range(stream.begin, stream.end, steps)]
@@ -223,16 +225,16 @@ def _read_windows(
         stops.append(np.full(len(found), end))
     start, stop = np.concatenate(starts), np.concatenate(stops)
     losses = np.full(len(tokens), np.nan)
-    batch = min(WINDOWS, _power_of_two(max(len(start), 1)))
-    for first in range(0, len(start), batch):
-        rows = np.minimum(np.arange(first, first + batch), len(start) - 1)
+    batch_size = min(WINDOWS, _power_of_two(max(len(start), 1)))
+    for first in range(0, len(start), batch_size):
+        rows = np.minimum(np.arange(first, first + batch_size), len(start) - 1)
         places = start[rows] + np.arange(window + 1)[:, None]  # (T + 1, B)
         read = tokens[np.minimum(places, len(tokens) - 1)]
         found = np.asarray(_window_losses(model, params, read[:-1], read[1:]), float)
         predicted = places[1:] if every_step else places[-1:]
         counted = predicted < stop[rows]
         losses[predicted[counted]] = _checked(found.reshape(predicted.shape)[counted])
-        share = min(1.0, (first + batch) / len(start))
+        share = min(1.0, (first + batch_size) / len(start))
         yield Reading(share, losses, len(ends), False)
 
 

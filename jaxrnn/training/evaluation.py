@@ -28,7 +28,7 @@ class Source(Protocol):
     @property
     def tokens(self) -> np.ndarray: ...
     @property
-    def batch(self) -> int: ...
+    def batch_size(self) -> int: ...
     @property
     def sizes(self) -> tuple[int, ...]: ...
     @property
@@ -61,7 +61,7 @@ def on_device(source: Source, model: CharModel) -> jax.Array:
     Raises:
         ValueError: if one is outside the model's vocabulary.
     """
-    check_tokens(source.tokens, model.vocabulary)
+    check_tokens(source.tokens, model.vocab_size)
     return jnp.asarray(source.tokens)
 
 
@@ -87,8 +87,8 @@ def evaluation(
         tokens: `source.tokens` on the device, if they are there already.
     """
     if carry is None:
-        carry = zero_carry(model, source.batch, precision(params))
-    carry = carry_for(model, params, carry, source.batch)
+        carry = zero_carry(model, source.batch_size, precision(params))
+    carry = carry_for(model, params, carry, source.batch_size)
     tokens = on_device(source, model) if tokens is None else tokens
     total, weight, count = 0.0, 0.0, source.steps(epoch)
     last_only = model.reads in ("trigrams", "overlapping")  # one prediction a window

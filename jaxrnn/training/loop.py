@@ -133,7 +133,7 @@ def fit(
     if isinstance(optimizer, str):
         optimizer = make_optimizer(optimizer)
     schedule = length_of(optimizer, schedule, epochs)
-    state = state or make_state(model, optimizer, source.batch, jax.random.key(seed))
+    state = state or make_state(model, optimizer, source.batch_size, jax.random.key(seed))
     rows = []
     for progress in training(
         model, source, validation, schedule, optimizer, state, carry_policy=carry_policy
@@ -164,7 +164,7 @@ def _train_epoch(trainer: Trainer, state: TrainState, position: Position) -> Ite
     count = trainer.source.steps(position.epoch)
     row_steps = -(-count // ROWS_PER_EPOCH)
     state = state._replace(
-        carry=carry_for(trainer.model, state.params, state.carry, trainer.source.batch)
+        carry=carry_for(trainer.model, state.params, state.carry, trainer.source.batch_size)
     )
     if position.window < count:
         state, _, _ = trainer.make(state, position, 0)  # compiles, outside the time measured

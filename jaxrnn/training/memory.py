@@ -13,7 +13,7 @@ VALUES_PER_LOGIT = 4
 """Floats held for each number of (T, B, V) in a step: logits, log probabilities, gradients."""
 
 
-def check_memory(state: TrainState, *, steps: int, batch: int, vocabulary: int) -> None:
+def check_memory(state: TrainState, *, steps: int, batch_size: int, vocab_size: int) -> None:
     """Refuse a run that cannot fit, by a low estimate of what it needs.
 
     Args:
@@ -29,7 +29,7 @@ def check_memory(state: TrainState, *, steps: int, batch: int, vocabulary: int) 
     if jax.default_backend() != "cpu":
         return
     sizes = [int(np.prod(leaf.shape, dtype=object)) * 4 for leaf in jax.tree.leaves(state)]
-    needed = STATES * sum(sizes) + VALUES_PER_LOGIT * 4 * steps * batch * vocabulary
+    needed = STATES * sum(sizes) + VALUES_PER_LOGIT * 4 * steps * batch_size * vocab_size
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > there:
         raise ValueError(

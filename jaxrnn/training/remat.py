@@ -56,8 +56,8 @@ def remat_loss(
             f"{type(model).__name__} reads windows of its own; remat_every is for models whose "
             "carry goes on."
         )
-    steps, batch = inputs.shape
-    weights = jnp.ones((steps, batch), _dtype(params)) if weights is None else weights
+    steps, batch_size = inputs.shape
+    weights = jnp.ones((steps, batch_size), _dtype(params)) if weights is None else weights
     whole = steps // remat_every * remat_every
     loss_of = jax.checkpoint(partial(_loss_of_segment, model, params, lengths, key))
 

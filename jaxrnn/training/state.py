@@ -39,25 +39,27 @@ class TrainState(NamedTuple):
     key: jax.Array
 
 
-def make_state(model: CharModel, optimizer: AnyOptimizer, batch: int, key: jax.Array) -> TrainState:
+def make_state(
+    model: CharModel, optimizer: AnyOptimizer, batch_size: int, key: jax.Array
+) -> TrainState:
     """A fresh state: drawn parameters, a carry of zeros for `batch` streams, step 0."""
     check_optimizer(optimizer)
-    check_at_least_0(batch=batch)
+    check_at_least_0(batch_size=batch_size)
     params_key, run_key = jax.random.split(key)
-    params = _init(model, batch, params_key)
+    params = _init(model, batch_size, params_key)
     opt_state = _init_optimizer(optimizer, params)
     step = jnp.zeros((), jnp.int32)
-    return TrainState(params, opt_state, zero_carry(model, batch), step, run_key)
+    return TrainState(params, opt_state, zero_carry(model, batch_size), step, run_key)
 
 
 # Each of these is one bounded program: an operation outside of one is compiled for every shape
 # that it meets, and kept.
 
 
-@bounded_jit(static_argnames=("model", "batch"))
-def _init(model: CharModel, batch: int, key: jax.Array) -> Any:
-    tokens = jnp.zeros((3, batch), jnp.int32)  # three characters, as Char3Model reads them
-    return model.init(key, model.initial_carry(batch), tokens)["params"]
+@bounded_jit(static_argnames=("model", "batch_size"))
+def _init(model: CharModel, batch_size: int, key: jax.Array) -> Any:
+    tokens = jnp.zeros((3, batch_size), jnp.int32)  # three characters, as Char3Model reads them
+    return model.init(key, model.initial_carry(batch_size), tokens)["params"]
 
 
 @bounded_jit(static_argnames=("optimizer",))
@@ -65,14 +67,14 @@ def _init_optimizer(optimizer: AnyOptimizer, params: Any) -> optax.OptState:
     return optimizer.init(params)
 
 
-def zero_carry(model: CharModel, batch: int, dtype: DTypeLike = jnp.float32) -> Carry:
+def zero_carry(model: CharModel, batch_size: int, dtype: DTypeLike = jnp.float32) -> Carry:
     """The carry that a text starts from, for `batch` streams."""
-    return _zero_carry(model, batch, jnp.dtype(dtype))
+    return _zero_carry(model, batch_size, jnp.dtype(dtype))
 
 
-@bounded_jit(static_argnames=("model", "batch", "dtype"))
-def _zero_carry(model: CharModel, batch: int, dtype: jnp.dtype) -> Carry:
-    return model.initial_carry(batch, dtype)
+@bounded_jit(static_argnames=("model", "batch_size", "dtype"))
+def _zero_carry(model: CharModel, batch_size: int, dtype: jnp.dtype) -> Carry:
+    return model.initial_carry(batch_size, dtype)
 
 
 def repackage(carry: Carry) -> Carry:
@@ -100,7 +102,7 @@ def copied(state: TrainState) -> TrainState:
     return jax.tree.map(jnp.copy, state)
 
 
-def carry_for(model: CharModel, params: Any, carry: Carry, batch: int) -> Carry:
+def carry_for(model: CharModel, params: Any, carry: Carry, batch_size: int) -> Carry:
     """`carry` in the precision of the weights, or zeros if it belongs to another batch size.
 
     Sizes are known when a step is traced, so this costs nothing at run time.
@@ -110,10 +112,10 @@ def carry_for(model: CharModel, params: Any, carry: Carry, batch: int) -> Carry:
     """
     leaves = jax.tree.leaves(carry)
     sizes = {leaf.shape[0] for leaf in leaves if jnp.ndim(leaf)}
-    if len(sizes) == 1 and sizes != {batch}:
+    if len(sizes) == 1 and sizes != {batch_size}:
         model_carry(model, params, carry, *sizes)  # of that batch size, it must fit
-        return zero_carry(model, batch, precision(params))
-    return model_carry(model, params, carry, batch)
+        return zero_carry(model, batch_size, precision(params))
+    return model_carry(model, params, carry, batch_size)
 
 
 def all_finite(state: TrainState) -> bool:

@@ -130,7 +130,7 @@ def host_checked(step: Any) -> Any:
             if isinstance(value, Batch):
                 for tokens in (value.inputs, value.targets):
                     if not isinstance(tokens, jax.Array):
-                        check_tokens(tokens, model.vocabulary)
+                        check_tokens(tokens, model.vocab_size)
             elif name in ("state", "params", "carry", "rate"):
                 check_arrays(**{name: value})
         return step(model, *arguments, **options)

@@ -55,14 +55,14 @@ class _Stack:
         """torch's stack."""
         stack = self.stack
         options: dict[str, Any] = {"bidirectional": stack.bidirectional, "dropout": stack.dropout}
-        return LAYERS[stack.cell.name](self.sizes.F, stack.hidden, stack.layers, **options)
+        return LAYERS[stack.cell.name](self.sizes.F, stack.hidden_size, stack.num_layers, **options)
 
     def draw(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Inputs, a carry, and lengths: one of T, one of 1."""
-        steps, batch = self.sizes.T, self.sizes.B
-        inputs = {"xs": rng.uniform(-1.5, 1.5, (steps, batch, self.sizes.F))}
-        inputs |= draw_carry(rng, self.stack, batch)
-        counts = np.maximum([steps - 2, steps, *[1] * batch][:batch], 1)
+        steps, batch_size = self.sizes.T, self.sizes.B
+        inputs = {"xs": rng.uniform(-1.5, 1.5, (steps, batch_size, self.sizes.F))}
+        inputs |= draw_carry(rng, self.stack, batch_size)
+        counts = np.maximum([steps - 2, steps, *[1] * batch_size][:batch_size], 1)
         return inputs | ({"lengths": counts} if self.lengths else {})
 
     def masks(self, dtype: str) -> list[jax.Array] | None:
@@ -70,11 +70,12 @@ class _Stack:
         if not self.stack.dropout:
             return None
         torch.manual_seed(TORCH_SEED)
-        width = self.stack.hidden * (2 if self.stack.bidirectional else 1)
+        width = self.stack.hidden_size * (2 if self.stack.bidirectional else 1)
         shape = self.sizes.T, self.sizes.B, width
         ones = torch.ones(shape, dtype=TORCH_DTYPES[dtype], device=torch_device())
         drawn = (
-            nn.functional.dropout(ones, self.stack.dropout) for _ in range(self.stack.layers - 1)
+            nn.functional.dropout(ones, self.stack.dropout)
+            for _ in range(self.stack.num_layers - 1)
         )
         return [jnp.asarray((mask != 0).cpu().numpy()) for mask in drawn]
 
@@ -124,7 +125,7 @@ def layer_pair(stack: RNN, *, lengths: bool = False, sizes: Sizes = SIZES) -> Pa
 
 
 def _layer_name(stack: RNN, lengths: bool) -> str:
-    parts = [stack.cell.name, f"{stack.layers} layer{'s' if stack.layers > 1 else ''}"]
+    parts = [stack.cell.name, f"{stack.num_layers} layer{'s' if stack.num_layers > 1 else ''}"]
     parts += ["both directions"] if stack.bidirectional else []
     parts += ["lengths"] if lengths else []
     parts += ["dropout"] if stack.dropout else []
@@ -141,5 +142,5 @@ def layer_pairs(*, quick: bool) -> list[Pair]:
     if quick:
         return pairs
     for cell, layers, both in product(CELLS.values(), (1, 3), (False, True)):
-        pairs.append(layer_pair(RNN(cell, H, layers, bidirectional=both)))
+        pairs.append(layer_pair(RNN(cell, H, num_layers, bidirectional=both)))
     return pairs

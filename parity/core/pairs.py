@@ -160,7 +160,7 @@ class _Model:
 
     def draw(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Tokens, targets and a carry."""
-        tokens = rng.integers(0, self.model.vocabulary, (2, self.steps, self.sizes.B))
+        tokens = rng.integers(0, self.model.vocab_size, (2, self.steps, self.sizes.B))
         tokens[:, 0, 0] = 0  # a padding character is a character like any other
         inputs = {"tokens": tokens[0], "targets": tokens[1]}
         if isinstance(self.model, StatefulModel):
@@ -227,7 +227,7 @@ def recurrent_layers(model: CharModel) -> RNN | None:
     """The recurrent layers of a model, if it has any."""
     if isinstance(model, StatefulModel):
         return model.stack
-    return RNN(TANH, model.hidden) if isinstance(model, CharRnn | CharSeqRnn) else None
+    return RNN(TANH, model.hidden_size) if isinstance(model, CharRnn | CharSeqRnn) else None
 
 
 def reference_loss(
@@ -248,10 +248,10 @@ def _linen_paths(model: CharModel, steps: int) -> list[str]:
     return list(named_leaves(shapes["params"]))
 
 
-def draw_carry(rng: np.random.Generator, stack: RNN, batch: int) -> dict[str, np.ndarray]:
+def draw_carry(rng: np.random.Generator, stack: RNN, batch_size: int) -> dict[str, np.ndarray]:
     """A carry for every layer and direction, by name."""
-    count = stack.layers * (2 if stack.bidirectional else 1)
-    shape = (count, batch, stack.hidden)
+    count = stack.num_layers * (2 if stack.bidirectional else 1)
+    shape = (count, batch_size, stack.hidden_size)
     return {f"carry.{f}": rng.uniform(-0.9, 0.9, shape) for f in stack.cell.carry._fields}
 
 
@@ -264,7 +264,7 @@ def course_pairs() -> list[Pair]:
         pairs.append(model_pair(kind.__name__, model))
     pairs.append(model_pair("CharSeqRnn, identity", CharSeqRnn(V, F, H, identity=True)))
     for name, cell in CELLS.items():
-        model = CharLM(FEW, F, H, cell=cell, layers=2)
+        model = CharLM(FEW, F, H, cell=cell, num_layers=2)
         pairs.append(model_pair(f"CharLM, {name}, 2 layers", model, length=T - 1))
     tied = CharLM(V, H, H, tied=True)
     return [*pairs, model_pair("CharLM, gru, tied", tied)]

@@ -38,11 +38,11 @@ def repackage(carry: Carry) -> Carry:
 class CharReference(nn.Module):
     """What all the references share: the embedding `e` and the output layer `l_out`."""
 
-    def __init__(self, vocabulary: int, embedding: int, hidden: int) -> None:
+    def __init__(self, vocab_size: int, embedding_size: int, hidden_size: int) -> None:
         super().__init__()
-        self.hidden = hidden
-        self.e = nn.Embedding(vocabulary, embedding)
-        self.l_out = nn.Linear(hidden, vocabulary)
+        self.hidden_size = hidden_size
+        self.e = nn.Embedding(vocab_size, embedding_size)
+        self.l_out = nn.Linear(hidden_size, vocab_size)
 
     def logits(self, outputs: Tensor) -> Tensor:
         """(..., H) to (..., V)."""
@@ -52,7 +52,7 @@ class CharReference(nn.Module):
         """(..., H) to the log probabilities (..., V)."""
         return functional.log_softmax(self.logits(outputs), dim=-1)
 
-    def initial_carry(self, batch: int) -> Carry:
+    def initial_carry(self, batch_size: int) -> Carry:
         """The carry from which a text starts."""
         return ()
 
@@ -60,10 +60,10 @@ class CharReference(nn.Module):
 class Char3Reference(CharReference):
     """`Char3Model`."""
 
-    def __init__(self, vocabulary: int, embedding: int, hidden: int) -> None:
-        super().__init__(vocabulary, embedding, hidden)
-        self.l_in = nn.Linear(embedding, hidden)
-        self.l_hidden = nn.Linear(hidden, hidden)
+    def __init__(self, vocab_size: int, embedding_size: int, hidden_size: int) -> None:
+        super().__init__(vocab_size, embedding_size, hidden_size)
+        self.l_in = nn.Linear(embedding_size, hidden_size)
+        self.l_hidden = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, carry: Carry, tokens: Tensor) -> tuple[Carry, Tensor]:
         """Three characters (3, B)."""
@@ -80,7 +80,7 @@ class CharLoopReference(Char3Reference):
 
     def forward(self, carry: Carry, tokens: Tensor) -> tuple[Carry, Tensor]:
         """Any number of characters (T, B)."""
-        h = self.e.weight.new_zeros(tokens.shape[1], self.hidden)
+        h = self.e.weight.new_zeros(tokens.shape[1], self.hidden_size)
         for c in tokens:
             h = torch.tanh(self.l_hidden(h + functional.relu(self.l_in(self.e(c)))))
         return carry, self.log_probs(h)
@@ -89,14 +89,14 @@ class CharLoopReference(Char3Reference):
 class CharLoopConcatReference(CharReference):
     """`CharLoopConcatModel`."""
 
-    def __init__(self, vocabulary: int, embedding: int, hidden: int) -> None:
-        super().__init__(vocabulary, embedding, hidden)
-        self.l_in = nn.Linear(hidden + embedding, hidden)
-        self.l_hidden = nn.Linear(hidden, hidden)
+    def __init__(self, vocab_size: int, embedding_size: int, hidden_size: int) -> None:
+        super().__init__(vocab_size, embedding_size, hidden_size)
+        self.l_in = nn.Linear(hidden_size + embedding_size, hidden_size)
+        self.l_hidden = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, carry: Carry, tokens: Tensor) -> tuple[Carry, Tensor]:
         """Any number of characters (T, B)."""
-        h = self.e.weight.new_zeros(tokens.shape[1], self.hidden)
+        h = self.e.weight.new_zeros(tokens.shape[1], self.hidden_size)
         for c in tokens:
             z = functional.relu(self.l_in(torch.cat((h, self.e(c)), dim=1)))
             h = torch.tanh(self.l_hidden(z))
@@ -106,9 +106,9 @@ class CharLoopConcatReference(CharReference):
 class CharRnnReference(CharReference):
     """`CharRnn`: the last output predicts."""
 
-    def __init__(self, vocabulary: int, embedding: int, hidden: int) -> None:
-        super().__init__(vocabulary, embedding, hidden)
-        self.rnn = nn.RNN(embedding, hidden)
+    def __init__(self, vocab_size: int, embedding_size: int, hidden_size: int) -> None:
+        super().__init__(vocab_size, embedding_size, hidden_size)
+        self.rnn = nn.RNN(embedding_size, hidden_size)
 
     def forward(self, carry: Carry, tokens: Tensor) -> tuple[Carry, Tensor]:
         """(T, B) to (B, V)."""
@@ -120,9 +120,9 @@ class CharSeqRnnReference(CharRnnReference):
     """`CharSeqRnn`: every output predicts."""
 
     def __init__(
-        self, vocabulary: int, embedding: int, hidden: int, identity: bool = False
+        self, vocab_size: int, embedding_size: int, hidden_size: int, identity: bool = False
     ) -> None:
-        super().__init__(vocabulary, embedding, hidden)
+        super().__init__(vocab_size, embedding_size, hidden_size)
         if identity:
             nn.init.eye_(self.rnn.get_parameter("weight_hh_l0"))
 
@@ -136,16 +136,22 @@ class StatefulReference(CharReference):
     """The models whose carry goes on from window to window, cut off from its history."""
 
     def __init__(
-        self, cell: str, vocabulary: int, embedding: int, hidden: int, layers: int, dropout: float
+        self,
+        cell: str,
+        vocab_size: int,
+        embedding_size: int,
+        hidden_size: int,
+        num_layers: int,
+        dropout: float,
     ) -> None:
-        super().__init__(vocabulary, embedding, hidden)
-        self.rnn: nn.Module = LAYERS[cell](embedding, hidden, layers, dropout=dropout)
+        super().__init__(vocab_size, embedding_size, hidden_size)
+        self.rnn: nn.Module = LAYERS[cell](embedding_size, hidden_size, num_layers, dropout=dropout)
         self.states = 2 if cell == "lstm" else 1
-        self.layers = layers
+        self.num_layers = num_layers
 
-    def initial_carry(self, batch: int) -> Carry:
+    def initial_carry(self, batch_size: int) -> Carry:
         """Zeros, in the precision of the weights."""
-        zeros = self.e.weight.new_zeros(self.layers, batch, self.hidden)
+        zeros = self.e.weight.new_zeros(self.num_layers, batch_size, self.hidden_size)
         return zeros if self.states == 1 else (zeros, zeros.clone())
 
     def forward(self, carry: Carry, tokens: Tensor) -> tuple[Carry, Tensor]:
@@ -157,9 +163,9 @@ class StatefulReference(CharReference):
 class LoopReference(StatefulReference):
     """`CharSeqStatefulRnn2`: a loop over `nn.RNNCell`."""
 
-    def __init__(self, vocabulary: int, embedding: int, hidden: int) -> None:
-        super().__init__("tanh", vocabulary, embedding, hidden, 1, 0.0)
-        self.rnn = nn.RNNCell(embedding, hidden)
+    def __init__(self, vocab_size: int, embedding_size: int, hidden_size: int) -> None:
+        super().__init__("tanh", vocab_size, embedding_size, hidden_size, 1, 0.0)
+        self.rnn = nn.RNNCell(embedding_size, hidden_size)
 
     def forward(self, carry: Carry, tokens: Tensor) -> tuple[Carry, Tensor]:
         """(T, B) to (T, B, V)."""
@@ -174,12 +180,12 @@ class TiedReference(StatefulReference):
     """`CharLM` with one table for embedding and output; its bias is called `bias_out`."""
 
     def __init__(
-        self, cell: str, vocabulary: int, hidden: int, layers: int, dropout: float
+        self, cell: str, vocab_size: int, hidden_size: int, num_layers: int, dropout: float
     ) -> None:
-        super().__init__(cell, vocabulary, hidden, hidden, layers, dropout)
+        super().__init__(cell, vocab_size, hidden_size, hidden_size, num_layers, dropout)
         del self.l_out
-        nn.init.uniform_(self.e.weight, -(hidden**-0.5), hidden**-0.5)
-        self.bias_out = nn.Parameter(torch.zeros(vocabulary))
+        nn.init.uniform_(self.e.weight, -(hidden_size**-0.5), hidden_size**-0.5)
+        self.bias_out = nn.Parameter(torch.zeros(vocab_size))
 
     def logits(self, outputs: Tensor) -> Tensor:
         """(..., H) to (..., V), with the embedding's table as the kernel."""
@@ -198,19 +204,21 @@ def reference_of(model: models.CharModel) -> CharReference:
 
 
 def _sizes(model: models.CharModel) -> tuple[int, int, int]:
-    return model.vocabulary, model.embedding, model.hidden
+    return model.vocab_size, model.embedding_size, model.hidden_size
 
 
-def _stateful(model: models.CharModel, cell: Cell, layers: int, dropout: float) -> CharReference:
+def _stateful(
+    model: models.CharModel, cell: Cell, num_layers: int, dropout: float
+) -> CharReference:
     if cell.name not in LAYERS:
         raise ValueError(f"torch has no layer for the cell {cell.name!r}.")
-    return StatefulReference(cell.name, *_sizes(model), layers, dropout)
+    return StatefulReference(cell.name, *_sizes(model), num_layers, dropout)
 
 
 def _char_lm(model: Any) -> CharReference:
     if model.tied:
-        return TiedReference(model.cell.name, *_sizes(model)[::2], model.layers, model.dropout)
-    return _stateful(model, model.cell, model.layers, model.dropout)
+        return TiedReference(model.cell.name, *_sizes(model)[::2], model.num_layers, model.dropout)
+    return _stateful(model, model.cell, model.num_layers, model.dropout)
 
 
 REFERENCES: dict[type[models.CharModel], Callable[[Any], CharReference]] = {
@@ -223,7 +231,7 @@ REFERENCES: dict[type[models.CharModel], Callable[[Any], CharReference]] = {
     models.CharSeqStatefulRnn2: lambda m: LoopReference(*_sizes(m)),
     models.CharSeqStatefulGRU: lambda m: StatefulReference("gru", *_sizes(m), 1, 0.0),
     models.CharSeqStatefulLSTM: lambda m: StatefulReference(
-        "lstm", *_sizes(m), m.layers, m.dropout
+        "lstm", *_sizes(m), m.num_layers, m.dropout
     ),
     models.CharLM: _char_lm,
 }

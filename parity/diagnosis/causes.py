@@ -73,10 +73,10 @@ def _loops(part: Part) -> Iterator[tuple[str, np.ndarray]]:
 
 def _restarted(part: Part) -> np.ndarray:
     """Every step from the first carry."""
-    steps, batch, width = part.xs.shape
+    steps, batch_size, width = part.xs.shape
     carry = tuple(np.tile(field, (steps, 1)) for field in part.carry)
     alone = part._replace(xs=part.xs.reshape(1, -1, width), carry=carry, mask=None)
-    return run_part(alone).ys.reshape(steps, batch, -1)
+    return run_part(alone).ys.reshape(steps, batch_size, -1)
 
 
 def _without(part: Part, t: int) -> np.ndarray:
@@ -169,8 +169,8 @@ def _scaled(part: Part, got: np.ndarray, expected: np.ndarray) -> str:
     )
     if not relative_l2(got, scaled) <= MEANING_LIMIT["gradients"]:
         return ""
-    steps, batch = part.xs.shape[:2]
-    known = {1 / batch: " (averaged over the batch)", 1 / steps: " (averaged over time)"}
+    steps, batch_size = part.xs.shape[:2]
+    known = {1 / batch_size: " (averaged over the batch)", 1 / steps: " (averaged over time)"}
     off = {g: f for g, f in zip(gates, factors, strict=True) if abs(f - 1) > 1e-9}
     first = next(iter(off.values()), 1.0)
     reason = next((why for value, why in known.items() if abs(first - value) < 1e-9), "")

@@ -47,14 +47,16 @@ def sigmoid(x: Array) -> Array:
 
 def _changed(w: Weights, options: Options) -> Weights:
     """Weights with the deviations that every cell can have, in all gates or in one."""
-    hidden = w.hh.shape[1]
+    hidden_size = w.hh.shape[1]
     if "missing" in options:
         missing, gate = cast(tuple[str, int | None], options["missing"])
         bias = np.array(getattr(w, missing))
-        bias[slice(None) if gate is None else slice(gate * hidden, (gate + 1) * hidden)] = 0
+        bias[
+            slice(None) if gate is None else slice(gate * hidden_size, (gate + 1) * hidden_size)
+        ] = 0
         w = w._replace(**{missing: bias})
     if "transposed" in options:
-        gates = np.split(w.hh, len(w.hh) // hidden)
+        gates = np.split(w.hh, len(w.hh) // hidden_size)
         chosen = options["transposed"]
         turned = [g.T if chosen in (k, "all") else g for k, g in enumerate(gates)]
         w = w._replace(hh=np.concatenate(turned))

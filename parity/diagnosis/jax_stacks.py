@@ -44,7 +44,7 @@ class JaxStack:
         self.weights = case.weights
         options = {
             field: getattr(stack, field)
-            for field in ("cell", "hidden", "layers", "bidirectional", "dropout")
+            for field in ("cell", "hidden_size", "num_layers", "bidirectional", "dropout")
         }
         self.one, self.all = OnePart(**options, parent=None), Recorded(**options, parent=None)
         self.program = jax.jit(

@@ -105,10 +105,10 @@ def _wrong_steps(
 
 def faulty_gates(case: Case, stack: JaxStack, name: str, alone: Part) -> tuple[str, ...]:
     """The fewest gates that hide the difference when they are saturated; none if none do."""
-    gates, hidden = case.stack.cell.gates, case.stack.hidden
+    gates, hidden_size = case.stack.cell.gates, case.stack.hidden_size
     for count in range(1, len(gates) + 1 if len(gates) > 1 else 1):
         for chosen in combinations(range(len(gates)), count):
-            rows = np.isin(np.arange(len(gates) * hidden) // hidden, chosen)
+            rows = np.isin(np.arange(len(gates) * hidden_size) // hidden_size, chosen)
             if all(_agrees(stack, name, alone, sign * SATURATED * rows) for sign in (-1, 1)):
                 return tuple(gates[k] for k in chosen)
     return ()

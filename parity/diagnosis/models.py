@@ -45,7 +45,7 @@ def diagnose_stack(pair: Pair) -> Diagnosis | None:
         return None
     case = draw(
         stack.cell,
-        layers=stack.layers,
+        num_layers=stack.num_layers,
         bidirectional=stack.bidirectional,
         lengths=pair.lengths,
         dropout=stack.dropout,
@@ -145,10 +145,10 @@ def _losses(
     if log_probs.ndim == 2:
         targets, tokens = targets[-1], tokens[-1]
     steps = len(log_probs)
-    batch = log_probs.shape[-2]
+    batch_size = log_probs.shape[-2]
     mean = _mean_nll(log_probs, targets[:steps])
     yield "it is summed", mean * log_probs[..., 0].size
-    yield "it is summed over the batch, averaged over time only", mean * batch
+    yield "it is summed over the batch, averaged over time only", mean * batch_size
     yield "it is summed over time, averaged over the batch only", mean * steps
     yield "its sign is wrong", -mean
     yield "the targets are the inputs", _mean_nll(log_probs, tokens[:steps])

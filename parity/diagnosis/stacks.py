@@ -98,10 +98,10 @@ def draw(
     cell: Cell,
     *,
     steps: int = 4,
-    batch: int = 3,
+    batch_size: int = 3,
     inputs: int = 6,
-    hidden: int = 5,
-    layers: int = 2,
+    hidden_size: int = 5,
+    num_layers: int = 2,
     bidirectional: bool = False,
     lengths: bool = False,
     dropout: float = 0.0,
@@ -109,22 +109,22 @@ def draw(
 ) -> Case:
     """A random case; no weight, bias or carry is zero."""
     rng = np.random.default_rng(seed)
-    stack = RNN(cell, hidden, layers, bidirectional=bidirectional, dropout=dropout)
-    rows, directions = len(cell.gates) * hidden, 2 if bidirectional else 1
+    stack = RNN(cell, hidden_size, num_layers, bidirectional=bidirectional, dropout=dropout)
+    rows, directions = len(cell.gates) * hidden_size, 2 if bidirectional else 1
     weights: dict[str, np.ndarray] = {}
     for name in part_names(stack):
-        width = inputs if name.startswith("l0") else directions * hidden
-        shapes = (rows, width), (rows, hidden), (rows,), (rows,)
+        width = inputs if name.startswith("l0") else directions * hidden_size
+        shapes = (rows, width), (rows, hidden_size), (rows,), (rows,)
         drawn = zip(NAMES, shapes, strict=True)
         weights |= {f"{kind}_{name}": rng.uniform(-1, 1, shape) for kind, shape in drawn}
     fields = len(cell.carry._fields)
-    carry = rng.uniform(-0.9, 0.9, (layers * directions, fields, batch, hidden))
-    counts = np.maximum(1, steps - np.arange(batch)) if lengths else None
-    masks = rng.random((layers - 1, steps, batch, directions * hidden)) > dropout
+    carry = rng.uniform(-0.9, 0.9, (num_layers * directions, fields, batch_size, hidden_size))
+    counts = np.maximum(1, steps - np.arange(batch_size)) if lengths else None
+    masks = rng.random((num_layers - 1, steps, batch_size, directions * hidden_size)) > dropout
     return Case(
         stack,
         weights,
-        rng.uniform(-1.5, 1.5, (steps, batch, inputs)),
+        rng.uniform(-1.5, 1.5, (steps, batch_size, inputs)),
         tuple(tuple(one) for one in carry),
         counts,
         tuple(masks) if dropout else (),
@@ -134,7 +134,7 @@ def draw(
 def part_names(stack: RNN) -> list[str]:
     """torch's suffixes of the weights: "l0", "l0_reverse", "l1", ..."""
     suffixes = ("", "_reverse") if stack.bidirectional else ("",)
-    return [f"l{layer}{suffix}" for layer in range(stack.layers) for suffix in suffixes]
+    return [f"l{layer}{suffix}" for layer in range(stack.num_layers) for suffix in suffixes]
 
 
 def reference(case: Case) -> dict[str, tuple[Part, Ran]]:
@@ -172,8 +172,8 @@ def dropped(xs: np.ndarray, mask: np.ndarray, rate: float) -> np.ndarray:
 def run_part(part: Part) -> Ran:
     """torch's layer, one step after the other."""
     order = range(len(part.xs))[:: -1 if part.reverse else 1]
-    hidden = part.carry[0].shape[-1]
-    module = LAYERS[part.cell](part.xs.shape[-1], hidden).double().to(torch_device())
+    hidden_size = part.carry[0].shape[-1]
+    module = LAYERS[part.cell](part.xs.shape[-1], hidden_size).double().to(torch_device())
     keys = [f"{name}_l0" for name in NAMES]
     module.load_state_dict({k: torch.tensor(array) for k, array in zip(keys, part.w, strict=True)})
     xs = _tensor(part.xs).requires_grad_()
@@ -236,8 +236,8 @@ def single_steps(part: Part, ran: Ran) -> tuple[Part, np.ndarray]:
 def stack_gradients(case: Case) -> dict[str, np.ndarray]:
     """The gradients of torch's own stack, by weight; without lengths and dropout."""
     stack = case.stack
-    options = {"num_layers": stack.layers, "bidirectional": stack.bidirectional}
-    module = LAYERS[stack.cell.name](case.xs.shape[-1], stack.hidden, **options)
+    options = {"num_layers": stack.num_layers, "bidirectional": stack.bidirectional}
+    module = LAYERS[stack.cell.name](case.xs.shape[-1], stack.hidden_size, **options)
     module = module.double().to(torch_device())
     module.load_state_dict({name: torch.tensor(array) for name, array in case.weights.items()})
     fields = tuple(_tensor(np.stack(field)) for field in zip(*case.carry, strict=True))

@@ -178,7 +178,7 @@ def _start_words(got: np.ndarray, expected: np.ndarray) -> str:
 def diagnose_generation(pair: Pair) -> Diagnosis | None:
     """Whether another text comes from the model or from the choice."""
     weights = draw_case(pair, 0, "float32")[0]
-    prompt = np.arange(PROMPT) % (pair.model.vocabulary if pair.model else 1)
+    prompt = np.arange(PROMPT) % (pair.model.vocab_size if pair.model else 1)
     right = torch_written(pair, weights, prompt, "float64")
     got = jax_written(pair, weights, prompt, 1, "float64")
     if differs(jax_log_probs(pair, weights, right, "float64"), right.log_probs):

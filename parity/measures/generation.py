@@ -38,7 +38,7 @@ def greedy_findings(pair: Pair, weights: Arrays, dtype: str) -> list[Finding]:
     what = Comparison(pair.name, "generation", dtype)
     model = pair.model
     assert model is not None
-    prompt = np.arange(PROMPT) % model.vocabulary
+    prompt = np.arange(PROMPT) % model.vocab_size
     reference = torch_written(pair, weights, prompt, "float64")
     error = np.abs(jax_log_probs(pair, weights, reference, dtype) - reference.log_probs).max(-1)
     top_two = np.sort(reference.log_probs, axis=-1)[:, -2:]

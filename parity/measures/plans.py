@@ -41,7 +41,7 @@ class TrainingPlan:
     validation_tokens: np.ndarray | None = None
     validation_carried: bool = True
     sizes: tuple[int, ...] = ()
-    batch: int = 0
+    batch_size: int = 0
 
 
 def faulty_plans(
@@ -112,7 +112,7 @@ def _padded(course: TrainingPlan, k: int, tokens: np.ndarray) -> Window:
 
 def _filled(course: TrainingPlan, k: int, tokens: np.ndarray) -> Window:
     starts = course.starts[k]
-    filler = np.full(max(course.batch - len(starts), 0), starts[-1])
+    filler = np.full(max(course.batch_size - len(starts), 0), starts[-1])
     return window_at(tokens, np.concatenate([starts, filler]), len(course.windows[k][0]))
 
 

@@ -80,14 +80,16 @@ def _course(
 ) -> TrainingPlan:
     """At a fixed rate for an epoch, then with cosine restarts."""
     rates = [RATE] * len(windows) + sgdr_rates(RATE, 2, len(windows))
-    batch = windows[0][0].shape[1]
-    return TrainingPlan(windows, starts, rates, EPOCHS, validation=validation, batch=batch)
+    batch_size = windows[0][0].shape[1]
+    return TrainingPlan(
+        windows, starts, rates, EPOCHS, validation=validation, batch_size=batch_size
+    )
 
 
 def run_pair(kind: type[CharModel], data: Data) -> Pair:
     """A small model for the text's vocabulary."""
-    vocabulary = int(max(data.source.tokens.max(), data.validation.tokens.max())) + 1
-    return model_pair(kind.__name__, kind(vocabulary, F, H))
+    vocab_size = int(max(data.source.tokens.max(), data.validation.tokens.max())) + 1
+    return model_pair(kind.__name__, kind(vocab_size, F, H))
 
 
 def run_findings(kind: type[CharModel], data: Data) -> list[Finding]:
@@ -104,7 +106,7 @@ def jax_run(pair: Pair, data: Data, dtype: str = "float64") -> dict[str, np.ndar
     assert isinstance(pair.model, CharModel)
     with precision(dtype):
         params = jax_params(pair, first_weights(pair, seed=0), dtype)
-        carry = pair.model.initial_carry(data.source.batch)
+        carry = pair.model.initial_carry(data.source.batch_size)
         carry = jax.tree.map(lambda a: a.astype(jax_dtype(dtype)), carry)
         start = (params, optimizer.init(params), carry, jnp.zeros((), jnp.int32))
         state, rows = jaxrnn.fit(

@@ -137,9 +137,9 @@ class ReferenceTraining:
         return numpy_of(self._loss(tokens, targets))
 
     def _loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        batch = tokens.shape[1]
-        if self.carry is None or _batch_of(self.carry) not in (None, batch):
-            self.carry = self.reference.initial_carry(batch)
+        batch_size = tokens.shape[1]
+        if self.carry is None or _batch_of(self.carry) not in (None, batch_size):
+            self.carry = self.reference.initial_carry(batch_size)
         inputs = {"tokens": tokens, "targets": targets}
         self.carry, loss = reference_loss(self.reference, self.carry, inputs)
         return loss
@@ -182,14 +182,14 @@ def sgdr_rates(rate: float, cycles: int, steps: int) -> list[float]:
 
 
 def windows_of(
-    tokens: np.ndarray, batch: int, lengths: Iterable[int]
+    tokens: np.ndarray, batch_size: int, lengths: Iterable[int]
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """A text as torch users cut it: B parallel streams, then windows of these lengths, (T, B).
 
     The targets are the inputs one step later, and the last window has what is left.
     """
-    rows = len(tokens) // batch
-    data = np.asarray(tokens[: rows * batch], np.int64).reshape(batch, rows).T
+    rows = len(tokens) // batch_size
+    data = np.asarray(tokens[: rows * batch_size], np.int64).reshape(batch_size, rows).T
     windows, start = [], 0
     for length in lengths:
         stop = min(start + length, rows - 1)

@@ -42,10 +42,10 @@ from parity.measures.training import ADAM, ReferenceTraining, windows_of
 class Scale(NamedTuple):
     """How large a trajectory's model and windows are, and whether their lengths are random."""
 
-    batch: int
+    batch_size: int
     bptt: int
-    embedding: int
-    hidden: int
+    embedding_size: int
+    hidden_size: int
     random_bptt: bool
 
 
@@ -76,7 +76,7 @@ class Text:
 
     name: str
     tokens: np.ndarray
-    vocabulary: int
+    vocab_size: int
 
 
 def load_text(name: str | None = None) -> Text:
@@ -118,7 +118,7 @@ def trained_pair(
     kind: type[StatefulModel], text: Text, scale: Scale = SMALL, **options: Any
 ) -> Pair:
     """A stateful model for the vocabulary of a text."""
-    model = kind(text.vocabulary, scale.embedding, scale.hidden, **options)
+    model = kind(text.vocab_size, scale.embedding, scale.hidden_size, **options)
     return model_pair(kind.__name__, model)
 
 
@@ -137,7 +137,7 @@ def jax_trajectory(
     assert isinstance(model, StatefulModel)
     losses, norms, kept = [], [], []
     with precision(dtype):
-        params, carry = jax_params(pair, weights, dtype), model.initial_carry(scale.batch)
+        params, carry = jax_params(pair, weights, dtype), model.initial_carry(scale.batch_size)
         carry = jax.tree.map(lambda a: a.astype(jax_dtype(dtype)), carry)
         key, step = jax.random.key(0), jnp.zeros((), jnp.int32)
         state = TrainState(params, optimizer.init(params), carry, step, key)
@@ -174,10 +174,12 @@ def plan_of(text: Text, steps: int, scale: Scale = SMALL) -> TrainingPlan:
     """The first windows of a text, as a PyTorch run reads them."""
     stream = _stream(text, scale)
     cuts = np.cumsum([0, *stream.windows(0, 0, steps).lengths])
-    rows = len(text.tokens) // scale.batch
-    starts = [cut + np.arange(scale.batch) * rows for cut in cuts[:-1]]
-    windows = windows_of(text.tokens, scale.batch, np.diff(cuts))
-    return TrainingPlan(windows, starts, [RATE] * steps, sizes=stream.sizes, batch=scale.batch)
+    rows = len(text.tokens) // scale.batch_size
+    starts = [cut + np.arange(scale.batch_size) * rows for cut in cuts[:-1]]
+    windows = windows_of(text.tokens, scale.batch_size, np.diff(cuts))
+    return TrainingPlan(
+        windows, starts, [RATE] * steps, sizes=stream.sizes, batch_size=scale.batch_size
+    )
 
 
 def followed(pair: Pair, text: Text, steps: int, scale: Scale = SMALL) -> list[Finding]:
@@ -226,7 +228,7 @@ def longest(text: Text, steps: int, scale: Scale = SMALL) -> int:
 
 
 def _stream(text: Text, scale: Scale) -> BpttStream:
-    return BpttStream(text.tokens, scale.batch, scale.bptt, random_bptt=scale.random_bptt)
+    return BpttStream(text.tokens, scale.batch_size, scale.bptt, random_bptt=scale.random_bptt)
 
 
 def named_results(trajectory: Trajectory) -> dict[str, np.ndarray]:

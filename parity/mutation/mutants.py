@@ -147,7 +147,9 @@ PROBES: dict[str, Probe] = {
     "values of CharSeqStatefulRnn": _values(lambda: CharSeqStatefulRnn(V, F, H)),
     "values of CharSeqStatefulGRU": _values(lambda: CharSeqStatefulGRU(V, F, H)),
     "values of CharLM, relu": _values(lambda: CharLM(V, F, H, cell=RELU)),
-    "values of CharLM, lstm": _values(lambda: CharLM(V, F, H, cell=LSTM, layers=2), length=T - 1),
+    "values of CharLM, lstm": _values(
+        lambda: CharLM(V, F, H, cell=LSTM, num_layers=2), length=T - 1
+    ),
     "values of CharLM, tied": _values(lambda: CharLM(V, H, H, tied=True)),
     "values of CharLM, few tokens": _values(lambda: CharLM(FEW, F, H)),
     "values of a tanh stack": _stack(lambda: RNN(TANH, H, 2)),

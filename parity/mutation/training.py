@@ -62,7 +62,7 @@ TRAINING = (
     ),
     Mutant(
         "filler rows of the last batch counted",
-        lambda: t.windows_with(WindowSet, lambda w, s: replace(w, rows=w.rows * 0 + s.batch)),
+        lambda: t.windows_with(WindowSet, lambda w, s: replace(w, rows=w.rows * 0 + s.batch_size)),
         "fit, windows",
         "the windows",
         "filler rows",

@@ -74,7 +74,7 @@ def windows_with(kind: type[BpttStream] | type[WindowSet], change: Callable[...,
 
 def interleaved(windows: Windows, source: Any) -> Windows:
     """Stream b has every B-th character's neighborhood instead of the b-th part."""
-    columns = np.arange(source.batch)
+    columns = np.arange(source.batch_size)
     return replace(windows, starts=windows.starts - columns * source.rows + columns)
 
 
@@ -228,6 +228,6 @@ def forgetful_start() -> Fault:
     return wrapped(jaxrnn.nn.layers, "uniform", around)
 
 
-def small_embed(vocabulary: int, features: int, *, init: Any = None, name: Any = None) -> Any:
+def small_embed(vocab_size: int, features: int, *, init: Any = None, name: Any = None) -> Any:
     """An embedding of deviation 0.1."""
-    return embed(vocabulary, features, init=nn.initializers.normal(0.1), name=name)
+    return embed(vocab_size, features, init=nn.initializers.normal(0.1), name=name)

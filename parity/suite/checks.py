@@ -181,7 +181,7 @@ def trajectory_check(
 ) -> Check:
     """Updates on real text, in float64, or in float32 within the envelope."""
     judge = within_envelope if envelope else followed
-    name = f"{pair.name}, {scale.hidden} units, {steps} steps"
+    name = f"{pair.name}, {scale.hidden_size} units, {steps} steps"
     run = partial(judge, pair, text, steps, scale)
     explain = partial(diagnose_trajectory, pair, text, scale)
     return Check(name, "trajectory", run, explain, cell=cell_of(pair))

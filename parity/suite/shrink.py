@@ -32,7 +32,7 @@ class Small:
 
     check: Check
     sizes: Sizes
-    layers: int
+    num_layers: int
 
     @property
     def module(self) -> nn.Module:
@@ -41,16 +41,18 @@ class Small:
         assert pair is not None
         if pair.model is None:
             assert pair.stack is not None
-            options: dict[str, Any] = {"hidden": self.sizes.H, "layers": self.layers}
-            options |= {"dropout": 0.0} if self.layers == 1 else {}  # there is none after the last
+            options: dict[str, Any] = {"hidden_size": self.sizes.H, "num_layers": self.num_layers}
+            options |= (
+                {"dropout": 0.0} if self.num_layers == 1 else {}
+            )  # there is none after the last
             return pair.stack.clone(**options, parent=None)
         sizes: dict[str, Any] = {
-            "vocabulary": self.sizes.V,
-            "embedding": self.sizes.F,
-            "hidden": self.sizes.H,
+            "vocab_size": self.sizes.V,
+            "embedding_size": self.sizes.F,
+            "hidden_size": self.sizes.H,
         }
-        sizes |= {"embedding": self.sizes.H} if getattr(pair.model, "tied", False) else {}
-        sizes |= {"layers": self.layers} if hasattr(pair.model, "layers") else {}
+        sizes |= {"embedding_size": self.sizes.H} if getattr(pair.model, "tied", False) else {}
+        sizes |= {"num_layers": self.num_layers} if hasattr(pair.model, "num_layers") else {}
         return pair.model.clone(**sizes, parent=None)
 
     @property
@@ -107,7 +109,7 @@ def shrunken(check: Check) -> Small | None:
     if check.target is None:
         return None
     stack = check.target.stack
-    now = Small(check, SIZES, stack.layers if stack else 1)
+    now = Small(check, SIZES, stack.num_layers if stack else 1)
     if _differs(least := Small(check, SMALLEST, 1)):
         return least
     if not _differs(now):
@@ -120,9 +122,9 @@ def shrunken(check: Check) -> Small | None:
 
 def _steps(start: Small) -> Iterator[Any]:
     """Ways to make a case smaller, to be tried one after the other."""
-    if start.layers > 1:
-        yield lambda small: dataclasses.replace(small, layers=1)
-        yield lambda small: dataclasses.replace(small, layers=min(2, small.layers))
+    if start.num_layers > 1:
+        yield lambda small: dataclasses.replace(small, num_layers=1)
+        yield lambda small: dataclasses.replace(small, num_layers=min(2, small.num_layers))
     for name in Sizes._fields:
         for size in (getattr(SMALLEST, name), getattr(SMALLEST, name) + 1):
             yield lambda small, name=name, size=size: dataclasses.replace(

@@ -36,7 +36,7 @@ GRID: tuple[Shape, ...] = (
 COURSE_SHAPES = GRID[:2]
 
 GENERATION_SHAPES: tuple[Shape, ...] = tuple(
-    (batch, CHARACTERS, hidden, 1) for hidden in (256, 512) for batch in (1, 64)
+    (batch_size, CHARACTERS, hidden_size, 1) for hidden_size in (256, 512) for batch_size in (1, 64)
 )
 
 LONG_SHAPES: tuple[Shape, ...] = ((64, 4096, 256, 1),)
@@ -68,21 +68,23 @@ class Case:
 
     kind: Kind
     cell: str
-    batch: int
+    batch_size: int
     steps: int
-    hidden: int
-    layers: int = 1
+    hidden_size: int
+    num_layers: int = 1
     sampled: bool = False
 
     @property
     def characters(self) -> int:
         """The characters that one repetition reads or writes."""
-        return self.batch * self.steps
+        return self.batch_size * self.steps
 
     @property
     def label(self) -> str:
         """The case in a few words."""
-        shape = f"{self.cell} {self.batch}, {self.steps}, {self.hidden}, {self.layers}"
+        shape = (
+            f"{self.cell} {self.batch_size}, {self.steps}, {self.hidden_size}, {self.num_layers}"
+        )
         return shape + (" sampled" if self.sampled else "")
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,7 +96,15 @@ def grid(kind: Kind, cells: Sequence[str], shapes: Sequence[Shape]) -> list[Case
     """Every shape with every cell; generation greedy and sampled."""
     drawn = (False, True) if kind == "generation" else (False,)
     return [
-        Case(kind=kind, cell=cell, batch=B, steps=T, hidden=H, layers=L, sampled=sampled)
+        Case(
+            kind=kind,
+            cell=cell,
+            batch_size=B,
+            steps=T,
+            hidden_size=H,
+            num_layers=L,
+            sampled=sampled,
+        )
         for B, T, H, L in shapes
         for cell in cells
         for sampled in drawn

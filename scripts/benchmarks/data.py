@@ -24,9 +24,9 @@ BIASES = ("bias_ih", "bias_hh")
 def make_weights(case: Case, seed: int = 0) -> Weights:
     """The weights of `e`, `rnn` and `l_out`, uniform as torch draws them, standard normal for e."""
     rng = np.random.default_rng(seed)
-    H, bound = case.hidden, case.hidden**-0.5
+    H, bound = case.hidden_size, case.hidden_size**-0.5
     shapes: dict[str, tuple[int, ...]] = {}
-    for layer in range(case.layers):
+    for layer in range(case.num_layers):
         rows = GATES[case.cell] * H
         shapes[f"rnn.weight_ih_l{layer}"] = (rows, H if layer else EMBEDDING)
         shapes[f"rnn.weight_hh_l{layer}"] = (rows, H)
@@ -42,14 +42,14 @@ def make_tokens(case: Case, seed: int = 1) -> np.ndarray:
     rng = np.random.default_rng(seed)
     rows = 1 if case.kind == "generation" else WINDOWS * case.steps + 1
     shares = 1 / np.arange(1, VOCABULARY + 1)
-    drawn = rng.choice(VOCABULARY, size=case.batch * rows, p=shares / shares.sum())
+    drawn = rng.choice(VOCABULARY, size=case.batch_size * rows, p=shares / shares.sum())
     return drawn.astype(np.uint8)
 
 
 def streams(tokens: np.ndarray, case: Case) -> tuple[np.ndarray, np.ndarray]:
     """Inputs and targets of every window, (WINDOWS, T, B): window k goes on where k - 1 ended."""
-    matrix = tokens.reshape(case.batch, -1).T.astype(np.int32)  # (rows, B)
-    shape = (WINDOWS, case.steps, case.batch)
+    matrix = tokens.reshape(case.batch_size, -1).T.astype(np.int32)  # (rows, B)
+    shape = (WINDOWS, case.steps, case.batch_size)
     return matrix[:-1].reshape(shape), matrix[1:].reshape(shape)
 
 

@@ -41,7 +41,7 @@ def operations(case: Case) -> float:
     Forward, the gradient of what goes in, and the gradient of the weight are one product each. The
     carry before the window needs no gradient; the first layer reads rows of a table instead.
     """
-    B, T, H, V, L = case.batch, case.steps, case.hidden, VOCABULARY, case.layers
+    B, T, H, V, L = case.batch_size, case.steps, case.hidden_size, VOCABULARY, case.num_layers
     GH = GATES[case.cell] * H
     if case.kind == "generation":
         return 2.0 * B * ((2 * L - 1) * GH * H + V * H)
@@ -54,8 +54,8 @@ def operations(case: Case) -> float:
 
 def bytes_read(case: Case) -> int:
     """What a written character reads in float32: every weight of the layers and of the output."""
-    H, GH = case.hidden, GATES[case.cell] * case.hidden
-    return 4 * ((2 * case.layers - 1) * GH * H + VOCABULARY * H)
+    H, GH = case.hidden_size, GATES[case.cell] * case.hidden_size
+    return 4 * ((2 * case.num_layers - 1) * GH * H + VOCABULARY * H)
 
 
 def floor(case: Case, threads: int) -> float:

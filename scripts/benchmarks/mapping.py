@@ -78,7 +78,7 @@ def biases(layer: int) -> list[str]:
 
 
 def whole_map(
-    layers: int, layer_map: LayerMap, embedding: str, kernel: str, bias: str
+    num_layers: int, layer_map: LayerMap, embedding: str, kernel: str, bias: str
 ) -> WeightMap:
     """The map of a model whose output kernel is (H, V)."""
     shared = [
@@ -86,7 +86,7 @@ def whole_map(
         entry("l_out.weight", kernel, Transpose()),
         entry("l_out.bias", bias),
     ]
-    return WeightMap([*shared, *(e for k in range(layers) for e in layer_map(k))])
+    return WeightMap([*shared, *(e for k in range(num_layers) for e in layer_map(k))])
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:

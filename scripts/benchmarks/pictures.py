@@ -6,8 +6,8 @@ from typing import Any
 
 from benchmarks.cases import SCALING_BASE, Case
 
-LETTERS = {"T": "steps", "H": "hidden", "B": "batch"}
-BASE = dict(zip(("batch", "steps", "hidden", "layers"), SCALING_BASE, strict=True))
+LETTERS = {"T": "steps", "H": "hidden_size", "B": "batch_size"}
+BASE = dict(zip(("batch_size", "steps", "hidden_size", "num_layers"), SCALING_BASE, strict=True))
 AXES = {
     "T": "T, characters in a window",
     "H": "H, width of the carry",

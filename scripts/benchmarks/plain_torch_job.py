@@ -30,11 +30,11 @@ DECAY = 0.98
 class CharModel(nn.Module):
     """Embedding, recurrent layer, output layer, with the carry handed in and out."""
 
-    def __init__(self, vocabulary: int, layer: type[nn.RNN] | type[nn.GRU]) -> None:
+    def __init__(self, vocab_size: int, layer: type[nn.RNN] | type[nn.GRU]) -> None:
         super().__init__()
-        self.e = nn.Embedding(vocabulary, FACTORS)
+        self.e = nn.Embedding(vocab_size, FACTORS)
         self.rnn = layer(FACTORS, HIDDEN)
-        self.l_out = nn.Linear(HIDDEN, vocabulary)
+        self.l_out = nn.Linear(HIDDEN, vocab_size)
 
     def forward(self, tokens: torch.Tensor, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (T, B, V), and the carry after the tokens."""
@@ -82,8 +82,8 @@ def main() -> None:
     torch.set_num_threads(int(threads))
     torch.manual_seed(int(seed[0]) if seed else 0)
     rng = np.random.default_rng(int(seed[0]) if seed else 0)
-    training, validation, vocabulary = read(Path(text))
-    model = CharModel(vocabulary, {"tanh": nn.RNN, "gru": nn.GRU}[cell])
+    training, validation, vocab_size = read(Path(text))
+    model = CharModel(vocab_size, {"tanh": nn.RNN, "gru": nn.GRU}[cell])
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     h = torch.zeros(1, BATCH, HIDDEN)
     for epoch, rate in enumerate(parse(schedule), 1):

@@ -122,14 +122,14 @@ def rnn_weights(
     other_dtype: str = "float32",
 ) -> Any:
     """The variables of a stack: one of another shape, or of another precision, if named."""
-    width, directions = len(rnn.cell.gates) * rnn.hidden, 2 if rnn.bidirectional else 1
+    width, directions = len(rnn.cell.gates) * rnn.hidden_size, 2 if rnn.bidirectional else 1
     params: dict[str, Any] = {}
-    for layer in range(rnn.layers):
-        size = inputs if layer == 0 else directions * rnn.hidden
+    for layer in range(rnn.num_layers):
+        size = inputs if layer == 0 else directions * rnn.hidden_size
         for suffix in ("", "_reverse")[:directions]:
             shapes = {
                 "weight_ih": (width, size),
-                "weight_hh": (width, rnn.hidden),
+                "weight_hh": (width, rnn.hidden_size),
                 "bias_ih": (width,),
                 "bias_hh": (width,),
             }

@@ -8,7 +8,7 @@ import jax
 from jaxrnn import LSTM, CharLM, load, make_optimizer, make_state, save
 from jaxrnn.runs.checkpoints import CheckpointError
 
-MODEL = CharLM(30, 8, 24, cell=LSTM, layers=2)
+MODEL = CharLM(30, 8, 24, cell=LSTM, num_layers=2)
 
 
 def damage_drill(folder: Path, flips: int, seed: int = 0) -> int:

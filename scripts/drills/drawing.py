@@ -181,7 +181,9 @@ def draw(seed: int, number: int, *, executed: bool) -> Call:
 # The carry, lengths, tokens and weights, right or wrong.
 
 
-def _carry(d: Draft, cell: str, runs: int, batch: int, hidden: int, *, single: bool = False) -> str:
+def _carry(
+    d: Draft, cell: str, runs: int, batch_size: int, hidden_size: int, *, single: bool = False
+) -> str:
     """A carry of `runs` recurrences, in whatever way carries go wrong.
 
     Of a `single` one only the first is used, so that their number does not matter.
@@ -197,40 +199,44 @@ def _carry(d: Draft, cell: str, runs: int, batch: int, hidden: int, *, single: b
         ]
         return f"({', '.join(one)}{',' if one else ''})"
 
-    right = carries(runs, kind, fields, (batch, hidden), dtype)
+    right = carries(runs, kind, fields, (batch_size, hidden_size), dtype)
     if not (d.wrong and d.chance(0.5)):
         return f"list({right})" if d.chance(0.1) else right
     mistakes = ["shape", "shape", "batch", "kind", "plain", "None", "dict", "dtype", "text"]
     mistake = d.one(*mistakes, *([] if single else ["layers", "bare"]))
     if mistake == "shape":
-        shape = d.other_shape((batch, hidden))
+        shape = d.other_shape((batch_size, hidden_size))
         d.mistake(f"carry of shape {shape}")
         return carries(runs, kind, fields, shape, dtype)
     if mistake == "batch":
         shape = d.one(
-            (200_000, hidden), (batch, 4096), (batch + 1, hidden), (1, hidden), (0, hidden)
+            (200_000, hidden_size),
+            (batch_size, 4096),
+            (batch_size + 1, hidden_size),
+            (1, hidden_size),
+            (0, hidden_size),
         )
-        if shape == (batch, hidden):
+        if shape == (batch_size, hidden_size):
             return right
         d.mistake("carry of another batch")
         return carries(runs, kind, fields, shape, dtype)
     if mistake == "layers":
         count = d.one(0, runs + 1, runs - 1, 2 * runs)
         d.mistake("carry of other layers")
-        return carries(count, kind, fields, (batch, hidden), dtype)
+        return carries(count, kind, fields, (batch_size, hidden_size), dtype)
     if mistake == "kind":
         other, count = d.one(("Hidden", 1), ("HiddenAndCell", 2))
         if other == kind:
             other, count = ("Hidden", 1) if kind == "HiddenAndCell" else ("HiddenAndCell", 2)
         d.mistake(f"carry of {other}")
-        return carries(runs, other, count, (batch, hidden), dtype)
+        return carries(runs, other, count, (batch_size, hidden_size), dtype)
     if mistake == "dtype":
         dtype = d.one(*NO_FLOATS)
         d.mistake(f"carry of {dtype}")
-        return carries(runs, kind, fields, (batch, hidden), dtype)
+        return carries(runs, kind, fields, (batch_size, hidden_size), dtype)
     if mistake == "plain":
         d.mistake("carry of plain tuples")
-        return carries(runs, "plain", fields, (batch, hidden), dtype)
+        return carries(runs, "plain", fields, (batch_size, hidden_size), dtype)
     d.mistake(f"carry is {mistake}")
     return {"None": "None", "dict": f'{{"h": {right}}}', "bare": f"{right}[0]", "text": "'text'"}[
         mistake
@@ -241,29 +247,29 @@ def _no_list(d: Draft) -> str:
     return d.one("jax", "jax", *[layout for layout in LAYOUTS if layout != "list"])
 
 
-def _lengths(d: Draft, batch: int, steps: int) -> str:
+def _lengths(d: Draft, batch_size: int, steps: int) -> str:
     if not (d.wrong and d.chance(0.3)):
         if d.chance(0.5):
             return "None"
         if d.chance(0.2):  # on the device, values outside count as the nearest ones inside
-            return f"integers(-3, {steps + 4}, ({batch},), 'int32', 'jax', seed={d.seed()})"
-        return d.integers(0, steps + 1, (batch,))
+            return f"integers(-3, {steps + 4}, ({batch_size},), 'int32', 'jax', seed={d.seed()})"
+        return d.integers(0, steps + 1, (batch_size,))
     mistake = d.one("shape", "shape", "one row", "negative", "longer", "dtype", "text")
     if mistake == "shape":
-        shape = d.other_shape((batch,))
+        shape = d.other_shape((batch_size,))
         d.mistake(f"lengths of shape {shape}")
         return d.integers(0, steps + 1, shape)
-    if mistake == "one row" and batch != 1:
+    if mistake == "one row" and batch_size != 1:
         d.mistake("lengths of one row")
         return d.integers(0, steps + 1, (1,))
-    if mistake in ("negative", "longer") and batch:
+    if mistake in ("negative", "longer") and batch_size:
         d.mistake(f"lengths that are {mistake}")
         low, high = (-5, 0) if mistake == "negative" else (steps + 1, steps + 9)
-        return f"integers({low}, {high}, ({batch},), 'int32', 'numpy', seed={d.seed()})"
+        return f"integers({low}, {high}, ({batch_size},), 'int32', 'numpy', seed={d.seed()})"
     if mistake == "dtype":
         dtype = d.one("float32", "bool", "complex64")
         d.mistake(f"lengths of {dtype}")
-        return d.array((batch,), dtype, d.one("jax", "numpy"))
+        return d.array((batch_size,), dtype, d.one("jax", "numpy"))
     d.mistake("lengths are text")
     return "'text'"
 
@@ -277,24 +283,32 @@ def _rows_read(d: Draft, rows: int, shape: Shape) -> str:
 
 
 def _tokens(
-    d: Draft, steps: int, batch: int, vocabulary: int, *, name: str = "tokens", host: bool = False
+    d: Draft,
+    steps: int,
+    batch_size: int,
+    vocab_size: int,
+    *,
+    name: str = "tokens",
+    host: bool = False,
 ) -> str:
     """Tokens (T, B). On the host, values outside [0, V) must be refused where `host` says so."""
     if not (d.wrong and d.chance(0.4)):
-        return d.integers(0, vocabulary, (steps, batch))
+        return d.integers(0, vocab_size, (steps, batch_size))
     mistake = d.one("dtype", "axes", "axes", "None", "text", "outside" if host else "dtype")
     if mistake == "dtype":
         dtype = d.one("float32", "bool", "complex64", "float64")
         d.mistake(f"{name} of {dtype}")
-        return d.array((steps, batch), dtype, d.one("jax", "numpy"))
+        return d.array((steps, batch_size), dtype, d.one("jax", "numpy"))
     if mistake == "axes":
-        shape = d.one((steps,), (1, steps, batch), (steps, batch, 1), ())
+        shape = d.one((steps,), (1, steps, batch_size), (steps, batch_size, 1), ())
         d.mistake(f"{name} of shape {shape}")
-        return d.integers(0, vocabulary, shape)
-    if mistake == "outside" and steps * batch:
+        return d.integers(0, vocab_size, shape)
+    if mistake == "outside" and steps * batch_size:
         d.mistake(f"{name} outside the vocabulary")
-        low, high = d.one((-4, 0), (vocabulary, vocabulary + 5))
-        return f"integers({low}, {high}, ({steps}, {batch}), 'int32', 'numpy', seed={d.seed()})"
+        low, high = d.one((-4, 0), (vocab_size, vocab_size + 5))
+        return (
+            f"integers({low}, {high}, ({steps}, {batch_size}), 'int32', 'numpy', seed={d.seed()})"
+        )
     d.mistake(f"{name} is {'None' if mistake == 'None' else 'text'}")
     return "None" if mistake == "None" else "'text'"
 
@@ -302,24 +316,24 @@ def _tokens(
 def _sizes(d: Draft) -> tuple[int, int, int, int]:
     """T, B, I and H."""
     steps = d.one(1, 2, 3, 5, 6, 0)
-    batch = d.one(1, 2, 4, 6, 7, 0, 65)
-    return steps, batch, d.one(1, 3, 5), d.one(1, 2, 4, 8, 9)
+    batch_size = d.one(1, 2, 4, 6, 7, 0, 65)
+    return steps, batch_size, d.one(1, 3, 5), d.one(1, 2, 4, 8, 9)
 
 
 # What is called. Each function gives the call as an expression, and what is documented of it.
 
 
-def _rnn(d: Draft, steps: int, batch: int, inputs: int, hidden: int) -> dict[str, Any]:
+def _rnn(d: Draft, steps: int, batch_size: int, inputs: int, hidden_size: int) -> dict[str, Any]:
     """A stack, its weights, a carry, inputs and options, right or wrong: said as lines."""
-    cell, layers = d.one(*CELLS), d.one(1, 1, 2, 3)
+    cell, num_layers = d.one(*CELLS), d.one(1, 1, 2, 3)
     both = d.chance(0.4)
-    runs = layers * (2 if both else 1)
-    settings = f"{cell}, {hidden}, {layers}, bidirectional={both}"
+    runs = num_layers * (2 if both else 1)
+    settings = f"{cell}, {hidden_size}, {num_layers}, bidirectional={both}"
     d.say("rnn", f"RNN({settings}, dropout={d.one(0.0, 0.5) if layers > 1 else 0.0})")
     directions = 2 if both else 1
     d.weights = dtype = d.one(*FLOATS)
-    d.say("carry", _carry(d, cell, runs, batch, hidden))
-    xs_shape = (steps, batch, inputs)
+    d.say("carry", _carry(d, cell, runs, batch_size, hidden_size))
+    xs_shape = (steps, batch_size, inputs)
     if d.wrong and d.chance(0.35):
         mistake = d.one("axes", "axes", "input size", "swapped", "dtype", "None", "text", "dict")
         if mistake == "axes":
@@ -328,10 +342,10 @@ def _rnn(d: Draft, steps: int, batch: int, inputs: int, hidden: int) -> dict[str
             xs = d.floats(shape)
         elif mistake == "input size":
             d.mistake("xs of another input size")
-            xs = d.floats((steps, batch, d.one(inputs + 1, 0, 2 * inputs)))
-        elif mistake == "swapped" and steps != batch:
+            xs = d.floats((steps, batch_size, d.one(inputs + 1, 0, 2 * inputs)))
+        elif mistake == "swapped" and steps != batch_size:
             d.mistake("xs with batch first")
-            xs = d.floats((batch, steps, inputs))
+            xs = d.floats((batch_size, steps, inputs))
         elif mistake == "dtype":
             kind = d.one(*NO_FLOATS)
             d.mistake(f"xs of {kind}")
@@ -343,11 +357,11 @@ def _rnn(d: Draft, steps: int, batch: int, inputs: int, hidden: int) -> dict[str
         rows = d.one(1, 5, 9)
         if d.wrong and d.chance(0.3):
             d.mistake("a table without rows")
-            table, tokens = d.floats((0, inputs)), d.integers(0, 1, (steps, batch))
+            table, tokens = d.floats((0, inputs)), d.integers(0, 1, (steps, batch_size))
         else:
             table = d.floats((rows, inputs))
-            read = _tokens(d, steps, batch, rows)
-            tokens = read if d.wrong else _rows_read(d, rows, (steps, batch))
+            read = _tokens(d, steps, batch_size, rows)
+            tokens = read if d.wrong else _rows_read(d, rows, (steps, batch_size))
         xs = f"EmbeddedTokens({table}, {tokens})"
     else:
         xs = d.floats(xs_shape)
@@ -358,31 +372,31 @@ def _rnn(d: Draft, steps: int, batch: int, inputs: int, hidden: int) -> dict[str
         d.mistake(f"{name} of another shape")
         single = f", wrong_shape={f'{name}_l0'!r}"
     elif d.chance(0.25):
-        name = d.one("weight_ih_l0", "bias_ih_l0", "bias_hh_l0", f"bias_hh_l{layers - 1}")
+        name = d.one("weight_ih_l0", "bias_ih_l0", "bias_hh_l0", f"bias_hh_l{num_layers - 1}")
         single = f", other={name!r}, other_dtype={d.one(*FLOATS)!r}"
     d.say("variables", f"rnn_weights(rnn, {inputs}, {dtype!r}, seed={d.seed()}{single})")
-    shape = (batch, hidden)
+    shape = (batch_size, hidden_size)
     carry_shapes = [shape] * (runs * (2 if cell == "LSTM" else 1))
-    width = directions * hidden
+    width = directions * hidden_size
     return {
         "carry": carry_shapes,
-        "ys": (steps, batch, width),
+        "ys": (steps, batch_size, width),
         "dtype": dtype,
-        "layers": layers,
+        "layers": num_layers,
         "width": width,
     }
 
 
-def _rnn_options(d: Draft, made: dict[str, Any], steps: int, batch: int) -> str:
+def _rnn_options(d: Draft, made: dict[str, Any], steps: int, batch_size: int) -> str:
     options = ""
-    lengths = _lengths(d, batch, steps)
+    lengths = _lengths(d, batch_size, steps)
     if lengths != "None":
         options += f", lengths={d.say('lengths', lengths)}"
     if made["layers"] > 1 and d.chance(0.5):
         if d.chance(0.5):
             options += f", rngs={{'dropout': key({d.seed()})}}"
         else:
-            shape: Shape = (steps, batch, made["width"])
+            shape: Shape = (steps, batch_size, made["width"])
             count, kind = made["layers"] - 1, "bool"
             if d.wrong and d.chance(0.3):
                 mistake = d.one("shape", "count", "dtype")
@@ -396,18 +410,18 @@ def _rnn_options(d: Draft, made: dict[str, Any], steps: int, batch: int) -> str:
 
 
 def _rnn_apply(d: Draft) -> tuple[str, dict[str, Any]]:
-    steps, batch, inputs, hidden = _sizes(d)
-    made = _rnn(d, steps, batch, inputs, hidden)
-    options = _rnn_options(d, made, steps, batch)
+    steps, batch_size, inputs, hidden_size = _sizes(d)
+    made = _rnn(d, steps, batch_size, inputs, hidden_size)
+    options = _rnn_options(d, made, steps, batch_size)
     call = f"rnn.apply(variables, carry, xs{options})"
     shapes = (*made["carry"], made["ys"])
     return call, {"jitted": d.chance(0.7), "shapes": shapes, "dtype": made["dtype"]}
 
 
 def _rnn_gradient(d: Draft) -> tuple[str, dict[str, Any]]:
-    steps, batch, inputs, hidden = _sizes(d)
-    made = _rnn(d, steps, batch, inputs, hidden)
-    options = _rnn_options(d, made, steps, batch)
+    steps, batch_size, inputs, hidden_size = _sizes(d)
+    made = _rnn(d, steps, batch_size, inputs, hidden_size)
+    options = _rnn_options(d, made, steps, batch_size)
     # JAX itself refuses the gradient of what has none.
     of_carry = d.chance(0.4) and not any("carry" in what for what in d.what)
     call = f"gradient(lambda variables, carry: rnn.apply(variables, carry, xs{options}), "
@@ -416,7 +430,7 @@ def _rnn_gradient(d: Draft) -> tuple[str, dict[str, Any]]:
 
 
 def _rnn_init(d: Draft) -> tuple[str, dict[str, Any]]:
-    steps, batch, inputs, hidden = _sizes(d)
+    steps, batch_size, inputs, hidden_size = _sizes(d)
     if d.wrong and d.chance(0.4):
         setting = d.one(
             f"{d.one(0, -1)}", f"4, {d.one(0, -2)}", f"4, 2, dropout={d.one(1.0, -0.1, 2.0)}"
@@ -426,7 +440,7 @@ def _rnn_init(d: Draft) -> tuple[str, dict[str, Any]]:
         d.say("carry", "(Hidden(array((2, 4), 'float32', 'jax', seed=0)),)")
         d.say("xs", "array((3, 2, 4), 'float32', 'jax', seed=0)")
         return d.one("rnn.init(key(0), carry, xs)", "rnn.initial_carry(3)"), {}
-    made = _rnn(d, steps, batch, inputs, hidden)
+    made = _rnn(d, steps, batch_size, inputs, hidden_size)
     d.setup = [line for line in d.setup if not line.startswith("variables = ")]
     if any("of another shape" in w or "another input size" in w for w in d.what):
         d.expected = "either"  # the weights are made for whatever comes
@@ -434,22 +448,27 @@ def _rnn_init(d: Draft) -> tuple[str, dict[str, Any]]:
 
 
 def _initial_carry(d: Draft) -> tuple[str, dict[str, Any]]:
-    cell, batch, hidden, layers = d.one(*CELLS), d.one(0, 1, 5), d.one(1, 4), d.one(1, 2)
+    cell, batch_size, hidden_size, num_layers = (
+        d.one(*CELLS),
+        d.one(0, 1, 5),
+        d.one(1, 4),
+        d.one(1, 2),
+    )
     dtype = d.one("float32", "float16", "bfloat16")
     if d.wrong:
         d.mistake("a negative batch")
-        batch = -3
-    call = f"RNN({cell}, {hidden}, {layers}).initial_carry({batch}, {dtype!r})"
+        batch_size = -3
+    call = f"RNN({cell}, {hidden_size}, {num_layers}).initial_carry({batch_size}, {dtype!r})"
     fields = 2 if cell == "LSTM" else 1
-    return call, {"shapes": ((batch, hidden),) * (layers * fields), "dtype": dtype}
+    return call, {"shapes": ((batch_size, hidden_size),) * (num_layers * fields), "dtype": dtype}
 
 
 def _recurrence(d: Draft) -> tuple[str, dict[str, Any]]:
-    steps, batch, _, hidden = _sizes(d)
+    steps, batch_size, _, hidden_size = _sizes(d)
     cell = d.one(*CELLS)
-    width = GATES[cell] * hidden
+    width = GATES[cell] * hidden_size
     d.weights = dtype = d.one("float32", "float32", "float64", "bfloat16")
-    shapes: dict[str, Shape] = {"weight_hh": (width, hidden), "bias_hh": (width,)}
+    shapes: dict[str, Shape] = {"weight_hh": (width, hidden_size), "bias_hh": (width,)}
     names = [*shapes, "x_gates", "mask"]
     wrong = d.one(*names) if d.wrong and d.chance(0.6) else None
     for name, shape in shapes.items():
@@ -464,7 +483,7 @@ def _recurrence(d: Draft) -> tuple[str, dict[str, Any]]:
         else:
             d.say(name, d.array(shape, dtype if name == "weight_hh" else d.one(*FLOATS), "jax"))
     d.say("carry", f"bare({_carry(d, cell, 1, batch, hidden, single=True)})")
-    gates = (steps, batch, width)
+    gates = (steps, batch_size, width)
     if wrong == "x_gates":
         other = d.other_shape(gates)
         # Another number of steps is another call; of rows, only the carry can tell.
@@ -473,75 +492,83 @@ def _recurrence(d: Draft) -> tuple[str, dict[str, Any]]:
         d.mistake(f"x_gates of shape {other}")
         d.say("x_gates", d.floats(other))
     elif d.chance(0.3):
-        tokens = _rows_read(d, 7, (steps, batch))
+        tokens = _rows_read(d, 7, (steps, batch_size))
         d.say("x_gates", f"EmbeddedTokens({d.floats((7, width))}, {tokens})")
     else:
         d.say("x_gates", d.floats(gates))
     d.say("mask", "None")
     if wrong == "mask":
         other, kind = d.one(
-            (d.other_shape((steps, batch)), "bool"), ((steps, batch), "float32"), ((), "bool")
+            (d.other_shape((steps, batch_size)), "bool"),
+            ((steps, batch_size), "float32"),
+            ((), "bool"),
         )
         d.mistake(f"mask of shape {other}, {kind}")
         d.say("mask", d.array(other, kind, "jax"))
     elif d.chance(0.5):
-        d.say("mask", d.array((steps, batch), "bool", d.one("jax", "numpy", "fortran")))
+        d.say("mask", d.array((steps, batch_size), "bool", d.one("jax", "numpy", "fortran")))
     call = f"recurrence({cell}, {d.chance(0.5)}, weight_hh, bias_hh, carry, x_gates, mask)"
     fields = 2 if cell == "LSTM" else 1
-    results = (*[(batch, hidden)] * fields, (steps, batch, hidden))
+    results = (*[(batch_size, hidden_size)] * fields, (steps, batch_size, hidden_size))
     return call, {"jitted": d.chance(0.7), "shapes": results, "dtype": dtype}
 
 
-def _model(d: Draft, batch: int) -> dict[str, Any]:
+def _model(d: Draft, batch_size: int) -> dict[str, Any]:
     """A model and its weights, said as lines."""
-    name, hidden, vocabulary = d.one(*MODELS, "CharLM", "CharLM"), d.one(1, 4, 8), d.one(2, 9, 30)
-    embedding, layers, cell = d.one(1, 5), 1, "TANH"
+    name, hidden_size, vocab_size = (
+        d.one(*MODELS, "CharLM", "CharLM"),
+        d.one(1, 4, 8),
+        d.one(2, 9, 30),
+    )
+    embedding_size, num_layers, cell = d.one(1, 5), 1, "TANH"
     options = ""
     if name == "CharLM":
-        cell, layers = d.one("TANH", "RELU", "GRU", "LSTM", "OWN"), d.one(1, 2)
+        cell, num_layers = d.one("TANH", "RELU", "GRU", "LSTM", "OWN"), d.one(1, 2)
         tied = d.chance(0.2)
-        embedding = hidden if tied else embedding
-        options = f", cell={cell}, layers={layers}, tied={tied}"
+        embedding_size = hidden_size if tied else embedding_size
+        options = f", cell={cell}, layers={num_layers}, tied={tied}"
     if name == "CharSeqStatefulGRU":
         cell = "GRU"
     if name == "CharSeqStatefulLSTM":
-        cell, layers = "LSTM", d.one(1, 2)
-        options = f", layers={layers}"
+        cell, num_layers = "LSTM", d.one(1, 2)
+        options = f", layers={num_layers}"
     d.weights = dtype = d.one("float32", "float32", "float64", "bfloat16", "float16")
     stateful = "Stateful" in name or name == "CharLM"
-    d.say("model", f"{name}({vocabulary}, {embedding}, {hidden}{options})")
+    d.say("model", f"{name}({vocab_size}, {embedding_size}, {hidden_size}{options})")
     d.say("params", f"model_weights(model, {dtype!r}, seed={d.seed()})")
     if stateful:
-        d.say("carry", _carry(d, cell, layers, batch, hidden))
+        d.say("carry", _carry(d, cell, num_layers, batch_size, hidden_size))
     elif d.wrong and d.chance(0.2):
         d.mistake("a carry for a model without one")
-        d.say("carry", _carry(d, cell, 1, batch, hidden, single=True))
+        d.say("carry", _carry(d, cell, 1, batch_size, hidden_size, single=True))
     else:
         d.say("carry", "()")
     steps = 3 if name == "Char3Model" else d.one(1, 2, 5, 8)
-    fields = (2 if cell == "LSTM" else 1) * layers
+    fields = (2 if cell == "LSTM" else 1) * num_layers
     return {
         "name": name,
         "stateful": stateful,
         "steps": steps,
-        "vocabulary": vocabulary,
+        "vocabulary": vocab_size,
         "dtype": dtype,
-        "carry": [(batch, hidden)] * fields if stateful else [],
+        "carry": [(batch_size, hidden_size)] * fields if stateful else [],
     }
 
 
 def _apply_model(d: Draft) -> tuple[str, dict[str, Any]]:
-    batch = d.one(1, 3, 6)
-    made = _model(d, batch)
-    steps, vocabulary = made["steps"], made["vocabulary"]
-    d.say("tokens", _tokens(d, steps, batch, vocabulary))
+    batch_size = d.one(1, 3, 6)
+    made = _model(d, batch_size)
+    steps, vocab_size = made["steps"], made["vocabulary"]
+    d.say("tokens", _tokens(d, steps, batch_size, vocab_size))
     options = ""
     if made["stateful"] and d.chance(0.5):
-        lengths = _lengths(d, batch, steps)
+        lengths = _lengths(d, batch_size, steps)
         options += f", lengths={lengths}"
     if d.chance(0.3):
         options += f", dropout_key=key({d.seed()})"
-    outputs = (batch, vocabulary) if made["name"] in LAST_ONLY else (steps, batch, vocabulary)
+    outputs = (
+        (batch_size, vocab_size) if made["name"] in LAST_ONLY else (steps, batch_size, vocab_size)
+    )
     return f"apply_model(model, params, carry, tokens{options})", {
         "jitted": True,
         "shapes": (*made["carry"], outputs),
@@ -549,14 +576,14 @@ def _apply_model(d: Draft) -> tuple[str, dict[str, Any]]:
     }
 
 
-def _batch(d: Draft, made: dict[str, Any], batch: int) -> None:
-    steps, vocabulary = made["steps"], made["vocabulary"]
-    inputs = _tokens(d, steps, batch, vocabulary, name="inputs", host=True)
-    targets = _tokens(d, steps, batch, vocabulary, name="targets", host=True)
+def _batch(d: Draft, made: dict[str, Any], batch_size: int) -> None:
+    steps, vocab_size = made["steps"], made["vocabulary"]
+    inputs = _tokens(d, steps, batch_size, vocab_size, name="inputs", host=True)
+    targets = _tokens(d, steps, batch_size, vocab_size, name="targets", host=True)
     if d.wrong and d.chance(0.2):
-        shape = d.other_shape((steps, batch))
+        shape = d.other_shape((steps, batch_size))
         d.mistake(f"targets of shape {shape}")
-        targets = d.integers(0, vocabulary, shape)
+        targets = d.integers(0, vocab_size, shape)
     options = ""
     if made["stateful"] and d.chance(0.4):
         options += f", length=jnp.asarray({d.one(1, steps)})"
@@ -571,9 +598,9 @@ def _batch(d: Draft, made: dict[str, Any], batch: int) -> None:
 
 
 def _train_step(d: Draft) -> tuple[str, dict[str, Any]]:
-    batch = d.one(1, 3, 6)
-    made = _model(d, batch)
-    _batch(d, made, batch)
+    batch_size = d.one(1, 3, 6)
+    made = _model(d, batch_size)
+    _batch(d, made, batch_size)
     d.say("optimizer", "make_optimizer('sgd')")
     d.say("state", "train_state(model, params, optimizer, carry)")
     options = ""
@@ -587,17 +614,17 @@ def _train_step(d: Draft) -> tuple[str, dict[str, Any]]:
 
 
 def _eval_step(d: Draft) -> tuple[str, dict[str, Any]]:
-    batch = d.one(1, 3, 6)
-    made = _model(d, batch)
-    _batch(d, made, batch)
+    batch_size = d.one(1, 3, 6)
+    made = _model(d, batch_size)
+    _batch(d, made, batch_size)
     shapes = (*made["carry"], ())
     return "eval_step(model, params, carry, batch)", {"shapes": shapes, "dtype": made["dtype"]}
 
 
 def _generate(d: Draft) -> tuple[str, dict[str, Any]]:
-    batch, length = d.one(1, 2, 4), d.one(1, 2, 5, 20)
-    made = _model(d, batch)
-    prompt = _tokens(d, made["steps"], batch, made["vocabulary"], name="prompt", host=True)
+    batch_size, length = d.one(1, 2, 4), d.one(1, 2, 5, 20)
+    made = _model(d, batch_size)
+    prompt = _tokens(d, made["steps"], batch_size, made["vocabulary"], name="prompt", host=True)
     d.say("prompt", prompt)
     options = ""
     if made["stateful"] and "carry is None" not in d.what and d.chance(0.6):
@@ -611,25 +638,25 @@ def _generate(d: Draft) -> tuple[str, dict[str, Any]]:
     if d.chance(0.5):
         sampler = d.one("temperature=0.0", "top_k=2", "top_p=0.7", "temperature=0.5", "banned=(1,)")
         options += f", sampler=Sampler({sampler})"
-    shapes = ((length, batch),) if d.expected == "result" else None
+    shapes = ((length, batch_size),) if d.expected == "result" else None
     call = f"generate(model, params, prompt, {length}, key({d.seed()}){options})[1]"
     return call, {"shapes": shapes}
 
 
 def _get_next(d: Draft) -> tuple[str, dict[str, Any]]:
-    batch = d.one(1, 2, 4)
-    made = _model(d, batch)
+    batch_size = d.one(1, 2, 4)
+    made = _model(d, batch_size)
     d.what = [what for what in d.what if "carry" not in what]
     d.expected = d.expected if d.what else "result"
-    prompt = _tokens(d, made["steps"], batch, made["vocabulary"], name="prompt", host=True)
+    prompt = _tokens(d, made["steps"], batch_size, made["vocabulary"], name="prompt", host=True)
     d.say("prompt", prompt)
-    return "get_next(model, params, prompt)", {"shapes": ((batch,),)}
+    return "get_next(model, params, prompt)", {"shapes": ((batch_size,),)}
 
 
 def _sampler(d: Draft) -> tuple[str, dict[str, Any]]:
-    batch, vocabulary = d.one(1, 3), d.one(2, 9, 30)
+    batch_size, vocab_size = d.one(1, 3), d.one(2, 9, 30)
     sampler = d.one("", "temperature=0.0", "top_k=2", "top_p=0.5", "banned=(0,)", "temperature=1e9")
-    shape: Shape = (batch, vocabulary)
+    shape: Shape = (batch_size, vocab_size)
     kind = d.one("float32", "float64", "float16", "bfloat16")
     if d.wrong:
         mistake = d.one("setting", "axes", "dtype", "banned")
@@ -637,24 +664,24 @@ def _sampler(d: Draft) -> tuple[str, dict[str, Any]]:
             sampler = d.one("temperature=-1.0", "top_k=0", "top_p=0.0", "top_p=1.5")
             d.mistake(f"Sampler({sampler})")
         elif mistake == "banned":
-            sampler = d.one("banned=(99,)", "banned=(-1,)", f"banned=tuple(range({vocabulary}))")
+            sampler = d.one("banned=(99,)", "banned=(-1,)", f"banned=tuple(range({vocab_size}))")
             d.mistake(f"Sampler({sampler})")
         elif mistake == "axes":
-            shape = d.one((vocabulary,), (1, *shape), ())
+            shape = d.one((vocab_size,), (1, *shape), ())
             d.mistake(f"log_probs of shape {shape}")
         else:
             kind = d.one(*NO_FLOATS)
             d.mistake(f"log_probs of {kind}")
     d.say("log_probs", d.array(shape, kind))
     call = f"Sampler({sampler})(key({d.seed()}), log_probs)"
-    return call, {"shapes": ((batch,),), "jitted": d.chance(0.5)}
+    return call, {"shapes": ((batch_size,),), "jitted": d.chance(0.5)}
 
 
 def _nll_loss(d: Draft) -> tuple[str, dict[str, Any]]:
-    steps, batch, vocabulary = d.one(1, 4), d.one(1, 3), d.one(2, 9)
-    lead = d.one((batch,), (steps, batch))
+    steps, batch_size, vocab_size = d.one(1, 4), d.one(1, 3), d.one(2, 9)
+    lead = d.one((batch_size,), (steps, batch_size))
     kind = d.one("float32", "float32", "float64", "bfloat16", "float16")
-    log_probs, targets, weights = (*lead, vocabulary), lead, lead
+    log_probs, targets, weights = (*lead, vocab_size), lead, lead
     target_dtype = None
     if d.wrong:
         mistake = d.one("targets", "weights", "targets' dtype", "log_probs' dtype")
@@ -674,59 +701,59 @@ def _nll_loss(d: Draft) -> tuple[str, dict[str, Any]]:
     if target_dtype:
         d.say("targets", d.array(targets, target_dtype, "jax"))
     else:
-        d.say("targets", d.integers(0, vocabulary, targets))
+        d.say("targets", d.integers(0, vocab_size, targets))
     extra = f", jnp.abs(jnp.asarray({d.floats(weights)})) + 1" if weighted else ""
     return f"nll_loss(log_probs, targets{extra})", {"shapes": ((),), "jitted": d.chance(0.5)}
 
 
 def _nll_loss_seq(d: Draft) -> tuple[str, dict[str, Any]]:
-    steps, batch, vocabulary = d.one(1, 4), d.one(1, 3), d.one(2, 9)
-    d.say("log_probs", d.floats((steps, batch, vocabulary)))
-    d.say("targets", _tokens(d, steps, batch, vocabulary, name="targets"))
-    d.say("lengths", _lengths(d, batch, steps))
+    steps, batch_size, vocab_size = d.one(1, 4), d.one(1, 3), d.one(2, 9)
+    d.say("log_probs", d.floats((steps, batch_size, vocab_size)))
+    d.say("targets", _tokens(d, steps, batch_size, vocab_size, name="targets"))
+    d.say("lengths", _lengths(d, batch_size, steps))
     d.may_be_nan = True  # where all lengths are 0, as documented
     return "nll_loss_seq(log_probs, targets, lengths)", {"shapes": ((),)}
 
 
 def _make_state(d: Draft) -> tuple[str, dict[str, Any]]:
     name, optimizer = d.one(*MODELS), d.one("adam", "sgd")
-    batch = d.one(1, 4)
+    batch_size = d.one(1, 4)
     if d.wrong:
-        batch = -1
+        batch_size = -1
         d.mistake("a negative batch")
     d.say("model", f"{name}(9, 5, 4)")
-    return f"make_state(model, make_optimizer({optimizer!r}), {batch}, key(0)).params", {}
+    return f"make_state(model, make_optimizer({optimizer!r}), {batch_size}, key(0)).params", {}
 
 
 def _repackage(d: Draft) -> tuple[str, dict[str, Any]]:
-    batch, hidden = d.one(1, 3), d.one(1, 4)
+    batch_size, hidden_size = d.one(1, 3), d.one(1, 4)
     d.wrong = False
-    d.say("carry", _carry(d, d.one("GRU", "LSTM"), d.one(1, 2), batch, hidden))
+    d.say("carry", _carry(d, d.one("GRU", "LSTM"), d.one(1, 2), batch_size, hidden_size))
     return "repackage(carry)", {}
 
 
-def _source(d: Draft, made: dict[str, Any], batch: int) -> None:
+def _source(d: Draft, made: dict[str, Any], batch_size: int) -> None:
     d.say("text", f"integers(0, {made['vocabulary']}, (80,), 'int32', 'numpy', seed={d.seed()})")
     if made["stateful"]:
-        d.say("source", f"BpttStream(text, {batch}, {made['steps']})")
+        d.say("source", f"BpttStream(text, {batch_size}, {made['steps']})")
     else:
         starts = f"np.arange(0, 70, {d.one(3, 7)})"
-        d.say("source", f"WindowSet(text, {starts}, {made['steps']}, {batch})")
+        d.say("source", f"WindowSet(text, {starts}, {made['steps']}, {batch_size})")
 
 
 def _evaluate(d: Draft) -> tuple[str, dict[str, Any]]:
-    batch = d.one(1, 3)
-    made = _model(d, batch)
-    _source(d, made, batch)
+    batch_size = d.one(1, 3)
+    made = _model(d, batch_size)
+    _source(d, made, batch_size)
     if any("carry" in w for w in d.what):
         d.expected = "either"
     return "evaluate(model, params, source, carry)", {}
 
 
 def _fit(d: Draft) -> tuple[str, dict[str, Any]]:
-    batch = d.one(1, 3)
-    made = _model(d, batch)
-    _source(d, made, batch)
+    batch_size = d.one(1, 3)
+    made = _model(d, batch_size)
+    _source(d, made, batch_size)
     d.say("optimizer", "make_optimizer('sgd')")
     if any("carry" in w for w in d.what):
         d.expected = "either"

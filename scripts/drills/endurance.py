@@ -159,7 +159,7 @@ def trainings_drill(trainings: int) -> Trained:
     tokens = np.random.default_rng(0).integers(0, 20, 400).astype(np.uint8)
     cells, maps, memory = list(CELLS.values()), [], []
     for number in range(trainings):
-        model = CharLM(20, 4, 8 + number % 25, cell=cells[number % 4], layers=1 + number % 2)
+        model = CharLM(20, 4, 8 + number % 25, cell=cells[number % 4], num_layers=1 + number % 2)
         if number % 2:  # two layers, between which dropout acts
             model = model.copy(dropout=0.1 + number / 10_000)
         source = BpttStream(tokens, 3 + number % 5, 5 + number % 7)

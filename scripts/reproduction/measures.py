@@ -153,7 +153,9 @@ def gradient_flow(experiment: Experiment, params: Any) -> list[float]:
         mean over `PLACES` places spread over the text, each read from a zero carry.
     """
     config, tokens = experiment.config, experiment.validation.tokens
-    model = CharSeqStatefulRnn(experiment.model.vocabulary, config.embedding, config.hidden)
+    model = CharSeqStatefulRnn(
+        experiment.model.vocab_size, config.embedding_size, config.hidden_size
+    )
     length = STEPS_BACK + 2  # the last is only a target
     places = np.linspace(0, len(tokens) - length, PLACES).astype(int)
     read = jnp.asarray(tokens[places + np.arange(length)[:, None]])
@@ -183,5 +185,5 @@ def _norms(
         return -jnp.take_along_axis(log_probs[-1], target[:, None], axis=-1).sum()
 
     steps, batch = tokens.shape
-    nothing = jnp.zeros((steps - 1, batch, model.hidden), jax.tree.leaves(params)[0].dtype)
+    nothing = jnp.zeros((steps - 1, batch, model.hidden_size), jax.tree.leaves(params)[0].dtype)
     return jnp.linalg.norm(jax.grad(loss)(nothing), axis=-1).mean(axis=-1)

@@ -89,7 +89,7 @@ def characters_per_epoch(bptt: Mapping[str, Sequence[Record]]) -> float:
     """
     ones = [records[0] for records in bptt.values()]
     each = (one.steps / one.unit.epochs * one.unit.config.bptt for one in ones)
-    return min(each) * ones[0].unit.config.batch
+    return min(each) * ones[0].unit.config.batch_size
 
 
 class Initialization(NamedTuple):

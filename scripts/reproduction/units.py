@@ -131,7 +131,7 @@ BEGINNING = (
     {"dropout": 0.25},
     {"dropout": 0.0},
     {"weight_decay": 0.0},
-    {"hidden": 256},
+    {"hidden_size": 256},
     {"schedule": "2 x 5e-3"},
 )
 STUDIES = {

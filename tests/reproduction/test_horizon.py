@@ -12,7 +12,7 @@ from reproduction.findings import Horizon
 from reproduction.horizon import LIMIT, followed, horizon_unit, looked_at
 from reproduction.units import Unit
 
-SMALL = {"hidden": 16, "batch": 8, "random_bptt": False}
+SMALL = {"hidden_size": 16, "batch_size": 8, "random_bptt": False}
 
 
 def test_the_first_step_above_the_limit_is_the_horizon():
@@ -65,5 +65,5 @@ def test_the_command_writes_what_it_found(tmp_path, monkeypatch, capsys):
 
 def test_the_recipe_is_followed_at_its_first_rate_without_dropout():
     config = horizon_unit("stateful-lstm-15", "float64", 3).config
-    assert (config.dropout, config.seed, config.hidden) == (0.0, 3, 512)
+    assert (config.dropout, config.seed, config.hidden_size) == (0.0, 3, 512)
     assert config.schedule == "1000 x 0.01"

@@ -24,7 +24,7 @@ SAME = 1e-10
 def config(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text(TEXT)
-    return Config(model="CharRnn", corpus=str(path), hidden=8, embedding=5, batch=32)
+    return Config(model="CharRnn", corpus=str(path), hidden_size=8, embedding_size=5, batch_size=32)
 
 
 def test_shared_windows_are_those_that_neither_split_trains_on(config):

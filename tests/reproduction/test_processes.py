@@ -16,7 +16,7 @@ from reproduction.units import Unit
 
 ROOT = Path(__file__).parents[2]
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 60
-SMALL = {"corpus": "text.txt", "hidden": 8, "batch": 8, "random_bptt": False}
+SMALL = {"corpus": "text.txt", "hidden_size": 8, "batch_size": 8, "random_bptt": False}
 
 pytestmark = pytest.mark.usefixtures("workplace")
 

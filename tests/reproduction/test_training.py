@@ -26,7 +26,7 @@ ROWS = 1e-11
 FLOAT32 = 1e-4
 """Validation losses in float32, likewise."""
 SCHEDULE = "1 x 3e-3, sgdr(3e-3, 2)"
-SMALL = {"hidden": 16, "batch": 13, "random_bptt": False, "schedule": SCHEDULE}
+SMALL = {"hidden_size": 16, "batch_size": 13, "random_bptt": False, "schedule": SCHEDULE}
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_a_unit_that_is_stopped_ends_as_one_that_is_not(
     tmp_path, text, monkeypatch, framework, recipe, calls
 ):
     monkeypatch.setattr("jaxrnn.training.loop.SECONDS_IN_ONE_PROGRAM", 0.0)  # one step at a time
-    changes = SMALL | {"corpus": text, "batch": 50}
+    changes = SMALL | {"corpus": text, "batch_size": 50}
     unit = Unit(recipe=recipe, framework=framework, changes=changes, study="test")
     whole = trained(tmp_path / "whole", unit)
     watch = Interruption(*calls)
@@ -150,7 +150,7 @@ def test_a_unit_that_is_stopped_ends_as_one_that_is_not(
 
 
 def test_a_windowed_model_writes_greedily_and_answers(tmp_path, text):
-    changes = {"hidden": 16, "batch": 16, "corpus": text, "schedule": "2 x 1e-2"}
+    changes = {"hidden_size": 16, "batch_size": 16, "corpus": text, "schedule": "2 x 1e-2"}
     result = trained(tmp_path / "results", Unit(recipe="rnn", changes=changes))
     (sample,) = result["samples"]
     assert (sample["prompt"], sample["sampled"]) == ("for thos", None)

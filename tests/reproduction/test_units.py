@@ -21,7 +21,7 @@ UNITS = [
     Unit(recipe="loop", seed=1),
     Unit(recipe="loop", study="split"),
     Unit(recipe="loop", changes={"split": "contiguous"}),
-    Unit(recipe="loop", changes={"hidden": 16, "split": "contiguous"}),
+    Unit(recipe="loop", changes={"hidden_size": 16, "split": "contiguous"}),
     Unit(recipe="stateful-rnn"),
     *study_units(),
 ]
@@ -30,15 +30,17 @@ UNITS = [
 def test_units_have_ids_of_their_own_and_survive_json():
     assert len({unit.id for unit in UNITS}) == len(UNITS)
     assert PLAIN.id == "loop_jax_float32_seed0"
-    swapped = Unit(recipe="loop", changes={"split": "contiguous", "hidden": 16})
+    swapped = Unit(recipe="loop", changes={"split": "contiguous", "hidden_size": 16})
     assert swapped == UNITS[6]
     assert swapped.id == UNITS[6].id == "loop_jax_float32_seed0_a51783b6"  # stable for ever
     assert [Unit.from_dict(json.loads(json.dumps(unit.to_dict()))) for unit in UNITS] == UNITS
 
 
 def test_changes_and_seed_reach_the_configuration():
-    unit = Unit(recipe="loop", seed=7, changes={"split": "contiguous", "hidden": 16})
-    assert unit.config == replace(RECIPES["loop"].config, seed=7, split="contiguous", hidden=16)
+    unit = Unit(recipe="loop", seed=7, changes={"split": "contiguous", "hidden_size": 16})
+    assert unit.config == replace(
+        RECIPES["loop"].config, seed=7, split="contiguous", hidden_size=16
+    )
     assert dict(unit.published) == {}
     assert dict(PLAIN.published) == dict(RECIPES["loop"].validation)
 
@@ -56,7 +58,7 @@ def test_changes_and_seed_reach_the_configuration():
         ({"changes": {"seed": 3}}, "A configuration has no seed to change"),
         ({"changes": {"colour": "red"}}, "A configuration has no colour to change"),
         ({"changes": {"split": "half"}}, "split must be one of"),
-        ({"changes": {"hidden": "16"}}, "hidden must be of type int"),
+        ({"changes": {"hidden_size": "16"}}, "hidden_size must be of type int"),
     ],
     ids=str,
 )

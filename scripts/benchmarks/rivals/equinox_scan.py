@@ -25,10 +25,10 @@ class TanhCell(eqx.Module):
     weight_hh: jax.Array
     bias: jax.Array
 
-    def __init__(self, inputs: int, hidden: int, *, key: jax.Array) -> None:
-        self.weight_ih = jnp.zeros((hidden, inputs))
-        self.weight_hh = jnp.zeros((hidden, hidden))
-        self.bias = jnp.zeros(hidden)
+    def __init__(self, inputs: int, hidden_size: int, *, key: jax.Array) -> None:
+        self.weight_ih = jnp.zeros((hidden_size, inputs))
+        self.weight_hh = jnp.zeros((hidden_size, hidden_size))
+        self.bias = jnp.zeros(hidden_size)
 
     def __call__(self, x: Any, h: Any) -> Any:
         """One step."""
@@ -72,10 +72,10 @@ def network(case: Case, weights: Weights) -> Network:
     e = eqx.nn.Embedding(weight=tensors["e.weight"])
     l_out = eqx.tree_at(
         lambda layer: (layer.weight, layer.bias),
-        eqx.nn.Linear(case.hidden, VOCABULARY, key=key),
+        eqx.nn.Linear(case.hidden_size, VOCABULARY, key=key),
         (tensors["l_out.weight"], tensors["l_out.bias"]),
     )
-    model = Model(e, tuple(_cell(case, k, weights, key) for k in range(case.layers)), l_out)
+    model = Model(e, tuple(_cell(case, k, weights, key) for k in range(case.num_layers)), l_out)
     params, structure = eqx.partition(model, eqx.is_inexact_array)
 
     def logits(params: Any, carry: Any, tokens: Any) -> Any:
@@ -83,12 +83,12 @@ def network(case: Case, weights: Weights) -> Network:
         return jax.vmap(model, in_axes=(0, 1), out_axes=(0, 1))(carry, tokens)
 
     carry = (zeros(case), zeros(case)) if case.cell == "lstm" else zeros(case)
-    return Network(params, (carry,) * case.layers, logits)
+    return Network(params, (carry,) * case.num_layers, logits)
 
 
 def _cell(case: Case, k: int, weights: Weights, key: jax.Array) -> Any:
     names, operation = BIAS[case.cell]
-    cell = CELLS[case.cell](case.hidden if k else EMBEDDING, case.hidden, key=key)
+    cell = CELLS[case.cell](case.hidden_size if k else EMBEDDING, case.hidden_size, key=key)
     kernels = [weights[name] for name in keys(k, "weight_ih", "weight_hh")]
     folded = operation.from_torch([weights[name] for name in keys(k, *BIASES)])
     return eqx.tree_at(

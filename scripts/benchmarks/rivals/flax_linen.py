@@ -25,15 +25,15 @@ class Model(nn.Module):
     """Embedding, a stack of `nn.RNN`, output layer."""
 
     cell: str
-    hidden: int
-    layers: int
+    hidden_size: int
+    num_layers: int
 
     @nn.compact
     def __call__(self, carry: tuple[Any, ...], tokens: Any) -> tuple[tuple[Any, ...], Any]:
         xs = nn.Embed(VOCABULARY, EMBEDDING, name="e")(tokens)
         after = []
-        for layer in range(self.layers):
-            cell = CELLS[self.cell](self.hidden, name=f"cell_{layer}")
+        for layer in range(self.num_layers):
+            cell = CELLS[self.cell](self.hidden_size, name=f"cell_{layer}")
             rnn = nn.RNN(cell, time_major=True, return_carry=True)
             last, xs = rnn(xs, initial_carry=carry[layer])
             after.append(last)
@@ -42,13 +42,15 @@ class Model(nn.Module):
 
 def network(case: Case, weights: Weights) -> Network:
     """The model with torch's weights."""
-    model = Model(case.cell, case.hidden, case.layers)
-    table = whole_map(case.layers, LAYERS[case.cell], "e/embedding", "l_out/kernel", "l_out/bias")
+    model = Model(case.cell, case.hidden_size, case.num_layers)
+    table = whole_map(
+        case.num_layers, LAYERS[case.cell], "e/embedding", "l_out/kernel", "l_out/bias"
+    )
     carry = (zeros(case), zeros(case)) if case.cell == "lstm" else zeros(case)
     params = nested(table.from_torch(weights))
     return Network(
         params,
-        (carry,) * case.layers,
+        (carry,) * case.num_layers,
         lambda params, carry, tokens: model.apply({"params": params}, carry, tokens),
     )
 

@@ -29,17 +29,17 @@ class Model(nnx.Module):
 
     def __init__(self, case: Case) -> None:
         rngs = nnx.Rngs(0)
-        widths = [EMBEDDING] + [case.hidden] * (case.layers - 1)
+        widths = [EMBEDDING] + [case.hidden_size] * (case.num_layers - 1)
         self.e = nnx.Embed(VOCABULARY, EMBEDDING, rngs=rngs)
         self.layers = nnx.List(
             nnx.RNN(
-                CELLS[case.cell](width, case.hidden, rngs=rngs),
+                CELLS[case.cell](width, case.hidden_size, rngs=rngs),
                 time_major=True,
                 return_carry=True,
             )
             for width in widths
         )
-        self.l_out = nnx.Linear(case.hidden, VOCABULARY, rngs=rngs)
+        self.l_out = nnx.Linear(case.hidden_size, VOCABULARY, rngs=rngs)
 
     def __call__(self, carry: tuple[Any, ...], tokens: Any) -> tuple[tuple[Any, ...], Any]:
         """The carry after the tokens, and logits."""
@@ -54,7 +54,9 @@ def network(case: Case, weights: Weights) -> Network:
     """The model with torch's weights."""
     parts: Any = nnx.split(Model(case), nnx.Param, ...)
     structure, params, rest = parts
-    table = whole_map(case.layers, LAYERS[case.cell], "e/embedding", "l_out/kernel", "l_out/bias")
+    table = whole_map(
+        case.num_layers, LAYERS[case.cell], "e/embedding", "l_out/kernel", "l_out/bias"
+    )
     tree = nested({path: jnp.asarray(a) for path, a in table.from_torch(weights).items()})
     tree["layers"] = {int(k): layer for k, layer in tree["layers"].items()}
     nnx.replace_by_pure_dict(params, tree)
@@ -63,7 +65,7 @@ def network(case: Case, weights: Weights) -> Network:
     def logits(params: Any, carry: Any, tokens: Any) -> Any:
         return nnx.merge(structure, params, rest)(carry, tokens)
 
-    return Network(params, (carry,) * case.layers, logits)
+    return Network(params, (carry,) * case.num_layers, logits)
 
 
 def _layer(bias: str) -> LayerMap:

@@ -30,19 +30,21 @@ from jaxrnn.exchange.weights import entry
 class TanhRNN(hk.RNNCore):
     """`hk.VanillaRNN` with tanh instead of relu, one bias."""
 
-    def __init__(self, hidden: int, name: str | None = None) -> None:
+    def __init__(self, hidden_size: int, name: str | None = None) -> None:
         super().__init__(name=name)
-        self.hidden = hidden
+        self.hidden_size = hidden_size
 
     def __call__(self, inputs: Any, prev_state: Any) -> tuple[Any, Any]:
         """One step."""
-        x = hk.Linear(self.hidden)(inputs)
-        out = jnp.tanh(x + hk.Linear(self.hidden, with_bias=False)(prev_state))
+        x = hk.Linear(self.hidden_size)(inputs)
+        out = jnp.tanh(x + hk.Linear(self.hidden_size, with_bias=False)(prev_state))
         return out, out
 
     def initial_state(self, batch_size: int | None) -> Any:
         """Zeros."""
-        return jnp.zeros([self.hidden] if batch_size is None else [batch_size, self.hidden])
+        return jnp.zeros(
+            [self.hidden_size] if batch_size is None else [batch_size, self.hidden_size]
+        )
 
 
 CORES: dict[str, Any] = {"tanh": TanhRNN, "gru": hk.GRU, "lstm": hk.LSTM}
@@ -53,20 +55,20 @@ def network(case: Case, weights: Weights) -> Network:
 
     def forward(carry: tuple[Any, ...], tokens: Any) -> tuple[tuple[Any, ...], Any]:
         xs, after = hk.Embed(VOCABULARY, EMBEDDING, name="e")(tokens), []
-        for k in range(case.layers):
-            core = CORES[case.cell](case.hidden, name=f"core_{k}")
+        for k in range(case.num_layers):
+            core = CORES[case.cell](case.hidden_size, name=f"core_{k}")
             xs, last = hk.dynamic_unroll(core, xs, carry[k], time_major=True)
             after.append(last)
         return tuple(after), hk.Linear(VOCABULARY, name="l_out")(xs)
 
-    table = whole_map(case.layers, LAYERS[case.cell], "e|embeddings", "l_out|w", "l_out|b")
+    table = whole_map(case.num_layers, LAYERS[case.cell], "e|embeddings", "l_out|w", "l_out|b")
     params: dict[str, Any] = {}
     for path, array in table.from_torch(weights).items():
         module, name = path.split("|")
         params.setdefault(module, {})[name] = array
     model: Any = hk.without_apply_rng(hk.transform(forward))
     carry = hk.LSTMState(zeros(case), zeros(case)) if case.cell == "lstm" else zeros(case)
-    return Network(params, (carry,) * case.layers, model.apply)
+    return Network(params, (carry,) * case.num_layers, model.apply)
 
 
 def _tanh(k: int) -> Any:

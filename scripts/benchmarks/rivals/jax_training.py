@@ -132,4 +132,4 @@ def _step(
 
 def zeros(case: Case) -> Any:
     """(B, H) zeros."""
-    return jnp.zeros((case.batch, case.hidden), jnp.float32)
+    return jnp.zeros((case.batch_size, case.hidden_size), jnp.float32)

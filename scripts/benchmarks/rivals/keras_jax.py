@@ -32,7 +32,9 @@ STATES = {"tanh": 1, "gru": 1, "lstm": 2}
 def network(case: Case, weights: Weights) -> Network:
     """The model with torch's weights."""
     model = _model(case)
-    table = whole_map(case.layers, LAYERS[case.cell], "e/embeddings", "l_out/kernel", "l_out/bias")
+    table = whole_map(
+        case.num_layers, LAYERS[case.cell], "e/embeddings", "l_out/kernel", "l_out/bias"
+    )
     named = table.from_torch(weights)
     params = [named[_path(variable)] for variable in model.trainable_variables]
     fixed = [variable.value for variable in model.non_trainable_variables]
@@ -41,20 +43,21 @@ def network(case: Case, weights: Weights) -> Network:
         outputs, _ = model.stateless_call(params, fixed, [tokens.T, *carry], training=True)
         return outputs[1:], outputs[0].swapaxes(0, 1)
 
-    carry = [zeros(case)] * (case.layers * STATES[case.cell])
+    carry = [zeros(case)] * (case.num_layers * STATES[case.cell])
     return Network(params, carry, logits, _adam(model))
 
 
 def _model(case: Case) -> Any:
-    tokens = keras.Input((case.steps,), batch_size=case.batch, dtype="int32")
+    tokens = keras.Input((case.steps,), batch_size=case.batch_size, dtype="int32")
     xs = keras.layers.Embedding(VOCABULARY, EMBEDDING, name="e")(tokens)
     states, after = [], []
-    for k in range(case.layers):
+    for k in range(case.num_layers):
         before = [
-            keras.Input((case.hidden,), batch_size=case.batch) for _ in range(STATES[case.cell])
+            keras.Input((case.hidden_size,), batch_size=case.batch_size)
+            for _ in range(STATES[case.cell])
         ]
         layer = LAYER[case.cell](
-            case.hidden, return_sequences=True, return_state=True, name=f"rnn_{k}"
+            case.hidden_size, return_sequences=True, return_state=True, name=f"rnn_{k}"
         )
         xs, *last = layer(xs, initial_state=before)
         states += before

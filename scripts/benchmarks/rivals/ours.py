@@ -25,7 +25,9 @@ SEGMENT = 64
 
 def model_of(case: Case) -> CharLM:
     """The model of a case."""
-    return CharLM(VOCABULARY, EMBEDDING, case.hidden, cell=CELLS[case.cell], layers=case.layers)
+    return CharLM(
+        VOCABULARY, EMBEDDING, case.hidden_size, cell=CELLS[case.cell], num_layers=case.num_layers
+    )
 
 
 def params_of(model: CharLM, weights: Weights) -> Any:
@@ -44,10 +46,10 @@ class Ours:
     def __init__(self, case: Case, weights: Weights, tokens: np.ndarray) -> None:
         self._model = model_of(case)
         self._optimizer = make_optimizer("adam", clip=CLIP)
-        self._source = BpttStream(tokens, case.batch, case.steps)
+        self._source = BpttStream(tokens, case.batch_size, case.steps)
         self._tokens = jnp.asarray(tokens)
         params = params_of(self._model, weights)
-        state = make_state(self._model, self._optimizer, case.batch, jax.random.key(0))
+        state = make_state(self._model, self._optimizer, case.batch_size, jax.random.key(0))
         self._state = state._replace(params=params, opt_state=self._optimizer.init(params))
         self._training = case.kind == "training"
         self._next = 0
@@ -55,7 +57,7 @@ class Ours:
     def check(self) -> list[float]:
         """The loss on the first window from a zero carry."""
         batch = Batch(*(jnp.asarray(a, jnp.int32) for a in self._source.window(0, 0)))
-        carry = self._model.initial_carry(self._source.batch)
+        carry = self._model.initial_carry(self._source.batch_size)
         return [float(eval_step(self._model, self._state.params, carry, batch)[1])]
 
     def run(self, count: int) -> None:
@@ -112,7 +114,7 @@ class OursWriting:
     def __init__(self, case: Case, weights: Weights, tokens: np.ndarray) -> None:
         self._model = model_of(case)
         self._params = params_of(self._model, weights)
-        self._prompt = jnp.asarray(tokens.reshape(1, case.batch), jnp.int32)
+        self._prompt = jnp.asarray(tokens.reshape(1, case.batch_size), jnp.int32)
         self._length = case.steps
         self._sampler = Sampler() if case.sampled else GREEDY
         self._written = 0

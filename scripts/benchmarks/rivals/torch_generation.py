@@ -27,8 +27,8 @@ class Cells(nn.Module):
     def __init__(self, case: Case) -> None:
         super().__init__()
         self.e = nn.Embedding(VOCABULARY, EMBEDDING)
-        self.rnn = CELL[case.cell](EMBEDDING, case.hidden)
-        self.l_out = nn.Linear(case.hidden, VOCABULARY)
+        self.rnn = CELL[case.cell](EMBEDDING, case.hidden_size)
+        self.l_out = nn.Linear(case.hidden_size, VOCABULARY)
 
     def forward(self, token: Any, carry: Any) -> tuple[Any, Any]:
         """Logits (B, V), and the carry after one token (B,)."""
@@ -57,8 +57,8 @@ class TorchWriting:
     """
 
     def __init__(self, case: Case, weights: Weights, tokens: np.ndarray, *, cells: bool) -> None:
-        if case.layers != 1:
-            raise ValueError(f"Generation is measured with 1 layer, got {case.layers}.")
+        if case.num_layers != 1:
+            raise ValueError(f"Generation is measured with 1 layer, got {case.num_layers}.")
         self._case = case
         self._prompt = torch.from_numpy(tokens).long()
         carry = zeros(case)

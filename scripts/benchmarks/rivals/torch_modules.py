@@ -27,8 +27,8 @@ class Model(nn.Module):
     def __init__(self, case: Case) -> None:
         super().__init__()
         self.e = nn.Embedding(VOCABULARY, EMBEDDING)
-        self.rnn = LAYER[case.cell](EMBEDDING, case.hidden, case.layers)
-        self.l_out = nn.Linear(case.hidden, VOCABULARY)
+        self.rnn = LAYER[case.cell](EMBEDDING, case.hidden_size, case.num_layers)
+        self.l_out = nn.Linear(case.hidden_size, VOCABULARY)
 
     def forward(self, tokens: Any, carry: Any) -> tuple[Any, Any]:
         """Logits (T, B, V), and the carry after the tokens (T, B)."""
@@ -45,7 +45,7 @@ def model_of(case: Case, weights: Weights) -> Model:
 
 def zeros(case: Case) -> Any:
     """The carry from which a text starts."""
-    h = torch.zeros(case.layers, case.batch, case.hidden)
+    h = torch.zeros(case.num_layers, case.batch_size, case.hidden_size)
     return (h, torch.zeros_like(h)) if case.cell == "lstm" else h
 
 
