@@ -15,7 +15,7 @@ def check_tokens(tokens: Any, vocab_size: int | None = None, *, axes: int | None
 
     Args:
         tokens: an array of tokens.
-        vocabulary: V, if known: tokens must be below it.
+        vocab_size: V, if known: tokens must be below it.
         axes: how many axes the array must have, if that matters.
 
     Raises:

@@ -45,7 +45,8 @@ def experiment(tmp_path_factory):
     path.write_text(TEXT)
     return prepare(
         Config(
-            model="CharLM", cell="relu", optimizer="sgd", corpus=str(path), embedding_size=4, hidden_size=8,
+            model="CharLM", cell="relu", optimizer="sgd", corpus=str(path), embedding_size=4,
+            hidden_size=8,
             batch_size=4, random_bptt=False, schedule=TOO_FAST, min_frequency=1,
         )
     )  # fmt: skip

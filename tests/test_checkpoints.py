@@ -14,7 +14,7 @@ MODEL, ADAM = CharLM(11, 5, 7, cell=LSTM, num_layers=2), make_optimizer("adam", 
 
 
 def state_of(batch_size=3, model=MODEL):
-    return make_state(model, ADAM, batch, jax.random.key(4))
+    return make_state(model, ADAM, batch_size, jax.random.key(4))
 
 
 @pytest.fixture

@@ -40,7 +40,9 @@ def experiment(tmp_path_factory):
     path.write_text(TEXT)
     return prepare(
         Config(
-            model="CharSeqStatefulRnn", corpus=str(path), embedding_size=4, hidden_size=8, batch_size=4,
+            model="CharSeqStatefulRnn", corpus=str(path), embedding_size=4,
+            hidden_size=8,
+            batch_size=4,
             random_bptt=False, schedule="3 x 1e-2", min_frequency=1,
         )
     )  # fmt: skip

@@ -107,5 +107,5 @@ def test_bad_configurations_are_refused(options, message):
 
 def test_a_configuration_of_other_fields_is_refused():
     values = Config().to_dict()
-    with pytest.raises(ValueError, match=r"missing \['batch'\], unknown \['bach'\]"):
+    with pytest.raises(ValueError, match=r"missing \['batch_size'\], unknown \['bach'\]"):
         Config.from_dict({("bach" if k == "batch_size" else k): v for k, v in values.items()})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tyro.conf import OmitArgPrefixes
 
-from jaxrnn.cli.flags import config_in, recipe_in
+from jaxrnn.cli.flags import config_in, recipe_in, with_full_names
 from jaxrnn.output import check_output
 from jaxrnn.runs.config import Config
 from jaxrnn.runs.experiment import prepare
@@ -64,6 +64,7 @@ class FindRate:
 
 def command(given: Sequence[str]) -> FindRate:
     """The command of a command line, after its name."""
+    given = with_full_names(given)
     default = FindRate(recipe=recipe_in(given), config=config_in(given))
     program = f"{command_name()} find-rate"
     parsed: FindRate = parse(FindRate, given, program=program, default=default)

@@ -7,6 +7,23 @@ from jaxrnn.data.corpora import CORPORA
 from jaxrnn.runs.config import Config
 from jaxrnn.runs.recipes import RECIPES
 
+SHORT_NAMES = {
+    "--hidden": "--hidden-size",
+    "--layers": "--num-layers",
+    "--embedding": "--embedding-size",
+    "--batch": "--batch-size",
+}
+"""Flags that may be written shorter than the field of `Config` that they set."""
+
+
+def with_full_names(given: Sequence[str]) -> list[str]:
+    """The same command line, in which no flag is written by its short name."""
+    full = []
+    for argument in given:
+        flag, equals, value = argument.partition("=")
+        full.append(f"{SHORT_NAMES.get(flag, flag)}{equals}{value}")
+    return full
+
 
 def flags_in(given: Sequence[str]) -> set[str]:
     """The names of the flags on a command line."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, Suppress
 
-from jaxrnn.cli.flags import flags_in, recipe_in
+from jaxrnn.cli.flags import flags_in, recipe_in, with_full_names
 from jaxrnn.data.corpora import CORPORA
 from jaxrnn.data.vocabulary import Vocabulary
 from jaxrnn.exchange.contents import Contents, TensorFileError
@@ -152,7 +152,7 @@ class Import:
         """The vocabulary that the user or the file gives; None leaves it to the corpus."""
         if self.vocabulary is not None:
             return read_vocabulary(self.vocabulary)
-        return None if ours is None else ours.vocab_size
+        return None if ours is None else ours.vocabulary
 
     def _with_cell(self, experiment: Experiment, params: Any, notes: list[str]) -> Experiment:
         """The experiment with tanh or relu, whichever predicts better, where nobody says which."""
@@ -235,6 +235,7 @@ def command(given: Sequence[str]) -> Import:
     Raises:
         ValueError: if the file cannot be read, or the command line is wrong.
     """
+    given = with_full_names(given)
     default = with_defaults(given)
     parsed: Import = parse(Import, given, program=f"{command_name()} import", default=default)
     return parsed

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tyro.conf import OmitArgPrefixes, Suppress
 
-from jaxrnn.cli.flags import config_in, flags_in, recipe_in
+from jaxrnn.cli.flags import config_in, flags_in, recipe_in, with_full_names
 from jaxrnn.cli.watch import watch
 from jaxrnn.runs.changes import CHANGEABLE
 from jaxrnn.runs.config import Config
@@ -124,6 +124,7 @@ def command(given: Sequence[str]) -> Train:
     Raises:
         ValueError: if an option is wrong, or does not go with --resume.
     """
+    given = with_full_names(given)
     flags = flags_in(given)
     config = config_in(given)
     changed: tuple[str, ...] = ()

@@ -56,7 +56,7 @@ def watch(
         if updates < FEW_UPDATES:
             screen.notice(
                 f"The text is so short that training makes only {updates} updates: give more text, "
-                "a smaller --batch or --bptt, or more epochs."
+                "a smaller --batch-size or --bptt, or more epochs."
             )
         screen.show("compiling", 0.0)
         progresses = train_run(

@@ -163,7 +163,7 @@ class WindowSet:
         tokens: (N,) the text.
         starts: (windows,) where each window starts; a `Progression` takes no memory.
         length: T.
-        batch: B; the last batch of an epoch may have fewer rows.
+        batch_size: B; the last batch of an epoch may have fewer rows.
         shuffled: whether the order is random; it is that of `starts` if not.
         seed: of the order.
     """
@@ -312,7 +312,7 @@ class BpttStream:
 
     Attributes:
         tokens: (N,) the text.
-        batch: B.
+        batch_size: B.
         bptt: the (mean) length of a window.
         random_bptt: whether lengths are random.
         seed: of the lengths.
@@ -330,8 +330,8 @@ class BpttStream:
         check_tokens(self.tokens, axes=1)
         if self.rows < 2:
             raise ValueError(
-                f"The text has {len(self.tokens)} tokens: too short for {self.batch_size} streams of at "
-                f"least 2. Give it more text or a batch of at most {len(self.tokens) // 2}."
+                f"The text has {len(self.tokens)} tokens: too short for {self.batch_size} streams "
+                f"of at least 2. Give it more text or a batch of at most {len(self.tokens) // 2}."
             )
 
     @property

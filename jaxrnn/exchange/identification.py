@@ -440,8 +440,8 @@ def summary(found: Identified) -> str:
     cell = {"tanh": "tanh or relu"}.get(sizes.get("cell", ""), sizes.get("cell"))
     words: Iterable[str] = (
         f"{cell} cells" if cell else "a loop by hand",
-        f"{sizes.get('layers', 1)} layers of {sizes['hidden']}",
-        f"an embedding of {sizes['embedding']}",
+        f"{sizes.get('num_layers', 1)} layers of {sizes['hidden_size']}",
+        f"an embedding of {sizes['embedding_size']}",
         f"{found.vocabulary} tokens",
         *(["a tied output layer"] if sizes.get("tied") else []),
     )

@@ -100,7 +100,7 @@ class Sampler:
         return allowed_by(self.rules(log_probs.shape[-1]), log_probs)
 
     def rules(self, vocab_size: int) -> Rules:
-        """The numbers as arrays, for V = `vocabulary`.
+        """The numbers as arrays, for V = `vocab_size`.
 
         Raises:
             ValueError: if a banned token is outside [0, V), or all are banned.

@@ -101,7 +101,7 @@ def embed(
     vocab_size: int, features: int, *, init: Initializer | None = None, name: str | None = None
 ) -> nn.Embed:
     """A Flax `Embed` that starts as `torch.nn.Embedding`, standard normal, if `init` is None."""
-    check_at_least_1(vocabulary=vocab_size, embedding_size=features)
+    check_at_least_1(vocab_size=vocab_size, embedding_size=features)
     init = init or nn.initializers.normal(1.0)
     return nn.Embed(vocab_size, features, embedding_init=init, name=name)
 
@@ -184,8 +184,8 @@ class RNN(nn.Module):
 
     Attributes:
         cell: what one step does.
-        hidden: H, the width of the carry of each layer and direction.
-        layers: how many layers, each fed with the outputs of the one below.
+        hidden_size: H, the width of the carry of each layer and direction.
+        num_layers: how many layers, each fed with the outputs of the one below.
         bidirectional: whether a second recurrence runs from the last step to the first; the
             outputs of both stand side by side, forward first.
         dropout: the share of the outputs of every layer but the last that is set to zero, in

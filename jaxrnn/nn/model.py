@@ -51,9 +51,9 @@ class CharModel(nn.Module):
     """What all the models share.
 
     Attributes:
-        vocabulary: V, the number of different tokens.
-        embedding: F, the width of a token's vector (the course's `n_fac`).
-        hidden: H, the width of the carry (the course's `n_hidden`).
+        vocab_size: V, the number of different tokens.
+        embedding_size: F, the width of a token's vector (the course's `n_fac`).
+        hidden_size: H, the width of the carry (the course's `n_hidden`).
     """
 
     vocab_size: int
@@ -118,7 +118,7 @@ def model_carry(model: CharModel, params: Any, carry: Carry, batch_size: int) ->
         model: the model.
         params: its parameters.
         carry: the carry.
-        batch: B.
+        batch_size: B.
 
     Raises:
         ValueError: if it has another structure or other shapes than `model.initial_carry(batch)`,

@@ -203,7 +203,7 @@ class CharSeqStatefulLSTM(StatefulModel):
     """The stateful model with a stack of LSTM layers and dropout between them.
 
     Attributes:
-        layers: the number of LSTM layers.
+        num_layers: the number of LSTM layers.
         dropout: the share of each layer's outputs, but the last's, that is dropped in training.
     """
 
@@ -221,7 +221,7 @@ class CharLM(StatefulModel):
 
     Attributes:
         cell: the recurrent cell.
-        layers: the number of recurrent layers.
+        num_layers: the number of recurrent layers.
         dropout: the share of each layer's outputs, but the last's, that is dropped in training.
         tied: whether the output layer uses the embedding's table as its kernel (Press and Wolf
             2017, https://arxiv.org/abs/1608.05859), which then starts as that kernel would; the
@@ -254,7 +254,8 @@ class CharLM(StatefulModel):
     ) -> tuple[tuple[Carry, ...], Float[Array, "T B V"]]:
         if self.tied and self.embedding_size != self.hidden_size:
             raise ValueError(
-                f"A tied output needs embedding_size = hidden_size, got {self.embedding_size} and {self.hidden_size}."
+                f"A tied output needs embedding_size = hidden_size, got {self.embedding_size} and "
+                f"{self.hidden_size}."
             )
         init = uniform(1 / math.sqrt(self.hidden_size)) if self.tied else None
         e = embed(self.vocab_size, self.embedding_size, init=init, name="e")

@@ -36,6 +36,14 @@ LARGEST = {
 }
 """Far above what is useful: larger numbers are mistakes, and some would never end."""
 
+EARLIER_NAMES = {
+    "embedding": "embedding_size",
+    "hidden": "hidden_size",
+    "layers": "num_layers",
+    "batch": "batch_size",
+}
+"""Names of fields in runs and exports of versions before 0.2, and today's."""
+
 MODEL_OPTIONS = ("cell", "num_layers", "dropout", "tied", "identity")
 """The fields that only some models have."""
 
@@ -51,17 +59,17 @@ class Config:
     model: ModelName = "CharSeqStatefulGRU"
     """The model, by the course's name; CharLM is the general one."""
     embedding_size: int = 42
-    """F, the width of a character's vector."""
+    """F, the width of a character's vector (--embedding for short)."""
     hidden_size: int = 256
-    """H, the width of the carry."""
+    """H, the width of the carry (--hidden for short)."""
     cell: str = "gru"
     """CharLM: the recurrent cell (tanh, relu, gru, lstm)."""
     num_layers: int = 1
-    """CharLM and CharSeqStatefulLSTM: recurrent layers."""
+    """CharLM and CharSeqStatefulLSTM: recurrent layers (--layers for short)."""
     dropout: float = 0.0
     """CharLM and CharSeqStatefulLSTM: share of the outputs dropped between layers."""
     tied: bool = False
-    """CharLM: the output layer shares the embedding's table (needs embedding_size = hidden_size)."""
+    """CharLM: the output layer shares the embedding's table; embedding_size must be hidden_size."""
     identity: bool = False
     """CharSeqRnn: the recurrent weight starts as the identity."""
 
@@ -79,7 +87,7 @@ class Config:
     """Stateful models: rarer characters become <unk>."""
 
     batch_size: int = 64
-    """B, the sequences trained side by side."""
+    """B, the sequences trained side by side (--batch for short)."""
     bptt: int = 8
     """The characters of a window; backpropagation goes no further."""
     random_bptt: bool = True
@@ -129,7 +137,7 @@ class Config:
         self._check_model_options()
 
     def make_model(self, vocab_size: int) -> CharModel:
-        """The model, for V = `vocabulary`."""
+        """The model, for V = `vocab_size`."""
         known = {field.name for field in fields(MODELS[self.model])}
         options = {name: getattr(self, name) for name in MODEL_OPTIONS if name in known}
         if "cell" in options:
@@ -151,7 +159,11 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Config":
-        """A configuration from its fields; fields that are unknown or missing are an error."""
+        """A configuration from its fields; fields that are unknown or missing are an error.
+
+        Sizes may have the names that they had in earlier versions.
+        """
+        values = {EARLIER_NAMES.get(name, name): value for name, value in values.items()}
         names = {field.name for field in fields(cls)}
         if set(values) != names:
             missing, unknown = sorted(names - set(values)), sorted(set(values) - names)
@@ -190,7 +202,8 @@ class Config:
                 )
         if self.tied and self.embedding_size != self.hidden_size:
             raise ValueError(
-                f"tied needs embedding_size = hidden_size, got {self.embedding_size} and {self.hidden_size}."
+                f"tied needs embedding_size = hidden_size, got {self.embedding_size} and "
+                f"{self.hidden_size}."
             )
         if self.dropout and self.num_layers == 1:
             raise ValueError(

@@ -106,7 +106,7 @@ def prepare(config: Config, *, vocabulary: Vocabulary | None = None) -> Experime
         jax.eval_shape(experiment.fresh_state),
         steps=max(source.sizes),
         batch_size=config.batch_size,
-        vocabulary=len(made),
+        vocab_size=len(made),
     )
     return experiment
 
@@ -142,7 +142,7 @@ def _streams(
     )
 
     def stream(documents: Sequence[str], batch_size: int | None, seed: int) -> BpttStream:
-        """The documents side by side in `batch` streams, or as many as they are enough for."""
+        """The documents side by side in `batch_size` streams, or as many as they are enough for."""
         tokens = vocabulary.encode_documents(documents)
         return BpttStream(
             tokens,
@@ -183,5 +183,5 @@ def _windows(
 
 
 def _fitting_batch(tokens: np.ndarray, batch_size: int) -> int:
-    """`batch`, or fewer streams where the text is too short for so many of at least 2 tokens."""
+    """`batch_size`, or as many streams as the text is enough for, with at least 2 tokens each."""
     return max(1, min(batch_size, len(tokens) // 2))

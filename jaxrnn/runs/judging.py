@@ -70,7 +70,7 @@ def is_sensible(nats: float, vocab_size: int) -> bool:
 
     Args:
         nats: the loss, in nats per character.
-        vocabulary: V.
+        vocab_size: V.
     """
     return math.isfinite(nats) and nats <= CHANCES * math.log(max(vocab_size, 1)) + MARGIN
 

@@ -19,8 +19,8 @@ def check_memory(state: TrainState, *, steps: int, batch_size: int, vocab_size: 
     Args:
         state: the shapes of the state.
         steps: T, the longest window.
-        batch: B.
-        vocabulary: V.
+        batch_size: B.
+        vocab_size: V.
 
     Raises:
         ValueError: if the estimate is above the machine's memory. Only where JAX computes in it:
@@ -34,5 +34,6 @@ def check_memory(state: TrainState, *, steps: int, batch_size: int, vocab_size: 
     if needed > there:
         raise ValueError(
             f"The run needs at least {needed / 1e9:,.0f} GB of memory, and this machine has "
-            f"{there / 1e9:,.0f} GB: choose a smaller hidden, embedding, batch or bptt."
+            f"{there / 1e9:,.0f} GB: choose a smaller hidden_size, embedding_size, batch_size or "
+            "bptt."
         )

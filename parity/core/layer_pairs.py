@@ -141,6 +141,6 @@ def layer_pairs(*, quick: bool) -> list[Pair]:
     pairs += [layer_pair(stack) for stack in dropped[-1 if quick else 0 :]]
     if quick:
         return pairs
-    for cell, layers, both in product(CELLS.values(), (1, 3), (False, True)):
+    for cell, num_layers, both in product(CELLS.values(), (1, 3), (False, True)):
         pairs.append(layer_pair(RNN(cell, H, num_layers, bidirectional=both)))
     return pairs

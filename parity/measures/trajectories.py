@@ -71,7 +71,7 @@ class Text:
     Attributes:
         name: the corpus.
         tokens: the stateful vocabulary's indices.
-        vocabulary: V.
+        vocab_size: V.
     """
 
     name: str
@@ -118,7 +118,7 @@ def trained_pair(
     kind: type[StatefulModel], text: Text, scale: Scale = SMALL, **options: Any
 ) -> Pair:
     """A stateful model for the vocabulary of a text."""
-    model = kind(text.vocab_size, scale.embedding, scale.hidden_size, **options)
+    model = kind(text.vocab_size, scale.embedding_size, scale.hidden_size, **options)
     return model_pair(kind.__name__, model)
 
 

@@ -59,9 +59,9 @@ class Case:
         kind: "training" is a whole step (forward, loss, backward, clipping, Adam), "forward" the
             loss alone, "generation" writing from a prompt of one character.
         cell: "tanh", "gru" or "lstm".
-        batch: B.
+        batch_size: B.
         steps: T; for generation, the characters written one after the other.
-        hidden: H.
+        hidden_size: H.
         layers: L.
         sampled: generation draws each character; greedy if False.
     """

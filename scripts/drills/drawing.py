@@ -329,7 +329,7 @@ def _rnn(d: Draft, steps: int, batch_size: int, inputs: int, hidden_size: int) -
     both = d.chance(0.4)
     runs = num_layers * (2 if both else 1)
     settings = f"{cell}, {hidden_size}, {num_layers}, bidirectional={both}"
-    d.say("rnn", f"RNN({settings}, dropout={d.one(0.0, 0.5) if layers > 1 else 0.0})")
+    d.say("rnn", f"RNN({settings}, dropout={d.one(0.0, 0.5) if num_layers > 1 else 0.0})")
     directions = 2 if both else 1
     d.weights = dtype = d.one(*FLOATS)
     d.say("carry", _carry(d, cell, runs, batch_size, hidden_size))
@@ -482,7 +482,7 @@ def _recurrence(d: Draft) -> tuple[str, dict[str, Any]]:
             d.say(name, d.array(shape, kind, "jax"))
         else:
             d.say(name, d.array(shape, dtype if name == "weight_hh" else d.one(*FLOATS), "jax"))
-    d.say("carry", f"bare({_carry(d, cell, 1, batch, hidden, single=True)})")
+    d.say("carry", f"bare({_carry(d, cell, 1, batch_size, hidden_size, single=True)})")
     gates = (steps, batch_size, width)
     if wrong == "x_gates":
         other = d.other_shape(gates)
@@ -588,7 +588,7 @@ def _batch(d: Draft, made: dict[str, Any], batch_size: int) -> None:
     if made["stateful"] and d.chance(0.4):
         options += f", length=jnp.asarray({d.one(1, steps)})"
     if d.chance(0.3):
-        options += f", rows=jnp.asarray({d.one(1, batch)})"
+        options += f", rows=jnp.asarray({d.one(1, batch_size)})"
     d.say("batch", f"Batch({inputs}, {targets}{options})")
     # A carry of another batch size starts from zeros, as documented.
     if any("carry" in w for w in d.what) and d.expected == "error":

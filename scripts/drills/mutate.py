@@ -152,7 +152,8 @@ def _ground(folder: Path) -> Ground:
     text = folder / "text.txt"
     text.write_text(TEXT)
     config = Config(
-        model="CharLM", cell="tanh", corpus=str(text), embedding_size=4, hidden_size=8, batch_size=4,
+        model="CharLM", cell="tanh", corpus=str(text), embedding_size=4, hidden_size=8,
+            batch_size=4,
         random_bptt=False, schedule="3 x 1e-2", min_frequency=1,
     )  # fmt: skip
     experiment = prepare(config)

@@ -1,0 +1,297 @@
+"""Tokenizers: text to tokens and back.
+
+A tokenizer is any object with the five members of `Tokenizer`. The character vocabulary
+(`jaxrnn.data.vocabulary`) is the course's; `ByteTokenizer` reads UTF-8 byte by byte;
+`IntegerTokenizer` is for a corpus that is integers already, an array in a .npy file.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from jaxrnn.checks import check_at_least_1, check_tokens
+from jaxrnn.data.vocabulary import Unknown, Vocabulary
+from jaxrnn.registry import Registry
+
+Document = str | np.ndarray
+"""A text, or integers that stand for one."""
+
+LARGEST_VOCABULARY = 1 << 24
+"""Maximum number of tokens: an embedding of more rows is a mistake."""
+BYTES = 256
+MEMBERS = ("size", "encode", "decode", "to_dict", "from_dict")
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """Text to tokens and back.
+
+    A tokenizer may also have what some texts need, and is asked for it if it has: `unprintable`,
+    the tokens that a generated text should not contain; `end`, the token that ends a document, or
+    None; `from_documents(documents)`, a class method that makes a tokenizer of the training text.
+    """
+
+    @property
+    def size(self) -> int:
+        """V, the number of different tokens."""
+        ...
+
+    def encode(self, text: Any) -> np.ndarray:
+        """The tokens (N,) of a text, integers in [0, V)."""
+        ...
+
+    def decode(self, tokens: np.ndarray) -> str:
+        """The text of tokens (N,)."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `from_dict` makes an equal tokenizer of, as JSON takes it."""
+        ...
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Tokenizer":
+        """The tokenizer that `to_dict` described."""
+        ...
+
+
+class ByteTokenizer:
+    """The bytes of UTF-8: 256 tokens, and no text is unknown."""
+
+    size = BYTES
+
+    def encode(self, text: Document) -> np.ndarray:
+        """The bytes of a text: (bytes,) uint8."""
+        if not isinstance(text, str):
+            raise ValueError(f"Bytes are those of a text, got {type(text).__name__}.")
+        return np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
+
+    def decode(self, tokens: np.ndarray) -> str:
+        """The text of (bytes,) tokens; what is no UTF-8 appears as U+FFFD.
+
+        Raises:
+            ValueError: for a token outside [0, 256).
+        """
+        check_tokens(tokens, BYTES, axes=1)
+        return np.asarray(tokens).astype(np.uint8).tobytes().decode("utf-8", "replace")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nothing: all are equal."""
+        return {}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ByteTokenizer":
+        """The tokenizer."""
+        return cls()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ByteTokenizer)
+
+    def __hash__(self) -> int:
+        return hash(ByteTokenizer)
+
+
+class IntegerTokenizer:
+    """Integers that are tokens already; as text they are written in digits, between blanks.
+
+    Attributes:
+        size: V; the integers lie in [0, V).
+
+    Raises:
+        ValueError: if it is no integer of at least 1.
+    """
+
+    def __init__(self, size: int) -> None:
+        check_at_least_1(size=size)
+        if size > LARGEST_VOCABULARY:
+            raise ValueError(f"size must be at most {LARGEST_VOCABULARY:,}, got {size:,}.")
+        self.size = int(size)
+
+    @classmethod
+    def from_documents(cls, documents: Sequence[Document]) -> "IntegerTokenizer":
+        """The tokenizer of some arrays of integers: V is the largest of them and one.
+
+        Raises:
+            ValueError: if one is no array of integers of at least 0.
+        """
+        highest = 0
+        for document in documents:
+            if isinstance(document, str):
+                raise ValueError(NEEDS_INTEGERS)
+            check_tokens(document, axes=1)
+            highest = max(highest, int(document.max(initial=0)))
+        return cls(highest + 1)
+
+    def encode(self, text: Document) -> np.ndarray:
+        """The tokens of an array of integers, or of a text of them: "3 17 4".
+
+        Raises:
+            ValueError: if it holds something else, or one outside [0, V).
+        """
+        if isinstance(text, str):
+            words = text.split()
+            wrong = [word for word in words if not word.isdecimal()]
+            if wrong:
+                raise ValueError(f"Tokens are written as integers, as in 3 17 4; got {wrong[0]!r}.")
+            text = np.array([int(word) for word in words], np.int64)
+        check_tokens(text, self.size, axes=1)
+        return text
+
+    def decode(self, tokens: np.ndarray) -> str:
+        """The integers in digits, between blanks."""
+        check_tokens(tokens, self.size, axes=1)
+        return " ".join(str(token) for token in np.asarray(tokens).tolist())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The size."""
+        return {"size": self.size}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "IntegerTokenizer":
+        """The tokenizer of that size."""
+        return cls(values["size"])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, IntegerTokenizer) and self.size == other.size
+
+    def __hash__(self) -> int:
+        return hash((IntegerTokenizer, self.size))
+
+
+NEEDS_INTEGERS = (
+    "Integers as tokens need a corpus of integers: a .npy file, as numpy.save writes it. For a "
+    "text take --tokenizer characters or --tokenizer bytes."
+)
+NEEDS_TEXT = (
+    "The corpus is an array of integers, which are tokens already: take --tokenizer integers."
+)
+
+
+def check_tokenizer(tokenizer: Any) -> None:
+    """Refuse what is neither a tokenizer nor a class of them.
+
+    Raises:
+        ValueError: if a member is missing; all that are missing are named.
+    """
+    missing = [name for name in MEMBERS if not hasattr(tokenizer, name)]
+    if isinstance(tokenizer, type) and "size" in missing:
+        missing.remove("size")  # an instance may set it
+    if missing:
+        raise ValueError(f"it has no {', '.join(missing)} (see jaxrnn.data.tokenizers.Tokenizer).")
+    if isinstance(tokenizer, type) and not hasattr(tokenizer, "from_documents"):
+        raise ValueError(
+            "it is a class without from_documents: name an instance, or give it that class method."
+        )
+
+
+TOKENIZERS: Registry[Any] = Registry(
+    "tokenizer",
+    check_tokenizer,
+    {"characters": Vocabulary, "bytes": ByteTokenizer(), "integers": IntegerTokenizer},
+)
+"""Tokenizers, or classes that make one of the training text, by name."""
+
+
+def make_tokenizer(name: str, documents: Sequence[Document], **settings: Any) -> Tokenizer:
+    """The tokenizer of a name, for some documents.
+
+    Args:
+        name: in `TOKENIZERS`.
+        documents: the text that a tokenizer is made of, where it depends on one.
+        settings: what a character vocabulary is made with besides; see
+            `Vocabulary.from_documents`.
+
+    Raises:
+        ValueError: if it is not defined, or the documents are of another kind than it takes.
+    """
+    found = TOKENIZERS.find(name)
+    if not isinstance(found, type):
+        tokenizer: Tokenizer = found
+    elif found is Vocabulary:
+        tokenizer = Vocabulary.from_documents(_texts(documents), **settings)
+    else:
+        tokenizer = found.from_documents(documents)
+    if not isinstance(tokenizer, IntegerTokenizer):
+        _texts(documents)
+    check_at_least_1(size=tokenizer.size)
+    return tokenizer
+
+
+def _texts(documents: Sequence[Document]) -> list[str]:
+    """The documents, if they are texts."""
+    texts = [document for document in documents if isinstance(document, str)]
+    if len(texts) < len(documents):
+        raise ValueError(NEEDS_TEXT)
+    return texts
+
+
+def restore_tokenizer(name: str, values: dict[str, Any]) -> Tokenizer:
+    """The tokenizer that a run or an exported file describes.
+
+    Args:
+        name: in `TOKENIZERS`.
+        values: what its `to_dict` gave.
+
+    Raises:
+        ValueError, KeyError, TypeError: if the values are none of such a tokenizer's.
+    """
+    found = TOKENIZERS.find(name)
+    kind = found if isinstance(found, type) else type(found)
+    restored: Tokenizer = kind.from_dict(values)
+    return restored
+
+
+def encode(tokenizer: Tokenizer, text: Document, *, unknown: Unknown | None = None) -> np.ndarray:
+    """The tokens of a text.
+
+    Args:
+        tokenizer: the tokenizer.
+        text: the text.
+        unknown: what becomes of a character that a character vocabulary lacks; see
+            `Vocabulary.encode`. Other tokenizers decide for themselves.
+
+    Raises:
+        ValueError: if the tokenizer refuses the text, or what it gives are no tokens.
+    """
+    if isinstance(tokenizer, Vocabulary):
+        if not isinstance(text, str):
+            raise ValueError(NEEDS_TEXT)
+        return tokenizer.encode(text, unknown=unknown)
+    tokens = np.asarray(tokenizer.encode(text))
+    if not tokens.size:
+        return tokens.astype(np.int32).reshape(0)
+    check_tokens(tokens, tokenizer.size, axes=1)
+    return tokens
+
+
+def encode_documents(tokenizer: Tokenizer, documents: Sequence[Document]) -> np.ndarray:
+    """The tokens of documents, one after the other; a character vocabulary ends each by <eos>."""
+    if isinstance(tokenizer, Vocabulary):
+        return tokenizer.encode_documents(_texts(documents))
+    return np.concatenate([encode(tokenizer, document) for document in documents])
+
+
+def unprintable(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The tokens that a generated text should not contain."""
+    return tuple(getattr(tokenizer, "unprintable", ()))
+
+
+def end_of_document(tokenizer: Tokenizer) -> int | None:
+    """The token that ends a document, or None."""
+    end: int | None = getattr(tokenizer, "end", None)
+    return end
+
+
+def token_name(tokenizer: Tokenizer) -> str:
+    """What a token is called in a sentence: "character", "byte" or "token"."""
+    if isinstance(tokenizer, Vocabulary):
+        return "character"
+    return "byte" if isinstance(tokenizer, ByteTokenizer) else "token"
+
+
+def joined(documents: Sequence[Document]) -> Document:
+    """The documents as one."""
+    texts = [document for document in documents if isinstance(document, str)]
+    if len(texts) == len(documents):
+        return "".join(texts)
+    return np.concatenate([np.asarray(document) for document in documents])

@@ -1,0 +1,213 @@
+"""Registries: objects by name, open to the user's own.
+
+A name stands for a built-in entry, for one that was put into the registry in this process
+(`CELLS["mine"] = MINE`), for one that an installed package provides (an entry point of the group
+`jaxrnn.cells`, `jaxrnn.models`, `jaxrnn.optimizers` or `jaxrnn.tokenizers`), or, as FILE.py:NAME,
+for what a Python file defines.
+
+To look up FILE.py:NAME runs the file. Where a person writes that name, it is what they ask for.
+Where a file from elsewhere names it (the configuration of a run, an exported file), nothing is run
+that was not run here before: `check_trusted` compares with the checksums that `trust` keeps.
+"""
+
+import hashlib
+import os
+import re
+import sys
+import types
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from jaxrnn.files import UnreadableError, read_regular, write_whole
+
+T = TypeVar("T")
+
+REFERENCE = re.compile(r"(?P<path>.+\.py):(?P<name>[A-Za-z_][A-Za-z_0-9]*)")
+"""FILE.py:NAME."""
+LARGEST_CODE = 1 << 24
+"""Maximum number of bytes of a file of code."""
+TRUSTED = "trusted"
+"""Subfolder of the user's cache folder; an empty file for each checksum of code that was run."""
+
+_modules: dict[tuple[str, str], types.ModuleType] = {}  # (path, checksum) -> the file, run
+
+
+class NotDefinedError(ValueError):
+    """A name that stands for nothing in this process."""
+
+
+class Registry(dict[str, T], Generic[T]):
+    """Objects of one kind by name: a dictionary whose `find` also knows the user's own.
+
+    Args:
+        kind: the kind in one word, for messages and for the group of entry points: "cell".
+        check: refuses, by a ValueError, what is no object of the kind; it is called with what an
+            entry point or a file gives.
+        entries: the built-in ones.
+    """
+
+    def __init__(self, kind: str, check: Callable[[Any], None], entries: Mapping[str, T]) -> None:
+        super().__init__(entries)
+        self.kind = kind
+        self._check = check
+
+    def find(self, name: str) -> T:
+        """The object that a name stands for.
+
+        Args:
+            name: of an entry, of an entry point, or FILE.py:NAME.
+
+        Raises:
+            NotDefinedError: if it stands for nothing here.
+            ValueError: if the file cannot be run, or holds an object of another kind.
+        """
+        if name in self:
+            return self[name]
+        if is_reference(name):
+            found = load_object(name)
+        else:
+            found = self._provided(name)
+        try:
+            self._check(found)
+        except ValueError as error:
+            raise ValueError(f"{name} is no {self.kind}: {error}") from None
+        checked: T = found
+        return checked
+
+    def _provided(self, name: str) -> Any:
+        """What an installed package provides under a name."""
+        from importlib.metadata import entry_points
+
+        for point in entry_points(group=f"jaxrnn.{self.kind}s", name=name):
+            return point.load()
+        raise NotDefinedError(
+            f"The {self.kind} {name!r:.60} is not defined here; {self.kind} must be one of "
+            f"{', '.join(self)}, or FILE.py:NAME for one of your own. One that a script puts into "
+            f"the registry is there once that script has run."
+        )
+
+
+def is_reference(name: str) -> bool:
+    """Whether a name is FILE.py:NAME."""
+    return REFERENCE.fullmatch(name) is not None
+
+
+def absolute_reference(name: str) -> str:
+    """FILE.py:NAME with the whole path, which is the same in every folder; other names as is."""
+    if not is_reference(name):
+        return name
+    path, attribute = _parts(name)
+    return f"{path.absolute()}:{attribute}"
+
+
+def code_files(names: Mapping[str, str]) -> dict[str, str]:
+    """The files of code among some names, and the sha256 of each.
+
+    Args:
+        names: FILE.py:NAME or other names, by what they are for.
+
+    Raises:
+        ValueError: if a file cannot be read.
+    """
+    files = {}
+    for name in names.values():
+        if is_reference(name):
+            path, _ = _parts(name)
+            files[str(path.absolute())] = _checksum(_code(path))
+    return files
+
+
+def load_object(reference: str) -> Any:
+    """Run FILE.py, once for each content, and take NAME from it. From then on it is trusted.
+
+    Raises:
+        ValueError: if the file cannot be read or fails, or has no such name.
+    """
+    path, name = _parts(reference)
+    code = _code(path)
+    checksum = _checksum(code)
+    key = (str(path.absolute()), checksum)
+    if key not in _modules:
+        _modules[key] = _run(path, code, checksum)
+        trust(path)
+    module = _modules[key]
+    if not hasattr(module, name):
+        raise ValueError(f"{path} defines no {name}.")
+    return getattr(module, name)
+
+
+def trust(path: Path | str) -> None:
+    """Keep in the user's cache folder that the code of a file, as it is now, may be run.
+
+    Raises:
+        ValueError: if the file cannot be read.
+    """
+    marker = _marker(_checksum(_code(Path(path))))
+    try:
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(marker, b"")
+    except OSError:
+        return  # a cache that cannot be written: the user is asked again
+
+
+def check_trusted(reference: str) -> None:
+    """Refuse a FILE.py:NAME, named by a file from elsewhere, that never ran here as it is now.
+
+    Raises:
+        NotDefinedError: if it never did, or is not there.
+    """
+    path, _ = _parts(reference)
+    try:
+        code = _code(path)
+    except ValueError as error:
+        raise NotDefinedError(f"The code of {reference} is not there: {error}") from None
+    if not _marker(_checksum(code)).is_file():
+        raise NotDefinedError(
+            f"{path} would be run for {reference}, and it was never run here as it is now. Read "
+            f"it; if it does what you want, type: jaxrnn trust {path}"
+        )
+
+
+def _parts(reference: str) -> tuple[Path, str]:
+    match = REFERENCE.fullmatch(reference)
+    if match is None:
+        raise ValueError(f"Code is named as FILE.py:NAME, got {reference!r:.60}.")
+    return Path(match["path"]), match["name"]
+
+
+def _code(path: Path) -> bytes:
+    try:
+        return read_regular(path, at_most=LARGEST_CODE)
+    except UnreadableError as error:
+        raise ValueError(f"Cannot read code from {path}: {error}") from error
+    except OSError as error:
+        raise ValueError(f"Cannot read {path}: {error.strerror}.") from error
+
+
+def _checksum(code: bytes) -> str:
+    return hashlib.sha256(code).hexdigest()
+
+
+def _marker(checksum: str) -> Path:
+    import pooch
+
+    return Path(pooch.os_cache("jaxrnn")) / TRUSTED / checksum
+
+
+def _run(path: Path, code: bytes, checksum: str) -> types.ModuleType:
+    """The module of a file: what was read is what is run."""
+    module = types.ModuleType(f"{path.stem}_{checksum[:8]}")
+    module.__file__ = os.path.abspath(path)
+    # Dataclasses and pickling look a class's module up by its name.
+    sys.modules[module.__name__] = module
+    folder = str(path.absolute().parent)
+    sys.path.insert(0, folder)  # as for a script: the file may import its neighbors
+    try:
+        exec(compile(code, module.__file__, "exec"), module.__dict__)  # noqa: S102
+    except Exception as error:  # anything can go wrong in the user's code
+        del sys.modules[module.__name__]
+        raise ValueError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(folder)
+    return module
