@@ -144,7 +144,7 @@ def test_an_import_that_cannot_be_written_leaves_no_run(capsys, monkeypatch):
 
     monkeypatch.setattr(Run, "save", full)
     given = ["import", "model.safetensors", "--name", "x", "--vocabulary", "tokens.json"]
-    vocabulary = Run("runs/CharSeqStatefulGRU").vocab_size
+    vocabulary = Run("runs/CharSeqStatefulGRU").vocabulary
     Path("tokens.json").write_text(json.dumps(vocabulary.itos))
     texts = ["--corpus", "train.txt", "--validation", "valid.txt"]
     assert "No space left" in error_of(capsys, *given, *texts)

@@ -86,12 +86,12 @@ FILES = st.one_of(
 def test_any_file_is_read_to_the_character_or_refused(tmp_path, examples):
     path = tmp_path / "text"
 
-    def property_(data, model, lowercase, batch, bptt):
+    def property_(data, model, lowercase, batch_size, bptt):
         path.write_bytes(data)
         with refusing():
             experiment = prepare(
                 Config(
-                    model=model, corpus=str(path), lowercase=lowercase, batch_size=batch, bptt=bptt,
+                    model=model, corpus=str(path), lowercase=lowercase, batch_size=batch_size, bptt=bptt,
                     min_frequency=1, hidden_size=2, embedding_size=2,
                 )
             )  # fmt: skip
@@ -201,10 +201,10 @@ def test_any_command_line_starts_a_whole_run_or_gives_one_line(tmp_path, monkeyp
             assert not made
 
     flags = [
-        "batch_size",
+        "batch-size",
         "bptt",
-        "hidden_size",
-        "num_layers",
+        "hidden-size",
+        "num-layers",
         "dropout",
         "schedule",
         "name",

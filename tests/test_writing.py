@@ -65,7 +65,7 @@ def written(model, params, batch_size, sampler, monkeypatch, *, compiled):
 
 @pytest.mark.parametrize("cell", NUMBERS, ids=lambda cell: cell.name)
 @pytest.mark.parametrize(
-    ("num_layers", "batch_size", "hidden_size", "vocabulary", "tied", "sampler"),
+    ("num_layers", "batch_size", "hidden_size", "vocab_size", "tied", "sampler"),
     [
         (1, 1, 16, 85, False, GREEDY),
         (2, 3, 33, 11, False, Sampler(temperature=0.6, banned=(0, 9))),

@@ -526,12 +526,12 @@ def _model(d: Draft, batch_size: int) -> dict[str, Any]:
         cell, num_layers = d.one("TANH", "RELU", "GRU", "LSTM", "OWN"), d.one(1, 2)
         tied = d.chance(0.2)
         embedding_size = hidden_size if tied else embedding_size
-        options = f", cell={cell}, layers={num_layers}, tied={tied}"
+        options = f", cell={cell}, num_layers={num_layers}, tied={tied}"
     if name == "CharSeqStatefulGRU":
         cell = "GRU"
     if name == "CharSeqStatefulLSTM":
         cell, num_layers = "LSTM", d.one(1, 2)
-        options = f", layers={num_layers}"
+        options = f", num_layers={num_layers}"
     d.weights = dtype = d.one("float32", "float32", "float64", "bfloat16", "float16")
     stateful = "Stateful" in name or name == "CharLM"
     d.say("model", f"{name}({vocab_size}, {embedding_size}, {hidden_size}{options})")
