@@ -2,6 +2,10 @@
 
 from .data.corpora import Corpus as Corpus
 from .data.corpora import load_corpus as load_corpus
+from .data.tokenizers import TOKENIZERS as TOKENIZERS
+from .data.tokenizers import ByteTokenizer as ByteTokenizer
+from .data.tokenizers import IntegerTokenizer as IntegerTokenizer
+from .data.tokenizers import Tokenizer as Tokenizer
 from .data.vocabulary import Vocabulary as Vocabulary
 from .data.windows import BpttStream as BpttStream
 from .data.windows import WindowSet as WindowSet
@@ -12,6 +16,9 @@ from .generation.sampler import Sampler as Sampler
 from .nn.layers import RNN as RNN
 from .nn.losses import nll_loss as nll_loss
 from .nn.losses import nll_loss_seq as nll_loss_seq
+from .nn.model import CharModel as CharModel
+from .nn.model import StatefulModel as StatefulModel
+from .nn.model import apply_model as apply_model
 from .nn.models import MODELS as MODELS
 from .nn.models import Char3Model as Char3Model
 from .nn.models import CharLM as CharLM
@@ -38,6 +45,7 @@ from .runs.checkpoints import save as save
 from .runs.recipes import RECIPES as RECIPES
 from .training.evaluation import evaluate as evaluate
 from .training.loop import fit as fit
+from .training.optimizers import OPTIMIZERS as OPTIMIZERS
 from .training.optimizers import Optimizer as Optimizer
 from .training.optimizers import make_optimizer as make_optimizer
 from .training.state import TrainState as TrainState

@@ -64,10 +64,7 @@ class Registry(dict[str, T], Generic[T]):
         """
         if name in self:
             return self[name]
-        if is_reference(name):
-            found = load_object(name)
-        else:
-            found = self._provided(name)
+        found = load_object(name) if is_reference(name) else self._provided(name)
         try:
             self._check(found)
         except ValueError as error:
@@ -204,7 +201,7 @@ def _run(path: Path, code: bytes, checksum: str) -> types.ModuleType:
     folder = str(path.absolute().parent)
     sys.path.insert(0, folder)  # as for a script: the file may import its neighbors
     try:
-        exec(compile(code, module.__file__, "exec"), module.__dict__)  # noqa: S102
+        exec(compile(code, module.__file__, "exec"), module.__dict__)
     except Exception as error:  # anything can go wrong in the user's code
         del sys.modules[module.__name__]
         raise ValueError(f"{path} cannot be run: {type(error).__name__}: {error}") from error

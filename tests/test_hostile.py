@@ -91,8 +91,8 @@ def test_any_file_is_read_to_the_character_or_refused(tmp_path, examples):
         with refusing():
             experiment = prepare(
                 Config(
-                    model=model, corpus=str(path), lowercase=lowercase, batch_size=batch_size, bptt=bptt,
-                    min_frequency=1, hidden_size=2, embedding_size=2,
+                    model=model, corpus=str(path), lowercase=lowercase, bptt=bptt,
+                    batch_size=batch_size, min_frequency=1, hidden_size=2, embedding_size=2,
                 )
             )  # fmt: skip
             text, vocabulary = load_corpus(str(path)).documents[0], experiment.vocabulary

@@ -23,6 +23,7 @@ COMMANDS = {
     "self-check": ("self_check", "Check this installation: gradients and first epochs."),
     "export": ("exporting", "Write a trained model's weights for PyTorch."),
     "import": ("importing", "Make a run of weights from PyTorch."),
+    "trust": ("trust", "Allow the code of a file that a run names."),
 }
 """The commands: the module of each, and its summary."""
 HELP = ("-h", "--help")

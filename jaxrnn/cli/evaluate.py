@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from tyro.conf import Positional
 
 from jaxrnn.data.corpora import CORPORA, load_corpus
+from jaxrnn.data.tokenizers import Document, Tokenizer, encode, token_name
 from jaxrnn.data.vocabulary import Unknown, Vocabulary
 from jaxrnn.nn.losses import bits_per_character, perplexity
 from jaxrnn.nn.model import CharModel
@@ -27,6 +28,31 @@ from jaxrnn.training.documents import WARM, Reading, reading
 from jaxrnn.training.evaluation import Source, evaluation
 
 logger = logging.getLogger(__name__)
+
+
+class Unit(NamedTuple):
+    """What a loss is per.
+
+    Attributes:
+        name: "character", "byte" or "token".
+        per_character: how many of them a character of the text has on average, if it has
+            characters and is known.
+    """
+
+    name: str
+    per_character: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        vocabulary: Tokenizer,
+        documents: Sequence[Document] = (),
+        tokens: Sequence[np.ndarray] = (),
+    ) -> "Unit":
+        """The unit of a tokenizer's losses on some documents."""
+        characters = sum(len(document) for document in documents if isinstance(document, str))
+        count = sum(len(read) for read in tokens)
+        return cls(token_name(vocabulary), count / characters if characters else None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,20 +81,22 @@ class Evaluate:
     def __call__(self) -> int:
         run = Run(self.run)
         config, vocabulary = run.config, run.vocabulary
-        model = config.make_model(len(vocabulary))
+        unit = Unit.of(vocabulary)
+        model = config.make_model(vocabulary.size)
         params = run.load_params(self.checkpoint)
         training = None
         if self.corpus is None:
             experiment = run.experiment()
-            training = _as_in_training(model, params, experiment.validation)
+            training = _as_in_training(model, params, experiment.validation, unit)
             documents = experiment.held_out
         else:
             corpus = load_corpus(self.corpus)
             documents = (*corpus.documents, *(corpus.validation or ()))
         if documents:
             tokens = _tokens(vocabulary, documents, self.unknown)
+            unit = Unit.of(vocabulary, documents, tokens)
             read = _read_all(model, params, tokens, config.bptt)
-            whole = _whole(read, model)
+            whole = _whole(read, model, unit)
         found = _together(training, whole if documents else None, ours=config.corpus in CORPORA)
         if self.per_character:
             if not documents:
@@ -76,10 +104,10 @@ class Evaluate:
                     "--per-character needs a text of its own: name one with --corpus. Windows that "
                     "are drawn from the training text are no text."
                 )
-            texts = [vocabulary.itos[token] for token in np.concatenate(tokens).tolist()]
+            texts = [vocabulary.decode(token) for token in np.concatenate(tokens)[:, None]]
             losses = [None if np.isnan(loss) else float(loss) for loss in read.losses]
             found["per_character"] = list(zip(texts, losses, strict=True))
-        _print_measured(found, as_json=self.json)
+        _print_measured(found, unit, as_json=self.json)
         return 0
 
 
@@ -94,7 +122,7 @@ def _together(
     return {**whole, "as_in_training": training}
 
 
-def _as_in_training(model: CharModel, params: Any, source: Source) -> dict[str, Any]:
+def _as_in_training(model: CharModel, params: Any, source: Source, unit: Unit) -> dict[str, Any]:
     """The mean loss on a run's own validation text, by the windows of training's validation."""
     with Screen() as screen:
         for evaluated in evaluation(model, params, source):
@@ -102,8 +130,9 @@ def _as_in_training(model: CharModel, params: Any, source: Source) -> dict[str, 
     streams = model.reads == "streams"
     how = "by its windows"
     if streams:
-        how = f"{source.batch_size} streams side by side, from zeros, a closing <eos> counted"
-    return _measured(evaluated.nats, evaluated.predicted, f"as in training: {how}")
+        how = f"{source.batch_size} streams side by side, from zeros"
+        how += ", a closing <eos> counted" if unit.name == "character" else ""
+    return _measured(evaluated.nats, evaluated.predicted, f"as in training: {how}", unit)
 
 
 def _read_all(model: CharModel, params: Any, tokens: Sequence[np.ndarray], window: int) -> Reading:
@@ -113,67 +142,80 @@ def _read_all(model: CharModel, params: Any, tokens: Sequence[np.ndarray], windo
     return read
 
 
-def _whole(read: Reading, model: CharModel) -> dict[str, Any]:
+def _whole(read: Reading, model: CharModel, unit: Unit) -> dict[str, Any]:
     """The mean loss on whole documents, and how they were read."""
-    way = "every character once, "
+    way = f"every {unit.name} once, "
     if model.reads != "streams":
         way += "by windows of each document"
     elif not read.cut:
         way += "one stream a document"
     else:
         way += (
-            f"{read.streams} streams, each of which reads {WARM:,} characters before its own "
+            f"{read.streams} streams, each of which reads {WARM:,} {unit.name}s before its own "
             "(less than 0.001 nats from one stream a document)"
         )
-    found = _measured(read.nats, read.predicted, way)
+    found = _measured(read.nats, read.predicted, way, unit)
     return {**found, "only_read": len(read.losses) - read.predicted}
 
 
-def _measured(nats: float, characters: int, way: str) -> dict[str, Any]:
+def _measured(nats: float, predicted: int, way: str, unit: Unit) -> dict[str, Any]:
     if math.isnan(nats):
         raise ValueError("The loss is NaN: the weights are not usable. Take another checkpoint.")
-    return {
-        "characters": characters,
+    found = {
+        f"{unit.name}s": predicted,
         "nats": nats,
         "bits": bits_per_character(nats),
         "perplexity": perplexity(nats),
         "way": way,
     }
+    if unit.name != "character" and unit.per_character is not None:
+        found["bits_per_character"] = bits_per_character(nats) * unit.per_character
+    return found
 
 
 def _tokens(
-    vocabulary: Vocabulary, documents: Sequence[str], unknown: Unknown | None
+    vocabulary: Tokenizer, documents: Sequence[Document], unknown: Unknown | None
 ) -> list[np.ndarray]:
-    """The tokens of each document; characters that the model does not know are counted aloud."""
-    tokens = [vocabulary.encode(document, unknown=unknown) for document in documents]
+    """The tokens of each document; a warning counts characters that the model does not know."""
+    tokens = [encode(vocabulary, document, unknown=unknown) for document in documents]
+    if not isinstance(vocabulary, Vocabulary):
+        return tokens
+    texts = [document for document in documents if isinstance(document, str)]
     replaced = sum(int((t == vocabulary.unknown).sum()) for t in tokens)
     if replaced:
         logger.warning(
             "%s characters are unknown to the model and count as <unk>.", f"{replaced:,}"
         )
     if unknown == "skip":
-        given = sum(len(d.lower() if vocabulary.lowercase else d) for d in documents)
+        given = sum(len(d.lower() if vocabulary.lowercase else d) for d in texts)
         skipped = given - sum(map(len, tokens))
         if skipped:
             logger.warning("%s unknown characters are left out.", f"{skipped:,}")
     return tokens
 
 
-def _print_measured(found: dict[str, Any], *, as_json: bool) -> None:
+def _print_measured(found: dict[str, Any], unit: Unit, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(found))
         return
     for text, loss in found.get("per_character", []):
         print(f"{text!r:12}{'-' if loss is None else format(loss, '.6f')}")
-    print(f"characters          {found['characters']:,}")
-    print(f"nats per character  {found['nats']:.4f}")
-    print(f"bits per character  {found['bits']:.4f}")
-    print(f"perplexity          {found['perplexity']:.4f}")
-    print(f"measured            {found['way']}")
+    lines = {
+        f"{unit.name}s": format(found[f"{unit.name}s"], ","),
+        f"nats per {unit.name}": format(found["nats"], ".4f"),
+        f"bits per {unit.name}": format(found["bits"], ".4f"),
+    }
+    if "bits_per_character" in found:
+        lines["bits per character"] = format(found["bits_per_character"], ".4f")
+    lines["perplexity"] = format(found["perplexity"], ".4f")
+    lines["measured"] = found["way"]
+    for name, value in lines.items():
+        print(f"{name:20}{value}")
     for name in ("every_character_once", "as_in_training"):
         if name in found:
             also = found[name]
-            number = f"{also['nats']:.4f} nats over {also['characters']:,} characters"
+            count = also[f"{unit.name}s"]
+            number = f"{also['nats']:.4f} nats over {count:,} {unit.name}s"
             print(f"the other way       {number}: {also['way']}")
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from jaxrnn.data.corpora import CORPORA
+from jaxrnn.data.token_files import is_token_file
 from jaxrnn.runs.config import Config
 from jaxrnn.runs.recipes import RECIPES
 
@@ -55,10 +56,12 @@ def recipe_in(given: Sequence[str]) -> str:
 def config_in(given: Sequence[str]) -> Config:
     """The values of the recipe on a command line, for what is trained there.
 
-    A text that is the user's, and not one of ours, keeps its letter case.
+    A text that is the user's, and not one of ours, keeps its letter case. A .npy file holds tokens.
     """
     config = RECIPES[recipe_in(given)].config
     corpus = value_of("--corpus", given)
+    if corpus is not None and is_token_file(corpus):
+        config = replace(config, tokenizer="integers")
     own_text = corpus is not None and corpus not in CORPORA
     if own_text and flags_in(given).isdisjoint({"--recipe", "--lowercase", "--no-lowercase"}):
         return replace(config, lowercase=False)

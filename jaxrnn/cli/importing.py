@@ -12,7 +12,7 @@ from tyro.conf import OmitArgPrefixes, Positional, Suppress
 
 from jaxrnn.cli.flags import flags_in, recipe_in, with_full_names
 from jaxrnn.data.corpora import CORPORA
-from jaxrnn.data.vocabulary import Vocabulary
+from jaxrnn.data.tokenizers import Tokenizer
 from jaxrnn.exchange.contents import Contents, TensorFileError
 from jaxrnn.exchange.files import read_contents
 from jaxrnn.exchange.identification import Identified, identify, summary
@@ -103,7 +103,7 @@ class Import:
         if assumed:
             notes.append(
                 f"The vocabulary is assumed to be that of the corpus {self.config.corpus}: "
-                f"{len(experiment.vocabulary)} tokens. --vocabulary names another."
+                f"{experiment.vocabulary.size} tokens. --vocabulary names another."
             )
         for note in notes:
             logger.warning("%s", note)
@@ -148,7 +148,7 @@ class Import:
                 "Name the text yourself: --corpus FILE (and --validation FILE)."
             )
 
-    def _vocabulary(self, ours: Description | None) -> Vocabulary | None:
+    def _vocabulary(self, ours: Description | None) -> Tokenizer | None:
         """The vocabulary that the user or the file gives; None leaves it to the corpus."""
         if self.vocabulary is not None:
             return read_vocabulary(self.vocabulary)
@@ -173,7 +173,7 @@ class Import:
             return experiment
         changed = replace(config, model="CharLM", cell=best)
         return experiment._replace(
-            config=changed, model=changed.make_model(len(experiment.vocabulary))
+            config=changed, model=changed.make_model(experiment.vocabulary.size)
         )
 
     def _check(
@@ -186,7 +186,7 @@ class Import:
         Raises:
             TensorFileError: if they do.
         """
-        count = len(experiment.vocabulary)
+        count = experiment.vocabulary.size
         if trial.nats < math.log(count):
             return
         words = (
@@ -204,7 +204,7 @@ class Import:
 
     def _show(self, run: Run, experiment: Experiment, trial: Trial) -> None:
         """Print what was made, and what to type next."""
-        count = len(experiment.vocabulary)
+        count = experiment.vocabulary.size
         print(
             f"On the first {trial.characters:,} characters of the validation text: "
             f"{trial.nats:.4f} nats a character; chance, ln {count}, is {math.log(count):.4f}."

@@ -8,6 +8,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
+from jaxrnn.data.tokenizers import end_of_document
 from jaxrnn.generation.sampler import Sampler
 from jaxrnn.runs.run import (
     Run,
@@ -54,7 +55,7 @@ class Sample:
 
     def __call__(self) -> int:
         run = Run(self.run)
-        if self.stop_at_eos and run.vocabulary.end is None:
+        if self.stop_at_eos and end_of_document(run.vocabulary) is None:
             logger.warning("The model knows no end of a document: no text ends before --length.")
         sampler = Sampler(
             temperature=0.0 if self.greedy else self.temperature,

@@ -72,7 +72,7 @@ class Train:
             experiment = prepare(self.config)
         prompt = prompt_for(experiment, self.prompt, RECIPES[self.recipe].prompt)
         run = self._created(experiment, prompt)
-        if experiment.vocabulary.lowercase:
+        if getattr(experiment.vocabulary, "lowercase", False):
             logger.warning("The text is lower-cased; --no-lowercase keeps its case.")
         return watch(run, experiment, debug_nans=self.debug_nans)
 

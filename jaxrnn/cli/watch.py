@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from jaxrnn.data.tokenizers import token_name
 from jaxrnn.generation.sampler import Sampler
 from jaxrnn.runs.checkpointing import PICTURE, train_run
 from jaxrnn.runs.experiment import Experiment
@@ -27,6 +28,8 @@ from jaxrnn.training.chunks import Progress
 from jaxrnn.training.diagnosis import NonFiniteLossError
 from jaxrnn.training.history import Row
 
+SHORT = {"character": "char", "byte": "byte", "token": "tok"}
+"""Units of a text as the table of epochs abbreviates them."""
 FEW_UPDATES = 20
 """Updates below which hardly anything is learned."""
 SHOWN_TEMPERATURE = 0.5
@@ -70,7 +73,7 @@ def watch(
         try:
             for progress in progresses:
                 trained = True
-                _show(screen, progress, epochs)
+                _show(screen, progress, epochs, SHORT[token_name(experiment.vocabulary)])
                 if progress.position.epoch < epochs and (signal := stopping()):
                     progresses.close()
                     break
@@ -80,7 +83,7 @@ def watch(
             return FAILED
         if resume and not trained:
             screen.notice(f"{run.folder} is finished: its schedule has no more epochs to train.")
-        if (sentence := _worse(run.history, len(run.vocabulary))) is not None:
+        if (sentence := _worse(run.history, run.vocabulary.size)) is not None:
             screen.notice(sentence)
     command = command_name()
     if signal:
@@ -158,20 +161,21 @@ def _worse(rows: Sequence[Row], tokens: int) -> str | None:
 
 def _introduction(run: Run, experiment: Experiment) -> str:
     config, source = experiment.config, experiment.source
+    unit = token_name(experiment.vocabulary)
     state = jax.eval_shape(experiment.fresh_state)
     count = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state.params))
     return (
         f"{config.model} with {count:,} parameters on {config.corpus}: "
-        f"{len(source.tokens):,} characters, {len(experiment.vocabulary)} different tokens.\n"
+        f"{len(source.tokens):,} {unit}s, {experiment.vocabulary.size} different tokens.\n"
         f"{experiment.schedule.epochs} epochs of about {source.steps_per_epoch} steps, "
         f"schedule {config.schedule}; the run is kept in {run.folder}.\n"
         + "".join(f"{change.sentence}\n" for change in run.changes)
         + "\n"
-        "epoch   train  validation  bits/char  perplexity  chars/s"
+        f"epoch   train  validation  bits/{SHORT[unit]:4}  perplexity  {SHORT[unit] + 's/s':>7}"
     )
 
 
-def _show(screen: Screen, progress: Progress, epochs: int) -> None:
+def _show(screen: Screen, progress: Progress, epochs: int, unit: str) -> None:
     position, row = progress.position, progress.row
     if row is not None and row.validation is not None:
         screen.line(_epoch_line(row))
@@ -182,7 +186,7 @@ def _show(screen: Screen, progress: Progress, epochs: int) -> None:
     speed = None if row is None else row.characters_per_second
     if speed is None:
         speed = position.characters / max(position.seconds, 1e-9)
-    note = f"loss {_number(position.train, '.3f')}  {_number(speed / 1000, ',.0f')}k chars/s"
+    note = f"loss {_number(position.train, '.3f')}  {_number(speed / 1000, ',.0f')}k {unit}s/s"
     screen.show(f"epoch {min(position.epoch + 1, epochs)}/{epochs}", share, note)
 
 

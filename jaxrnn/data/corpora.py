@@ -1,6 +1,7 @@
-"""Corpora: named ones, files and folders.
+"""Corpora: named ones, text files, folders of them, and .npy files of integers.
 
-A corpus is a list of documents to train on and, where it comes with one, a list to validate on.
+A corpus is a list of documents to train on and, where it comes with one, a list to validate on. A
+document is a text, or an array of integers that are tokens already.
 """
 
 import codecs
@@ -15,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxrnn.data.token_files import TokenFileError, is_token_file, read_tokens
+from jaxrnn.data.tokenizers import Document
 from jaxrnn.files import UnreadableError, read_regular
 
 logger = logging.getLogger(__name__)
@@ -49,14 +52,14 @@ class Corpus:
 
     Attributes:
         name: what it was asked for by.
-        documents: the texts, in order.
-        validation: texts to validate on, or None where `split` has to cut them off.
+        documents: the texts, or arrays of integers, in order.
+        validation: documents to validate on, or None where `split` has to cut them off.
         training_lines: how many lines of a single document train, where the corpus fixes that.
     """
 
     name: str
-    documents: tuple[str, ...]
-    validation: tuple[str, ...] | None = None
+    documents: tuple[Document, ...]
+    validation: tuple[Document, ...] | None = None
     training_lines: int | None = None
 
     @property
@@ -69,8 +72,8 @@ class Corpus:
             _update(digest, document, b"\0\0")
         return digest.hexdigest()
 
-    def split(self, fraction: float = 0.2) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Training and validation documents, cut at a line end.
+    def split(self, fraction: float = 0.2) -> tuple[tuple[Document, ...], tuple[Document, ...]]:
+        """Training and validation documents; texts are cut at a line end.
 
         Args:
             fraction: the share of the characters, in (0, 1), that is cut off the end to validate
@@ -78,8 +81,9 @@ class Corpus:
         """
         if self.validation is not None:
             return self.documents, self.validation
-        if self.training_lines is not None:
-            lines = self.documents[0].split("\n")
+        text = self.documents[0]
+        if self.training_lines is not None and isinstance(text, str):
+            lines = text.split("\n")
             head, tail = lines[: self.training_lines], lines[self.training_lines :]
             return ("\n".join(head),), ("\n".join(tail),)
         return _cut(self.documents, fraction)
@@ -89,9 +93,9 @@ def load_corpus(name: str, *, validation: str | None = None) -> Corpus:
     """Load a corpus by name or path.
 
     Args:
-        name: "python-docs", "human-numbers", "nietzsche", or the path of a UTF-8 text file or of
-            a folder, all of whose files are taken, in name order. What else is in the folder is
-            left out, and a warning of the logger "jaxrnn" says so.
+        name: "python-docs", "human-numbers", "nietzsche", or the path of a UTF-8 text file, of a
+            .npy file of integers, or of a folder, all of whose files are taken, in name order. What
+            else is in the folder is left out, and a warning of the logger "jaxrnn" says so.
         validation: the path of a file or folder to validate on, instead of a cut.
 
     Raises:
@@ -219,8 +223,8 @@ def _path(name: str, what: str) -> Path:
     return Path(name)
 
 
-def _read(path: Path, what: str) -> tuple[str, ...]:
-    """The text of a file, or of each file of a folder in name order."""
+def _read(path: Path, what: str) -> tuple[Document, ...]:
+    """The text or the tokens of a file, or the text of each file of a folder in name order."""
     if path.is_dir():
         return _read_folder(path, what)
     if not path.exists():
@@ -235,6 +239,11 @@ def _read(path: Path, what: str) -> tuple[str, ...]:
             f"The {what} {path} is no regular file: copy the text to a file, which a run can read "
             "again when it goes on."
         )
+    if is_token_file(path):
+        try:
+            return (read_tokens(_bytes(path), path),)
+        except TokenFileError as error:
+            raise CorpusError(str(error)) from error
     text = _read_file(path)
     if not text:
         raise CorpusError(f"The {what} {path} is empty.")
@@ -346,15 +355,20 @@ def other_encoding(data: bytes) -> str | None:
     return None
 
 
-def _update(digest: Any, document: str, before: bytes) -> None:
-    """Add `before` and a document's UTF-8 to a checksum, some at a time to save memory."""
+def _update(digest: Any, document: Document, before: bytes) -> None:
+    """Add `before` and a document to a checksum: its UTF-8, some at a time to save memory."""
     digest.update(before)
+    if not isinstance(document, str):
+        digest.update(np.asarray(document, "<i8").tobytes())
+        return
     for first in range(0, len(document), CHUNK):
         digest.update(document[first : first + CHUNK].encode())
 
 
-def _cut(documents: tuple[str, ...], fraction: float) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Cut `fraction` of the characters off the end, at the line end before it if one is near."""
+def _cut(
+    documents: tuple[Document, ...], fraction: float
+) -> tuple[tuple[Document, ...], tuple[Document, ...]]:
+    """Cut `fraction` of all off the end: of a text at the line end before it if one is near."""
     if not 0 < fraction < 1:
         raise CorpusError(f"The validation fraction must lie in (0, 1), got {fraction}.")
     ends = list(accumulate(map(len, documents)))
@@ -362,7 +376,9 @@ def _cut(documents: tuple[str, ...], fraction: float) -> tuple[tuple[str, ...], 
     index = next((i for i, end in enumerate(ends) if cut < end), len(ends) - 1)
     within = documents[index]
     left = cut - (ends[index] - len(within))
-    at = within.rfind("\n", max(0, left - LINE), left) + 1 or left
+    at = left
+    if isinstance(within, str):
+        at = within.rfind("\n", max(0, left - LINE), left) + 1 or left
     head = (within[:at],) if at else ()
     tail = (within[at:],) if at < len(within) else ()
     return (*documents[:index], *head), (*tail, *documents[index + 1 :])

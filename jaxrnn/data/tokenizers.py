@@ -204,13 +204,12 @@ def make_tokenizer(name: str, documents: Sequence[Document], **settings: Any) ->
     Raises:
         ValueError: if it is not defined, or the documents are of another kind than it takes.
     """
-    found = TOKENIZERS.find(name)
-    if not isinstance(found, type):
-        tokenizer: Tokenizer = found
-    elif found is Vocabulary:
+    found: Any = TOKENIZERS.find(name)
+    tokenizer: Tokenizer = found
+    if found is Vocabulary:
         tokenizer = Vocabulary.from_documents(_texts(documents), **settings)
-    else:
-        tokenizer = found.from_documents(documents)
+    elif isinstance(found, type):
+        tokenizer = found.from_documents(documents)  # type: ignore[attr-defined]
     if not isinstance(tokenizer, IntegerTokenizer):
         _texts(documents)
     check_at_least_1(size=tokenizer.size)
@@ -236,7 +235,7 @@ def restore_tokenizer(name: str, values: dict[str, Any]) -> Tokenizer:
         ValueError, KeyError, TypeError: if the values are none of such a tokenizer's.
     """
     found = TOKENIZERS.find(name)
-    kind = found if isinstance(found, type) else type(found)
+    kind: Any = found if isinstance(found, type) else type(found)
     restored: Tokenizer = kind.from_dict(values)
     return restored
 

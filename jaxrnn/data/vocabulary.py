@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -84,7 +84,50 @@ class Vocabulary:
         often.sort(key=lambda token: (-counts[token], token))
         return cls((UNKNOWN, PAD, *often), lowercase)
 
+    @classmethod
+    def from_documents(
+        cls,
+        documents: Sequence[str],
+        *,
+        min_frequency: int | None = None,
+        lowercase: bool = False,
+    ) -> "Vocabulary":
+        """The vocabulary of some documents.
+
+        Args:
+            documents: the documents.
+            min_frequency: how often a character must occur, for the stateful models; every
+                character is a token if None, as for the windowed ones.
+            lowercase: whether text is lower-cased; it goes with `min_frequency`.
+        """
+        if min_frequency is None:
+            return cls.from_characters(documents)
+        return cls.from_frequency(documents, min_frequency=min_frequency, lowercase=lowercase)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Vocabulary":
+        """The vocabulary that `to_dict` described.
+
+        Raises:
+            ValueError, KeyError, TypeError: if it describes none.
+        """
+        if not isinstance(values["itos"], list | tuple):
+            raise ValueError("What is under itos is no list.")
+        wrong = [token for token in values["itos"] if not isinstance(token, str)]
+        if wrong:
+            raise ValueError(f"A token is text, got {wrong[0]!r:.60}.")
+        return cls(tuple(values["itos"]), bool(values.get("lowercase", False)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The tokens and whether text is lower-cased, as JSON takes them."""
+        return {"lowercase": self.lowercase, "itos": list(self.itos)}
+
     def __len__(self) -> int:
+        return len(self.itos)
+
+    @property
+    def size(self) -> int:
+        """V, the number of tokens."""
         return len(self.itos)
 
     @cached_property

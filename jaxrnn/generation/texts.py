@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from jaxrnn.checks import check_at_least_1, check_seed
-from jaxrnn.data.vocabulary import END, Unknown, Vocabulary
+from jaxrnn.data.tokenizers import Tokenizer, encode, end_of_document, token_name, unprintable
+from jaxrnn.data.vocabulary import Unknown, Vocabulary
 from jaxrnn.generation.decoding import generate
 from jaxrnn.generation.sampler import Sampler
 from jaxrnn.nn.model import CharModel
@@ -18,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 def read_prompt(
     model: CharModel,
-    vocabulary: Vocabulary,
+    vocabulary: Tokenizer,
     prompt: str,
     *,
     window: int,
@@ -29,8 +30,8 @@ def read_prompt(
     Raises:
         ValueError: if the prompt is too short or has unknown characters.
     """
-    tokens = vocabulary.encode(prompt, unknown=unknown)
-    if unknown == "skip":
+    tokens = encode(vocabulary, prompt, unknown=unknown)
+    if unknown == "skip" and isinstance(vocabulary, Vocabulary):
         known = len(tokens)
         given = len(prompt.lower() if vocabulary.lowercase else prompt)
         if known < given:
@@ -38,8 +39,8 @@ def read_prompt(
     least = 1 if model.reads == "streams" else window
     if len(tokens) < least:
         raise ValueError(
-            f"The prompt has {len(tokens)} known characters: {type(model).__name__} needs at "
-            f"least {least}."
+            f"The prompt has {len(tokens)} known {token_name(vocabulary)}s: "
+            f"{type(model).__name__} needs at least {least}."
         )
     return tokens
 
@@ -47,7 +48,7 @@ def read_prompt(
 def generate_texts(
     model: CharModel,
     params: Any,
-    vocabulary: Vocabulary,
+    vocabulary: Tokenizer,
     prompt: str,
     *,
     window: int,
@@ -84,20 +85,26 @@ def generate_texts(
     check_seed(seed)
     tokens = read_prompt(model, vocabulary, prompt, window=window, unknown=unknown)
     read = tokens if model.reads == "streams" else tokens[-window:]
-    banned = tuple(token for token in vocabulary.unprintable if token != vocabulary.end)
+    end = end_of_document(vocabulary)
+    banned = tuple(token for token in unprintable(vocabulary) if token != end)
     sampler = replace(sampler or Sampler(), banned=banned)
     prompts = np.broadcast_to(read[:, None], (len(read), count))
     _, written = generate(model, params, prompts, length, jax.random.key(seed), sampler=sampler)
-    begin = vocabulary.decode(tokens)
     columns = np.asarray(written).T  # (count, length)
-    return [begin + _text(vocabulary, column, stop_at_eos) for column in columns]
+    # Prompt and continuation are decoded together: a character may have bytes in both.
+    texts = [np.concatenate([tokens, column]) for column in columns]
+    return [_text(vocabulary, text, stop_at_eos) for text in texts]
 
 
-def _text(vocabulary: Vocabulary, tokens: np.ndarray, stop_at_eos: bool) -> str:
-    """The text of what was written: each `<eos>` a line end, or up to the first one."""
-    ends = np.flatnonzero(tokens == vocabulary.end)
+def _text(vocabulary: Tokenizer, tokens: np.ndarray, stop_at_eos: bool) -> str:
+    """The text of tokens: each `<eos>` a line end, or up to the first one."""
+    end = end_of_document(vocabulary)
+    if end is None:
+        return vocabulary.decode(tokens)
+    ends = np.flatnonzero(tokens == end)
     if stop_at_eos and len(ends):
         return vocabulary.decode(tokens[: ends[0]])
     documents = np.split(tokens, ends)
     first, *others = (vocabulary.decode(document) for document in documents)
-    return "\n".join([first, *(other.removeprefix(END) for other in others)])
+    name = vocabulary.decode(np.array([end]))  # begins each document but the first
+    return "\n".join([first, *(other.removeprefix(name) for other in others)])

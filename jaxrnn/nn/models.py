@@ -13,7 +13,7 @@ Submodules are named as in the course's PyTorch code: e, l_in, l_hidden, rnn, l_
 
 import math
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import flax.linen as nn
 import jax
@@ -26,6 +26,7 @@ from jaxrnn.nn.layers import RNN, RNNCell, dense, embed, embedded_tokens, identi
 from jaxrnn.nn.model import CharModel, Components, Reads, StatefulModel
 from jaxrnn.recurrent.cells import GRU, LSTM, TANH, Carry, Cell, Hidden
 from jaxrnn.recurrent.recurrence import length_mask
+from jaxrnn.registry import Registry
 
 
 class Char3Model(CharModel):
@@ -280,5 +281,21 @@ COURSE_MODELS: tuple[type[CharModel], ...] = (
     CharSeqStatefulLSTM,
 )
 
-MODELS: dict[str, type[CharModel]] = {model.__name__: model for model in (*COURSE_MODELS, CharLM)}
-"""The models by name."""
+
+def check_model(model: Any) -> None:
+    """Refuse what is no class of models.
+
+    Raises:
+        ValueError: if it does not derive from `CharModel`, or does not say what it reads.
+    """
+    if not isinstance(model, type) or not issubclass(model, CharModel):
+        raise ValueError("it does not derive from CharModel or StatefulModel.")
+    if getattr(model, "reads", None) not in get_args(Reads):
+        known = ", ".join(get_args(Reads))
+        raise ValueError(f"its `reads` must be one of {known} (StatefulModel has streams).")
+
+
+MODELS: Registry[type[CharModel]] = Registry(
+    "model", check_model, {model.__name__: model for model in (*COURSE_MODELS, CharLM)}
+)
+"""The models by name. One of your own is named as FILE.py:NAME, or put in."""

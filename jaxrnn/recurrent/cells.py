@@ -28,6 +28,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from jaxrnn.registry import Registry
+
 
 class Hidden(NamedTuple):
     """The carry of a cell whose whole memory is its output."""
@@ -127,5 +129,18 @@ with i, f, g, o the quarters of W_ih x + b_ih + W_hh h + b_hh. Hochreiter and Sc
 the forget gate is from Gers et al. 2000.
 """
 
-CELLS = {cell.name: cell for cell in (TANH, RELU, GRU, LSTM)}
-"""The cells by name. Add your own (`CELLS[cell.name] = cell`) to use it from the command line."""
+
+def check_cell(cell: Any) -> None:
+    """Refuse what is no `Cell`.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if not isinstance(cell, Cell):
+        raise ValueError(f"it is of type {type(cell).__name__}, not a jaxrnn.Cell.")
+
+
+BUILT_IN = (TANH, RELU, GRU, LSTM)
+
+CELLS: Registry[Cell] = Registry("cell", check_cell, {cell.name: cell for cell in BUILT_IN})
+"""The cells by name. One of your own is FILE.py:NAME, or is put in: `CELLS["mine"] = MINE`."""

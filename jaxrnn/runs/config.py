@@ -5,26 +5,15 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from jaxrnn.checks import check_at_least_1, check_seed
+from jaxrnn.data.tokenizers import TOKENIZERS
 from jaxrnn.data.windows import Split
 from jaxrnn.nn.model import CharModel
 from jaxrnn.nn.models import MODELS
 from jaxrnn.recurrent.cells import CELLS
-from jaxrnn.training.optimizers import Optimizer, OptimizerName, make_optimizer
+from jaxrnn.registry import check_trusted, is_reference
+from jaxrnn.training.optimizers import Optimizer, make_optimizer
 from jaxrnn.training.schedules import parse_schedule
 from jaxrnn.training.state import CarryPolicy
-
-ModelName = Literal[
-    "Char3Model",
-    "CharLoopModel",
-    "CharLoopConcatModel",
-    "CharRnn",
-    "CharSeqRnn",
-    "CharSeqStatefulRnn",
-    "CharSeqStatefulRnn2",
-    "CharSeqStatefulGRU",
-    "CharSeqStatefulLSTM",
-    "CharLM",
-]
 
 LARGEST = {
     "embedding_size": 1 << 16,
@@ -48,22 +37,24 @@ MODEL_OPTIONS = ("cell", "num_layers", "dropout", "tied", "identity")
 """The fields that only some models have."""
 
 
-class NotDefinedError(ValueError):
-    """A configuration that names something that is not defined in this process."""
+NAMES = ("model", "cell", "optimizer", "tokenizer")
+"""The fields that name an object, which may be one of the user's own: FILE.py:NAME."""
+LATER_FIELDS = {"tokenizer": "characters"}
+"""Fields that configurations of earlier versions lack, and what they meant."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """What to train, on what, and how. Losses are in nats per character."""
 
-    model: ModelName = "CharSeqStatefulGRU"
-    """The model, by the course's name; CharLM is the general one."""
+    model: str = "CharSeqStatefulGRU"
+    """The model, by the course's name; CharLM is the general one, FILE.py:NAME one of your own."""
     embedding_size: int = 42
     """F, the width of a character's vector (--embedding for short)."""
     hidden_size: int = 256
     """H, the width of the carry (--hidden for short)."""
     cell: str = "gru"
-    """CharLM: the recurrent cell (tanh, relu, gru, lstm)."""
+    """CharLM: the recurrent cell (tanh, relu, gru, lstm, ... or FILE.py:NAME)."""
     num_layers: int = 1
     """CharLM and CharSeqStatefulLSTM: recurrent layers (--layers for short)."""
     dropout: float = 0.0
@@ -74,13 +65,16 @@ class Config:
     """CharSeqRnn: the recurrent weight starts as the identity."""
 
     corpus: str = "python-docs"
-    """python-docs, human-numbers, nietzsche, or the path of a text file or of a folder."""
+    """python-docs, human-numbers, nietzsche, or the path of a text file, of a folder, or of a .npy
+    file of integers."""
     validation: str | None = None
     """The path of a text file or folder to validate on, instead of the corpus's end."""
     validation_fraction: float = 0.2
     """The share of the corpus that is cut off to validate on, where it has no cut of its own."""
     split: Split = "random"
     """Windowed models: which windows validate (random, as the course; contiguous; last)."""
+    tokenizer: str = "characters"
+    """What the text is cut into: characters, bytes, integers (of a .npy file), or FILE.py:NAME."""
     lowercase: bool = True
     """Stateful models: lower-case the text."""
     min_frequency: int = 3
@@ -97,8 +91,8 @@ class Config:
 
     schedule: str = "4 x 1e-3, 2 x 1e-4"
     """Phases: 'EPOCHS x RATE', 'sgdr(RATE, CYCLES)', 'one-cycle(EPOCHS, RATE)'."""
-    optimizer: OptimizerName = "adam"
-    """The optimizer, with PyTorch's arithmetic."""
+    optimizer: str = "adam"
+    """The optimizer, with PyTorch's arithmetic: adam, adamw, sgd, rmsprop, or FILE.py:NAME."""
     weight_decay: float = 0.0
     """L2 added to the gradient; decoupled for adamw."""
     momentum: float = 0.0
@@ -125,7 +119,6 @@ class Config:
             raise ValueError(f"weight_decay must be at least 0, got {self.weight_decay}.")
         check_seed(self.seed)
         for name, kind in (
-            ("model", ModelName),
             ("split", Split),
             ("carry", CarryPolicy),
         ):
@@ -138,11 +131,12 @@ class Config:
 
     def make_model(self, vocab_size: int) -> CharModel:
         """The model, for V = `vocab_size`."""
-        known = {field.name for field in fields(MODELS[self.model])}
+        model = MODELS.find(self.model)
+        known = {field.name for field in fields(model)}
         options = {name: getattr(self, name) for name in MODEL_OPTIONS if name in known}
         if "cell" in options:
-            options["cell"] = CELLS[self.cell]
-        return MODELS[self.model](vocab_size, self.embedding_size, self.hidden_size, **options)
+            options["cell"] = CELLS.find(self.cell)
+        return model(vocab_size, self.embedding_size, self.hidden_size, **options)
 
     def make_optimizer(self) -> Optimizer:
         """The optimizer, behind the clipping."""
@@ -159,18 +153,31 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Config":
-        """A configuration from its fields; fields that are unknown or missing are an error.
+        """A configuration from its fields, as a run's folder or an exported file has them.
 
-        Sizes may have the names that they had in earlier versions.
+        Sizes may have the names that they had in earlier versions. Code that it names is run only
+        if it was run here before.
+
+        Raises:
+            NotDefinedError: if something that it names is not defined here.
+            ValueError: if a field is unknown or missing, or makes no sense.
         """
         values = {EARLIER_NAMES.get(name, name): value for name, value in values.items()}
+        values = LATER_FIELDS | values
         names = {field.name for field in fields(cls)}
         if set(values) != names:
             missing, unknown = sorted(names - set(values)), sorted(set(values) - names)
             raise ValueError(
                 f"The configuration does not fit: missing {missing}, unknown {unknown}."
             )
+        for name in NAMES:
+            if isinstance(values[name], str) and is_reference(values[name]):
+                check_trusted(values[name])
         return cls(**values)
+
+    def names(self) -> dict[str, str]:
+        """What the configuration names that may be the user's own, by field."""
+        return {name: getattr(self, name) for name in NAMES}
 
     def _check_types(self) -> None:
         """Refuse values of another type, which a file can hold."""
@@ -187,13 +194,9 @@ class Config:
                 raise ValueError(f"{field.name} must be of type {named}, got {value!r:.60}.")
 
     def _check_model_options(self) -> None:
-        if self.cell not in CELLS:
-            raise NotDefinedError(
-                f"The cell {self.cell!r:.60} is not defined here; cell must be one of "
-                f"{', '.join(CELLS)}. A cell of your own is put into jaxrnn.CELLS first: run the "
-                "script that defines it."
-            )
-        known = {field.name for field in fields(MODELS[self.model])}
+        CELLS.find(self.cell)
+        TOKENIZERS.find(self.tokenizer)
+        known = {field.name for field in fields(MODELS.find(self.model))}
         for name in MODEL_OPTIONS:
             if name not in known and getattr(self, name) != getattr(Config, name):
                 having = [m for m in MODELS if name in {f.name for f in fields(MODELS[m])}]

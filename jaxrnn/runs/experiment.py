@@ -3,13 +3,21 @@
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxrnn.data.corpora import CORPORA, Corpus, load_corpus
-from jaxrnn.data.vocabulary import Vocabulary
+from jaxrnn.data.tokenizers import (
+    Document,
+    Tokenizer,
+    encode,
+    encode_documents,
+    joined,
+    make_tokenizer,
+    unprintable,
+)
 from jaxrnn.data.windows import (
     BpttStream,
     Progression,
@@ -21,6 +29,7 @@ from jaxrnn.data.windows import (
 )
 from jaxrnn.generation.texts import read_prompt
 from jaxrnn.nn.model import CharModel
+from jaxrnn.registry import absolute_reference
 from jaxrnn.runs.config import Config
 from jaxrnn.training.evaluation import Source
 from jaxrnn.training.memory import check_memory
@@ -55,14 +64,14 @@ class Experiment(NamedTuple):
 
     config: Config
     corpus_sha256: str
-    vocabulary: Vocabulary
+    vocabulary: Tokenizer
     model: CharModel
     optimizer: Optimizer
     schedule: Schedule
     source: Source
     validation: Source
     dtype: str = "float32"
-    held_out: tuple[str, ...] = ()
+    held_out: tuple[Document, ...] = ()
 
     def fresh_state(self) -> TrainState:
         """The state that training starts from: the same numbers in every precision."""
@@ -75,7 +84,7 @@ def fresh_state(config: Config, model: CharModel) -> TrainState:
     return make_state(model, config.make_optimizer(), config.batch_size, key)
 
 
-def prepare(config: Config, *, vocabulary: Vocabulary | None = None) -> Experiment:
+def prepare(config: Config, *, vocabulary: Tokenizer | None = None) -> Experiment:
     """Load the text and make everything that training needs.
 
     Args:
@@ -95,7 +104,7 @@ def prepare(config: Config, *, vocabulary: Vocabulary | None = None) -> Experime
         config=with_absolute_paths(config),
         corpus_sha256=corpus.sha256,
         vocabulary=made,
-        model=config.make_model(len(made)),
+        model=config.make_model(made.size),
         optimizer=config.make_optimizer(),
         schedule=parse_schedule(config.schedule),
         source=source,
@@ -106,16 +115,19 @@ def prepare(config: Config, *, vocabulary: Vocabulary | None = None) -> Experime
         jax.eval_shape(experiment.fresh_state),
         steps=max(source.sizes),
         batch_size=config.batch_size,
-        vocab_size=len(made),
+        vocab_size=made.size,
     )
     return experiment
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """The same configuration, whose texts are found from every folder."""
+    """The same configuration, whose texts and code are found from every folder."""
     corpus = config.corpus if config.corpus in CORPORA else os.path.abspath(config.corpus)
     validation = None if config.validation is None else os.path.abspath(config.validation)
-    return replace(config, corpus=corpus, validation=validation)
+    names: dict[str, Any] = {
+        field: absolute_reference(name) for field, name in config.names().items()
+    }
+    return replace(config, corpus=corpus, validation=validation, **names)
 
 
 def prompt_for(experiment: Experiment, asked: str | None, usual: str) -> str:
@@ -129,21 +141,28 @@ def prompt_for(experiment: Experiment, asked: str | None, usual: str) -> str:
         if asked is not None:
             raise
     tokens = experiment.validation.tokens
-    known = tokens[~np.isin(tokens, vocabulary.unprintable)][:window]
-    return vocabulary.decode(known) or max(vocabulary.itos, key=lambda token: len(token) == 1)
+    known = tokens[~np.isin(tokens, unprintable(vocabulary))][:window]
+    if not len(known):
+        printable = np.setdiff1d(np.arange(vocabulary.size), unprintable(vocabulary))
+        known = printable[:1]
+    return vocabulary.decode(known)
 
 
 def _streams(
-    config: Config, corpus: Corpus, vocabulary: Vocabulary | None
-) -> tuple[Vocabulary, BpttStream, BpttStream]:
+    config: Config, corpus: Corpus, vocabulary: Tokenizer | None
+) -> tuple[Tokenizer, BpttStream, BpttStream]:
     training, held_out = corpus.split(config.validation_fraction)
-    vocabulary = vocabulary or Vocabulary.from_frequency(
-        training, min_frequency=config.min_frequency, lowercase=config.lowercase
-    )
+    if vocabulary is None:
+        vocabulary = make_tokenizer(
+            config.tokenizer,
+            _seen(config, training, held_out),
+            min_frequency=config.min_frequency,
+            lowercase=config.lowercase,
+        )
 
-    def stream(documents: Sequence[str], batch_size: int | None, seed: int) -> BpttStream:
+    def stream(documents: Sequence[Document], batch_size: int | None, seed: int) -> BpttStream:
         """The documents side by side in `batch_size` streams, or as many as they are enough for."""
-        tokens = vocabulary.encode_documents(documents)
+        tokens = encode_documents(vocabulary, documents)
         return BpttStream(
             tokens,
             batch_size or _fitting_batch(tokens, config.batch_size),
@@ -157,15 +176,19 @@ def _streams(
 
 
 def _windows(
-    config: Config, corpus: Corpus, vocabulary: Vocabulary | None
-) -> tuple[Vocabulary, WindowSet, WindowSet]:
-    text, held_out = "".join(corpus.documents), "".join(corpus.validation or ())
-    vocabulary = vocabulary or Vocabulary.from_characters([text, held_out])
-    tokens, reads = vocabulary.encode(text), config.make_model(1).reads
+    config: Config, corpus: Corpus, vocabulary: Tokenizer | None
+) -> tuple[Tokenizer, WindowSet, WindowSet]:
+    text = joined(corpus.documents)
+    held_out = joined(corpus.validation) if corpus.validation else None
+    if vocabulary is None:
+        documents = [text] if held_out is None else [text, held_out]
+        vocabulary = make_tokenizer(config.tokenizer, documents)
+    tokens = encode(vocabulary, text)
+    reads = config.make_model(1).reads
     starts: np.ndarray | Progression = STARTS[reads](len(tokens), config.bptt)
     validation_starts: np.ndarray | Progression
-    if held_out:
-        validation_tokens = vocabulary.encode(held_out)
+    if held_out is not None:
+        validation_tokens = encode(vocabulary, held_out)
         validation_starts = STARTS[reads](len(validation_tokens), config.bptt)
     else:
         validation_tokens = tokens
@@ -180,6 +203,15 @@ def _windows(
             validation_tokens, validation_starts, config.bptt, config.batch_size, shuffled=False
         ),
     )
+
+
+def _seen(
+    config: Config, training: Sequence[Document], held_out: Sequence[Document]
+) -> Sequence[Document]:
+    """What a tokenizer is made of: the training text; of integers all, as none may be unknown."""
+    if config.tokenizer == "integers":
+        return [*training, *held_out]
+    return training
 
 
 def _fitting_batch(tokens: np.ndarray, batch_size: int) -> int:

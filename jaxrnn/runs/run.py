@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxrnn.data.corpora import CORPORA
-from jaxrnn.data.vocabulary import Vocabulary
+from jaxrnn.data.tokenizers import Tokenizer, restore_tokenizer
 from jaxrnn.files import (
     UnreadableError,
     damage,
@@ -35,6 +35,7 @@ from jaxrnn.files import (
     sync_file,
     write_whole,
 )
+from jaxrnn.registry import NotDefinedError, code_files
 from jaxrnn.runs.changes import (
     CHANGES,
     LARGEST_CHANGES,
@@ -54,7 +55,7 @@ from jaxrnn.runs.checkpoints import (
 from jaxrnn.runs.checksums import RunError as RunError
 from jaxrnn.runs.checksums import RunExistsError as RunExistsError
 from jaxrnn.runs.checksums import make_sealed, read_sealed
-from jaxrnn.runs.config import Config, NotDefinedError
+from jaxrnn.runs.config import Config
 from jaxrnn.runs.environment import computation, named_versions, versions
 from jaxrnn.runs.experiment import Experiment, fresh_state, prepare
 from jaxrnn.runs.history import RowLog
@@ -119,6 +120,7 @@ class Run:
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
+        self._compared: set[str] = set()  # files of code, compared with the record
 
     @classmethod
     def create(cls, folder: Path | str, experiment: Experiment, *, prompt: str = "") -> "Run":
@@ -135,12 +137,11 @@ class Run:
             "identity": secrets.token_hex(IDENTITY_BYTES),
             "versions": versions(PACKAGES),
             "computation": computation(),
+            "code": code_files(experiment.config.names()),
         }
-        vocabulary = experiment.vocabulary
-        listed = {"lowercase": vocabulary.lowercase, "itos": vocabulary.itos}
         files = {
             "config.json": json.dumps(described, indent=2) + "\n",
-            "vocabulary.json": json.dumps(listed, indent=0) + "\n",
+            "vocabulary.json": json.dumps(experiment.vocabulary.to_dict(), indent=0) + "\n",
         }
         make_sealed(run.folder, files)
         return run
@@ -170,8 +171,17 @@ class Run:
     def configs(self) -> list[Config]:
         """The configuration at the beginning, and that after each change."""
         begun = self._checked(lambda: Config.from_dict(self._described["config"]), "config.json")
+        self._compare_code(begun)
         changes = self.changes
         return self._checked(lambda: configs_of(begun, changes), CHANGES)
+
+    def _compare_code(self, config: Config) -> None:
+        """Say once if code of the user's is not what it was when the run began."""
+        recorded = self._described.get("code", {})
+        for path, checksum in code_files(config.names()).items():
+            if recorded.get(path) != checksum and path not in self._compared:
+                logger.warning("%s has changed since the run began: results may differ.", path)
+            self._compared.add(path)
 
     @property
     def prompt(self) -> str:
@@ -179,12 +189,11 @@ class Run:
         return str(self._described.get("prompt", ""))
 
     @property
-    def vocabulary(self) -> Vocabulary:
-        """The vocabulary."""
-        listed = self._json("vocabulary.json")
-        return self._checked(
-            lambda: Vocabulary(tuple(listed["itos"]), bool(listed["lowercase"])), "vocabulary.json"
-        )
+    def vocabulary(self) -> Tokenizer:
+        """The tokenizer: text to tokens and back."""
+        name = self.config.tokenizer
+        values = self._json("vocabulary.json")
+        return self._checked(lambda: restore_tokenizer(name, values), "vocabulary.json")
 
     @property
     def history(self) -> list[Row]:
@@ -387,7 +396,7 @@ class Run:
         A warning of the logger "jaxrnn" says so then, unless the weights were never trained here.
         """
         config = self.config
-        model = config.make_model(len(self.vocabulary))
+        model = config.make_model(self.vocabulary.size)
         like = jax.eval_shape(lambda: fresh_state(config, model))
         there = self.path(name).is_file()
         try:
@@ -489,12 +498,13 @@ def _checked_description(described: Any) -> dict[str, Any]:
         "identity": (str, type(None)),
         "versions": dict,
         "computation": dict,
+        "code": dict,
     }
-    optional = ("prompt", "identity", "versions", "computation")  # not in all earlier versions
+    required = ("config", "corpus_sha256")  # the others are not in all earlier versions
     if not isinstance(described, dict):
         raise ValueError(f"it must be an object, got {described!r:.40}")
     for name, kind in kinds.items():
-        if name not in described and name not in optional:
+        if name not in described and name in required:
             raise ValueError(f"it has no {name}")
         if name in described and not isinstance(described[name], kind):
             raise ValueError(f"its {name} makes no sense: {described[name]!r:.40}")

@@ -28,7 +28,7 @@ def sample_run(
     config = run.config
     vocabulary = run.vocabulary
     return generate_texts(
-        config.make_model(len(vocabulary)),
+        config.make_model(vocabulary.size),
         run.load_params(checkpoint),
         vocabulary,
         run.prompt if prompt is None else prompt,

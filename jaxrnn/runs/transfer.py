@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrnn.data.tokenizers import Tokenizer, restore_tokenizer
 from jaxrnn.data.vocabulary import Vocabulary
 from jaxrnn.exchange.contents import Contents, TensorFileError
 from jaxrnn.exchange.files import check_suffix, read_contents, write_tensors
@@ -53,7 +54,7 @@ class Description(NamedTuple):
     """
 
     config: Config
-    vocabulary: Vocabulary
+    vocabulary: Tokenizer
     prompt: str
 
 
@@ -89,7 +90,7 @@ def export_run(run: Run, path: Path | str, *, checkpoint: str = "best") -> dict[
     about = {
         "config": run.config.to_dict(),
         "prompt": run.prompt,
-        "vocabulary": {"lowercase": vocabulary.lowercase, "itos": vocabulary.itos},
+        "vocabulary": vocabulary.to_dict(),
     }
     write_tensors(path, tensors, about)
     return tensors
@@ -109,8 +110,9 @@ def described(contents: Contents, path: Path | str) -> Description | None:
         return None
     try:
         about = parse_json(contents.about, "its header")
-        vocabulary = _vocabulary(about["vocabulary"])
-        return Description(Config.from_dict(about["config"]), vocabulary, str(about["prompt"]))
+        config = Config.from_dict(about["config"])
+        vocabulary = restore_tokenizer(config.tokenizer, about["vocabulary"])
+        return Description(config, vocabulary, str(about["prompt"]))
     except KeyError as error:
         raise TensorFileError(
             f"The description in {path} is damaged: {error} is missing."
@@ -151,12 +153,7 @@ def _vocabulary(listed: Any) -> Vocabulary:
         listed = {"itos": listed, "lowercase": False}
     if not isinstance(listed, dict):
         raise ValueError("It is neither a list of tokens nor a dictionary.")
-    if not isinstance(listed["itos"], list):
-        raise ValueError("What is under itos is no list.")
-    wrong = [token for token in listed["itos"] if not isinstance(token, str)]
-    if wrong:
-        raise ValueError(f"A token is text, got {wrong[0]!r:.60}.")
-    return Vocabulary(tuple(listed["itos"]), bool(listed.get("lowercase", False)))
+    return Vocabulary.from_dict(listed)
 
 
 def fitted(config: Config, sizes: Mapping[str, Any], *, model: str | None, cell: bool) -> Config:
@@ -329,7 +326,7 @@ def _hints(
     """What to do about weights that do not fit, a sentence each."""
     hints = []
     missing = [name for name in keys if name not in tensors]
-    known = len(experiment.vocabulary)
+    known = experiment.vocabulary.size
     if found.vocabulary is not None and found.vocabulary != known:
         whose = f"that of the corpus {experiment.config.corpus}" if assumed else "the one given"
         hints.append(

@@ -51,7 +51,7 @@ def compared(experiment: Experiment, params: Any, cells: tuple[str, ...]) -> dic
     losses = {}
     for name in cells:
         model = CharLM(
-            len(experiment.vocabulary),
+            experiment.vocabulary.size,
             config.embedding_size,
             config.hidden_size,
             cell=CELLS[name],

@@ -17,7 +17,7 @@ from jaxrnn.recurrent.cells import Carry
 from jaxrnn.training.chunks import Progress, Trainer, check_validation
 from jaxrnn.training.evaluation import STEPS_IN_ONE_PROGRAM, Source, evaluation, on_device
 from jaxrnn.training.history import Position, Row
-from jaxrnn.training.optimizers import AnyOptimizer, OptimizerName, make_optimizer
+from jaxrnn.training.optimizers import AnyOptimizer, make_optimizer
 from jaxrnn.training.schedules import Schedule, length_of
 from jaxrnn.training.state import CarryPolicy, TrainState, carry_for, make_state
 
@@ -98,7 +98,7 @@ def fit(
     *,
     schedule: Schedule | str | None = None,
     epochs: int | None = None,
-    optimizer: AnyOptimizer | OptimizerName | str | None = None,
+    optimizer: AnyOptimizer | str | None = None,
     state: TrainState | None = None,
     carry_policy: CarryPolicy = "never",
     seed: int = 0,

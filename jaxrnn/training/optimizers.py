@@ -9,16 +9,16 @@ tells the two apart is the type: an `Optimizer` needs a rate, a transformation b
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from jaxrnn.registry import Registry
+
 CLIP_EPSILON = 1e-6
 """torch.nn.utils.clip_grad_norm_ divides by norm + 1e-6; optax divides by the norm."""
-
-OptimizerName = Literal["adam", "adamw", "sgd", "rmsprop"]
 
 
 def clip_by_norm(norm: float) -> optax.GradientTransformation:
@@ -259,7 +259,7 @@ def _rmsprop_direction(momentum: float, weight_decay: float) -> optax.GradientTr
 
 
 def make_optimizer(
-    name: OptimizerName | str,
+    name: str,
     *,
     weight_decay: float = 0.0,
     momentum: float = 0.0,
@@ -271,7 +271,7 @@ def make_optimizer(
     or `optimizer.update(gradients, state, params, rate=rate)`.
 
     Args:
-        name: "adam", "adamw", "sgd" or "rmsprop".
+        name: "adam", "adamw", "sgd" or "rmsprop", or one of your own: see `OPTIMIZERS`.
         weight_decay: L2, added to the gradient; for "adamw", decoupled.
         momentum: for "sgd" and "rmsprop", in [0, 1).
         clip: the largest gradient norm, above 0.
@@ -279,18 +279,46 @@ def make_optimizer(
     Raises:
         ValueError: if the name is unknown or an option out of range.
     """
-    if name not in OPTIMIZERS:
-        raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {name!r}.")
     if momentum and name in ("adam", "adamw"):
         raise ValueError(f"momentum is for sgd and rmsprop; {name} has its own.")
     if clip is not None:
         check_clip(clip)
-    return replace(OPTIMIZERS[name](weight_decay, momentum), clip=clip)
+    found = OPTIMIZERS.find(name)
+    if isinstance(found, Optimizer):
+        if weight_decay or momentum:
+            raise ValueError(
+                f"{name} is an optimizer with its options: leave weight_decay and momentum out."
+            )
+        return replace(found, clip=clip if clip is not None else found.clip)
+    return replace(found(weight_decay, momentum), clip=clip)
 
 
-OPTIMIZERS: dict[str, Callable[[float, float], Optimizer]] = {
-    "adam": lambda decay, momentum: adam(weight_decay=decay),
-    "adamw": lambda decay, momentum: adam(weight_decay=decay, decoupled=True),
-    "sgd": lambda decay, momentum: sgd(weight_decay=decay, momentum=momentum),
-    "rmsprop": lambda decay, momentum: rmsprop(weight_decay=decay, momentum=momentum),
-}
+def check_registered(optimizer: Any) -> None:
+    """Refuse what cannot be named as an optimizer: its rate comes from the schedule.
+
+    Raises:
+        ValueError: if it is no `Optimizer`.
+    """
+    if isinstance(optimizer, optax.GradientTransformation):
+        raise ValueError(
+            "an optax transformation brings its own learning rate. Give its direction, and the "
+            "rate comes from the schedule: Optimizer(optax.scale_by_lion)."
+        )
+    if not isinstance(optimizer, Optimizer):
+        raise ValueError(f"it is of type {type(optimizer).__name__}, not a jaxrnn.Optimizer.")
+
+
+OPTIMIZERS: Registry[Optimizer | Callable[[float, float], Optimizer]] = Registry(
+    "optimizer",
+    check_registered,
+    {
+        "adam": lambda decay, momentum: adam(weight_decay=decay),
+        "adamw": lambda decay, momentum: adam(weight_decay=decay, decoupled=True),
+        "sgd": lambda decay, momentum: sgd(weight_decay=decay, momentum=momentum),
+        "rmsprop": lambda decay, momentum: rmsprop(weight_decay=decay, momentum=momentum),
+    },
+)
+"""The optimizers by name: functions of a weight decay and a momentum, or an `Optimizer`.
+
+One of your own is named as FILE.py:NAME, or put in: `OPTIMIZERS["lion"] = Optimizer(...)`.
+"""

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from jaxrnn.data.corpora import data_folder, load_corpus
-from jaxrnn.data.vocabulary import Vocabulary
+from jaxrnn.data.tokenizers import encode_documents, make_tokenizer
 from jaxrnn.data.windows import BpttStream
 from jaxrnn.nn.models import StatefulModel
 from jaxrnn.training.state import TrainState
@@ -89,8 +89,8 @@ def load_text(name: str | None = None) -> Text:
         name = "nietzsche" if (data_folder() / "nietzsche.txt").is_file() else "python-docs"
     training, validation = load_corpus(name).split()
     documents = [*training, *validation]
-    vocabulary = Vocabulary.from_frequency(documents)
-    return Text(name, vocabulary.encode_documents(documents), len(vocabulary))
+    vocabulary = make_tokenizer("characters", documents, min_frequency=3, lowercase=True)
+    return Text(name, encode_documents(vocabulary, documents), vocabulary.size)
 
 
 class Trajectory(NamedTuple):
