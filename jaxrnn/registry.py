@@ -79,9 +79,9 @@ class Registry(dict[str, T], Generic[T]):
         for point in entry_points(group=f"jaxrnn.{self.kind}s", name=name):
             return point.load()
         raise NotDefinedError(
-            f"The {self.kind} {name!r:.60} is not defined here; {self.kind} must be one of "
-            f"{', '.join(self)}, or FILE.py:NAME for one of your own. One that a script puts into "
-            f"the registry is there once that script has run."
+            f"{self.kind} must be one of {', '.join(self)}, or FILE.py:NAME for one of your own; "
+            f"got {name!r:.60}. (One that a script puts into jaxrnn.{self.kind.upper()}S is there "
+            "where that script has run.)"
         )
 
 

@@ -139,7 +139,7 @@ def test_a_cell_that_is_not_defined_here_is_named(tmp_path, monkeypatch, capsys)
     capsys.readouterr()
     assert main(["sample", "runs/x"]) == 2
     error = capsys.readouterr().err
-    assert "The cell 'mine' is not defined here" in error
+    assert "got 'mine'. (One that a script puts into jaxrnn.CELLS" in error
     assert "damaged" not in error
 
 
