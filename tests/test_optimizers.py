@@ -95,7 +95,7 @@ def test_state_buffers_are_its_own():
 
 def test_bad_settings_are_refused():
     with pytest.raises(
-        ValueError, match="one of adam, adamw, sgd, rmsprop, or FILE.py:NAME .* got 'lion'"
+        ValueError, match=r"one of adam, adamw, sgd, rmsprop, or FILE.py:NAME .* got 'lion'"
     ):
         make_optimizer("lion")
     with pytest.raises(ValueError, match="momentum is for sgd"):

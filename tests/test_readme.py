@@ -57,15 +57,21 @@ def test_the_comparison_of_a_module_of_ones_own_runs():
     exec(with_words("assert_parity("), {})
 
 
-def test_the_cell_of_ones_own_runs_a_command(monkeypatch, capsys):
-    from jaxrnn import CELLS
+def test_the_file_of_ones_own_trains_as_it_is_named(tmp_path, monkeypatch, capsys):
+    from jaxrnn import cli
 
-    monkeypatch.setattr(sys, "argv", ["forgetful.py", "recipes"])
-    with pytest.raises(SystemExit) as stop:
-        exec(with_words("forgetful.py"), {})
-    CELLS.pop("forgetful")
-    assert stop.value.code == 0
-    assert "stateful-gru" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "mine.py").write_text(with_words("# mine.py"))
+    (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 40)
+    small = ["--corpus", "text.txt", "--hidden", "8", "--embedding", "4", "--batch", "4"]
+    small += ["--schedule", "1 x 1e-3"]
+    words = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = re.findall(r"jaxrnn train (.*mine\.py.*)", words)
+    assert len(commands) == 2
+    for command in commands:
+        assert cli.main(["train", *command.split(), *small]) == 0
+    assert "bits/byte" in capsys.readouterr().out
 
 
 @pytest.mark.slow
