@@ -135,6 +135,7 @@ def test_identity_initialization():
     assert np.abs(params["rnn"]["weight_ih_l0"]).max() <= 1 / np.sqrt(H)
 
 
+@pytest.mark.wrong_shapes
 def test_three_characters_are_three():
     with pytest.raises(ValueError, match="3 characters, got 4"):
         Char3Model(V).init(jax.random.key(0), (), jnp.zeros((4, B), int))
