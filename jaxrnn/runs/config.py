@@ -55,7 +55,7 @@ class Config:
     hidden_size: int = 256
     """H, the width of the carry."""
     cell: str = "gru"
-    """CharLM: the recurrent cell (tanh, relu, gru, lstm)."""
+    """CharLM: the recurrent cell, a name of `jaxrnn.CELLS`."""
     num_layers: int = 1
     """CharLM and CharSeqStatefulLSTM: recurrent layers."""
     dropout: float = 0.0
