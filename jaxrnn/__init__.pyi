@@ -31,9 +31,13 @@ from .nn.models import CharSeqStatefulLSTM as CharSeqStatefulLSTM
 from .nn.models import CharSeqStatefulRnn as CharSeqStatefulRnn
 from .nn.models import CharSeqStatefulRnn2 as CharSeqStatefulRnn2
 from .recurrent.cells import CELLS as CELLS
+from .recurrent.cells import COUPLED_LSTM as COUPLED_LSTM
 from .recurrent.cells import GRU as GRU
 from .recurrent.cells import LSTM as LSTM
+from .recurrent.cells import MGU as MGU
+from .recurrent.cells import PEEPHOLE_LSTM as PEEPHOLE_LSTM
 from .recurrent.cells import RELU as RELU
+from .recurrent.cells import SLSTM as SLSTM
 from .recurrent.cells import TANH as TANH
 from .recurrent.cells import Cell as Cell
 from .recurrent.cells import Hidden as Hidden

@@ -16,10 +16,10 @@ from tyro.conf import subcommand
 
 from jaxrnn import __version__
 from jaxrnn.output import check_output_folder, write_output
-from jaxrnn.recurrent.cells import CELLS
 from jaxrnn.recurrent.recurrence import why_not_compiled
 from jaxrnn.terminal import FAILED, Screen, parse, run_command
 from parity.core.compare import MEASURED, TOLERANCES, Finding, Outcome
+from parity.core.references import TORCH_CELLS
 from parity.diagnosis.localize import grids
 from parity.diagnosis.stacks import draw
 from parity.measures.trajectories import load_text
@@ -230,7 +230,7 @@ def _grids() -> dict[str, dict[str, dict[str, float]]]:
     """Layer x time and layer x gate, for every cell."""
     return {
         f"{name}: {title}": grid
-        for name, cell in CELLS.items()
+        for name, cell in TORCH_CELLS.items()
         for title, grid in grids(draw(cell)).items()
     }
 

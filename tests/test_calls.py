@@ -78,13 +78,13 @@ def test_a_report_of_a_sanitizer_is_one_line_and_its_places():
         "=================================================================\n"
         "==123==ERROR: AddressSanitizer: heap-buffer-overflow on address 0x602000000014\n"
         "WRITE of size 4 at 0x602000000014 thread T0\n"
-        "    #0 0x7f in jaxrnn::Write::run() /src/jaxrnn/recurrent/csrc/writing.h:57\n"
-        "    #1 0x7f in jaxrnn::write() /src/jaxrnn/recurrent/csrc/recurrence.cc:120:3\n"
+        "    #0 0x7f in jaxrnn::Generate::run() /src/jaxrnn/recurrent/csrc/generation.h:57\n"
+        "    #1 0x7f in jaxrnn::generate() /src/jaxrnn/recurrent/csrc/recurrence.cc:120:3\n"
         "    #2 0x7f in xla::ffi::Invoke (libjax_common.so+0x3b973b0)\n"
     )
     fault = _fault(report, "a test")
     assert fault.what == "ERROR: AddressSanitizer: heap-buffer-overflow on address"
-    assert fault.where == ("writing.h:57", "recurrence.cc:120")
+    assert fault.where == ("generation.h:57", "recurrence.cc:120")
 
 
 DYING = """

@@ -1,11 +1,12 @@
 """The cells against their equations, written out in NumPy."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrnn import CELLS, GRU, LSTM, RELU, TANH
+from jaxrnn import CELLS, COUPLED_LSTM, GRU, LSTM, MGU, PEEPHOLE_LSTM, RELU, SLSTM, TANH, Hidden
 
 B, H = 3, 5
 
@@ -14,24 +15,49 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-def tanh_equation(h, c, x, g):
-    return np.tanh(x[0] + g[0]), None
+def tanh_equation(carry, x, g):
+    return (np.tanh(x[0] + g[0]),)
 
 
-def relu_equation(h, c, x, g):
-    return np.maximum(x[0] + g[0], 0), None
+def relu_equation(carry, x, g):
+    return (np.maximum(x[0] + g[0], 0),)
 
 
-def gru_equation(h, c, x, g):
+def gru_equation(carry, x, g):
     r, z = sigmoid(x[0] + g[0]), sigmoid(x[1] + g[1])
     n = np.tanh(x[2] + r * g[2])
-    return (1 - z) * n + z * h, None
+    return ((1 - z) * n + z * carry.h,)
 
 
-def lstm_equation(h, c, x, g):
+def lstm_equation(carry, x, g):
     i, f, n, o = (x[k] + g[k] for k in range(4))
-    c = sigmoid(f) * c + sigmoid(i) * np.tanh(n)
+    c = sigmoid(f) * carry.c + sigmoid(i) * np.tanh(n)
     return sigmoid(o) * np.tanh(c), c
+
+
+def peephole_lstm_equation(carry, x, g, p_i, p_f, p_o):
+    i, f, n, o = (x[k] + g[k] for k in range(4))
+    c = sigmoid(f + p_f * carry.c) * carry.c + sigmoid(i + p_i * carry.c) * np.tanh(n)
+    return sigmoid(o + p_o * c) * np.tanh(c), c
+
+
+def coupled_lstm_equation(carry, x, g):
+    f, n, o = (x[k] + g[k] for k in range(3))
+    c = sigmoid(f) * carry.c + (1 - sigmoid(f)) * np.tanh(n)
+    return sigmoid(o) * np.tanh(c), c
+
+
+def mgu_equation(carry, x, g):
+    f = sigmoid(x[0] + g[0])
+    return ((1 - f) * np.tanh(x[1] + f * g[1]) + f * carry.h,)
+
+
+def slstm_equation(carry, x, g):
+    i, f, z, o = (x[k] + g[k] for k in range(4))
+    m = np.maximum(np.log(sigmoid(f)) + carry.m, i)
+    kept, added = np.exp(np.log(sigmoid(f)) + carry.m - m), np.exp(i - m)
+    c, n = kept * carry.c + added * np.tanh(z), kept * carry.n + added
+    return sigmoid(o) * c / n, c, n, m
 
 
 EQUATIONS = {
@@ -39,20 +65,30 @@ EQUATIONS = {
     RELU: relu_equation,
     GRU: gru_equation,
     LSTM: lstm_equation,
+    PEEPHOLE_LSTM: peephole_lstm_equation,
+    COUPLED_LSTM: coupled_lstm_equation,
+    MGU: mgu_equation,
+    SLSTM: slstm_equation,
 }
+ROUNDING = 1e-15
+"""Of numbers near 1; quotients and sums of several have a little more."""
+
+
+def params_of(cell, rng):
+    return {name: jnp.asarray(rng.normal(size=H)) for name in cell.params}
 
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 def test_step_equals_its_equation(cell):
     rng = np.random.default_rng(0)
-    h, c = rng.normal(size=(2, B, H))
+    carry = cell.carry(*(jnp.asarray(x) for x in rng.normal(size=(len(cell.carry._fields), B, H))))
     gates = rng.normal(size=(2, len(cell.gates), B, H))
     side_by_side = [jnp.asarray(np.concatenate(list(half), axis=-1)) for half in gates]
-    carry = cell.carry(*(jnp.asarray(x) for x in (h, c)[: len(cell.carry._fields)]))
-    after = cell.step(carry, *side_by_side)
-    expected = [x for x in EQUATIONS[cell](h, c, *gates) if x is not None]
-    np.testing.assert_allclose(np.stack(after), np.stack(expected), rtol=0, atol=1e-15)
+    params = params_of(cell, rng)
+    after = cell.step(carry, *side_by_side, **params)
+    expected = EQUATIONS[cell](carry, *gates, **params)
+    np.testing.assert_allclose(np.stack(after), np.stack(expected), rtol=ROUNDING, atol=ROUNDING)
 
 
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
@@ -62,7 +98,9 @@ def test_step_is_elementwise(cell):
     x = jax.random.normal(jax.random.key(0), (B, width))
     unit = 2
     touched = x.at[:, unit::H].add(1.0)
-    before, after = cell.step(carry, x, x / 2), cell.step(carry, touched, x / 2)
+    params = params_of(cell, np.random.default_rng(0))
+    before = cell.step(carry, x, x / 2, **params)
+    after = cell.step(carry, touched, x / 2, **params)
     changed = np.abs(np.asarray(before.h) - np.asarray(after.h)) > 0
     assert changed[:, unit].all()
     assert not np.delete(changed, unit, axis=1).any()
@@ -72,3 +110,56 @@ def test_zeros_have_the_fields_and_the_dtype():
     carry = LSTM.zeros(2, 3, jnp.bfloat16)
     assert carry._fields == ("h", "c")
     assert all(x.shape == (2, 3) and x.dtype == jnp.bfloat16 and not x.any() for x in carry)
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_minimal_gated_unit_is_that_of_flax():
+    """`flax.linen.MGUCell` has one bias for f and two for n."""
+    I = 4
+    keys = jax.random.split(jax.random.key(0), 3)
+    h, x = jax.random.normal(keys[0], (B, H)), jax.random.normal(keys[1], (B, I))
+    theirs = nn.MGUCell(H, param_dtype=jnp.float64)
+    params = theirs.init(keys[2], h, x)["params"]
+    params = jax.tree.map(lambda p: p + 0.1, params)  # no bias is zero
+    expected, _ = theirs.apply({"params": params}, h, x)
+    x_gates = jnp.concatenate(
+        [x @ params[name]["kernel"] + params[name]["bias"] for name in ("if", "in")], axis=-1
+    )
+    h_gates = jnp.concatenate(
+        [h @ params["hf"]["kernel"], h @ params["hn"]["kernel"] + params["hn"]["bias"]], axis=-1
+    )
+    np.testing.assert_allclose(MGU.step(Hidden(h), x_gates, h_gates).h, expected, rtol=1e-14)
+
+
+def slstm_outputs(i, f, z, o, m):
+    """The outputs of an sLSTM for gates (T,), from an empty memory with some stabilizer."""
+    carry = SLSTM.zeros(1, 1, i.dtype)._replace(m=jnp.full((1, 1), m, i.dtype))
+    ys = []
+    for gates in zip(i, f, z, o, strict=True):
+        carry = SLSTM.step(carry, jnp.stack(gates)[None], jnp.zeros((1, 4), i.dtype))
+        ys.append(float(carry.h[0, 0]))
+    return np.array(ys)
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_stabilizer_of_an_slstm_changes_no_output():
+    """Against the sums of the paper without it: c = f c + exp(i) tanh(z), n = f n + exp(i)."""
+    i, f, z, o = jax.random.normal(jax.random.key(0), (4, 7))
+    c, n, expected = 0.0, 0.0, []
+    for step in range(7):
+        c = sigmoid(f[step]) * c + np.exp(i[step]) * np.tanh(z[step])
+        n = sigmoid(f[step]) * n + np.exp(i[step])
+        expected.append(sigmoid(o[step]) * c / n)
+    for m in (0.0, -300.0, 300.0):
+        np.testing.assert_allclose(slstm_outputs(i, f, z, o, m), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("size", [-1000.0, 1000.0])
+def test_an_slstm_takes_gates_of_any_size(size):
+    """exp(1000) is infinite, and exp(-1000) zero: without the stabilizer, NaN."""
+    ones = jnp.ones(5)
+    np.testing.assert_allclose(
+        slstm_outputs(size * ones, 3 * ones, ones, ones, 0.0),
+        np.full(5, sigmoid(1.0) * np.tanh(1.0)),
+        rtol=1e-6,
+    )

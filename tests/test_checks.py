@@ -23,7 +23,8 @@ from jaxrnn import (
     make_state,
     train_step,
 )
-from jaxrnn.recurrent.compiled.calls import KEPT, NUMBERS, Inputs, Kept, _gradients, _run
+from jaxrnn.recurrent.compiled.calls import Inputs, Residuals, _gradients, _run
+from jaxrnn.recurrent.compiled.generated import USUAL_CELLS, generated
 from jaxrnn.recurrent.recurrence import backend, recurrence, which_backend, why_not_compiled
 
 T, B, H, I = 5, 6, 4, 3
@@ -205,7 +206,7 @@ def test_a_carry_may_be_a_list_of_layers():
 
 
 @needs_library
-@pytest.mark.parametrize("cell", NUMBERS, ids=lambda cell: cell.name)
+@pytest.mark.parametrize("cell", USUAL_CELLS, ids=lambda cell: cell.name)
 def test_the_library_itself_refuses_what_does_not_fit(cell):
     """The last line: calls that pass by every check of Python's reach no memory."""
     G = len(cell.gates)
@@ -225,7 +226,8 @@ def test_the_library_itself_refuses_what_does_not_fit(cell):
     for inputs in wrong:
         with pytest.raises((jax.errors.JaxRuntimeError, ValueError), match=r"jaxrnn: |expected"):
             jax.block_until_ready(_run(cell, False, inputs, keep=True))
-    kept = Kept(zeros((T, B, H)), zeros((T, B, H)), zeros((T, B, KEPT[cell] * H)))
+    own = generated(cell).residuals(jnp.float32)
+    kept = Residuals(zeros((T, B, H)), zeros((T, B, H)), zeros((T, B, own * H)))
     gradients = (carry, kept.ys)
     _gradients(cell, False, True, right, kept, gradients)
     for bad in (kept._replace(before=zeros((T, B - 1, H))), kept._replace(gates=zeros((T, B, 99)))):

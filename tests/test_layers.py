@@ -125,6 +125,7 @@ def test_parameters_have_torch_names_shapes_and_spread(cell):
                 "weight_hh": (width, 200),
                 "bias_ih": (width,),
                 "bias_hh": (width,),
+                **dict.fromkeys(cell.params, (200,)),
             }
             for name, shape in shapes.items():
                 p = np.asarray(params.pop(f"{name}_l{layer}{suffix}"))

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from helpers import EXACT, FLOAT32, random_tree, relative
 
-from jaxrnn import GRU, LSTM, RELU, TANH, Hidden
+from jaxrnn import GRU, LSTM, RELU, TANH, Cell, Hidden
 from jaxrnn.recurrent.compiled import library
-from jaxrnn.recurrent.compiled.calls import NUMBERS, compiled, runs_compiled
+from jaxrnn.recurrent.compiled.calls import compiled, runs_compiled
+from jaxrnn.recurrent.compiled.generated import USUAL_CELLS
 from jaxrnn.recurrent.embedded import EmbeddedTokens
 from jaxrnn.recurrent.scan import scanned
 
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 ULP = {jnp.float32: 2.0**-23, jnp.float64: 2.0**-52}
-every_cell = pytest.mark.parametrize("cell", NUMBERS, ids=lambda cell: cell.name)
+every_cell = pytest.mark.parametrize("cell", USUAL_CELLS, ids=lambda cell: cell.name)
 both_dtypes = pytest.mark.parametrize("dtype", ULP, ids=lambda dtype: dtype.__name__)
 
 
@@ -164,12 +165,13 @@ def test_vmap_equals_one_after_the_other():
     np.testing.assert_array_equal(jax.vmap(run)(weights), expected)
 
 
-def test_other_cells_and_precisions_are_not_compiled():
-    weight = jnp.zeros((5, 5))
-    assert runs_compiled(TANH, weight)
-    assert not runs_compiled(TANH, weight.astype(jnp.bfloat16))
-    other = type(TANH)("other", ("h",), lambda carry, x, h: Hidden(jnp.sin(x + h)))
-    assert not runs_compiled(other, weight)
+def test_what_is_not_elementwise_and_other_precisions_are_not_compiled():
+    assert runs_compiled(TANH, jnp.float32)
+    assert not runs_compiled(TANH, jnp.bfloat16)
+    other = Cell(
+        "other", ("h",), lambda carry, x, h: Hidden(jnp.tanh(x + h.mean(-1, keepdims=True)))
+    )
+    assert not runs_compiled(other, jnp.float32)
 
 
 @pytest.mark.parametrize(

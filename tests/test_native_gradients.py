@@ -22,7 +22,8 @@ from helpers import EXACT, relative
 
 from jaxrnn import GRU, LSTM, RNN, TANH
 from jaxrnn.recurrent.compiled import library
-from jaxrnn.recurrent.compiled.calls import NUMBERS, compiled
+from jaxrnn.recurrent.compiled.calls import compiled
+from jaxrnn.recurrent.compiled.generated import USUAL_CELLS
 from jaxrnn.recurrent.embedded import EmbeddedTokens
 from jaxrnn.recurrent.scan import scanned
 
@@ -83,7 +84,7 @@ VARIANTS = list(product((False, True), (False, True), (False, True)))
 
 COMBINATIONS = [
     (case, cell.name)
-    for case, cell in product(CASES, NUMBERS)
+    for case, cell in product(CASES, USUAL_CELLS)
     if "threads" not in case or cell.name in ON_THREADS
 ]
 
@@ -156,9 +157,9 @@ def expected_of(scan, inputs, variant):
 
 def distances():
     """For one case and cell after the other, the distance of each variant from the scan."""
-    cells = {cell.name: cell for cell in NUMBERS}
-    ours = {cell: gradients_of(compiled, cell, VARIANTS) for cell in NUMBERS}
-    scans = {cell: gradients_of(scanned, cell, [(False, False, True)]) for cell in NUMBERS}
+    cells = {cell.name: cell for cell in USUAL_CELLS}
+    ours = {cell: gradients_of(compiled, cell, VARIANTS) for cell in USUAL_CELLS}
+    scans = {cell: gradients_of(scanned, cell, [(False, False, True)]) for cell in USUAL_CELLS}
     for case, name in COMBINATIONS:
         size, mask = CASES[case]
         cell = cells[name]

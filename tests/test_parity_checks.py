@@ -15,13 +15,14 @@ from jaxrnn.nn.models import (
     CharSeqStatefulGRU,
     CharSeqStatefulRnn,
 )
-from jaxrnn.recurrent.cells import CELLS, GRU, LSTM, RELU, Cell, Hidden
+from jaxrnn.recurrent.cells import GRU, LSTM, RELU, Cell, Hidden
 from jaxrnn.recurrent.recurrence import why_not_compiled
 from jaxrnn.recurrent.scan import scanned
 from parity.core.cases import draw_case
 from parity.core.compare import Outcome, relative_l2, worst_outcome
 from parity.core.layer_pairs import LAYER_DROPOUT, layer_pair
 from parity.core.pairs import F, H, T, V, model_pair
+from parity.core.references import TORCH_CELLS
 from parity.core.runners import draw_weights
 from parity.diagnosis.training import torch_gradients, torch_replayed
 from parity.measures.generation import greedy_findings
@@ -200,8 +201,8 @@ def test_the_quick_suite_reaches_every_model_cell_optimizer_and_gate(text):
     checks = list(suite(quick=True, text=text))
     valued = {check.pair for check in checks if check.kind == "values"}
     assert {kind.__name__ for kind in COURSE_MODELS} <= valued
-    assert {f"CharLM, {cell}, 2 layers" for cell in CELLS} | {"CharLM, gru, tied"} <= valued
-    assert {f"{cell}, 2 layers, both directions, lengths" for cell in CELLS} <= valued
+    assert {f"CharLM, {cell}, 2 layers" for cell in TORCH_CELLS} | {"CharLM, gru, tied"} <= valued
+    assert {f"{cell}, 2 layers, both directions, lengths" for cell in TORCH_CELLS} <= valued
     updated = {check.rule for check in checks if check.kind == "update"}
     assert updated == set(RULES)
     kinds = {check.kind for check in checks}

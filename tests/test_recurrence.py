@@ -7,7 +7,8 @@ import pytest
 from helpers import EXACT, loop_oracle, random_stack, random_tree, relative, scan_oracle
 
 from jaxrnn import CELLS, LSTM, RNN, TANH, Cell, Hidden, gates_of
-from jaxrnn.recurrent.compiled.calls import NUMBERS, compiled
+from jaxrnn.recurrent.compiled.calls import compiled
+from jaxrnn.recurrent.compiled.generated import USUAL_CELLS
 from jaxrnn.recurrent.compiled.library import why_unavailable
 from jaxrnn.recurrent.embedded import EmbeddedTokens
 from jaxrnn.recurrent.recurrence import input_gates, length_mask
@@ -34,7 +35,7 @@ needs_library = pytest.mark.skipif(
 
 def ways(cells):
     """Each cell in each way of running it."""
-    marked = [(c, w) for c in cells for w in (scanned, compiled) if w is scanned or c in NUMBERS]
+    marked = [(c, w) for c in cells for w in (scanned, compiled)]
     return pytest.mark.parametrize(
         ("cell", "recurrence"),
         [
@@ -46,7 +47,7 @@ def ways(cells):
     )
 
 
-every_cell = ways([*CELLS.values(), FORGETFUL])
+every_cell = ways([*USUAL_CELLS, FORGETFUL])
 
 
 def arguments(cell, seed=0):

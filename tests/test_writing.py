@@ -7,10 +7,13 @@ import pytest
 from helpers import EXACT, relative
 
 from jaxrnn import (
-    CELLS,
+    COUPLED_LSTM,
     GREEDY,
     GRU,
     LSTM,
+    MGU,
+    PEEPHOLE_LSTM,
+    SLSTM,
     TANH,
     Cell,
     CharLM,
@@ -24,7 +27,7 @@ from jaxrnn import (
 )
 from jaxrnn.generation import decoding as module
 from jaxrnn.recurrent.compiled import library
-from jaxrnn.recurrent.compiled.calls import NUMBERS
+from jaxrnn.recurrent.compiled.generated import USUAL_CELLS
 from jaxrnn.training.state import cast_floats
 
 pytestmark = pytest.mark.skipif(
@@ -63,7 +66,7 @@ def written(model, params, batch_size, sampler, monkeypatch, *, compiled):
     return found, bool(calls)
 
 
-@pytest.mark.parametrize("cell", NUMBERS, ids=lambda cell: cell.name)
+@pytest.mark.parametrize("cell", USUAL_CELLS, ids=lambda cell: cell.name)
 @pytest.mark.parametrize(
     ("num_layers", "batch_size", "hidden_size", "vocab_size", "tied", "sampler"),
     [
@@ -90,6 +93,24 @@ def test_the_same_characters_as_step_by_step(
     assert (ours, theirs) == (True, False)
     np.testing.assert_array_equal(tokens, oracle)
     assert len(np.unique(tokens)) > 1 or sampler is GREEDY
+    assert relative(carry, expected) < GROWN
+
+
+@pytest.mark.parametrize(
+    "cell", [PEEPHOLE_LSTM, COUPLED_LSTM, MGU, SLSTM], ids=lambda cell: cell.name
+)
+@pytest.mark.usefixtures("float64")
+def test_other_cells_are_written_in_one_call_too(cell, monkeypatch):
+    """With parameters per unit and several fields of the carry, in two layers."""
+    model = CharLM(11, 5, 33, cell=cell, num_layers=2)
+    params = params_of(model)
+    both = [
+        written(model, params, 3, Sampler(), monkeypatch, compiled=compiled)
+        for compiled in (True, False)
+    ]
+    ((carry, tokens), ours), ((expected, oracle), theirs) = both
+    assert (ours, theirs) == (True, False)
+    np.testing.assert_array_equal(tokens, oracle)
     assert relative(carry, expected) < GROWN
 
 
@@ -128,12 +149,12 @@ class Least(Sampler):
         (CharLM(11, 5, 16, cell=GRU), Least(), "float32"),
         (CharLM(11, 5, 16, cell=GRU), Sampler(), "bfloat16"),
         (
-            CharLM(11, 5, 16, cell=Cell("mine", ("h",), lambda c, x, h: Hidden(jnp.sin(x + h)))),
+            CharLM(11, 5, 16, cell=Cell("mean", ("h",), lambda c, x, h: Hidden(x + h - h.mean()))),
             GREEDY,
             "float32",
         ),
     ],
-    ids=["own call", "own loop", "top_k", "top_p", "own sampler", "bfloat16", "own cell"],
+    ids=["own call", "own loop", "top_k", "top_p", "own sampler", "bfloat16", "not elementwise"],
 )
 def test_anything_else_is_written_step_by_step(model, sampler, dtype, monkeypatch):
     (_, tokens), compiled = written(
@@ -194,7 +215,7 @@ def test_extreme_temperatures_are_greedy_and_uniform_when_compiled(
 
 def test_a_team_writes_the_same_bits_every_time():
     """Whoever takes a panel computes the same numbers."""
-    model = CharLM(85, 42, 640, cell=CELLS["gru"])
+    model = CharLM(85, 42, 640, cell=GRU)
     params, prompt = params_of(model, "float32"), jnp.zeros((1, 1), int)
     runs = [generate(model, params, prompt, 300, KEY) for _ in range(5)]
     for run in runs[1:]:

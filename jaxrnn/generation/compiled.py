@@ -1,16 +1,17 @@
-"""Generation as one call into the compiled library: all characters, without a step of XLA's.
+"""Generation as one call into the compiled library: all tokens, without a step of XLA's.
 
-Shapes: N tokens to generate, B texts at once, D layers, H hidden size, V vocabulary.
+Shapes: N tokens to generate, B texts at once, D layers, H hidden size, V vocabulary, F fields of
+the cell's carry.
 """
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn.nn.model import Components
-from jaxrnn.recurrent.cells import TANH, Carry
-from jaxrnn.recurrent.compiled.calls import NUMBERS, pack
+from jaxrnn.recurrent.cells import Carry
+from jaxrnn.recurrent.compiled.calls import join_carry, pack, split_carry, stacked_params
+from jaxrnn.recurrent.compiled.generated import generated
 from jaxrnn.recurrent.recurrence import input_gates, which_backend
 
 
@@ -32,59 +33,67 @@ def generate_compiled(
     banned: Bool[Array, " V"],
     count: Int[Array, ""] | int | None = None,
 ) -> tuple[tuple[Carry, ...], Int[Array, "N B"]]:
-    """Write `length` characters after `token`, as `jaxrnn.generation.decoding` does step by step.
+    """Generate `length` tokens after `token`, as `jaxrnn.generation.decoding` does step by step.
 
     Args:
         components: the model.
         carry: the carry before `token`.
-        token: the last character of each text so far.
-        uniforms: what decides on each character, from [0, 1); None writes the most likely ones.
+        token: the last token of each text so far.
+        uniforms: what decides on each token, from [0, 1); None chooses the most likely ones.
         length: N.
-        temperature: the logits are divided by it, where characters are drawn.
-        banned: which tokens are never written.
+        temperature: the logits are divided by it, where tokens are sampled.
+        banned: which tokens are never generated.
         count: how many of the N tokens to generate, N if None. The rest are 0.
 
     Returns:
-        The carry before the last character, and the characters; -1 where the model gives none a
-        finite probability.
+        The carry before the last token, and the tokens; -1 where the model gives none a finite
+        probability.
     """
     cell, rnn = components.stack.cell, components.rnn
+    functions = generated(cell)
+    assert functions is not None, f"the cell {cell.name!r} does not run compiled"
     layers, dtype = range(components.stack.num_layers), components.kernel.dtype
     token = token.astype(jnp.int32)
-    h, *c = (jnp.stack(fields) for fields in zip(*carry, strict=True))
+    gates = len(cell.gates)
+    # (D, B, H), and (F - 1, D, B, H) or nothing
+    h, others = split_carry(cell.carry(*(jnp.stack(fields) for fields in zip(*carry, strict=True))))
     nothing = jnp.zeros((0,), dtype)
 
     def stacked(arrays: list[Array]) -> Array:
         return jnp.stack(arrays) if arrays else nothing
+
+    def params(layer: int) -> dict[str, Array]:
+        return {name: rnn[f"{name}_l{layer}"] for name in cell.params}
 
     table = input_gates(components.embedding, rnn["weight_ih_l0"], rnn["bias_ih_l0"])
     bias = jnp.where(banned, -jnp.inf, components.bias)
     inverse_temperature = jnp.ones(()) if uniforms is None else 1 / jnp.asarray(temperature, dtype)
     like = jax.ShapeDtypeStruct
     call = jax.ffi.ffi_call(
-        "jaxrnn_write",
+        "jaxrnn_generate",
         (
             like((length, len(token)), jnp.int32),
             like(h.shape, dtype),
-            like(c[0].shape if c else (0,), dtype),
+            like(others.shape, dtype),
         ),
         vmap_method="sequential",
     )
-    written, *last = call(
-        stacked([pack(cell, rnn[f"weight_hh_l{d}"]) for d in layers]),
-        stacked([pack(cell, rnn[f"weight_ih_l{d}"]) for d in layers[1:]]),
+    generated_tokens, h, others = call(
+        stacked([pack(rnn[f"weight_hh_l{d}"], gates) for d in layers]),
+        stacked([pack(rnn[f"weight_ih_l{d}"], gates) for d in layers[1:]]),
         stacked([rnn[f"bias_hh_l{d}"] for d in layers]),
         stacked([rnn[f"bias_ih_l{d}"] for d in layers[1:]]),
+        stacked([stacked_params(cell, params(d), like=bias) for d in layers if cell.params]),
         table,
-        pack(TANH, components.kernel.T),
+        pack(components.kernel.T, 1),
         bias,
         h,
-        c[0] if c else nothing,
+        others,
         token,
         nothing if uniforms is None else uniforms.astype(dtype),
         inverse_temperature.astype(dtype),
         jnp.asarray(length if count is None else count, jnp.int32),
-        cell=np.int64(NUMBERS[cell]),
+        cell=functions.fingerprint,
     )
-    fields = last if c else last[:1]
-    return tuple(cell.carry(*(field[d] for field in fields)) for d in layers), written
+    after = join_carry(cell, h, others)
+    return tuple(cell.carry(*(field[d] for field in after)) for d in layers), generated_tokens

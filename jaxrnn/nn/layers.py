@@ -180,7 +180,8 @@ class RNN(nn.Module):
 
     The parameters carry torch's names, shapes and gate order: `weight_ih_l0` (G * H, I),
     `weight_hh_l0` (G * H, H), `bias_ih_l0` and `bias_hh_l0` (G * H,), then `_l1`, ..., and
-    `_l0_reverse` for the backward direction.
+    `_l0_reverse` for the backward direction. The parameters per unit of a cell, such as the `p_i`
+    of a peephole LSTM, are (H,) and named likewise, `p_i_l0`.
 
     Attributes:
         cell: what one step does.
@@ -296,7 +297,13 @@ class RNN(nn.Module):
         )
         x_gates = input_gates(xs, weight_ih.astype(dtype), bias_ih.astype(dtype))
         reverse = name.endswith("_reverse")
-        return recurrence(self.cell, reverse, weight_hh, bias_hh, carry, x_gates, mask)
+        params = {
+            param: weight(
+                self, f"{param}_{name}", self.cell.param_init.get(param, init), (self.hidden_size,)
+            )
+            for param in self.cell.params
+        }
+        return recurrence(self.cell, reverse, weight_hh, bias_hh, carry, x_gates, mask, params)
 
     def _drop(self, xs: Array, mask: Array | None) -> Array:
         if mask is None:

@@ -17,10 +17,12 @@ lines and gets everything that is built on cells: layers, directions, training, 
         return Hidden(forget * carry.h + (1 - forget) * jnp.tanh(candidate))
 
     FORGETFUL = Cell("forgetful", gates=("f", "n"), step=step)
+
+On a CPU it also runs at the speed of ours: the compiled recurrence is generated from the step.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -44,10 +46,26 @@ class HiddenAndCell(NamedTuple):
     c: Float[Array, "B H"]
 
 
+class SLSTMCarry(NamedTuple):
+    """The carry of an sLSTM: output, cell state, normalizer and stabilizer."""
+
+    h: Float[Array, "B H"]
+    c: Float[Array, "B H"]
+    n: Float[Array, "B H"]
+    m: Float[Array, "B H"]
+
+
 Carry = Any
 """A NamedTuple whose first field is `h`, the output; every field is (B, H)."""
 
-Step = Callable[[Any, Float[Array, "B GH"], Float[Array, "B GH"]], Any]
+Step = Callable[..., Any]
+"""`step(carry, x_gates, h_gates, **params) -> carry`."""
+
+Params = Mapping[str, Float[Array, " H"]]
+"""The parameters per unit of a cell, by name."""
+
+Initializer = Callable[..., Array]
+"""`init(key, shape, dtype) -> array`, as in Flax."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +75,21 @@ class Cell:
     Args:
         name: the name by which `CELLS` and a run's configuration know the cell.
         gates: one letter a gate, in the order of the rows of `weight_ih` and `weight_hh`.
-        step: `step(carry, x_gates, h_gates) -> carry`, elementwise, with gates of (B, G * H).
+        step: `step(carry, x_gates, h_gates, **params) -> carry`, elementwise, with gates of
+            (B, G * H) and parameters of (H,).
         carry: the NamedTuple of the carry; `h` comes first.
+        params: the names of the parameters per unit, vectors of (H,) that the step takes by name.
+            A layer makes and trains them: `p_i` is `p_i_l0` in layer 0.
+        param_init: how some of them start, by name; the others as the weights do, uniform in
+            +-1 / sqrt(H).
     """
 
     name: str
     gates: tuple[str, ...]
     step: Step
     carry: Any = Hidden
+    params: tuple[str, ...] = ()
+    param_init: Mapping[str, Initializer] = field(default_factory=dict, hash=False)
 
     def zeros(self, batch_size: int, hidden_size: int, dtype: DTypeLike = jnp.float32) -> Carry:
         """The carry from which a text starts: zeros, (B, H) a field."""
@@ -101,6 +126,44 @@ def _lstm_step(carry: HiddenAndCell, x_gates: Array, h_gates: Array) -> HiddenAn
     return HiddenAndCell(jax.nn.sigmoid(o) * jnp.tanh(c), c)
 
 
+def _peephole_lstm_step(
+    carry: HiddenAndCell, x_gates: Array, h_gates: Array, *, p_i: Array, p_f: Array, p_o: Array
+) -> HiddenAndCell:
+    i, f, g, o = gates_of(x_gates + h_gates, 4)
+    i = jax.nn.sigmoid(i + p_i * carry.c)
+    f = jax.nn.sigmoid(f + p_f * carry.c)
+    c = f * carry.c + i * jnp.tanh(g)
+    o = jax.nn.sigmoid(o + p_o * c)
+    return HiddenAndCell(o * jnp.tanh(c), c)
+
+
+def _coupled_lstm_step(carry: HiddenAndCell, x_gates: Array, h_gates: Array) -> HiddenAndCell:
+    f, g, o = gates_of(x_gates + h_gates, 3)
+    n = jnp.tanh(g)
+    c = n + jax.nn.sigmoid(f) * (carry.c - n)
+    return HiddenAndCell(jax.nn.sigmoid(o) * jnp.tanh(c), c)
+
+
+def _mgu_step(carry: Hidden, x_gates: Array, h_gates: Array) -> Hidden:
+    x_f, x_n = gates_of(x_gates, 2)
+    h_f, h_n = gates_of(h_gates, 2)
+    f = jax.nn.sigmoid(x_f + h_f)
+    n = jnp.tanh(x_n + f * h_n)
+    return Hidden(n + f * (carry.h - n))
+
+
+def _slstm_step(carry: SLSTMCarry, x_gates: Array, h_gates: Array) -> SLSTMCarry:
+    i, f, z, o = gates_of(x_gates + h_gates, 4)
+    # Before the first step n is 0: there is no past, and what m is must not matter.
+    past = jnp.where(carry.n == 0, i, jax.nn.log_sigmoid(f) + carry.m)
+    m = jnp.maximum(past, i)
+    i = jnp.exp(i - m)  # at most 1, as is f
+    f = jnp.exp(past - m)
+    c = f * carry.c + i * jnp.tanh(z)
+    n = f * carry.n + i
+    return SLSTMCarry(jax.nn.sigmoid(o) * c / n, c, n, m)
+
+
 TANH = Cell("tanh", gates=("h",), step=_tanh_step)
 """h' = tanh(W_ih x + b_ih + W_hh h + b_hh), as `torch.nn.RNN`. Elman 1990."""
 
@@ -129,6 +192,60 @@ with i, f, g, o the quarters of W_ih x + b_ih + W_hh h + b_hh. Hochreiter and Sc
 the forget gate is from Gers et al. 2000.
 """
 
+PEEPHOLE_LSTM = Cell(
+    "peephole-lstm",
+    gates=("i", "f", "g", "o"),
+    step=_peephole_lstm_step,
+    carry=HiddenAndCell,
+    params=("p_i", "p_f", "p_o"),
+)
+"""The LSTM whose gates see the cell state through a weight a unit, p_i, p_f and p_o.
+
+    c' = sigmoid(f + p_f * c) * c + sigmoid(i + p_i * c) * tanh(g)
+    h' = sigmoid(o + p_o * c') * tanh(c')
+
+with i, f, g, o as in `LSTM`. Gers, Schraudolph and Schmidhuber 2002,
+https://www.jmlr.org/papers/v3/gers02a.html, with the tanh of Graves 2013,
+https://arxiv.org/abs/1308.0850.
+"""
+
+COUPLED_LSTM = Cell(
+    "coupled-lstm", gates=("f", "g", "o"), step=_coupled_lstm_step, carry=HiddenAndCell
+)
+"""The LSTM that writes as much as it forgets: its input gate is 1 - sigmoid(f).
+
+    c' = sigmoid(f) * c + (1 - sigmoid(f)) * tanh(g)
+    h' = sigmoid(o) * tanh(c')
+
+with f, g, o the thirds of W_ih x + b_ih + W_hh h + b_hh. "CIFG" in Greff et al. 2017,
+https://arxiv.org/abs/1503.04069.
+"""
+
+MGU = Cell("mgu", gates=("f", "n"), step=_mgu_step)
+"""The minimal gated unit in the form of `flax.linen.MGUCell`.
+
+    f  = sigmoid(W_if x + b_if + W_hf h + b_hf)
+    n  = tanh(W_in x + b_in + f * (W_hn h + b_hn))
+    h' = (1 - f) * n + f * h
+
+The paper multiplies `h` by f before the product, and exchanges f and 1 - f in the last line
+(Zhou et al. 2016, https://arxiv.org/abs/1603.09420).
+"""
+
+SLSTM = Cell("slstm", gates=("i", "f", "z", "o"), step=_slstm_step, carry=SLSTMCarry)
+"""The scalar LSTM of xLSTM, with an exponential input gate and a forget gate that is a sigmoid.
+
+    m' = max(log sigmoid(f) + m, i)
+    c' = exp(log sigmoid(f) + m - m') * c + exp(i - m') * tanh(z)
+    n' = exp(log sigmoid(f) + m - m') * n + exp(i - m')
+    h' = sigmoid(o) * c' / n'
+
+with i, f, z, o the quarters of W_ih x + b_ih + W_hh h + b_hh. The stabilizer m keeps the
+exponentials in range and changes no output; where n is 0, before the first step, m' = i. Beck et
+al. 2024, https://arxiv.org/abs/2405.04517; the paper's heads, blocks on the diagonal of the
+recurrent weight, are one full weight here.
+"""
+
 
 def check_cell(cell: Any) -> None:
     """Refuse what is no `Cell`.
@@ -140,7 +257,7 @@ def check_cell(cell: Any) -> None:
         raise ValueError(f"it is of type {type(cell).__name__}, not a jaxrnn.Cell.")
 
 
-BUILT_IN = (TANH, RELU, GRU, LSTM)
+BUILT_IN = (TANH, RELU, GRU, LSTM, PEEPHOLE_LSTM, COUPLED_LSTM, MGU, SLSTM)
 
 CELLS: Registry[Cell] = Registry("cell", check_cell, {cell.name: cell for cell in BUILT_IN})
 """The cells by name. One of your own is FILE.py:NAME, or is put in: `CELLS["mine"] = MINE`."""

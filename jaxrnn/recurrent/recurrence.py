@@ -5,8 +5,8 @@ Shapes: T time steps, B batch, H hidden size, G the number of gates of the cell.
 The products with the input need no carry, so the caller makes them for all steps at once; what
 is left for the loop is one product with the recurrent weight and the cell's elementwise step.
 There are two ways to run it fast: `jaxrnn.recurrent.scan`, a `lax.scan` for any cell, and on CPUs,
-for the usual cells, `jaxrnn.recurrent.compiled`, the same loop compiled with the product and the
-step in one.
+for elementwise cells, `jaxrnn.recurrent.compiled`, the same loop compiled with the product and the
+step in one, which is generated from the cell.
 `backend` chooses one, or JAX's own derivatives; `which_backend` tells which one a cell gets.
 """
 
@@ -25,7 +25,7 @@ from jaxrnn.array_checks import (
     check_step,
     nearest_rows,
 )
-from jaxrnn.recurrent.cells import Carry, Cell
+from jaxrnn.recurrent.cells import Carry, Cell, Params
 from jaxrnn.recurrent.compiled.calls import compiled, runs_compiled
 from jaxrnn.recurrent.compiled.library import why_unavailable
 from jaxrnn.recurrent.embedded import EmbeddedTokens
@@ -43,8 +43,8 @@ def backend(name: Backend) -> AbstractContextManager[None]:
     """Within it, the recurrence and generation run in this way; the innermost one counts.
 
     It is read when a program is traced. Programs that `jax.jit` made before, or within another
-    backend, are not used again. "compiled" is a permission: a cell of your own, or bfloat16, runs
-    in the scan all the same.
+    backend, are not used again. "compiled" is a permission: a cell that is not elementwise, or
+    bfloat16, runs in the scan all the same.
 
     Args:
         name: "scan" for `lax.scan` with a backward pass written by hand, "compiled" for the
@@ -84,8 +84,7 @@ def which_backend(cell: Cell, dtype: Any) -> Backend:
     """
     if _chosen.value in ("scan", "autodiff"):
         return _chosen.value
-    like = jax.ShapeDtypeStruct((), jnp.dtype(dtype))
-    return "compiled" if runs_compiled(cell, like) else "scan"
+    return "compiled" if runs_compiled(cell, jnp.dtype(dtype)) else "scan"
 
 
 def uses_autodiff() -> bool:
@@ -115,6 +114,7 @@ def recurrence(
     carry: Carry,
     x_gates: Float[Array, "T B GH"] | EmbeddedTokens,
     mask: Bool[Array, "T B"] | None = None,
+    params: Params | None = None,
 ) -> tuple[Carry, Float[Array, "T B H"]]:
     """Run `cell` over the T steps of `x_gates`, from the last one to the first if `reverse`.
 
@@ -127,12 +127,14 @@ def recurrence(
         x_gates: the input half of the gates, or where to look it up.
         mask: where False, the step leaves the carry as it is and its output is zero. None
             runs every step.
+        params: the cell's parameters per unit by their names, (H,) each; None if it has none.
 
     Returns:
         The carry after the last step that is run, and the output of every step.
 
     Raises:
-        ValueError: if an array has another shape, or no floating numbers.
+        ValueError: if an array has another shape, or no floating numbers, or the parameters are not
+            those of the cell.
     """
     weight_hh = jnp.asarray(weight_hh)
     dtype, hidden_size = weight_hh.dtype, weight_hh.shape[-1] if weight_hh.ndim else 0
@@ -155,11 +157,29 @@ def recurrence(
     carry = as_carry(carry, cell.carry(*(like for _ in cell.carry._fields)))
     if mask is not None:
         mask = as_mask("mask", mask, (steps, batch_size))
+    params = _checked_params(cell, params, hidden_size, dtype)
+    check_step(cell, carry, (batch_size, width), dtype, params)
     way = which_backend(cell, dtype)
-    if way != "compiled":
-        check_step(cell, carry, (batch_size, width), dtype)
     if way == "autodiff":
-        return plain(cell, reverse, weight_hh, bias_hh, carry, x_gates, mask)
+        return plain(cell, reverse, weight_hh, bias_hh, carry, x_gates, mask, params)
     run = compiled if way == "compiled" else scanned
-    weight_hh, bias_hh, carry, x_gates = reverse_mode_only(weight_hh, bias_hh, carry, x_gates)
-    return run(cell, reverse, weight_hh, bias_hh, carry, x_gates, mask)
+    weight_hh, bias_hh, carry, x_gates, params = reverse_mode_only(
+        weight_hh, bias_hh, carry, x_gates, params
+    )
+    return run(cell, reverse, weight_hh, bias_hh, carry, x_gates, mask, params)
+
+
+def _checked_params(
+    cell: Cell, params: Params | None, hidden_size: int, dtype: Any
+) -> dict[str, Float[Array, " H"]]:
+    """The parameters per unit of a cell, in the order of its names and in its precision.
+
+    Raises:
+        ValueError: if they are not those of the cell, or one has another shape.
+    """
+    params = params or {}
+    if set(params) != set(cell.params):
+        known = ", ".join(cell.params) or "none"
+        got = ", ".join(params) or "none"
+        raise ValueError(f"The parameters of the cell {cell.name!r} are {known}, got {got}.")
+    return {name: as_floats(name, params[name], (hidden_size,), dtype) for name in cell.params}

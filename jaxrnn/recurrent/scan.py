@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxrnn.recurrent.cells import Carry, Cell
+from jaxrnn.recurrent.cells import Carry, Cell, Params
 from jaxrnn.recurrent.embedded import EmbeddedTokens
 
 UNROLLED = 1
@@ -37,6 +37,7 @@ def plain(
     carry: Carry,
     x_gates: Array | EmbeddedTokens,
     mask: Array | None = None,
+    params: Params | None = None,
 ) -> tuple[Carry, Array]:
     """`jaxrnn.recurrent.recurrence` with JAX's own derivatives, of any order and mode."""
     table, inputs = _split(x_gates)
@@ -44,7 +45,7 @@ def plain(
     def body(carry: Carry, x: Any) -> tuple[Carry, Array]:
         x_t, mask = x
         h_gates = _recurrent(weight_hh, bias_hh, carry)
-        carry = _step(cell, mask, carry, _embedded_tokens(table, x_t), h_gates)
+        carry = _step(cell, mask, carry, _embedded_tokens(table, x_t), h_gates, params)
         return carry, _output(carry, mask)
 
     return _scan(body, carry, (inputs, mask), reverse)
@@ -59,9 +60,10 @@ def scanned(
     carry: Carry,
     x_gates: Array | EmbeddedTokens,
     mask: Array | None = None,
+    params: Params | None = None,
 ) -> tuple[Carry, Array]:
     """`jaxrnn.recurrent.recurrence.recurrence`, for any cell and on any device."""
-    return plain(cell, reverse, weight_hh, bias_hh, carry, x_gates, mask)
+    return plain(cell, reverse, weight_hh, bias_hh, carry, x_gates, mask, params)
 
 
 def _forward(
@@ -72,6 +74,7 @@ def _forward(
     carry: Carry,
     x_gates: Array | EmbeddedTokens,
     mask: Array | None,
+    params: Params | None,
 ) -> tuple[tuple[Carry, Array], Any]:
     table, inputs = _split(x_gates)
 
@@ -79,33 +82,39 @@ def _forward(
         x_t, mask = x
         h_gates = _recurrent(weight_hh, bias_hh, carry)
         step = partial(_step, cell, mask)
-        after, pull = jax.vjp(step, carry, _embedded_tokens(table, x_t), h_gates)
+        after, pull = jax.vjp(step, carry, _embedded_tokens(table, x_t), h_gates, params)
         return after, (_output(after, mask), carry.h, pull)
 
     last, (ys, hs_before, pulls) = _scan(body, carry, (inputs, mask), reverse)
     embedded = None if table is None else (len(table), inputs)
-    return (last, ys), (weight_hh, hs_before, pulls, mask, embedded)
+    return (last, ys), (weight_hh, hs_before, pulls, mask, embedded, params)
 
 
 def _backward(cell: Cell, reverse: bool, kept: Any, gradients: tuple[Carry, Array]) -> Any:
-    weight_hh, hs_before, pulls, mask, embedded = kept
+    weight_hh, hs_before, pulls, mask, embedded, params = kept
     d_last, d_ys = gradients
 
-    def body(d_carry: Carry, x: Any) -> tuple[Carry, Any]:
+    def body(d_state: tuple[Carry, Any], x: Any) -> tuple[tuple[Carry, Any], Any]:
+        d_carry, d_params = d_state
         pull, d_y, mask = x
         d_h = d_carry.h + (d_y if mask is None else jnp.where(mask[:, None], d_y, 0))
-        d_before, d_x_gates, d_h_gates = pull(d_carry._replace(h=d_h))
+        d_before, d_x_gates, d_h_gates, d_here = pull(d_carry._replace(h=d_h))
         d_before = d_before._replace(h=d_before.h + d_h_gates @ weight_hh)
-        return d_before, (None if d_x_gates is d_h_gates else d_x_gates, d_h_gates)
+        d_params = jax.tree.map(jnp.add, d_params, d_here)
+        d_gates = (None if d_x_gates is d_h_gates else d_x_gates, d_h_gates)
+        return (d_before, d_params), d_gates
 
-    d_carry, (d_x_gates, d_h_gates) = _scan(body, d_last, (pulls, d_ys, mask), not reverse)
+    d_state = (d_last, jax.tree.map(jnp.zeros_like, params))
+    (d_carry, d_params), (d_x_gates, d_h_gates) = _scan(
+        body, d_state, (pulls, d_ys, mask), not reverse
+    )
     d_x_gates = d_h_gates if d_x_gates is None else d_x_gates
     d_weight_hh = jnp.einsum("tbg,tbh->gh", d_h_gates, hs_before)
     if embedded is not None:
         rows, tokens = embedded
         none: Any = None  # tokens have no gradient
         d_x_gates = EmbeddedTokens(_gather_transposed(rows, tokens, d_x_gates), none)
-    return d_weight_hh, d_h_gates.sum((0, 1)), d_carry, d_x_gates, None
+    return d_weight_hh, d_h_gates.sum((0, 1)), d_carry, d_x_gates, None, d_params
 
 
 scanned.defvjp(_forward, _backward)
@@ -132,8 +141,15 @@ def _recurrent(weight_hh: Array, bias_hh: Array, carry: Carry) -> Float[Array, "
     return carry.h @ weight_hh.T + bias_hh
 
 
-def _step(cell: Cell, mask: Array | None, carry: Carry, x_gates: Array, h_gates: Array) -> Carry:
-    after = cell.step(carry, x_gates, h_gates)
+def _step(
+    cell: Cell,
+    mask: Array | None,
+    carry: Carry,
+    x_gates: Array,
+    h_gates: Array,
+    params: Params | None,
+) -> Carry:
+    after = cell.step(carry, x_gates, h_gates, **(params or {}))
     if mask is None:
         return after
     return jax.tree.map(lambda new, old: jnp.where(mask[:, None], new, old), after, carry)

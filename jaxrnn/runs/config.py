@@ -54,7 +54,7 @@ class Config:
     hidden_size: int = 256
     """H, the width of the carry (--hidden for short)."""
     cell: str = "gru"
-    """CharLM: the recurrent cell (tanh, relu, gru, lstm, ... or FILE.py:NAME)."""
+    """CharLM: the recurrent cell, a name of `jaxrnn.CELLS` or FILE.py:NAME."""
     num_layers: int = 1
     """CharLM and CharSeqStatefulLSTM: recurrent layers (--layers for short)."""
     dropout: float = 0.0

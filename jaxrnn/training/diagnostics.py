@@ -9,6 +9,7 @@ in it is looked at. So a cell of one's own is measured like the built-in ones.
 from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ from jaxrnn.nn.layers import RNN
 from jaxrnn.nn.model import CharModel, StatefulModel
 from jaxrnn.programs import bounded_jit
 from jaxrnn.recurrent.cells import TANH, Carry, Cell
+from jaxrnn.recurrent.recurrence import backend
 
 END_OF_RANGE = 0.05
 """A sigmoid or tanh is saturated in the outermost 5 % of its range, at either end."""
@@ -82,7 +84,8 @@ def _saturated_share(
     begin = (
         [z._replace(**c._asdict()) for z, c in zip(zeros, carry, strict=True)] if carry else zeros
     )
-    after, _ = rnn.apply({"params": layers}, begin, xs)
+    with backend("scan"):  # the watched cell runs a few steps: not worth compiling
+        after, _ = rnn.apply({"params": layers}, begin, xs)
     near = sum(layer.near.sum() for layer in after)
     return near / sum(layer.counted.sum() for layer in after)
 
@@ -97,9 +100,10 @@ def watched(cell: Cell) -> Cell:
     fields = cell.carry._fields
     watching = namedtuple("Watching", [*fields, "near", "counted"])  # type: ignore[misc]
 
-    def step(carry: Any, x_gates: Array, h_gates: Array) -> Any:
+    def step(carry: Any, x_gates: Array, h_gates: Array, **params: Array) -> Any:
         before = cell.carry(*carry[: len(fields)])
-        after, seen = _values_near_an_end(cell.step, before, x_gates, h_gates)
+        own_step = partial(cell.step, **params)
+        after, seen = _values_near_an_end(own_step, before, x_gates, h_gates)
         rows, width = carry.h.shape
         near = [s.reshape(rows, -1, width).sum(1).astype(carry.h.dtype) for s in seen]
         count = sum(s.size for s in seen) / carry.h.size

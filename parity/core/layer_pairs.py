@@ -17,7 +17,6 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from jaxrnn.exchange.weights import WeightMap
 from jaxrnn.nn.layers import RNN
-from jaxrnn.recurrent.cells import CELLS
 from parity.core.bridge import TORCH_DTYPES
 from parity.core.pairs import (
     SIZES,
@@ -34,7 +33,7 @@ from parity.core.pairs import (
     nested,
     projection,
 )
-from parity.core.references import LAYERS
+from parity.core.references import LAYERS, TORCH_CELLS
 from parity.core.runners import torch_device, without_cudnn
 
 LAYER_DROPOUT = 0.4
@@ -135,12 +134,13 @@ def _layer_name(stack: RNN, lengths: bool) -> str:
 def layer_pairs(*, quick: bool) -> list[Pair]:
     """Recurrent stacks: cells x layers x directions, with lengths and with dropout."""
     pairs = [
-        layer_pair(RNN(cell, H, 2, bidirectional=True), lengths=True) for cell in CELLS.values()
+        layer_pair(RNN(cell, H, 2, bidirectional=True), lengths=True)
+        for cell in TORCH_CELLS.values()
     ]
-    dropped = [RNN(cell, H, 3, dropout=LAYER_DROPOUT) for cell in CELLS.values()]
+    dropped = [RNN(cell, H, 3, dropout=LAYER_DROPOUT) for cell in TORCH_CELLS.values()]
     pairs += [layer_pair(stack) for stack in dropped[-1 if quick else 0 :]]
     if quick:
         return pairs
-    for cell, num_layers, both in product(CELLS.values(), (1, 3), (False, True)):
+    for cell, num_layers, both in product(TORCH_CELLS.values(), (1, 3), (False, True)):
         pairs.append(layer_pair(RNN(cell, H, num_layers, bidirectional=both)))
     return pairs

@@ -26,10 +26,10 @@ from jaxrnn.nn.models import (
     CharSeqStatefulLSTM,
     StatefulModel,
 )
-from jaxrnn.recurrent.cells import CELLS, TANH, Cell
+from jaxrnn.recurrent.cells import TANH, Cell
 from jaxrnn.training.steps import Batch, batch_loss
 from parity.core.bridge import named_leaves
-from parity.core.references import CharReference, reference_of
+from parity.core.references import TORCH_CELLS, CharReference, reference_of
 
 
 class Sizes(NamedTuple):
@@ -263,7 +263,7 @@ def course_pairs() -> list[Pair]:
         model = model if kind is CharSeqStatefulLSTM else kind(V, F, H)
         pairs.append(model_pair(kind.__name__, model))
     pairs.append(model_pair("CharSeqRnn, identity", CharSeqRnn(V, F, H, identity=True)))
-    for name, cell in CELLS.items():
+    for name, cell in TORCH_CELLS.items():
         model = CharLM(FEW, F, H, cell=cell, num_layers=2)
         pairs.append(model_pair(f"CharLM, {name}, 2 layers", model, length=T - 1))
     tied = CharLM(V, H, H, tied=True)

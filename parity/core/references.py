@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from jaxrnn.nn import models
-from jaxrnn.recurrent.cells import Cell
+from jaxrnn.recurrent.cells import CELLS, Cell
 
 Carry = Any
 
@@ -26,6 +26,9 @@ LAYERS: dict[str, Callable[..., nn.RNNBase]] = {
     "lstm": nn.LSTM,
 }
 """torch's recurrent layers by the name of our cell."""
+
+TORCH_CELLS = {name: cell for name, cell in CELLS.items() if name in LAYERS}
+"""Our cells that torch has a layer for."""
 
 
 def repackage(carry: Carry) -> Carry:

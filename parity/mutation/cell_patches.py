@@ -138,6 +138,7 @@ def own_gru(step: Callable[..., Any]) -> Fault:
         carry: Any,
         x_gates: Any,
         alive: Any,
+        params: Any = None,
     ) -> Any:
         """As `recurrence`, without lengths."""
 
@@ -179,10 +180,12 @@ def recurrence_with(
 ) -> Fault:
     """The recurrence with one of its arguments, or its result, changed."""
 
-    def run(cell: Cell, back: bool, w: Any, b: Any, before: Any, x: Any, mask: Any = None) -> Any:
+    def run(
+        cell: Cell, back: bool, w: Any, b: Any, before: Any, x: Any, mask: Any = None, *params: Any
+    ) -> Any:
         """As `recurrence`."""
         after = recurrence(
-            cell, reverse(back), weight(w), bias(b), carry(before), gates(x), alive(mask)
+            cell, reverse(back), weight(w), bias(b), carry(before), gates(x), alive(mask), *params
         )
         return result(after, back)
 
@@ -266,7 +269,8 @@ def backward_with(change: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> Fault
 
         def run(*args: Any) -> Any:
             """As the backward pass."""
-            return (*change(backward(*args)[:4]), None)
+            gradients = backward(*args)
+            return (*change(gradients[:4]), *gradients[4:])
 
         return run
 

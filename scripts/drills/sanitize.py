@@ -127,7 +127,7 @@ def sanitized_environment(folder: Path) -> dict[str, str]:
         EXTRA_FLAGS: FLAGS,
         FOLDER: str(folder / "library"),
     }
-    build = "from jaxrnn.recurrent.compiled.library import compiled_library; compiled_library()"
+    build = "from jaxrnn.recurrent.compiled.generated import compile_usual; compile_usual()"
     built = _run([sys.executable, "-c", build], plain)
     if built.returncode != 0:
         raise SanitizerError(f"The library does not compile: {_last_line(built.stderr)}")

@@ -1,1 +1,1 @@
-"""The recurrence of the usual cells, compiled for this machine's processor."""
+"""The recurrence compiled for this machine's processor, each cell generated from its step."""

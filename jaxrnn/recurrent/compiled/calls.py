@@ -1,8 +1,10 @@
 """The recurrence as calls into the compiled library, differentiable any number of times.
 
-Shapes: T time steps, B batch, H hidden size, G gates of the cell, V rows of the look-up table.
+Shapes: T time steps, B batch, H hidden size, G gates of the cell, F fields of its carry, P its
+parameters per unit, R its residuals, V rows of the look-up table.
 
-An array that is not there is passed as one without elements.
+An array that is not there is passed as one without elements. Of the carry, `h` is an array of its
+own, and the other fields are one array, (F - 1, B, H).
 """
 
 from functools import partial
@@ -11,19 +13,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from jaxrnn.recurrent.cells import GRU, LSTM, RELU, TANH, Carry, Cell
+from jaxrnn.recurrent.cells import Carry, Cell, Params
+from jaxrnn.recurrent.compiled.generated import Generated, generated
 from jaxrnn.recurrent.compiled.library import vector_bytes, why_unavailable
 from jaxrnn.recurrent.embedded import EmbeddedTokens
 from jaxrnn.recurrent.scan import scanned
-
-NUMBERS = {TANH: 0, RELU: 1, GRU: 2, LSTM: 3}
-"""The cells that are compiled, by the number that recurrence.cc knows them by."""
-STEPS = {cell.name: cell.step for cell in NUMBERS}
-"""What was compiled: a cell whose step has been replaced since is another cell."""
-KEPT = {TANH: 0, RELU: 0, GRU: 4, LSTM: 5}
-"""How many (B, H) a step keeps for the backward pass; as cells.h says."""
 
 
 class Inputs(NamedTuple):
@@ -34,15 +31,16 @@ class Inputs(NamedTuple):
     carry: Carry
     x_gates: Float[Array, "T B GH"] | EmbeddedTokens
     mask: Bool[Array, "T B"] | None
+    params: Params | None = None
 
 
-class Kept(NamedTuple):
-    """What the forward run leaves for the backward one.
+class Residuals(NamedTuple):
+    """What the forward run keeps for the backward one.
 
     Attributes:
         ys: the outputs, (T, B, H).
         before: `h` before each step, (T, B, H).
-        gates: what the cell keeps of each step, (T, B, KEPT * H).
+        gates: what the cell keeps of each step, (T, B, R * H).
     """
 
     ys: Array
@@ -50,11 +48,22 @@ class Kept(NamedTuple):
     gates: Array
 
 
-def runs_compiled(cell: Cell, weight_hh: Array | jax.ShapeDtypeStruct) -> bool:
-    """Whether `compiled` can run the cell in the weight's precision on this machine."""
-    known = cell in NUMBERS and cell.step is STEPS[cell.name]
-    precise = weight_hh.dtype in (jnp.float32, jnp.float64)
-    return known and precise and jax.default_backend() == "cpu" and why_unavailable() is None
+def runs_compiled(cell: Cell, dtype: DTypeLike) -> bool:
+    """Whether `compiled` can run a cell in a precision on this machine.
+
+    The first call for a cell generates its functions.
+    """
+    precise = dtype in (jnp.float32, jnp.float64)
+    if not precise or jax.default_backend() != "cpu" or why_unavailable() is not None:
+        return False
+    return generated(cell) is not None
+
+
+def _generated(cell: Cell) -> Generated:
+    """The functions of a cell that `runs_compiled`."""
+    found = generated(cell)
+    assert found is not None, f"the cell {cell.name!r} does not run compiled"
+    return found
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -66,24 +75,25 @@ def compiled(
     carry: Carry,
     x_gates: Array | EmbeddedTokens,
     mask: Array | None = None,
+    params: Params | None = None,
 ) -> tuple[Carry, Array]:
-    """`jaxrnn.recurrent.recurrence.recurrence` for the cells of `NUMBERS`, on a CPU."""
-    inputs = Inputs(weight_hh, bias_hh, carry, x_gates, mask)
-    last, kept = _run(cell, reverse, inputs, keep=False)
-    return last, kept.ys
+    """`jaxrnn.recurrent.recurrence.recurrence` for the cells that `runs_compiled`, on a CPU."""
+    inputs = Inputs(weight_hh, bias_hh, carry, x_gates, mask, params)
+    last, residuals = _run(cell, reverse, inputs, keep=False)
+    return last, residuals.ys
 
 
 def _forward(cell: Cell, reverse: bool, *arguments: Any) -> tuple[tuple[Carry, Array], Any]:
     inputs = Inputs(*jax.tree.map(lambda argument: argument.value, arguments))
     carried = any(leaf.perturbed for leaf in jax.tree.leaves(arguments[2], is_leaf=_is_argument))
-    last, kept = _keeping(cell, reverse, inputs)
-    return (last, kept.ys), (inputs, kept, () if carried else None)
+    last, residuals = _keeping(cell, reverse, inputs)
+    return (last, residuals.ys), (inputs, residuals, () if carried else None)
 
 
-def _backward(cell: Cell, reverse: bool, residuals: Any, gradients: tuple[Carry, Array]) -> Any:
-    inputs, kept, carried = residuals
+def _backward(cell: Cell, reverse: bool, saved: Any, gradients: tuple[Carry, Array]) -> Any:
+    inputs, residuals, carried = saved
     gradients = jax.tree.map(_instantiated, gradients, is_leaf=_is_zero)
-    return tuple(_gradients(cell, reverse, carried is not None, inputs, kept, gradients))
+    return tuple(_gradients(cell, reverse, carried is not None, inputs, residuals, gradients))
 
 
 compiled.defvjp(_forward, _backward, symbolic_zeros=True)
@@ -107,7 +117,7 @@ def _gradients(
     reverse: bool,
     carried: bool,
     inputs: Inputs,
-    kept: Kept,
+    residuals: Residuals,
     gradients: tuple[Carry, Array],
 ) -> Inputs:
     """The gradients of the inputs, given those of the results; zero for the carry if not wanted.
@@ -115,42 +125,52 @@ def _gradients(
     Where the carry's history is cut off, one product fewer is needed.
     """
     d_last, d_ys = gradients
-    T, B, H = kept.ys.shape
-    table = inputs.x_gates if isinstance(inputs.x_gates, EmbeddedTokens) else None
-    separate = cell is GRU  # elsewhere both halves of the gates have the same gradient
-    like = partial(jax.ShapeDtypeStruct, dtype=d_ys.dtype)
-    width = len(cell.gates) * H
-    own = width if table is None else H  # for a table, only the gate n, which is another there
-    d_h_gates, d_x_gates, d_table, d_weight, d_bias, dh, dc = jax.ffi.ffi_call(
+    T, B, H = residuals.ys.shape
+    dtype = d_ys.dtype
+    functions = _generated(cell)
+    G, F, P = len(cell.gates), len(cell.carry._fields), len(cell.params)
+    table = inputs.x_gates.table if isinstance(inputs.x_gates, EmbeddedTokens) else None
+    # The gradients of the input half of the gates are stored where they are other ones than those
+    # of the recurrent half; for a table, only those of the gates where they are.
+    separate = G - functions.shared(dtype)
+    stored = 0 if separate == 0 else separate if table is not None else G
+
+    def array(*shape: int, there: bool = True) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape if there else (0,), dtype)
+
+    d_h_gates, d_x_gates, d_table, d_weight, d_bias, d_params, dh, d_others = jax.ffi.ffi_call(
         "jaxrnn_backward",
         (
-            like((T, B, width)),
-            like((T, B, own) if separate else (0,)),
-            like((0,) if table is None else (len(table.table), width)),
-            like((width, H)),
-            like((width,)),
-            like((B, H) if carried else (0,)),
-            like((B, H) if carried and cell is LSTM else (0,)),
+            array(T, B, G * H),
+            array(T, B, stored * H, there=stored > 0),
+            array(0 if table is None else len(table), G * H, there=table is not None),
+            array(G * H, H),
+            array(G * H),
+            array(P, H, there=P > 0),
+            array(B, H, there=carried),
+            array(F - 1, B, H, there=carried and F > 1),
         ),
         vmap_method="sequential",
     )(
         inputs.weight_hh,
-        kept.before,
-        kept.gates,
-        kept.ys,
+        residuals.before,
+        residuals.gates,
+        residuals.ys,
         *_places(inputs),
+        stacked_params(cell, inputs.params, like=d_ys),
         d_ys,
-        *_two(d_last),
-        cell=np.int64(NUMBERS[cell]),
+        *split_carry(d_last),
+        cell=functions.fingerprint,
         reverse=reverse,
     )
-    d_carry = cell.carry(*(dh, dc)[: len(d_last)]) if carried else _zeros(d_last)
+    d_carry = join_carry(cell, dh, d_others) if carried else _zeros(d_last)
     none: Any = None  # tokens and mask have no gradient
     if table is not None:
         d_x: Any = EmbeddedTokens(d_table, none)
     else:
-        d_x = d_x_gates if separate else d_h_gates
-    return Inputs(d_weight, d_bias, d_carry, d_x, none)
+        d_x = d_x_gates if stored else d_h_gates
+    by_name = dict(zip(cell.params, d_params, strict=True)) if P else inputs.params
+    return Inputs(d_weight, d_bias, d_carry, d_x, none, by_name)
 
 
 # Gradients of gradients, which are rare, are those of `scanned`: neither call has any of its own.
@@ -164,13 +184,13 @@ def _gradients_forward(
 
 
 def _gradients_backward(
-    cell: Cell, reverse: bool, carried: bool, residuals: Any, second: Inputs
+    cell: Cell, reverse: bool, carried: bool, saved: Any, second: Inputs
 ) -> Any:
     def of_scanned(inputs: Inputs, gradients: Any) -> Any:
         d = _without_integers(jax.vjp(partial(scanned, cell, reverse), *inputs)[1](gradients))
         return d if carried else d._replace(carry=_zeros(d.carry))
 
-    d_inputs, d_gradients = jax.vjp(of_scanned, *residuals)[1](second)
+    d_inputs, d_gradients = jax.vjp(of_scanned, *saved)[1](second)
     return _without_integers(d_inputs), None, d_gradients
 
 
@@ -178,7 +198,7 @@ _gradients.defvjp(_gradients_forward, _gradients_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _keeping(cell: Cell, reverse: bool, inputs: Inputs) -> tuple[Carry, Kept]:
+def _keeping(cell: Cell, reverse: bool, inputs: Inputs) -> tuple[Carry, Residuals]:
     return _run(cell, reverse, inputs, keep=True)
 
 
@@ -187,52 +207,84 @@ def _keeping_forward(cell: Cell, reverse: bool, inputs: Inputs) -> tuple[Any, In
 
 
 def _keeping_backward(cell: Cell, reverse: bool, inputs: Inputs, gradients: Any) -> tuple[Inputs]:
-    d_last, d_kept = gradients
+    d_last, d_residuals = gradients
     pull = jax.vjp(partial(scanned, cell, reverse), *inputs)[1]
-    return (_without_integers(pull((d_last, d_kept.ys))),)
+    return (_without_integers(pull((d_last, d_residuals.ys))),)
 
 
 _keeping.defvjp(_keeping_forward, _keeping_backward)
 
 
-def _run(cell: Cell, reverse: bool, inputs: Inputs, *, keep: bool) -> tuple[Carry, Kept]:
+def _run(cell: Cell, reverse: bool, inputs: Inputs, *, keep: bool) -> tuple[Carry, Residuals]:
     """The weight is packed by a call of its own, which XLA lifts out of a loop over windows."""
-    weight_hh, bias_hh, carry, x_gates, _ = inputs
+    weight_hh, bias_hh, carry, x_gates, _, params = inputs
     table = x_gates.table if isinstance(x_gates, EmbeddedTokens) else x_gates
     T = len(x_gates.tokens if isinstance(x_gates, EmbeddedTokens) else x_gates)
     B, H = carry.h.shape
-    like = partial(jax.ShapeDtypeStruct, dtype=weight_hh.dtype)
-    packed = pack(cell, weight_hh)
-    ys, h, c, before, kept = jax.ffi.ffi_call(
+    dtype = weight_hh.dtype
+    functions = _generated(cell)
+    others = len(cell.carry._fields) - 1
+
+    def array(*shape: int, there: bool = True) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape if there else (0,), dtype)
+
+    ys, h, others_after, before, kept = jax.ffi.ffi_call(
         "jaxrnn_forward",
         (
-            like((T, B, H)),
-            like((B, H)),
-            like((B, H) if cell is LSTM else (0,)),
-            like((T, B, H) if keep else (0,)),
-            like((T, B, KEPT[cell] * H) if keep else (0,)),
+            array(T, B, H),
+            array(B, H),
+            array(others, B, H, there=others > 0),
+            array(T, B, H, there=keep),
+            array(T, B, functions.residuals(dtype) * H, there=keep),
         ),
         vmap_method="sequential",
     )(
-        packed,
+        pack(weight_hh, len(cell.gates)),
         bias_hh,
-        *_two(carry),
+        *split_carry(carry),
         table,
         *_places(inputs),
-        cell=np.int64(NUMBERS[cell]),
+        stacked_params(cell, params, like=bias_hh),
+        cell=functions.fingerprint,
         reverse=reverse,
     )
-    return cell.carry(*(h, c)[: len(carry)]), Kept(ys, before, kept)
+    return join_carry(cell, h, others_after), Residuals(ys, before, kept)
 
 
-def pack(cell: Cell, weight: Float[Array, "GN K"]) -> Float[Array, " packed"]:
-    """A weight in the order in which the library reads it; its gates are those of the cell."""
-    gates, (rows, K) = len(cell.gates), weight.shape
+def pack(weight: Float[Array, "GN K"], gates: int) -> Float[Array, " packed"]:
+    """A weight in the order in which the library reads it, with the rows of so many gates."""
+    rows, K = weight.shape
     panel = vector_bytes() // weight.dtype.itemsize * (2 if gates == 1 else 1)
     size = gates * -(-(rows // gates) // panel) * panel * K  # filled up to whole panels
     like = jax.ShapeDtypeStruct((size,), weight.dtype)
     call = jax.ffi.ffi_call("jaxrnn_pack", like, vmap_method="sequential")
-    return call(weight, cell=np.int64(NUMBERS[cell]))
+    return call(weight, gates=np.int64(gates))
+
+
+def split_carry(carry: Carry) -> tuple[Array, Array]:
+    """`h`, and the other fields as one array, (F - 1, *h.shape); no elements if there are none."""
+    h, *others = carry
+    return h, jnp.stack(others) if others else _nothing(h, h.dtype)
+
+
+def join_carry(cell: Cell, h: Array, others: Array) -> Carry:
+    """The carry of `h` and the other fields."""
+    return cell.carry(h, *others) if len(cell.carry._fields) > 1 else cell.carry(h)
+
+
+def stacked_params(
+    cell: Cell, params: Params | None, *, like: Array
+) -> Float[Array, "P H"] | Float[Array, " 0"]:
+    """The parameters per unit of a cell, in the order of its names.
+
+    Args:
+        cell: the cell.
+        params: its parameters.
+        like: an array of the same precision.
+    """
+    if not params:
+        return _nothing(like, like.dtype)
+    return jnp.stack([params[name] for name in cell.params])
 
 
 def _without_integers(gradients: Any) -> Inputs:
@@ -249,12 +301,6 @@ def _without_integers(gradients: Any) -> Inputs:
 
 def _zeros(tree: Any) -> Any:
     return jax.tree.map(jnp.zeros_like, tree)
-
-
-def _two(carry: Carry) -> tuple[Array, Array]:
-    """h and c, the latter without elements where the cell has none."""
-    h, *rest = carry
-    return h, rest[0] if rest else _nothing(h, h.dtype)
 
 
 def _places(inputs: Inputs) -> tuple[Array, Array]:

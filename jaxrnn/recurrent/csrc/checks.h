@@ -1,6 +1,6 @@
 // What the arrays of a call must be: anything else would be read or written outside its memory.
 //
-// The same is checked in Python before (jaxrnn/nn/checks.py), where the message is better. Here it
+// The same is checked in Python before (jaxrnn/array_checks.py), where the message is better. Here it
 // is the last line: no mistake of a caller's reaches memory.
 
 #pragma once

@@ -1,4 +1,4 @@
-// The gradients of a weight, of its bias and of a table: sums over all time steps and rows.
+// The gradients of a weight, its bias, parameters and a table: sums over all time steps and rows.
 //
 // Shapes: K the T * B places that are summed over, M the gates times units, N the units.
 
@@ -15,7 +15,7 @@ namespace jaxrnn {
 // some rows of the sum, in the order of the places.
 template <typename T>
 struct OuterProducts {
-  static constexpr int V = 2, L = kLanes<T>, R = kMostRows<V>;
+  static constexpr int V = 2, L = kLanes<T>, R = most_rows(V);
   static constexpr long kPlaces = 256;  // summed up before the sum is written: stays in a cache
   static constexpr long kRows = 4 * R;  // of the sum, that share what is packed of `right`
 
@@ -85,6 +85,40 @@ struct OuterProducts {
       }
     }
   };
+};
+
+// sum[m] = sum_k array[k][m], of an array (K, M), in the order of the places.
+template <typename T>
+struct ColumnSums {
+  static constexpr long kPlaces = 256;  // summed up by themselves: less is rounded away
+  static constexpr int kColumns = 64;   // of one thread
+
+  long K, M;
+  const T* array;
+  T* sum;  // (M,)
+
+  void run(xla::ffi::ThreadPool& pool) const {
+    const long strips = (M + kColumns - 1) / kColumns;
+    const auto strip = [&](long i) { run(i * kColumns); };
+    if (1.0 * K * M < kWorthSharing) {
+      for (long i = 0; i < strips; ++i) strip(i);
+    } else {
+      parallel_for(pool, strips, strip);
+    }
+  }
+
+ private:
+  void run(long first) const {
+    const long count = std::min<long>(kColumns, M - first);
+    std::fill_n(sum + first, count, T(0));
+    for (long k = 0; k < K; k += kPlaces) {
+      T partial[kColumns] = {};
+      for (long j = k; j < std::min(K, k + kPlaces); ++j) {
+        add<kColumns>(array + j * M + first, count, partial);
+      }
+      add<kColumns>(partial, count, sum + first);
+    }
+  }
 };
 
 }  // namespace jaxrnn

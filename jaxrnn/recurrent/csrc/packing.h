@@ -6,19 +6,23 @@
 
 #include "parallel.h"
 #include "product.h"
-#include "sizes.h"
 
 namespace jaxrnn {
 
 // A weight (GN, K) in panels, each with all gates of some units.
-template <typename T, int G>
+template <typename T>
 struct Packing {
-  static constexpr int U = G == 1 ? 2 : 1;  // vectors of units in a panel
   static constexpr int L = kLanes<T>;
 
+  const int G, U, vectors;  // gates; vectors of units in a panel, and of all its gates
   const long N, K, panels, size;
 
-  Packing(long N, long K) : N(N), K(K), panels((N + U * L - 1) / (U * L)), size(K * G * U * L) {}
+  Packing(int G, long N, long K)
+      : G(G), U(units_per_panel(G)), vectors(G * U), N(N), K(K),
+        panels((N + U * L - 1) / (U * L)), size(K * vectors * L) {}
+
+  // Numbers of a row of units, filled up to whole panels.
+  long width() const { return panels * U * L; }
 
   void run(xla::ffi::ThreadPool& pool, const T* weight, T* packed) const {
     const long parts = K * N * G < kWorthPacking ? 1 : panels;
@@ -31,12 +35,13 @@ struct Packing {
 
  private:
   void pack(long p, const T* weight, T* panel) const {
-    for (int v = 0; v < G * U; ++v) {
+    const long stride = vectors * L;
+    for (int v = 0; v < vectors; ++v) {
       for (int l = 0; l < L; ++l) {
         const long unit = (p * U + v % U) * L + l;
         const T* from = weight + ((v / U) * N + unit) * K;
         T* to = panel + v * L + l;
-        for (long k = 0; k < K; ++k) to[k * G * U * L] = unit < N ? from[k] : T(0);
+        for (long k = 0; k < K; ++k) to[k * stride] = unit < N ? from[k] : T(0);
       }
     }
   }

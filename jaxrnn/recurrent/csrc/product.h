@@ -6,12 +6,10 @@
 
 #pragma once
 
-#include <algorithm>
 #include <memory>
 #include <utility>
-#include <vector>
 
-#include "vector.h"
+#include "sizes.h"
 
 namespace jaxrnn {
 
@@ -42,35 +40,28 @@ template <typename T>
 using Multiply = void (*)(const T*, const T*, long, Vec<T>*);
 
 template <typename T, int V, int... R>
-Multiply<T> choose_multiply(int rows, std::integer_sequence<int, R...>) {
+Multiply<T> choose_rows(int rows, std::integer_sequence<int, R...>) {
   static constexpr Multiply<T> table[] = {multiply<T, R + 1, V>...};
   return table[rows - 1];
 }
 
-template <int V>
-constexpr int kMostRows = kAccumulators / V;
-
-// The product for blocks of `rows` rows, at most kMostRows<V>.
+// The product for blocks of `rows` rows, at most most_rows(V).
 template <typename T, int V>
 Multiply<T> multiply_for(int rows) {
-  return choose_multiply<T, V>(rows, std::make_integer_sequence<int, kMostRows<V>>());
+  return choose_rows<T, V>(rows, std::make_integer_sequence<int, most_rows(V)>());
 }
 
-struct Block {
-  long first;
-  int rows;
-};
+template <typename T, int... V>
+Multiply<T> choose_vectors(int vectors, int rows, std::integer_sequence<int, V...>) {
+  using Choose = Multiply<T> (*)(int);
+  static constexpr Choose table[] = {multiply_for<T, V + 1>...};
+  return table[vectors - 1](rows);
+}
 
-// `rows` rows in blocks of nearly the same size: a last block of one row would be slow.
-inline std::vector<Block> blocks_of(long rows, int most) {
-  const long count = (rows + most - 1) / most;
-  std::vector<Block> blocks;
-  for (long i = 0, first = 0; i < count; ++i) {
-    const int size = static_cast<int>((rows - first) / (count - i));
-    blocks.push_back({first, size});
-    first += size;
-  }
-  return blocks;
+// The same for panels of `vectors` vectors, at most kMostGates.
+template <typename T>
+Multiply<T> multiply_for(int vectors, int rows) {
+  return choose_vectors<T>(vectors, rows, std::make_integer_sequence<int, kMostGates>());
 }
 
 // Memory for vectors: aligned, and not yet written to.

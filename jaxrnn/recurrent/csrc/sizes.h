@@ -1,36 +1,66 @@
-// What a recurrence reads, and how its rows are shared out.
+// The sizes of a recurrence, and how its rows and units are divided.
 //
-// Shapes: T time steps, B rows, H units, GH gates times units, V rows of the table.
+// Shapes: T time steps, B rows of the batch, H units, G gates, V rows of the table.
 
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
+
+#include "vector.h"
 
 namespace jaxrnn {
+
+// Gates that a cell may have: products this many vectors wide are compiled once for all cells.
+constexpr int kMostGates = 8;
+
+// Vectors of units in a panel of the packed weight. One gate alone would fill too few registers.
+constexpr int units_per_panel(int gates) { return gates == 1 ? 2 : 1; }
+
+// Rows whose sums fit into the registers, for a panel as wide as so many vectors.
+constexpr int most_rows(int vectors) { return kAccumulators / vectors; }
 
 struct Sizes {
   long T, B, H, V;  // V is 0 where the inputs are not looked up
   bool reverse;
 
-  // The row of the table that a token reads; like XLA's gather, never one outside.
-  long row(int32_t token) const { return std::clamp<long>(token, 0, V - 1); }
-
   // Step number `i`, from 0, in the order in which the recurrence runs, or against it.
   long step(long i, bool backwards) const { return reverse != backwards ? T - 1 - i : i; }
 };
 
+// The row of a table that a token reads; like XLA's gather, never one outside.
+inline long row_of(int32_t token, long rows) { return std::clamp<long>(token, 0, rows - 1); }
+
 // Whether any of some rows is run at step t: windows that are padded end in steps that none is.
-inline bool any_alive(const bool* alive, long t, long B, long first, long count) {
-  if (!alive) return true;
-  const bool* from = alive + t * B + first;
+inline bool any_run(const bool* mask, long t, long B, long first, long count) {
+  if (!mask) return true;
+  const bool* from = mask + t * B + first;
   return std::any_of(from, from + count, [](bool x) { return x; });
 }
 
 // How many steps there are up to the last one at which any of B rows is run.
-inline long steps_run(const bool* alive, long T, long B) {
-  while (T > 0 && !any_alive(alive, T - 1, B, 0, B)) --T;
+inline long steps_run(const bool* mask, long T, long B) {
+  while (T > 0 && !any_run(mask, T - 1, B, 0, B)) --T;
   return T;
+}
+
+// Neighboring rows that go through a product together.
+struct Block {
+  long first;
+  int rows;
+};
+
+// `rows` rows in blocks of nearly the same size: a last block of one row would be slow.
+inline std::vector<Block> blocks_of(long rows, int most) {
+  const long count = (rows + most - 1) / most;
+  std::vector<Block> blocks;
+  for (long i = 0, first = 0; i < count; ++i) {
+    const int size = static_cast<int>((rows - first) / (count - i));
+    blocks.push_back({first, size});
+    first += size;
+  }
+  return blocks;
 }
 
 // Operations on one thread that take about ten times as long as waking another.

@@ -5,7 +5,6 @@
 #pragma once
 
 #include "product.h"
-#include "sizes.h"
 
 namespace jaxrnn {
 
@@ -13,8 +12,7 @@ namespace jaxrnn {
 // made some columns and some places at a time, while another sum has them in a cache.
 template <typename T>
 struct TableGradient {
-  Sizes n;
-  long M;
+  long V, M;
   const int32_t* tokens;      // (K,)
   const T* d_gates;           // (K, M): the gradient of the recurrent half of the gates
   long shared;                // the columns that are the same in that of the input half
@@ -23,7 +21,7 @@ struct TableGradient {
 
   void begin(long first, long count) const {
     if (!d_table) return;
-    for (long v = 0; v < n.V; ++v) std::fill_n(d_table + v * M + first, count, T(0));
+    for (long v = 0; v < V; ++v) std::fill_n(d_table + v * M + first, count, T(0));
   }
 
   // Adds columns `first` to `first + count - 1`, at most N, of places `place` to `place + places - 1`.
@@ -32,7 +30,7 @@ struct TableGradient {
     if (!d_table) return;
     const long from_gates = std::clamp<long>(shared - first, 0, count);
     for (long k = place; k < place + places; ++k) {
-      T* to = d_table + n.row(tokens[k]) * M + first;
+      T* to = d_table + row_of(tokens[k], V) * M + first;
       jaxrnn::add<N>(d_gates + k * M + first, from_gates, to);
       if (from_gates == count) continue;
       const T* from = d_x + k * (M - shared) + (first + from_gates - shared);

@@ -1,0 +1,377 @@
+"""A cell's step and its pull-back as expressions, from their jaxprs.
+
+A jaxpr is run on arrays of expressions instead of numbers: what only moves numbers (slices,
+reshapes, concatenations) moves expressions, and every elementwise operation makes new ones. In the
+end each number of the results is the expression of the arguments that it is made of. A step is
+elementwise if that is the same expression at every row and unit, of the arguments there.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.extend.core import Literal
+from jax.typing import DTypeLike
+from jaxtyping import Array
+
+from jaxrnn.recurrent.cells import Cell
+from jaxrnn.recurrent.compiled.graph import OPERATIONS, Graph, NotElementwiseError
+
+Nodes = np.ndarray
+"""An array of numbers of expressions."""
+
+_CALLS = {
+    *("jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call"),
+    *("custom_vjp_call_jaxpr", "checkpoint", "remat2"),
+}
+"""Primitives that only call another jaxpr."""
+_JAXPRS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+"""The parameters in which they have it."""
+_IDENTITIES = {"copy", "copy_p", "stop_gradient", "reduce_precision_identity"}
+_ROUNDING = {0: "round_half_away", 1: "round_half_even"}
+"""`lax.RoundingMethod`."""
+
+
+class StepGraph(NamedTuple):
+    """A step and its pull-back for one unit of one row.
+
+    Attributes:
+        graph: has the leaves "carry", "x", "s" and "params", and "d", the gradient of the carry
+            after the step, all at place (0, 0).
+        after: the carry after the step, field by field.
+        d_carry: the gradient of the carry before the step, field by field.
+        dx: the gradients of the input half of the gates.
+        ds: the gradients of the recurrent half.
+        d_params: the gradients of the parameters per unit.
+    """
+
+    graph: Graph
+    after: list[int]
+    d_carry: list[int]
+    dx: list[int]
+    ds: list[int]
+    d_params: list[int]
+
+    @property
+    def gradients(self) -> list[int]:
+        """All results of the pull-back."""
+        return [*self.d_carry, *self.dx, *self.ds, *self.d_params]
+
+
+def trace(cell: Cell, dtype: DTypeLike) -> StepGraph:
+    """The step of a cell and its pull-back in one precision.
+
+    The pull-back is traced at one row and two units, which is enough to write it; the step once
+    more at three rows and three units, where anything that depends on other rows or units, or on
+    the sizes, shows.
+
+    Args:
+        cell: the cell.
+        dtype: float32 or float64. The constants of a step are exact only in their own precision.
+
+    Raises:
+        NotElementwiseError: if it is no elementwise function of operations that have a C++ name.
+    """
+    graph = Graph()
+    with jax.enable_x64(np.dtype(dtype) == np.float64):
+        step, pulled = _pulled_back(cell, graph, dtype)
+        _check_places(cell, graph, dtype, step.after)
+    if graph.moved([*step.after, *step.gradients], (0, 1)) != pulled:
+        raise NotElementwiseError("its gradients at one unit depend on other units")
+    return step
+
+
+def _pulled_back(cell: Cell, graph: Graph, dtype: DTypeLike) -> tuple[StepGraph, list[int]]:
+    """The step and its pull-back at the first unit, and all their results at the second one."""
+
+    def step_and_pull_back(carry: Any, x: Array, s: Array, params: Any, d: Any) -> Any:
+        after, pull_back = jax.vjp(_step_of(cell), carry, x, s, params)
+        return after, pull_back(d)
+
+    example = _example(cell, 1, 2, dtype)
+    carry = example[0]
+    arguments = _leaves(cell, graph, 1, 2)
+    d = [_field(graph, "d", i, 1, 2) for i in range(len(carry))]
+    after, (d_carry, dx, ds, d_params) = _run(
+        graph, step_and_pull_back, (*example, carry), [*arguments, *d]
+    )
+    if jax.tree.structure(after) != jax.tree.structure(carry):
+        raise NotElementwiseError("its result is no carry like the one that it takes")
+
+    def at(unit: int) -> StepGraph:
+        gate = [int(k) for k in range(unit, 2 * len(cell.gates), 2)]
+        return StepGraph(
+            graph,
+            [int(field[0, unit]) for field in after],
+            [int(field[0, unit]) for field in d_carry],
+            [int(dx[0, k]) for k in gate],
+            [int(ds[0, k]) for k in gate],
+            [int(vector[unit]) for vector in d_params],
+        )
+
+    second = at(1)
+    return at(0), [*second.after, *second.gradients]
+
+
+def _check_places(cell: Cell, graph: Graph, dtype: DTypeLike, after: list[int]) -> None:
+    """Refuse a step that differs from row to row or unit to unit, or with their number."""
+    rows = units = 3
+    result = _run(
+        graph,
+        _step_of(cell),
+        _example(cell, rows, units, dtype),
+        _leaves(cell, graph, rows, units),
+    )
+    for row in range(rows):
+        for unit in range(units):
+            got = [int(field[row, unit]) for field in result]
+            if got != graph.moved(after, (row, unit)):
+                raise NotElementwiseError(
+                    "a unit of it depends on other units or rows, or on how many there are"
+                )
+
+
+def _step_of(cell: Cell) -> Callable[..., Any]:
+    """The step, with the parameters as a tuple."""
+
+    def step(carry: Any, x: Array, s: Array, params: tuple[Array, ...]) -> Any:
+        return cell.step(carry, x, s, **dict(zip(cell.params, params, strict=True)))
+
+    return step
+
+
+def _example(cell: Cell, rows: int, units: int, dtype: DTypeLike) -> tuple[Any, ...]:
+    """Arguments of a step in their shapes: carry, both halves of the gates, parameters."""
+    field = jax.ShapeDtypeStruct((rows, units), dtype)
+    gates = jax.ShapeDtypeStruct((rows, len(cell.gates) * units), dtype)
+    vector = jax.ShapeDtypeStruct((units,), dtype)
+    carry = cell.carry(*(field for _ in cell.carry._fields))
+    return carry, gates, gates, (vector,) * len(cell.params)
+
+
+def _leaves(cell: Cell, graph: Graph, rows: int, units: int) -> list[Nodes]:
+    """The leaves of the graph in the shapes of the arguments."""
+
+    def gates(name: str) -> Nodes:  # (rows, G * units)
+        fields = [_field(graph, name, g, rows, units) for g in range(len(cell.gates))]
+        return np.concatenate(fields, axis=1)
+
+    carry = [_field(graph, "carry", i, rows, units) for i in range(len(cell.carry._fields))]
+    params = [_field(graph, "params", i, 1, units)[0] for i in range(len(cell.params))]
+    return [*carry, gates("x"), gates("s"), *params]
+
+
+def _field(graph: Graph, name: str, index: int, rows: int, units: int) -> Nodes:
+    """A leaf for each row and unit, (rows, units)."""
+    return np.array(
+        [[graph.leaf(name, index, (row, unit)) for unit in range(units)] for row in range(rows)]
+    )
+
+
+def _run(graph: Graph, function: Callable[..., Any], example: Any, leaves: list[Nodes]) -> Any:
+    """What a function makes of the leaves, in the structure of its result."""
+    try:
+        closed, shape = jax.make_jaxpr(function, return_shape=True)(*example)
+    except Exception as error:  # whatever a user's function raises on sizes that it does not take
+        raise NotElementwiseError(
+            f"it cannot be traced at {example[1].shape[0]} rows: {error}"
+        ) from error
+    if closed.effects:
+        raise NotElementwiseError("it has side effects")
+    constants = [_constant(graph, value) for value in closed.consts]
+    results = _run_jaxpr(graph, closed.jaxpr, constants, leaves)
+    for result, like in zip(results, jax.tree.leaves(shape), strict=True):
+        if like.dtype != example[1].dtype or result.shape != like.shape:
+            raise NotElementwiseError(f"it gives {like.dtype}")
+    return jax.tree.unflatten(jax.tree.structure(shape), results)
+
+
+def _run_jaxpr(
+    graph: Graph, jaxpr: Any, constants: Sequence[Nodes], arguments: Sequence[Nodes]
+) -> list[Nodes]:
+    """Run a jaxpr on arrays of expressions."""
+    known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *arguments], strict=True))
+
+    def read(atom: Any) -> Nodes:
+        return _constant(graph, atom.val) if isinstance(atom, Literal) else known[atom]
+
+    for equation in jaxpr.eqns:
+        results = _run_equation(graph, equation, [read(atom) for atom in equation.invars])
+        known.update(zip(equation.outvars, results, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _constant(graph: Graph, value: Any) -> Nodes:
+    """A captured number. Arrays are refused: which number belongs to which unit is not known."""
+    if isinstance(value, jax.core.Tracer):
+        raise NotElementwiseError("it captures a value that is being traced")
+    array = np.asarray(value)
+    if array.ndim:
+        raise NotElementwiseError(f"it captures an array of shape {array.shape}")
+    if array.dtype == np.bool_:
+        # Masks are made of comparisons; so is a constant one.
+        return np.array(graph.node("ne", graph.constant(float(array)), graph.constant(0.0)))
+    if array.dtype.kind not in "iuf" and array.dtype.name != "bfloat16":
+        raise NotElementwiseError(f"it captures {array.dtype}")
+    return np.array(graph.constant(float(array)))
+
+
+def _run_equation(graph: Graph, equation: Any, inputs: list[Nodes]) -> list[Nodes]:
+    name = equation.primitive.name
+    params = equation.params
+    if name in _CALLS:
+        inner = next(params[key] for key in _JAXPRS if key in params)
+        constants = [_constant(graph, value) for value in getattr(inner, "consts", ())]
+        return _run_jaxpr(graph, getattr(inner, "jaxpr", inner), constants, inputs)
+    if name in _IDENTITIES or name == "optimization_barrier":
+        return inputs
+    if name in _MOVES:
+        moved = _MOVES[name](params, *inputs)
+        return moved if isinstance(moved, list) else [moved]
+    if name in _MADE_OF_OTHERS:
+        return [_MADE_OF_OTHERS[name](graph, equation, *inputs)]
+    name = {"add_any": "add", "real": "copy"}.get(name, name)
+    if name not in OPERATIONS:
+        raise NotElementwiseError(f"{name} has no C++ counterpart")
+    for variable in (*equation.invars, *equation.outvars):
+        kind = np.dtype(variable.aval.dtype).kind
+        whole = kind in "iu" and not isinstance(variable, Literal)
+        if whole and not _are_constants(graph, inputs):
+            raise NotElementwiseError(f"{name} computes with whole numbers")
+    if name in ("eq", "ne") and _is_bool(equation.invars[0]):
+        different = _each(graph, "xor", *inputs)
+        return [different if name == "ne" else _each(graph, "not", different)]
+    return [_each(graph, name, *inputs)]
+
+
+def _each(graph: Graph, operation: str, *arrays: Nodes) -> Nodes:
+    """An operation on each element of some arrays, which may be scalars."""
+    node = lambda *arguments: graph.node(operation, *map(int, arguments))  # noqa: E731
+    return np.asarray(np.vectorize(node, otypes=[int])(*arrays))
+
+
+def _are_constants(graph: Graph, arrays: list[Nodes]) -> bool:
+    return all(graph.value(int(i)) is not None for array in arrays for i in array.flat)
+
+
+def _is_bool(atom: Any) -> bool:
+    return bool(atom.aval.dtype == np.bool_)
+
+
+def _power(graph: Graph, equation: Any, x: Nodes) -> Nodes:
+    """A whole power, as products."""
+    exponent = equation.params.get("y", 2)  # `square` has no such parameter
+    one = np.full(x.shape, graph.constant(1.0))
+    if exponent == 0:
+        return one
+    power = x
+    for bit in bin(abs(exponent))[3:]:  # from the second binary digit on
+        power = _each(graph, "mul", power, power)
+        power = _each(graph, "mul", power, x) if bit == "1" else power
+    return power if exponent > 0 else _each(graph, "div", one, power)
+
+
+def _clamp(graph: Graph, equation: Any, low: Nodes, x: Nodes, high: Nodes) -> Nodes:
+    return _each(graph, "min", _each(graph, "max", x, low), high)
+
+
+def _converted(graph: Graph, equation: Any, x: Nodes) -> Nodes:
+    """Another dtype: of a constant, of a mask, or none at all."""
+    (variable,) = equation.invars
+    old = np.dtype(variable.aval.dtype)
+    new = np.dtype(equation.params["new_dtype"])
+    if old == new or _are_constants(graph, [x]):
+        if old.kind == "f" and new.kind not in "f":
+            raise NotElementwiseError(f"it converts {old} to {new}")
+        return x
+    if old == np.bool_ and new.kind == "f":
+        zero = np.full(x.shape, graph.constant(0.0))
+        one = np.full(x.shape, graph.constant(1.0))
+        return _each(graph, "select_n", x, zero, one)
+    if old.kind == "f" and new == np.bool_:
+        return _each(graph, "ne", x, np.full(x.shape, graph.constant(0.0)))
+    raise NotElementwiseError(f"it converts {old} to {new}")
+
+
+def _selected(graph: Graph, equation: Any, which: Nodes, *cases: Nodes) -> Nodes:
+    if not _is_bool(equation.invars[0]) or len(cases) != 2:
+        raise NotElementwiseError("it selects by whole numbers")
+    operation = "select_mask" if _is_bool(equation.invars[1]) else "select_n"
+    return _each(graph, operation, which, *cases)
+
+
+def _rounded(graph: Graph, equation: Any, x: Nodes) -> Nodes:
+    return _each(graph, _ROUNDING[int(equation.params["rounding_method"])], x)
+
+
+def _summed(graph: Graph, equation: Any, x: Nodes) -> Nodes:
+    """A sum over axes; of a parameter's gradient, over the only row."""
+    for axis in sorted(equation.params["axes"], reverse=True):
+        slices = np.moveaxis(x, axis, 0)
+        if not len(slices):
+            raise NotElementwiseError("it sums no numbers")
+        x = reduce(lambda total, term: _each(graph, "add", total, term), slices)
+    return x
+
+
+_MADE_OF_OTHERS: dict[str, Callable[..., Nodes]] = {
+    "integer_pow": _power,
+    "square": _power,
+    "clamp": _clamp,
+    "convert_element_type": _converted,
+    "select_n": _selected,
+    "round": _rounded,
+    "reduce_sum": _summed,
+}
+"""Primitives that are made of several operations, or of another one than their name says."""
+
+
+def _slice(params: Any, x: Nodes) -> Nodes:
+    steps = params["strides"] or (1,) * x.ndim
+    bounds = zip(params["start_indices"], params["limit_indices"], steps, strict=True)
+    return x[tuple(slice(*bound) for bound in bounds)]
+
+
+def _split(params: Any, x: Nodes) -> list[Nodes]:
+    return np.split(x, np.cumsum(params["sizes"])[:-1], axis=params["axis"])
+
+
+def _pad(params: Any, x: Nodes, filling: Nodes) -> Nodes:
+    config = params["padding_config"]
+    if any(low < 0 or high < 0 for low, high, _ in config):
+        raise NotElementwiseError("it pads by less than nothing")
+    sizes = [
+        low + high + size + max(size - 1, 0) * between
+        for size, (low, high, between) in zip(x.shape, config, strict=True)
+    ]
+    padded = np.full(sizes, filling)
+    inside = [
+        slice(low, size - high, between + 1)
+        for size, (low, high, between) in zip(sizes, config, strict=True)
+    ]
+    padded[tuple(inside)] = x
+    return padded
+
+
+def _broadcast(params: Any, x: Nodes) -> Nodes:
+    shape = [1] * len(params["shape"])
+    for axis, size in zip(params["broadcast_dimensions"], x.shape, strict=True):
+        shape[axis] = size
+    return np.broadcast_to(x.reshape(shape), params["shape"])
+
+
+_MOVES: dict[str, Callable[..., Any]] = {
+    "slice": _slice,
+    "split": _split,
+    "pad": _pad,
+    "broadcast_in_dim": _broadcast,
+    "concatenate": lambda params, *xs: np.concatenate(xs, axis=params["dimension"]),
+    "reshape": lambda params, x: x.reshape(params["new_sizes"]),
+    "squeeze": lambda params, x: np.squeeze(x, axis=tuple(params["dimensions"])),
+    "expand_dims": lambda params, x: np.expand_dims(x, tuple(params["dimensions"])),
+    "transpose": lambda params, x: np.transpose(x, params["permutation"]),
+    "rev": lambda params, x: np.flip(x, tuple(params["dimensions"])),
+}
+"""Primitives that only move numbers, as NumPy has them."""

@@ -1,0 +1,217 @@
+// Generation: token after token, each chosen from what the model says after the one before.
+//
+// Shapes: N tokens to generate, B texts at once, D layers, H units, GH gates times units,
+// F fields of the carry, P parameters per unit, V tokens to choose from. All N steps of some texts
+// are one thread's, which needs to wait for nobody; a few texts with a large weight are a team's.
+
+#pragma once
+
+#include <limits>
+
+#include "cell.h"
+#include "functions.h"
+#include "packing.h"
+#include "team.h"
+
+namespace jaxrnn {
+
+template <typename T>
+struct Generate {
+  static constexpr int L = kLanes<T>;
+  static constexpr long kNothing = -1;  // is chosen where no token has a probability
+
+  const CellTable& cell;
+  long N, B, D, H, V;
+  const T *weight_hh, *weight_ih;    // (D, packed), (D - 1, packed): the first layer has a table
+  const T *bias_hh, *bias_ih;        // (D, GH), (D - 1, GH)
+  const T* params;                   // (D, P, H)
+  const T* table;                    // (V, GH): the input half of the first layer's gates
+  const T *weight_out, *bias_out;    // (packed), (V,); -inf where a token is never to be chosen
+  const T *h_first, *others_first;   // (D, B, H), (F - 1, D, B, H)
+  const int32_t* token;              // (B,): the token before the first one
+  const T* uniforms;                 // (N, B) from [0, 1), or null: always the most likely
+  T inverse_temperature;             // the logits are multiplied by it
+  int32_t* chosen;                   // (N, B)
+  T *h_last, *others_last;           // (D, B, H), (F - 1, D, B, H)
+
+  void run(xla::ffi::ThreadPool& pool) {
+    const long numbers = (2 * D - 1) * cell.gates * H * H + V * H;
+    const double operations = 2.0 * N * B * numbers;
+    const Chunks chunks(B, pool.num_threads(), operations);
+    const long helpers = helpers_for(pool, chunks.count, numbers * sizeof(T), operations);
+    parallel_for(pool, chunks.count, [&](long i) {
+      Texts(*this, chunks.begin(i), chunks.end(i)).run(Team(pool, helpers));
+    });
+  }
+
+ private:
+  // Some texts, with what they remember from token to token.
+  struct Texts {
+    const Generate& f;
+    const Packing<T> recurrent, output;
+    const long first, count, width, field, choices;
+    std::vector<Block> blocks;
+    Buffer<T> carry, rows, logits;  // (F, D, count, width); h in blocks; (count, choices)
+    std::vector<long> reads;
+    long now = 0;  // which half of `rows` is the carry before the step
+
+    Texts(const Generate& f, long begin, long end)
+        : f(f), recurrent(f.cell.gates, f.H, f.H), output(1, f.V, f.H), first(begin),
+          count(end - begin), width(recurrent.width()), field(f.D * count * width),
+          choices(output.width()),
+          blocks(blocks_of(
+              count, std::min(most_rows(recurrent.vectors), most_rows(output.vectors)))),
+          carry(f.cell.fields * field), rows(2 * f.D * count * f.H), logits(count * choices),
+          reads(count) {}
+
+    void run(Team team) {
+      begin();
+      for (long n = 0; n < f.N; ++n) {
+        for (long d = 0; d < f.D; ++d) {
+          team.run(recurrent.panels, [&](long p) { step(d, p); });
+        }
+        now = 1 - now;
+        team.run(output.panels, [&](long p) { predict(p); });
+        for (long r = 0; r < count; ++r) {
+          const long found =
+              f.uniforms ? sampled(r, f.uniforms[n * f.B + first + r]) : most_likely(r);
+          f.chosen[n * f.B + first + r] = static_cast<int32_t>(found);
+          reads[r] = std::max<long>(found, 0);
+        }
+      }
+      end();
+    }
+
+    // The carry of layer d in blocks, before the step or after it.
+    T* packed_rows(long d, bool after) {
+      return rows.data() + ((after ? 1 - now : now) * f.D + d) * count * f.H;
+    }
+
+    // Field k of the carry of layer d.
+    T* carry_of(int k, long d) { return carry.data() + k * field + d * count * width; }
+
+    // Where the first row of a layer's field begins in the arrays of the call.
+    long place(int k, long d) const {
+      return ((k == 0 ? d : (k - 1) * f.D + d) * f.B + first) * f.H;
+    }
+
+    void begin() {
+      for (long r = 0; r < count; ++r) reads[r] = row_of(f.token[first + r], f.V);
+      for (long d = 0; d < f.D; ++d) {
+        for (int k = 0; k < f.cell.fields; ++k) {
+          const T* from = (k == 0 ? f.h_first : f.others_first) + place(k, d);
+          for (long r = 0; r < count; ++r) {
+            std::copy_n(from + r * f.H, f.H, carry_of(k, d) + r * width);
+          }
+        }
+        for (const Block& block : blocks) {
+          T* to = packed_rows(d, false) + block.first * f.H;
+          for (int r = 0; r < block.rows; ++r) {
+            const T* from = carry_of(0, d) + (block.first + r) * width;
+            for (long k = 0; k < f.H; ++k) to[k * block.rows + r] = from[k];
+          }
+        }
+      }
+    }
+
+    void end() {
+      for (long d = 0; d < f.D; ++d) {
+        for (int k = 0; k < f.cell.fields; ++k) {
+          T* to = (k == 0 ? f.h_last : f.others_last) + place(k, d);
+          for (long r = 0; r < count; ++r) {
+            std::copy_n(carry_of(k, d) + r * width, f.H, to + r * f.H);
+          }
+        }
+      }
+    }
+
+    // One step of layer d for the units of panel p.
+    void step(long d, long p) {
+      const long weight = recurrent.panels * recurrent.size, GH = f.cell.gates * f.H;
+      const bool looks_up = d == 0;
+      const GenerateStep<T> arrays{
+          f.H, f.bias_hh + d * GH, looks_up ? nullptr : f.bias_ih + (d - 1) * GH,
+          f.params + d * f.cell.params * f.H, f.table, reads.data(),
+          {carry_of(0, d), width, field}};
+      for (const Block& block : blocks) {
+        const auto multiply = multiply_for<T>(recurrent.vectors, block.rows);
+        Vec<T> tile[kAccumulators], x_tile[kAccumulators];
+        multiply(packed_rows(d, false) + block.first * f.H,
+                 f.weight_hh + d * weight + p * recurrent.size, f.H, tile);
+        if (!looks_up) {
+          multiply(packed_rows(d - 1, true) + block.first * f.H,
+                   f.weight_ih + (d - 1) * weight + p * recurrent.size, f.H, x_tile);
+        }
+        f.cell.steps<T>().generate(arrays, p, block, tile, looks_up ? nullptr : x_tile,
+                                   packed_rows(d, true) + block.first * f.H);
+      }
+    }
+
+    // The logits of panel p of the tokens.
+    void predict(long p) {
+      for (const Block& block : blocks) {
+        Vec<T> tile[kAccumulators];
+        multiply_for<T>(output.vectors, block.rows)(
+            packed_rows(f.D - 1, false) + block.first * f.H, f.weight_out + p * output.size, f.H,
+            tile);
+        for (int u = 0; u < output.U; ++u) {
+          const long choice = (p * output.U + u) * L;
+          const int lanes = static_cast<int>(std::min<long>(L, f.V - choice));
+          if (lanes <= 0) break;
+          const Vec<T> bias = load(f.bias_out + choice, lanes);
+          for (int r = 0; r < block.rows; ++r) {
+            T* to = logits.data() + (block.first + r) * choices + choice;
+            store(to, tile[r * output.U + u] + bias);
+          }
+        }
+      }
+    }
+
+    // The largest logit of row r, or NaN if one is NaN or none is finite: then nothing is chosen.
+    T largest_of(const T* own) {
+      T largest = -std::numeric_limits<T>::infinity();
+      bool unknown = false;
+      for (long v = 0; v < f.V; ++v) {
+        unknown |= own[v] != own[v];
+        largest = own[v] > largest ? own[v] : largest;
+      }
+      if (unknown) return std::numeric_limits<T>::quiet_NaN();
+      const bool finite = largest >= std::numeric_limits<T>::lowest() &&
+                          largest <= std::numeric_limits<T>::max();
+      return finite ? largest : std::numeric_limits<T>::quiet_NaN();
+    }
+
+    long most_likely(long r) {
+      const T* own = logits.data() + r * choices;
+      const T largest = largest_of(own);
+      return largest != largest ? kNothing : std::find(own, own + f.V, largest) - own;
+    }
+
+    // The first token up to which the probabilities sum to more than `uniform`.
+    long sampled(long r, T uniform) {
+      T* own = logits.data() + r * choices;
+      const T largest = largest_of(own);
+      if (largest != largest) return kNothing;
+      T total = 0;
+      for (long v = 0; v < f.V; v += L) {
+        const Vec<T> x = load(own + v), none{};
+        Vec<T> weights = exp_bounded<T>((x - largest) * f.inverse_temperature);
+        weights = x < -std::numeric_limits<T>::max() ? none : weights;
+        store(own + v, weights);
+        const long end = std::min<long>(v + L, f.V);
+        for (long i = v; i < end; ++i) total += own[i];
+      }
+      const T threshold = uniform * total;
+      long last = 0;
+      T sum = 0;
+      for (long v = 0; v < f.V; ++v) {
+        sum += own[v];
+        if (own[v] > 0) last = v;
+        if (sum > threshold) return v;
+      }
+      return last;
+    }
+  };
+};
+
+}  // namespace jaxrnn

@@ -1,0 +1,171 @@
+// A cell's step in the loops over the rows and units of a block. Compiled with each cell.
+//
+// `CellOf<T>` is generated. It has the sizes of cell.h as constants, and two functions for one
+// vector of units of one row:
+//
+// forward:  x and s are the input and the recurrent half of the gates; `carry` becomes the next
+//           carry; `residuals` is what the backward step needs.
+// backward: `d_carry`, the gradient of the carry after the step, becomes that of the carry before
+//           it, but for the part of dh that goes through the product with weight_hh; dx, ds and
+//           d_params become the gradients of the gates' two halves and of the parameters.
+
+#pragma once
+
+#include "cell.h"
+#include "functions.h"
+
+#define JAXRNN_INLINE __attribute__((always_inline)) inline
+
+namespace jaxrnn {
+
+template <template <typename> class CellOf, typename T>
+struct StepsOf {
+  using Cell = CellOf<T>;
+  using V = Vec<T>;
+  static constexpr int G = Cell::gates, F = Cell::fields, P = Cell::params, R = Cell::residuals;
+  static constexpr int U = units_per_panel(G), L = kLanes<T>;
+
+  static constexpr Steps<T> table() { return {R, Cell::shared, forward, backward, generate}; }
+
+ private:
+  static int lanes_from(long unit, long H) {
+    return static_cast<int>(std::min<long>(L, H - unit));
+  }
+
+  static JAXRNN_INLINE void load_params(const T* from, long unit, long H, int lanes, V* params) {
+    for (int p = 0; p < P; ++p) params[p] = load(from + p * H + unit, lanes);
+  }
+
+  static JAXRNN_INLINE void load_carry(const T* from, long field, V* carry) {
+    for (int f = 0; f < F; ++f) carry[f] = load(from + f * field);
+  }
+
+  static JAXRNN_INLINE void store_carry(T* to, long field, const V* carry) {
+    for (int f = 0; f < F; ++f) store(to + f * field, carry[f]);
+  }
+
+  static void forward(ForwardStep<T> a, long t, long panel, Block block, const V* tile, T* next) {
+    for (int u = 0; u < U; ++u) {
+      const long unit = (panel * U + u) * L;
+      const int lanes = lanes_from(unit, a.H);
+      if (lanes <= 0) return;
+      V bias[G], params[P + 1];
+      for (int g = 0; g < G; ++g) bias[g] = load(a.bias + g * a.H + unit, lanes);
+      load_params(a.params, unit, a.H, lanes, params);
+      for (int r = 0; r < block.rows; ++r) {
+        V s[G];
+        for (int g = 0; g < G; ++g) s[g] = tile[r * G * U + g * U + u] + bias[g];
+        const V after = forward_one(a, t, block.first + r, unit, lanes, s, params);
+        for (int l = 0; l < lanes; ++l) next[(unit + l) * block.rows + r] = after[l];
+      }
+    }
+  }
+
+  // One row and one vector of units; gives h after the step.
+  static JAXRNN_INLINE V forward_one(const ForwardStep<T>& a, long t, long row, long unit,
+                                     int lanes, const V* s, const V* params) {
+    const long place = t * a.B + a.first + row;
+    T* own = a.carry.data + row * a.carry.width + unit;
+    V carry[F], residuals[R + 1], x[G];
+    carry[0] = load(own);
+    if (a.before) store(a.before + place * a.H + unit, carry[0], lanes);
+    if (a.mask && !a.mask[place]) {
+      store(a.ys + place * a.H + unit, V{}, lanes);
+      return carry[0];
+    }
+    const T* from = a.x + (a.tokens ? row_of(a.tokens[place], a.V) : place) * G * a.H + unit;
+    for (int g = 0; g < G; ++g) x[g] = load(from + g * a.H, lanes);
+    for (int f = 1; f < F; ++f) carry[f] = load(own + f * a.carry.field);
+    Cell::forward(x, s, params, carry, residuals);
+    store_carry(own, a.carry.field, carry);
+    store(a.ys + place * a.H + unit, carry[0], lanes);
+    if (a.residuals) {
+      T* to = a.residuals + place * R * a.H + unit;
+      for (int k = 0; k < R; ++k) store(to + k * a.H, residuals[k], lanes);
+    }
+    return carry[0];
+  }
+
+  static void backward(BackwardStep<T> a, long t, Block block) {
+    T* packed = a.packed + block.first * G * a.H;
+    for (long unit = 0; unit < a.H; unit += L) {
+      const int lanes = lanes_from(unit, a.H);
+      V params[P + 1];
+      load_params(a.params, unit, a.H, lanes, params);
+      for (int r = 0; r < block.rows; ++r) {
+        V ds[G] = {};
+        backward_one(a, t, block.first + r, unit, lanes, params, ds);
+        for (int g = 0; g < G; ++g) {
+          T* to = packed + (g * a.H + unit) * block.rows + r;
+          for (int l = 0; l < lanes; ++l) to[l * block.rows] = ds[g][l];
+        }
+      }
+    }
+  }
+
+  // One row and one vector of units.
+  static JAXRNN_INLINE void backward_one(const BackwardStep<T>& a, long t, long row, long unit,
+                                         int lanes, const V* params, V* ds) {
+    const long H = a.H, place = t * a.B + a.first + row;
+    const int first_x = a.looked_up ? Cell::shared : 0;
+    T* to_s = a.d_gates + place * G * H + unit;
+    T* to_x = a.d_x_gates ? a.d_x_gates + place * (G - first_x) * H + unit : nullptr;
+    T* to_params = P > 0 ? a.d_params + place * P * H + unit : nullptr;
+    V dx[G] = {}, d_params[P + 1] = {};
+    if (!a.mask || a.mask[place]) {
+      T* own = a.d_carry.data + row * a.d_carry.width + unit;
+      V d_carry[F], residuals[R + 1];
+      load_carry(own, a.d_carry.field, d_carry);
+      d_carry[0] += load(a.d_ys + place * H + unit, lanes);
+      for (int k = 0; k < R; ++k) {
+        residuals[k] = load(a.residuals + (place * R + k) * H + unit, lanes);
+      }
+      const V before = load(a.before + place * H + unit, lanes);
+      const V after = load(a.ys + place * H + unit, lanes);
+      Cell::backward(residuals, before, after, params, d_carry, dx, ds, d_params);
+      store_carry(own, a.d_carry.field, d_carry);
+    }
+    for (int g = 0; g < G; ++g) {
+      store(to_s + g * H, ds[g], lanes);
+      if (to_x && g >= first_x) store(to_x + (g - first_x) * H, dx[g], lanes);
+    }
+    for (int p = 0; p < P; ++p) store(to_params + p * H, d_params[p], lanes);
+  }
+
+  static void generate(GenerateStep<T> a, long panel, Block block, const V* tile, const V* x_tile,
+                       T* next) {
+    const long H = a.H;
+    for (int u = 0; u < U; ++u) {
+      const long unit = (panel * U + u) * L;
+      const int lanes = lanes_from(unit, H);
+      if (lanes <= 0) return;
+      V params[P + 1];
+      load_params(a.params, unit, H, lanes, params);
+      for (int r = 0; r < block.rows; ++r) {
+        const long row = block.first + r;
+        V x[G], s[G], carry[F], residuals[R + 1];
+        for (int g = 0; g < G; ++g) {
+          const long gate = g * H + unit, sum = r * G * U + g * U + u;
+          s[g] = tile[sum] + load(a.bias_hh + gate, lanes);
+          x[g] = x_tile ? x_tile[sum] + load(a.bias_ih + gate, lanes)
+                        : load(a.table + a.reads[row] * G * H + gate, lanes);
+        }
+        T* own = a.carry.data + row * a.carry.width + unit;
+        load_carry(own, a.carry.field, carry);
+        Cell::forward(x, s, params, carry, residuals);
+        store_carry(own, a.carry.field, carry);
+        for (int l = 0; l < lanes; ++l) next[(unit + l) * block.rows + r] = carry[0][l];
+      }
+    }
+  }
+};
+
+}  // namespace jaxrnn
+
+// Exports the table of a generated cell.
+#define JAXRNN_EXPORT(CellOf)                                                     \
+  extern "C" __attribute__((visibility("default"))) const jaxrnn::CellTable       \
+      jaxrnn_cell = {CellOf<float>::gates, CellOf<float>::fields,                 \
+                     CellOf<float>::params,                                       \
+                     jaxrnn::StepsOf<CellOf, float>::table(),                     \
+                     jaxrnn::StepsOf<CellOf, double>::table()};
