@@ -40,6 +40,7 @@ from .recurrent.cells import RELU as RELU
 from .recurrent.cells import SLSTM as SLSTM
 from .recurrent.cells import TANH as TANH
 from .recurrent.cells import Cell as Cell
+from .recurrent.cells import FreeCell as FreeCell
 from .recurrent.cells import Hidden as Hidden
 from .recurrent.cells import HiddenAndCell as HiddenAndCell
 from .recurrent.cells import gates_of as gates_of

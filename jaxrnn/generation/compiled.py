@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn.nn.model import Components
-from jaxrnn.recurrent.cells import Carry
+from jaxrnn.recurrent.cells import Carry, Cell
 from jaxrnn.recurrent.compiled.calls import join_carry, pack, split_carry, stacked_params
 from jaxrnn.recurrent.compiled.generated import generated
 from jaxrnn.recurrent.recurrence import input_gates, which_backend
@@ -17,6 +17,8 @@ from jaxrnn.recurrent.recurrence import input_gates, which_backend
 
 def runs_compiled(components: Components) -> bool:
     """Whether `generate_compiled` can run a model on this machine."""
+    if not isinstance(components.stack.cell, Cell):
+        return False
     dtypes = {array.dtype for array in jax.tree.leaves(components.arrays)}
     way = which_backend(components.stack.cell, components.rnn["weight_hh_l0"].dtype)
     return way == "compiled" and len(dtypes) == 1 and not components.stack.bidirectional

@@ -27,21 +27,11 @@ from jaxrnn.array_checks import (
     nearest_rows,
 )
 from jaxrnn.checks import check_at_least_0, check_at_least_1
-from jaxrnn.recurrent.cells import Carry, Cell
+from jaxrnn.recurrent.cells import AnyCell, Carry, Initializer
 from jaxrnn.recurrent.embedded import EmbeddedTokens
-from jaxrnn.recurrent.recurrence import input_gates, length_mask, recurrence, uses_autodiff
+from jaxrnn.recurrent.layer import Layer, layer_of, uniform
+from jaxrnn.recurrent.recurrence import length_mask, uses_autodiff
 from jaxrnn.recurrent.reverse import reverse_mode_only
-
-Initializer = Callable[..., Array]
-
-
-def uniform(bound: float) -> Initializer:
-    """Draw from the uniform distribution on [-bound, bound)."""
-
-    def init(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return init
 
 
 def identity(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
@@ -184,7 +174,8 @@ class RNN(nn.Module):
     of a peephole LSTM, are (H,) and named likewise, `p_i_l0`.
 
     Attributes:
-        cell: what one step does.
+        cell: what one step does: a `Cell`, a `FreeCell`, or another kind that `layer_of` knows.
+            The parameters that are named above are those of a `Cell`.
         hidden_size: H, the width of the carry of each layer and direction.
         num_layers: how many layers, each fed with the outputs of the one below.
         bidirectional: whether a second recurrence runs from the last step to the first; the
@@ -195,7 +186,7 @@ class RNN(nn.Module):
         recurrent_init: how `weight_hh` starts; torch's default, uniform in +-1 / sqrt(H), if None.
     """
 
-    cell: Cell
+    cell: AnyCell
     hidden_size: int
     num_layers: int = 1
     bidirectional: bool = False
@@ -206,9 +197,8 @@ class RNN(nn.Module):
         """The carry from which a text starts: zeros, one a layer and direction."""
         self._check_settings()
         check_at_least_0(batch_size=batch_size)
-        return tuple(
-            self.cell.zeros(batch_size, self.hidden_size, dtype) for _ in range(self._runs)
-        )
+        layer = self._layer()
+        return tuple(layer.initial_carry(batch_size, dtype) for _ in range(self._runs))
 
     @property
     def _runs(self) -> int:
@@ -248,62 +238,46 @@ class RNN(nn.Module):
         """
         self._check_settings()
         xs, steps, batch_size = _checked_inputs(xs)
-        like = jax.ShapeDtypeStruct((batch_size, self.hidden_size), jnp.float32)
-        zeros = self.cell.carry(*(like for _ in self.cell.carry._fields))
-        # Each recurrence casts its own carry; here, only that there is one for each.
-        carry = as_carry(carry, (zeros,) * self._runs, cast=False)
-        mask = (
-            None if lengths is None else length_mask(as_lengths(lengths, batch_size, steps), steps)
-        )
+        like = jax.eval_shape(lambda: self._layer().initial_carry(batch_size))
+        # Each layer casts its own carry; here, only that there is one for each.
+        carry = as_carry(carry, (like,) * self._runs, cast=False)
+        mask = None
+        if lengths is not None:
+            mask = length_mask(as_lengths(lengths, batch_size, steps), steps)  # (T, B)
         if dropout_masks is not None and len(dropout_masks) != self.num_layers - 1:
             raise ValueError(
                 f"dropout_masks must have one mask for each layer but the last, "
                 f"{self.num_layers - 1}, got {len(dropout_masks)}."
             )
-        suffixes = ["", "_reverse"] if self.bidirectional else [""]
+        directions = ("", "_reverse") if self.bidirectional else ("",)
+        before = iter(carry)
         after: list[Carry] = []
         ys: Any = xs
         for layer in range(self.num_layers):
             if layer > 0:
-                dropout_mask = None if dropout_masks is None else dropout_masks[layer - 1]
-                ys = self._drop(ys, dropout_mask)
+                ys = self._drop(ys, None if dropout_masks is None else dropout_masks[layer - 1])
             outputs = []
-            for suffix in suffixes:
-                last, output = self._run(f"l{layer}{suffix}", carry[len(after)], ys, mask)
+            for direction in directions:
+                last, output = self._run(f"l{layer}{direction}", next(before), ys, mask)
                 after.append(last)
                 outputs.append(output)
-            ys = outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=-1)
+            ys = (
+                jnp.concatenate(outputs, axis=-1) if self.bidirectional else output
+            )  # (T, B, D * H)
         return tuple(after), ys
+
+    def _layer(self) -> Layer:
+        return layer_of(self.cell, self.hidden_size, self.recurrent_init)
 
     def _run(
         self, name: str, carry: Carry, xs: Array | EmbeddedTokens, mask: Array | None
     ) -> tuple[Carry, Array]:
-        width, init = (
-            len(self.cell.gates) * self.hidden_size,
-            uniform(1 / math.sqrt(self.hidden_size)),
-        )
-        inputs = (xs.table if isinstance(xs, EmbeddedTokens) else xs).shape[-1]
-        weight_ih = weight(self, f"weight_ih_{name}", init, (width, inputs))
-        weight_hh = weight(
-            self, f"weight_hh_{name}", self.recurrent_init or init, (width, self.hidden_size)
-        )
-        bias_ih = weight(self, f"bias_ih_{name}", init, (width,))
-        bias_hh = weight(self, f"bias_hh_{name}", init, (width,))
-        dtype = weight_hh.dtype
-        xs = (
-            xs._replace(table=xs.table.astype(dtype))
-            if isinstance(xs, EmbeddedTokens)
-            else xs.astype(dtype)
-        )
-        x_gates = input_gates(xs, weight_ih.astype(dtype), bias_ih.astype(dtype))
-        reverse = name.endswith("_reverse")
-        params = {
-            param: weight(
-                self, f"{param}_{name}", self.cell.param_init.get(param, init), (self.hidden_size,)
-            )
-            for param in self.cell.params
-        }
-        return recurrence(self.cell, reverse, weight_hh, bias_hh, carry, x_gates, mask, params)
+        """One layer and direction: "l0", "l0_reverse", "l1", ..."""
+
+        def param(kind: str, init: Initializer, shape: tuple[int, ...]) -> Array:
+            return weight(self, f"{kind}_{name}", init, shape)
+
+        return self._layer()(param, carry, xs, mask, reverse=name.endswith("_reverse"))
 
     def _drop(self, xs: Array, mask: Array | None) -> Array:
         if mask is None:

@@ -63,6 +63,11 @@ class CharModel(nn.Module):
     reads: ClassVar[Reads]
     """The data set that the model is made for."""
 
+    @property
+    def stack(self) -> RNN | None:
+        """The recurrent layers, unbound; None for a model without, or with a loop of its own."""
+        return None
+
     def initial_carry(self, batch_size: int, dtype: DTypeLike = jnp.float32) -> Carry:
         """The carry from which a text starts; the empty tuple for a model without memory."""
         return ()

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int
 from jaxrnn.array_checks import as_carry, as_integers, as_lengths
 from jaxrnn.nn.layers import RNN, RNNCell, dense, embed, embedded_tokens, identity, pure, uniform
 from jaxrnn.nn.model import CharModel, Components, Reads, StatefulModel
-from jaxrnn.recurrent.cells import GRU, LSTM, TANH, Carry, Cell, Hidden
+from jaxrnn.recurrent.cells import GRU, LSTM, TANH, AnyCell, Carry, Hidden
 from jaxrnn.recurrent.recurrence import length_mask
 from jaxrnn.registry import Registry
 
@@ -110,12 +110,16 @@ class CharRnn(CharModel):
 
     reads: ClassVar[Reads] = "overlapping"
 
+    @property
+    def stack(self) -> RNN:
+        return RNN(TANH, self.hidden_size, parent=None)
+
     @nn.compact
     def __call__(
         self, carry: tuple[()], tokens: Int[Array, "T B"]
     ) -> tuple[tuple[()], Float[Array, "B V"]]:
         xs = embed(self.vocab_size, self.embedding_size, name="e")(tokens)
-        rnn = RNN(TANH, self.hidden_size, name="rnn")
+        rnn = self.stack.copy(name="rnn")
         _, ys = rnn(rnn.initial_carry(tokens.shape[1], xs.dtype), xs)
         return carry, nn.log_softmax(dense(self.vocab_size, self.hidden_size, name="l_out")(ys[-1]))
 
@@ -131,14 +135,17 @@ class CharSeqRnn(CharModel):
 
     reads: ClassVar[Reads] = "non-overlapping"
 
+    @property
+    def stack(self) -> RNN:
+        recurrent_init = identity if self.identity else None
+        return RNN(TANH, self.hidden_size, recurrent_init=recurrent_init, parent=None)
+
     @nn.compact
     def __call__(
         self, carry: tuple[()], tokens: Int[Array, "T B"]
     ) -> tuple[tuple[()], Float[Array, "T B V"]]:
         xs = embed(self.vocab_size, self.embedding_size, name="e")(tokens)
-        rnn = RNN(
-            TANH, self.hidden_size, recurrent_init=identity if self.identity else None, name="rnn"
-        )
+        rnn = self.stack.copy(name="rnn")
         _, ys = rnn(rnn.initial_carry(tokens.shape[1], xs.dtype), xs)
         return carry, nn.log_softmax(dense(self.vocab_size, self.hidden_size, name="l_out")(ys))
 
@@ -229,7 +236,7 @@ class CharLM(StatefulModel):
             bias is its own. Needs F = H.
     """
 
-    cell: Cell = GRU
+    cell: AnyCell = GRU
     num_layers: int = 1
     dropout: float = 0.0
     tied: bool = False

@@ -23,7 +23,7 @@ On a CPU it also runs at the speed of ours: the compiled recurrence is generated
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -96,6 +96,42 @@ class Cell:
         return self.carry(
             *(jnp.zeros((batch_size, hidden_size), dtype) for _ in self.carry._fields)
         )
+
+
+@dataclass(frozen=True)
+class FreeCell:
+    """A recurrent cell whose step is any function of parameters, carry and input.
+
+    It runs as a plain `lax.scan` with JAX's own derivatives: slower than a `Cell`, which leaves
+    both products to the layer, and free of every rule but these.
+
+    Args:
+        name: the name by which `CELLS` and a run's configuration know the cell.
+        init: `init(key, input_size, hidden_size) -> params`, a dictionary of arrays by name.
+        step: `step(params, carry, x) -> (carry, y)`, with x of (B, I) and y of (B, H).
+        carry: the NamedTuple of the carry; `h`, (B, H), comes first.
+        carry_init: `carry_init(batch_size, hidden_size, dtype) -> carry`, from which a text starts;
+            zeros of (B, H) in every field if None.
+    """
+
+    name: str
+    init: Callable[[Array, int, int], dict[str, Array]]
+    step: Callable[[dict[str, Array], Any, Array], tuple[Any, Array]]
+    carry: Any = Hidden
+    carry_init: Callable[[int, int, DTypeLike], Any] | None = None
+
+    def initial_carry(
+        self, batch_size: int, hidden_size: int, dtype: DTypeLike = jnp.float32
+    ) -> Carry:
+        """The carry from which a text starts."""
+        if self.carry_init is not None:
+            return self.carry_init(batch_size, hidden_size, dtype)
+        shape = (batch_size, hidden_size)
+        return self.carry(*(jnp.zeros(shape, dtype) for _ in self.carry._fields))
+
+
+AnyCell: TypeAlias = Any
+"""A `Cell`, a `FreeCell`, or another kind that `jaxrnn.recurrent.layer.LAYERS` has a layer for."""
 
 
 def gates_of(gates: Float[Array, "B GH"], count: int) -> list[Float[Array, "B H"]]:
@@ -248,16 +284,16 @@ recurrent weight, are one full weight here.
 
 
 def check_cell(cell: Any) -> None:
-    """Refuse what is no `Cell`.
+    """Refuse what is neither a `Cell` nor a `FreeCell`.
 
     Raises:
         ValueError: if it is not.
     """
-    if not isinstance(cell, Cell):
-        raise ValueError(f"it is of type {type(cell).__name__}, not a jaxrnn.Cell.")
+    if not isinstance(cell, Cell | FreeCell):
+        raise ValueError(f"it is of type {type(cell).__name__}, not a jaxrnn.Cell or FreeCell.")
 
 
 BUILT_IN = (TANH, RELU, GRU, LSTM, PEEPHOLE_LSTM, COUPLED_LSTM, MGU, SLSTM)
 
-CELLS: Registry[Cell] = Registry("cell", check_cell, {cell.name: cell for cell in BUILT_IN})
+CELLS: Registry[AnyCell] = Registry("cell", check_cell, {cell.name: cell for cell in BUILT_IN})
 """The cells by name. One of your own is FILE.py:NAME, or is put in: `CELLS["mine"] = MINE`."""

@@ -5,6 +5,7 @@ Shapes: T time steps, B batch, V rows of the table, I input size.
 
 from typing import NamedTuple
 
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 
@@ -18,3 +19,12 @@ class EmbeddedTokens(NamedTuple):
 
     table: Float[Array, "V I"]
     tokens: Int[Array, "T B"]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(T, B, I), as the inputs that are read have it."""
+        return (*self.tokens.shape, self.table.shape[-1])
+
+    def astype(self, dtype: DTypeLike) -> "EmbeddedTokens":
+        """The same rows in another precision."""
+        return self._replace(table=self.table.astype(dtype))

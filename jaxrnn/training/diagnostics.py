@@ -20,9 +20,9 @@ from jax.extend.core import Jaxpr, Literal
 from jaxtyping import Array, Int
 
 from jaxrnn.nn.layers import RNN
-from jaxrnn.nn.model import CharModel, StatefulModel
+from jaxrnn.nn.model import CharModel
 from jaxrnn.programs import bounded_jit
-from jaxrnn.recurrent.cells import TANH, Carry, Cell
+from jaxrnn.recurrent.cells import Carry, Cell
 from jaxrnn.recurrent.recurrence import backend
 
 END_OF_RANGE = 0.05
@@ -58,9 +58,9 @@ def saturated_share(
         starts: (B,) where in it the characters to read start.
 
     Returns:
-        The share in [0, 1], or None for a model without recurrent layers.
+        The share in [0, 1], or None for a model without recurrent layers of gated cells.
     """
-    if "rnn" not in params:
+    if _gated_stack(model) is None:
         return None
     return float(_saturated_share(model, params, carry, tokens, starts))
 
@@ -70,11 +70,22 @@ def _norm(params: Any) -> Array:
     return optax.tree.norm(params)
 
 
+def _gated_stack(model: CharModel) -> RNN | None:
+    """The recurrent layers of a model, if they are known and their cell has gates."""
+    try:
+        stack = model.stack
+    except TypeError:  # a model of one's own need not say
+        return None
+    known = isinstance(stack, RNN) and isinstance(stack.cell, Cell)
+    return stack if known else None
+
+
 @bounded_jit(static_argnames=("model",))
 def _saturated_share(
     model: CharModel, params: Any, carry: Carry, tokens: Array, starts: Array
 ) -> Array:
-    stack = model.stack if isinstance(model, StatefulModel) else RNN(TANH, model.hidden_size)
+    stack = _gated_stack(model)
+    assert stack is not None
     layers = {_layer_name(name): value for name, value in params["rnn"].items()}
     table = params["e"]["embedding"]
     positions = starts[None, :] + jnp.arange(LOOKED_AT)[:, None]

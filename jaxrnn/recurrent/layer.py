@@ -1,0 +1,236 @@
+"""What runs under a stack: one layer in one direction, a sequence in and a sequence out.
+
+Shapes: T time steps, B batch, I input size, H hidden size, G the number of gates of the cell.
+
+A stack (`jaxrnn.nn.layers.RNN`) knows no cell. It asks `layer_of` for the layer of its cell, gives
+it its parameters, carry and inputs, and puts the layers on top of each other. There are two kinds:
+
+- `GatedLayer` runs a `Cell`, an elementwise step between two products, on the fastest backend;
+- `FreeLayer` runs a `FreeCell`, any step at all, as a plain `lax.scan` with JAX's derivatives.
+
+Another kind is a class with the two methods of `Layer` and an entry in `LAYERS`.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
+
+from jaxrnn.array_checks import as_carry, as_floats, described
+from jaxrnn.recurrent.cells import Carry, Cell, FreeCell, Initializer
+from jaxrnn.recurrent.embedded import EmbeddedTokens
+from jaxrnn.recurrent.recurrence import input_gates, recurrence
+
+Param = Callable[[str, Initializer, tuple[int, ...]], Array]
+"""`param(name, init, shape) -> array`: a parameter of the layer, made where it is not there yet."""
+
+
+class Layer(Protocol):
+    """One layer of a stack in one direction."""
+
+    def initial_carry(self, batch_size: int, dtype: DTypeLike = jnp.float32) -> Carry:
+        """The carry from which a text starts; a NamedTuple whose first field is `h`, (B, H)."""
+        ...
+
+    def __call__(
+        self,
+        param: Param,
+        carry: Carry,
+        xs: Float[Array, "T B I"] | EmbeddedTokens,
+        mask: Bool[Array, "T B"] | None,
+        *,
+        reverse: bool,
+    ) -> tuple[Carry, Float[Array, "T B H"]]:
+        """Run over time.
+
+        Args:
+            param: gives the layer's parameters by name; the stack adds the layer's number.
+            carry: the carry before the first step that is run.
+            xs: the inputs, or where to look them up.
+            mask: where False, a step leaves the carry as it is and its output is zero.
+            reverse: whether time runs from the last step to the first.
+
+        Returns:
+            The carry after the last step that is run, and the output of every step.
+        """
+        ...
+
+
+def uniform(bound: float) -> Initializer:
+    """Sample from the uniform distribution on [-bound, bound)."""
+
+    def init(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+@dataclass(frozen=True)
+class GatedLayer:
+    """A layer of a `Cell`, with the parameters of `torch.nn.RNN`, `GRU` and `LSTM`.
+
+    `weight_ih` (G * H, I), `weight_hh` (G * H, H), `bias_ih` and `bias_hh` (G * H,), and the cell's
+    own parameters (H,).
+
+    Attributes:
+        cell: what one step does.
+        hidden_size: H.
+        recurrent_init: how `weight_hh` starts; as the others, uniform in +-1 / sqrt(H), if None.
+    """
+
+    cell: Cell
+    hidden_size: int
+    recurrent_init: Initializer | None = None
+
+    def initial_carry(self, batch_size: int, dtype: DTypeLike = jnp.float32) -> Carry:
+        """Zeros, (B, H) a field."""
+        return self.cell.zeros(batch_size, self.hidden_size, dtype)
+
+    def __call__(
+        self,
+        param: Param,
+        carry: Carry,
+        xs: Float[Array, "T B I"] | EmbeddedTokens,
+        mask: Bool[Array, "T B"] | None,
+        *,
+        reverse: bool,
+    ) -> tuple[Carry, Float[Array, "T B H"]]:
+        """Both products and the loop; all in the precision of `weight_hh`."""
+        H = self.hidden_size
+        GH = len(self.cell.gates) * H
+        init = uniform(1 / math.sqrt(H))
+        weight_ih = param("weight_ih", init, (GH, xs.shape[-1]))
+        weight_hh = param("weight_hh", self.recurrent_init or init, (GH, H))
+        bias_ih = param("bias_ih", init, (GH,))
+        bias_hh = param("bias_hh", init, (GH,))
+        own = {
+            name: param(name, self.cell.param_init.get(name, init), (H,))
+            for name in self.cell.params
+        }
+        dtype = weight_hh.dtype
+        # The input half of the gates needs no carry: one product for all steps, (T, B, G * H).
+        x_gates = input_gates(xs.astype(dtype), weight_ih.astype(dtype), bias_ih.astype(dtype))
+        return recurrence(self.cell, reverse, weight_hh, bias_hh, carry, x_gates, mask, own)
+
+
+@dataclass(frozen=True)
+class FreeLayer:
+    """A layer of a `FreeCell`: a plain scan, with JAX's own derivatives of any order and mode.
+
+    Attributes:
+        cell: what one step does.
+        hidden_size: H.
+        recurrent_init: not for these cells, which say themselves how their parameters start.
+
+    Raises:
+        ValueError: if there is a `recurrent_init`.
+    """
+
+    cell: FreeCell
+    hidden_size: int
+    recurrent_init: Initializer | None = None
+
+    def __post_init__(self) -> None:
+        if self.recurrent_init is not None:
+            raise ValueError(
+                f"recurrent_init is for gated cells; {self.cell.name} makes its own parameters."
+            )
+
+    def initial_carry(self, batch_size: int, dtype: DTypeLike = jnp.float32) -> Carry:
+        """What the cell says."""
+        return self.cell.initial_carry(batch_size, self.hidden_size, dtype)
+
+    def __call__(
+        self,
+        param: Param,
+        carry: Carry,
+        xs: Float[Array, "T B I"] | EmbeddedTokens,
+        mask: Bool[Array, "T B"] | None,
+        *,
+        reverse: bool,
+    ) -> tuple[Carry, Float[Array, "T B H"]]:
+        """The loop over the cell's step; all in the precision of the first parameter."""
+        params = self._params(param, xs.shape[-1])
+        dtype = next(iter(params.values())).dtype
+        params = {name: array.astype(dtype) for name, array in params.items()}
+        xs = xs.astype(dtype)
+        if isinstance(xs, EmbeddedTokens):
+            xs = xs.table.at[xs.tokens].get(mode="clip")  # (T, B, I)
+        B = xs.shape[1]
+        like = jax.eval_shape(lambda: self.initial_carry(B, dtype))
+        carry = as_carry(carry, like)
+
+        def step(carry: Carry, inputs: Any) -> tuple[Carry, Array]:
+            x, running = inputs  # (B, I), (B,)
+            after, y = self.cell.step(params, carry, x)
+            self._check(after, y, like, B)
+            if running is None:
+                return after, y
+            after = jax.tree.map(
+                lambda new, old: jnp.where(running[:, None], new, old), after, carry
+            )
+            return after, jnp.where(running[:, None], y, 0)
+
+        return lax.scan(step, carry, (xs, mask), reverse=reverse)
+
+    def _params(self, param: Param, input_size: int) -> dict[str, Array]:
+        """The cell's parameters, each with the shape that its `init` gives."""
+        make = lambda key: self.cell.init(key, input_size, self.hidden_size)  # noqa: E731
+        shapes = jax.eval_shape(make, jax.random.key(0))
+        if not isinstance(shapes, dict) or not shapes:
+            raise ValueError(
+                f"init of {self.cell.name} must give a dictionary of at least one array by name."
+            )
+
+        def init_of(name: str) -> Initializer:
+            def init(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
+                return as_floats(name, make(key)[name], tuple(shape), dtype)
+
+            return init
+
+        return {name: param(name, init_of(name), leaf.shape) for name, leaf in shapes.items()}
+
+    def _check(self, after: Carry, y: Array, like: Carry, B: int) -> None:
+        """Refuse a step that gives another carry than it takes, or outputs of another shape."""
+        if described(after) != described(like):
+            raise ValueError(
+                f"The step of the cell {self.cell.name!r} must give {described(like)}, as it takes "
+                f"it; it gives {described(after)}."
+            )
+        if jnp.shape(y) != (B, self.hidden_size):
+            raise ValueError(
+                f"The step of the cell {self.cell.name!r} must give outputs of shape "
+                f"{(B, self.hidden_size)}, it gives {jnp.shape(y)}."
+            )
+
+
+LAYERS: dict[type, Callable[[Any, int, Initializer | None], Layer]] = {
+    Cell: GatedLayer,
+    FreeCell: FreeLayer,
+}
+"""For each kind of cell, what makes a layer of it: `(cell, hidden_size, recurrent_init)`."""
+
+
+def layer_of(cell: Any, hidden_size: int, recurrent_init: Initializer | None = None) -> Layer:
+    """The layer that runs a cell.
+
+    Args:
+        cell: of a kind in `LAYERS`.
+        hidden_size: H.
+        recurrent_init: how the recurrent weight starts; the kind's default if None.
+
+    Raises:
+        ValueError: if the cell is of no such kind.
+    """
+    for kind in type(cell).__mro__:
+        if kind in LAYERS:
+            return LAYERS[kind](cell, hidden_size, recurrent_init)
+    hint = f", such as jaxrnn.{cell.upper()}" if isinstance(cell, str) else ""
+    known = ", ".join(kind.__name__ for kind in LAYERS)
+    raise ValueError(f"cell must be one of the kinds {known}{hint}; got {cell!r:.60}.")
