@@ -1,22 +1,22 @@
-"""Measure training, the forward pass, generation and whole jobs beside the rivals.
+"""Measure training, the forward pass, generation and whole jobs beside other libraries.
 
     python scripts/benchmark.py --quick                      about two minutes
     python scripts/benchmark.py --json results.json --markdown results.md
     python scripts/benchmark.py --parts training forward generation scaling job
     python scripts/benchmark.py --read results.json --markdown results.md
 
-Rivals that are not installed are left out and named: pip install "jaxrnn[parity,bench]".
+Libraries that are not installed are left out and named: pip install "jaxrnn[parity,bench]".
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmarks import pictures, results
 from benchmarks.jobs import measure_job
 from benchmarks.markdown import report
 from benchmarks.options import Options
-from benchmarks.rounds import measure
+from benchmarks.protocol import Record, measure
 
 from jaxrnn.output import check_output, check_output_folder, write_output
 from jaxrnn.terminal import FAILED, parse, run_command
@@ -52,16 +52,22 @@ def _measured(options: Options, given: list[str]) -> dict[str, Any]:
     """Measure part by part; the file is written after every case."""
     found = results.heading(options.settings(options.parts[0]), given)
     for part in options.parts:
-        found[part], settings = [], options.settings(part)
-        if part == "job":
-            for recipe in options.recipes:
-                found[part].append(measure_job(recipe, options.schedule, settings, _say))
-                _keep(found, options)
-            continue
-        for case in options.cases(part):
-            found[part].append(measure(case, options.names(part), settings, _say))
+        found[part] = []
+        for record in _records(part, options):
+            found[part].append(record)
             _keep(found, options)
     return found
+
+
+def _records(part: str, options: Options) -> Iterator[Record]:
+    """The record of each case of a part, as soon as it is measured."""
+    settings = options.settings(part)
+    if part == "job":
+        for recipe in options.recipes:
+            yield measure_job(recipe, options.schedule, settings, _log)
+    else:
+        for case in options.cases(part):
+            yield measure(case, options.names(part), settings, _log)
 
 
 def _keep(found: dict[str, Any], options: Options) -> None:
@@ -70,13 +76,13 @@ def _keep(found: dict[str, Any], options: Options) -> None:
 
 
 def _disagreeing(found: dict[str, Any]) -> bool:
-    """Whether a contestant computed another loss, though its equation is the same."""
+    """Whether an implementation computed another loss, though its equation is the same."""
     records = [record for part in results.PARTS for record in found.get(part, [])]
-    entries = (entry for record in records for entry in record["contestants"].values())
+    entries = (entry for record in records for entry in record["implementations"].values())
     return any(entry["status"] == "disagrees" for entry in entries)
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from jaxrnn.data.corpora import Corpus, data_folder, nietzsche
 
+collect_ignore = ["stress"]  # programs, of which tests here run short forms
+
 jax.config.update("jax_default_matmul_precision", "highest")  # no TF32 on a GPU
 
 

@@ -1,18 +1,18 @@
-"""Random calls of the public functions, right and wrong, on every backend; and the drill itself.
+"""Random calls of the public functions, right and wrong, on every backend; and how they are made.
 
-The long form is `scripts/faults.py calls`.
+The long form is `./scripts/stress calls`.
 """
 
 import os
 import re
-from pathlib import Path
 
 import jax
 import pytest
-from drills.calling import made
-from drills.calls import calls_drill
-from drills.drawing import TRACED, draw
-from drills.sanitize import _fault, sanitize_drill, sanitized_calls
+from stress.calls.judging import faults_of
+from stress.calls.run import make_calls
+from stress.calls.sampling import TRACED, sample_call
+from stress.paths import python_path
+from stress.sanitize import parse_report, sanitize_tests, sanitized_calls
 
 from jaxrnn.recurrent import recurrence
 
@@ -30,15 +30,15 @@ def all_frames():
 
 @pytest.mark.usefixtures("all_frames")
 def test_random_calls_on_shapes_do_the_same_on_every_backend():
-    calls = [draw(SEED, number, executed=False) for number in range(45)]
-    faults = {call.program(): found for call in calls if (found := made(call, executed=False))}
-    assert faults == {}
+    calls = [sample_call(SEED, number, executed=False) for number in range(45)]
+    for call in calls:
+        assert faults_of(call, executed=False) == [], call.program()
     assert len({call.subject for call in calls}) >= 10
     assert 10 < sum(call.what == "right" for call in calls) < 35
 
 
 def test_random_calls_that_are_executed_do_the_same_on_every_backend():
-    called = calls_drill(0, 6, SEED)
+    called = make_calls(0, 6, SEED)
     assert called.executed == 6
     assert called.report() == ""
 
@@ -46,10 +46,13 @@ def test_random_calls_that_are_executed_do_the_same_on_every_backend():
 def test_a_call_is_the_same_lines_every_time():
     """A number and a seed are enough to make a call again."""
     for number in range(50):
-        call = draw(SEED, number, executed=False)
-        assert call == draw(SEED, number, executed=False)
+        call = sample_call(SEED, number, executed=False)
+        assert call == sample_call(SEED, number, executed=False)
         compile(call.program(), "call", "exec")
-    assert draw(SEED, 0, executed=False).program() != draw(SEED + 1, 0, executed=False).program()
+    assert (
+        sample_call(SEED, 0, executed=False).program()
+        != sample_call(SEED + 1, 0, executed=False).program()
+    )
 
 
 @pytest.mark.usefixtures("all_frames")
@@ -60,16 +63,16 @@ def test_a_check_that_is_left_out_is_found(monkeypatch):
     """
     wrong = [
         call
-        for call in (draw(SEED, number, executed=False) for number in range(2000))
+        for call in (sample_call(SEED, number, executed=False) for number in range(2000))
         if call.subject == "recurrence" and re.fullmatch(r"carry of shape \([^()]*\)", call.what)
     ][:4]
-    assert [made(call, executed=False) for call in wrong] == [[]] * 4
+    assert [faults_of(call, executed=False) for call in wrong] == [[]] * 4
     monkeypatch.setattr(recurrence, "as_carry", lambda carry, like: carry)
-    assert any(made(call, executed=False) for call in wrong)
+    assert any(faults_of(call, executed=False) for call in wrong)
 
 
-def test_every_public_function_of_arrays_is_drawn():
-    subjects = {draw(0, number, executed=False).subject for number in range(800)}
+def test_every_public_function_of_arrays_is_sampled():
+    subjects = {sample_call(0, number, executed=False).subject for number in range(800)}
     assert subjects == set(TRACED)
 
 
@@ -82,7 +85,7 @@ def test_a_report_of_a_sanitizer_is_one_line_and_its_places():
         "    #1 0x7f in jaxrnn::generate() /src/jaxrnn/recurrent/csrc/recurrence.cc:120:3\n"
         "    #2 0x7f in xla::ffi::Invoke (libjax_common.so+0x3b973b0)\n"
     )
-    fault = _fault(report, "a test")
+    fault = parse_report(report, "a test")
     assert fault.what == "ERROR: AddressSanitizer: heap-buffer-overflow on address"
     assert fault.where == ("generation.h:57", "recurrence.cc:120")
 
@@ -103,9 +106,8 @@ jax.eval_shape = dying
 @pytest.mark.slow
 def test_a_call_that_ends_its_process_is_found_and_the_others_go_on(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(DYING)
-    root = Path(__file__).parents[1]
-    paths = os.pathsep.join(map(str, (tmp_path, root, root / "scripts")))
-    called = calls_drill(12, 0, SEED, variables={"PYTHONPATH": paths})
+    paths = os.pathsep.join([str(tmp_path), python_path()])
+    called = make_calls(12, 0, SEED, variables={"PYTHONPATH": paths})
     ended = [wrong for wrong in called.wrong if "ended the process with -11" in wrong.fault]
     assert ended
     assert called.traced + len(ended) == 12
@@ -114,12 +116,12 @@ def test_a_call_that_ends_its_process_is_found_and_the_others_go_on(tmp_path):
 
 @pytest.mark.slow
 def test_many_random_calls():
-    assert calls_drill(1000, 100, 1).report() == ""
+    assert make_calls(1000, 100, 1).report() == ""
 
 
 @pytest.mark.slow
 def test_the_sanitizers_report_nothing(tmp_path):
-    sanitized = sanitize_drill(tmp_path, ["tests/test_native_gradients.py"])
+    sanitized = sanitize_tests(tmp_path, ["tests/test_native_gradients.py"])
     assert sanitized.faults == []
     assert sanitized.failed == []
     assert sanitized.passed > 50

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drills.kill import COMPARED
+from stress.kill import COMPARED
 from test_faults import flip
 
 from jaxrnn import cli, files

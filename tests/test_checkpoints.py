@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drills.damage import damage_drill
 from safetensors.numpy import load_file, save_file
+from stress.damage import flip_bits
 
 from jaxrnn import LSTM, CharLM, load, make_optimizer, make_state, save
 from jaxrnn.runs.checkpoints import CheckpointError, pack
@@ -83,7 +83,7 @@ def test_a_write_that_fails_leaves_the_old_file(path, monkeypatch):
 
 
 def test_one_bit_flipped_anywhere_is_noticed_1000_times_of_1000(tmp_path):
-    assert damage_drill(tmp_path, flips=1000) == 1000
+    assert flip_bits(tmp_path, flips=1000) == 1000
 
 
 def test_the_same_state_makes_the_same_bytes_and_any_reader_reads_them(path):

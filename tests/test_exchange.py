@@ -33,7 +33,8 @@ SAME_LOSS = 1e-6
 SAME_LOG_PROBS = 1e-6
 """Float32, a few products of 16 terms one after the other: their round-off is 1e-7."""
 SIZES = ["--embedding", "4", "--hidden", "16", "--batch", "8", "--no-random-bptt"]
-NAMES = ["--rename", "encoder=e", "gru=rnn", "decoder=l_out"]
+NAMES = ["--rename", "encoder=e", "recurrent=rnn", "decoder=l_out"]
+PLAIN_TORCH = Path(__file__).parents[1] / "scripts" / "benchmarks" / "plain_torch.py"
 
 
 @pytest.fixture(autouse=True)
@@ -122,8 +123,10 @@ def test_export_and_import_give_the_same_run(capsys):
 
 @pytest.mark.parametrize("file", ["model.pt", "model.safetensors"])
 def test_checkpoint_of_a_plain_script_goes_on(file):
-    script = Path(__file__).with_name("plain_torch.py")
-    printed = subprocess.check_output([sys.executable, script, "."], text=True)
+    options = ["--validation", "valid.txt", "--keep-case", "--schedule", "1 x 1e-2", "--save", "."]
+    sizes = ["--embedding", "4", "--hidden", "16", "--batch", "8"]
+    command = [sys.executable, "-P", str(PLAIN_TORCH), "train.txt", *options, *sizes]
+    printed = subprocess.check_output(command, text=True).split()[-1]
     assert import_plain(file, "--name", "plain") == 0
     run = Run("runs/plain")
     model = run.config.make_model(len(run.vocabulary))

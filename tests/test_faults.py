@@ -12,15 +12,16 @@ import time
 import jax
 import numpy as np
 import pytest
-from drills.kill import (
+from stress.kill import (
     COMPARED,
-    KillDrillError,
-    _chosen,
-    _processors,
+    KillTestError,
+    available_processors,
+    choose_processors,
     different_files,
-    kill_drill,
+    kill_repeatedly,
 )
-from drills.mutate import mutation_drill
+from stress.mutate import mutate_files
+from stress.paths import python_path
 
 from jaxrnn import files
 from jaxrnn.runs import checkpointing
@@ -85,13 +86,13 @@ def flip(path, at=None):
 
 
 def test_a_run_that_is_killed_five_times_ends_the_same_to_the_byte(tmp_path):
-    outcome = kill_drill(tmp_path, kills=5, seed=1)
+    outcome = kill_repeatedly(tmp_path, kills=5, seed=1)
     assert outcome.kills.total() == 5
     assert outcome.different == []
 
 
 def test_mutated_files_of_a_run_are_read_or_refused_in_one_line(tmp_path):
-    mutated = mutation_drill(tmp_path, mutations=200, seed=3)
+    mutated = mutate_files(tmp_path, mutations=200, seed=3)
     assert mutated.faults == []
     assert 50 < mutated.refused < 200
     assert set(mutated.kinds) == {"bits", "bytes", "other file", "no file", "meaning", "tensors"}
@@ -99,27 +100,37 @@ def test_mutated_files_of_a_run_are_read_or_refused_in_one_line(tmp_path):
 
 @pytest.mark.slow
 def test_ten_thousand_mutations_are_read_or_refused_in_one_line(tmp_path):
-    assert mutation_drill(tmp_path, mutations=10_000, seed=4).faults == []
+    assert mutate_files(tmp_path, mutations=10_000, seed=4).faults == []
 
 
-def test_processors_are_drawn_for_resumed_processes_alone(monkeypatch):
-    """The drill itself is `scripts/faults.py kill --threads`; here, what it draws."""
+def test_the_command_runs_a_stress_test():
+    """The smallest one, as ./scripts/stress starts it once its environment is there."""
+    command = [sys.executable, "-m", "stress", "damage", "--flips", "10"]
+    environment = {**os.environ, "PYTHONPATH": python_path()}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert "10 of 10 flipped bits were noticed." in ran.stdout
+    assert "0 mutations of a run's files" in ran.stdout
+
+
+def test_processors_are_chosen_for_resumed_processes_alone(monkeypatch):
+    """The test itself is `./scripts/stress kill --threads`; here, its choices."""
     rng = random.Random(0)
-    chosen = [_chosen([2, 5, 7], ["train", "--resume", "x"], rng) for _ in range(60)]
+    chosen = [choose_processors([2, 5, 7], ["train", "--resume", "x"], rng) for _ in range(60)]
     assert {len(c) for c in chosen} == {1, 2, 3}
     assert all(set(c) <= {2, 5, 7} for c in chosen)
-    assert _chosen([2, 5, 7], ["train"], rng) == []
-    assert _chosen([], ["train", "--resume", "x"], rng) == []
+    assert choose_processors([2, 5, 7], ["train"], rng) == []
+    assert choose_processors([], ["train", "--resume", "x"], rng) == []
     monkeypatch.delattr(os, "sched_setaffinity", raising=False)
-    with pytest.raises(KillDrillError, match="does not let a process choose"):
-        _processors()
+    with pytest.raises(KillTestError, match="does not let a process choose"):
+        available_processors()
 
 
 @pytest.mark.slow
 def test_killed_and_resumed_on_other_processors_a_run_ends_the_same_to_the_byte(tmp_path):
     if not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2:
         pytest.skip("needs two processors to choose from")
-    outcome = kill_drill(tmp_path, kills=20, threads=True)
+    outcome = kill_repeatedly(tmp_path, kills=20, threads=True)
     assert outcome.kills.total() == 20
     assert outcome.different == []
 

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drills.endurance import CompilationCounter
 from helpers import FLOAT32, relative
+from stress.endurance import CompilationCounter
 
 from jaxrnn import (
     GREEDY,

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drills.endurance import ALLOWED, CompilationCounter, generation_drill, training_drill
 from helpers import FLOAT32, relative
+from stress.endurance import ALLOWED, CompilationCounter, generate_many, train_for
 
 from jaxrnn import (
     GRU,
@@ -179,6 +179,6 @@ def test_nothing_is_compiled_after_the_first_epoch(monkeypatch):
 @pytest.mark.parametrize("share", [pytest.param(1.0, marks=pytest.mark.slow, id="long"), 0.02])
 def test_memory_stays_flat(share, monkeypatch):
     monkeypatch.setattr(windows, "PADDED_SIZES", 2)  # fewer programs to compile
-    for measured in (training_drill(300 * share), generation_drill(int(10_000 * share))):
+    for measured in (train_for(300 * share), generate_many(int(10_000 * share))):
         assert measured.compilations == 0, measured
         assert measured.growth <= ALLOWED, measured

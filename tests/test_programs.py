@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from drills.endurance import CompilationCounter, memory_maps, trainings_drill
+from stress.endurance import CompilationCounter, memory_maps, train_many
 
 import jaxrnn.training
 from jaxrnn import TANH, BpttStream, CharLM, Optimizer, fit, make_optimizer
@@ -108,5 +108,5 @@ def test_trainings_that_differ_leave_no_memory_maps_behind(monkeypatch):
 
 @pytest.mark.slow
 def test_hundreds_of_trainings_in_one_process():
-    trained = trainings_drill(60)
+    trained = train_many(60)
     assert trained.flat, trained

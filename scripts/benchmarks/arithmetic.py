@@ -1,4 +1,4 @@
-"""The arithmetic of the results: spreads, ratios round by round, geometric means."""
+"""The arithmetic of the results: spreads, ratios repetition by repetition, geometric means."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,12 +22,14 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
-    """How many times as long as we they took, round by round; above 1, we are faster.
+    """How many times as long as we they took, repetition by repetition; above 1, we are faster.
 
-    Rounds are paired because the machine's speed drifts: what slows round k slows both.
+    Repetitions are paired because the machine's speed drifts: what slows repetition k slows both.
     """
     if len(ours) != len(theirs):
-        raise ValueError(f"Rounds cannot be paired: {len(ours)} of ours, {len(theirs)} of theirs.")
+        raise ValueError(
+            f"Repetitions cannot be paired: {len(ours)} of ours, {len(theirs)} of theirs."
+        )
     return [other / own for own, other in zip(ours, theirs, strict=True)]
 
 

@@ -1,9 +1,9 @@
-"""The same weights and the same text for every contestant.
+"""The same weights and the same text for every implementation.
 
 Shapes: T time steps, B batch, V vocabulary, F embedding size, H hidden size, G gates, N tokens.
 
-The weights have torch's names, shapes, gate order and default initialization; each contestant
-maps them to its own. The text is drawn with Zipf's distribution, so that five steps of training
+The weights have torch's names, shapes, gate order and default initialization; each implementation
+maps them to its own. The text is sampled from Zipf's distribution, so that five steps of training
 already learn something that can be compared.
 """
 
@@ -16,15 +16,16 @@ from benchmarks.cases import EMBEDDING, VOCABULARY, Case
 Weights = dict[str, np.ndarray]
 
 WINDOWS = 64
-"""Windows in an epoch of the text; after them, reading starts again at the first."""
+"""Number of windows in an epoch of the text; after the last, reading starts again at the first."""
 GATES = {"tanh": 1, "gru": 3, "lstm": 4}
 BIASES = ("bias_ih", "bias_hh")
 
 
 def make_weights(case: Case, seed: int = 0) -> Weights:
-    """The weights of `e`, `rnn` and `l_out`, uniform as torch draws them, standard normal for e."""
+    """The weights of `e`, `rnn` and `l_out`, uniform as in torch, standard normal for e."""
     rng = np.random.default_rng(seed)
-    H, bound = case.hidden_size, case.hidden_size**-0.5
+    H = case.hidden_size
+    bound = H**-0.5
     shapes: dict[str, tuple[int, ...]] = {}
     for layer in range(case.num_layers):
         rows = GATES[case.cell] * H
@@ -42,8 +43,8 @@ def make_tokens(case: Case, seed: int = 1) -> np.ndarray:
     rng = np.random.default_rng(seed)
     rows = 1 if case.kind == "generation" else WINDOWS * case.steps + 1
     shares = 1 / np.arange(1, VOCABULARY + 1)
-    drawn = rng.choice(VOCABULARY, size=case.batch_size * rows, p=shares / shares.sum())
-    return drawn.astype(np.uint8)
+    tokens = rng.choice(VOCABULARY, size=case.batch_size * rows, p=shares / shares.sum())
+    return tokens.astype(np.uint8)
 
 
 def streams(tokens: np.ndarray, case: Case) -> tuple[np.ndarray, np.ndarray]:
@@ -59,7 +60,7 @@ def save(case: Case, path: Path) -> None:
 
 
 def load(path: Path) -> tuple[Weights, np.ndarray]:
-    """What `save` wrote."""
+    """Weights and text of a case, as `save` wrote them."""
     with np.load(path) as file:
         weights = {name: file[name] for name in file.files}
     return weights, weights.pop("tokens")

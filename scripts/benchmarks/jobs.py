@@ -2,7 +2,7 @@
 
 Ours is the command that a user types, `python -m jaxrnn train --recipe ...`, in a fresh folder,
 once with an empty cache of compiled programs (cold) and once with the one that this left (warm).
-The rival is `plain_torch_job.py`, with the thread count that suits it best: one epoch is tried
+PyTorch is `plain_torch.py`, with the thread count that suits it best: one epoch is tried
 with one thread and with all. The clock is read when the line of the last epoch arrives; what our
 command does after it (a picture, a sample) counts in `total` only. A B C A B C ..., as everywhere.
 """
@@ -17,11 +17,12 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+
+from worker_process import WorkerError
 
 from benchmarks.arithmetic import ratios, spread
-from benchmarks.process import SCRIPTS, WorkerError, environment
-from benchmarks.rounds import Record, Say, Settings
+from benchmarks.process import SCRIPTS, environment
+from benchmarks.protocol import Log, Record, Settings
 from jaxrnn import RECIPES
 from jaxrnn.data.corpora import data_folder, nietzsche
 
@@ -32,26 +33,29 @@ LIMIT_FACTOR = 10
 """A job may take this many times as long as an answer of a worker."""
 
 
-def measure_job(recipe: str, schedule: str | None, settings: Settings, say: Say) -> Record:
+def measure_job(recipe: str, schedule: str | None, settings: Settings, log: Log) -> Record:
     """Run a recipe in turn: ours cold, ours warm, PyTorch."""
     nietzsche()  # downloaded now, if it has to be, and not while the clock runs
     schedule = schedule or RECIPES[recipe].config.schedule
     limit = settings.limit * LIMIT_FACTOR
-    records: dict[str, Record] = {}
-    threads, tried = _best_threads(recipe, schedule, settings, limit, say)
-    records = {name: {"status": "measured", "runs": []} for name in ("cold", "warm", "torch")}
-    records["torch"] |= {"threads": threads, "tried_s": tried}
-    for k in range(settings.rounds):
+    threads, tried = _best_threads(recipe, schedule, settings, limit, log)
+    records: dict[str, Record] = {
+        "cold": {"status": "measured", "runs": []},
+        "warm": {"status": "measured", "runs": []},
+        "torch": {"status": "measured", "runs": [], "threads": threads, "tried_s": tried},
+    }
+    for k in range(settings.repetitions):
         with tempfile.TemporaryDirectory() as folder:
             at = Path(folder)
             ours = partial(_ours, recipe, schedule, settings, at, limit)
             torch = partial(_torch, recipe, schedule, threads, at, limit)
+            # The first run of ours leaves the cache of compiled programs that the second one finds.
             runs = {"cold": ours, "warm": ours, "torch": torch}
             for name, run in runs.items():
-                say(f"job {recipe}: round {k + 1} of {settings.rounds}, {name}")
+                log(f"job {recipe}: repetition {k + 1} of {settings.repetitions}, {name}")
                 _add(records[name], run)
     _summarize(records)
-    return {"recipe": recipe, "schedule": schedule, "contestants": records}
+    return {"recipe": recipe, "schedule": schedule, "implementations": records}
 
 
 def timed(
@@ -69,7 +73,8 @@ def timed(
         last: Record = {}
         try:
             for line in process.stdout:
-                if match := EPOCH.match(line):
+                match = EPOCH.match(line)
+                if match is not None:
                     seconds = time.perf_counter() - started
                     last = {"seconds": seconds, "validation": float(match[2])}
             code = process.wait()
@@ -94,19 +99,22 @@ def _ours(recipe: str, schedule: str, settings: Settings, folder: Path, limit: f
 
 
 def _torch(recipe: str, schedule: str, threads: int, folder: Path, limit: float) -> Record:
-    text, script = data_folder() / "nietzsche.txt", SCRIPTS / "benchmarks" / "plain_torch_job.py"
-    command = [sys.executable, "-P", str(script), os.path.abspath(text), CELLS[recipe], schedule]
+    script = SCRIPTS / "benchmarks" / "plain_torch.py"
+    text = os.path.abspath(data_folder() / "nietzsche.txt")
+    # -P: the modules beside the script, such as data.py, must not be taken for others.
+    command = [sys.executable, "-P", str(script), text, "--cell", CELLS[recipe]]
+    options = ["--schedule", schedule, "--threads", str(threads)]
     variables = environment(threads, folder / "cache-torch")
-    return timed([*command, str(threads)], variables, folder, limit)
+    return timed([*command, *options], variables, folder, limit)
 
 
 def _best_threads(
-    recipe: str, schedule: str, settings: Settings, limit: float, say: Say
+    recipe: str, schedule: str, settings: Settings, limit: float, log: Log
 ) -> tuple[int, dict[str, float]]:
     """The thread count with which PyTorch's first epoch is fastest, and what was tried."""
     tried: dict[int, float] = {}
     for threads in sorted({1, settings.threads}):
-        say(f"job {recipe}: an epoch of PyTorch with {threads} threads")
+        log(f"job {recipe}: an epoch of PyTorch with {threads} threads")
         with tempfile.TemporaryDirectory() as folder:
             try:
                 run = _torch(recipe, "1 x 1e-3", threads, Path(folder), limit)
@@ -128,7 +136,9 @@ def _add(record: Record, run: Callable[[], Record]) -> None:
 
 def _summarize(records: dict[str, Record]) -> None:
     measured = {name: r for name, r in records.items() if r["status"] == "measured"}
-    seconds: dict[str, Any] = {n: [x["seconds"] for x in r["runs"]] for n, r in measured.items()}
+    seconds: dict[str, list[float]] = {}
+    for name, record in measured.items():
+        seconds[name] = [run["seconds"] for run in record["runs"]]
     for name, record in measured.items():
         record["time"] = spread(seconds[name])._asdict()
         if name != "torch" and "torch" in measured:

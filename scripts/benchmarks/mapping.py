@@ -1,7 +1,7 @@
-"""Torch's weights in the form of each rival: operations beyond `jaxrnn.exchange.operations`.
+"""Torch's weights in the form of each baseline: operations beyond `jaxrnn.exchange.operations`.
 
 Only the way from torch is needed here. Folding two biases into one changes no loss and no
-gradient of the sum; it saves the rival one vector of Adam's work a layer.
+gradient of the sum; it saves the baseline one vector of Adam's work a layer.
 
 Shapes: H hidden size, I input size.
 """

@@ -1,7 +1,8 @@
 """The Markdown tables, made from the results file alone.
 
-Times are medians over the rounds, with quartiles in the table of ours. A ratio is a rival's time
-over ours, round by round, its median: above 1, ours is faster. The floor is explained in floors.py.
+Times are medians over the repetitions, with quartiles in the table of ours. A ratio is a baseline's
+time over ours, repetition by repetition, its median: above 1, ours is faster. roofline.py explains
+the roofline.
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,7 +10,7 @@ from typing import Any
 
 from benchmarks.arithmetic import fastest, geometric_mean, spread
 from benchmarks.cases import Case
-from benchmarks.contestants import OURS
+from benchmarks.implementations import OURS
 
 Result = dict[str, Any]
 
@@ -18,111 +19,144 @@ HEADINGS = {
     "forward": "Forward pass and loss",
     "generation": "Generation",
     "scaling": "Scaling: training",
-    "segments": "Long windows: training, with the activations of one segment kept at once",
+    "remat": "Long windows: training, with and without recomputed activations",
 }
+BEST = "best of a group"
+"""Key of the geometric mean over the fastest baseline of each case."""
 
 
 def report(results: dict[str, Any]) -> str:
     """All the tables of a results file."""
-    pieces = [_heading(results)]
+    sections = [_heading(results)]
     for part, title in HEADINGS.items():
-        if records := results.get(part):
-            pieces += [f"## {title}", _ours(records), _ratios(results, records)]
-            pieces += [_costs(results, records), _remarks(results, records)]
+        records = results.get(part)
+        if records:
+            sections.append(f"## {title}")
+            sections.append(_ours(records))
+            sections.append(_ratios(results, records))
+            sections.append(_costs(results, records))
+            sections.append(_remarks(results, records))
     if results.get("job"):
-        pieces += ["## Whole job, process start to final validation loss", _jobs(results["job"])]
-    return "\n\n".join(piece for piece in pieces if piece) + "\n"
+        sections.append("## Whole job, process start to final validation loss")
+        sections.append(_jobs(results["job"]))
+    return "\n\n".join(section for section in sections if section) + "\n"
 
 
 def summary(records: Sequence[Result], group: Sequence[str]) -> dict[str, float | None]:
-    """Geometric means of the ratios: for each rival, and for the best of `group` in each case."""
-    names = {name: None for record in records for name in record["contestants"] if name != OURS}
-    means = {name: geometric_mean(_ratio_column(records, name)) for name in names}
-    best = (_best_ratio(record, group) for record in records)
-    return means | {BEST: geometric_mean(ratio for ratio in best if ratio is not None)}
-
-
-BEST = "best of a group"
+    """Geometric means of ratios: for each baseline, and for the best of `group` in each case."""
+    means = {name: geometric_mean(_ratio_column(records, name)) for name in _baselines(records)}
+    best = [_best_ratio(record, group) for record in records]
+    means[BEST] = geometric_mean(ratio for ratio in best if ratio is not None)
+    return means
 
 
 def _heading(results: dict[str, Any]) -> str:
-    machine, settings = results["machine"], results["settings"]
+    machine = results["machine"]
+    settings = results["settings"]
+    date = results["date"][:10]
     versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
     return (
-        f"`{results['command']}`\n\n{results['date'][:10]}; {machine['cpu']}, {machine['cores']} "
-        f"cores, {settings['threads']} threads each; {settings['rounds']} rounds of about "
-        f"{settings['seconds']:g} s in turn; float32. {versions}."
+        f"`{results['command']}`\n\n{date}; {machine['cpu']}, {machine['cores']} "
+        f"cores, {settings['threads']} threads each; {settings['repetitions']} repetitions of "
+        f"about {settings['seconds']:g} s in turn; float32. {versions}."
     )
 
 
 def _ours(records: Sequence[Result]) -> str:
+    """Our times beside the roofline."""
     rows = []
     for record in records:
-        ours = record["contestants"].get(OURS, {})
-        if ours.get("status") == "measured":
-            time, case = ours["time"], Case(**record["case"])
-            each = time["median"] / case.characters * 1e6
-            quartiles = f"{_ms(time['lower'])} - {_ms(time['upper'])}"
-            floor = record["floor_s"]
-            cells = [_ms(time["median"]), quartiles, f"{each:.3g}", _ms(floor)]
-            rows.append([case.label, *cells, _number(time["median"] / floor)])
+        ours = record["implementations"].get(OURS, {})
+        if ours.get("status") != "measured":
+            continue
+        case = Case(**record["case"])
+        time = ours["time"]
+        roofline = record["roofline_s"]
+        microseconds = time["median"] / case.characters * 1e6
+        rows.append(
+            [
+                case.label,
+                _ms(time["median"]),
+                f"{_ms(time['lower'])} - {_ms(time['upper'])}",
+                f"{microseconds:.3g}",
+                _ms(roofline),
+                _number(time["median"] / roofline),
+            ]
+        )
     heads = ["B, T, H, layers", "jaxrnn, ms", "quartiles", "us per character"]
-    return table([*heads, "floor, ms", "times the floor"], rows)
+    return table([*heads, "roofline, ms", "times the roofline"], rows)
 
 
 def _ratios(results: dict[str, Any], records: Sequence[Result]) -> str:
-    names = _rivals(records)
-    titles = [results["titles"].get(name, name) for name in names]
-    writing = records[0]["case"]["kind"] == "generation"  # where all rivals are PyTorch's
-    group, title = (names, "best PyTorch") if writing else (results["jax_rivals"], "best JAX rival")
+    """How many times as long as ours each baseline took, and the best of them."""
+    names = _baselines(records)
+    if not names:
+        return ""
+    if records[0]["case"]["kind"] == "generation":  # where all baselines are PyTorch's
+        group = names
+        best_title = "best PyTorch"
+    else:
+        group = results["jax_baselines"]
+        best_title = "best JAX baseline"
     means = summary(records, group)
     with_best = means[BEST] is not None
     rows = []
     for record in records:
-        cells = [_ratio_cell(record["contestants"].get(name, {})) for name in names]
-        best = _best_ratio(record, group)
-        rows.append([Case(**record["case"]).label, *cells, *([_number(best)] * with_best)])
-    last = [*(means[name] for name in names), *([means[BEST]] * with_best)]
-    rows.append(["geometric mean", *(_number(mean) for mean in last)])
-    heads = ["times as long as jaxrnn", *titles, *([title] * with_best)]
-    return table(heads, rows) if names else ""
+        row = [Case(**record["case"]).label]
+        row += [_ratio_cell(record["implementations"].get(name, {})) for name in names]
+        if with_best:
+            row.append(_number(_best_ratio(record, group)))
+        rows.append(row)
+    heads = ["times as long as jaxrnn", *_titles(results, names)]
+    last = ["geometric mean", *(_number(means[name]) for name in names)]
+    if with_best:
+        heads.append(best_title)
+        last.append(_number(means[BEST]))
+    return table(heads, [*rows, last])
 
 
 def _costs(results: dict[str, Any], records: Sequence[Result]) -> str:
-    """First call (compilation and one repetition), and peak memory."""
-    names = [OURS, *_rivals(records)]
-    seconds = [record["contestants"].get(OURS, {}).get("second_start_s") for record in records]
+    """First call, which compiles, peak memory, and the first call of a second process of ours."""
+    names = [OURS, *_baselines(records)]
+    seconds = [record["implementations"].get(OURS, {}).get("second_start_s") for record in records]
     with_second = any(second is not None for second in seconds)
+    heads = ["first call, s / peak, MiB", *_titles(results, names)]
+    if with_second:
+        heads.append("jaxrnn, second start, s")
     rows = []
     for record, second in zip(records, seconds, strict=True):
-        cells = [_cost_cell(record["contestants"].get(name, {})) for name in names]
-        rows.append([Case(**record["case"]).label, *cells, *([_number(second)] * with_second)])
-    titles = [results["titles"].get(name, name) for name in names]
-    titles += ["jaxrnn, second start, s"] * with_second
-    return table(["first call, s / peak, MiB", *titles], rows)
+        row = [Case(**record["case"]).label]
+        row += [_cost_cell(record["implementations"].get(name, {})) for name in names]
+        if with_second:
+            row.append(_number(second))
+        rows.append(row)
+    return table(heads, rows)
 
 
 def _remarks(results: dict[str, Any], records: Sequence[Result]) -> str:
-    """Other equations, and why somebody was not measured: each once."""
-    remarks: dict[str, list[str]] = {}
+    """Other equations, and why an implementation was not measured: each once."""
+    cases_of: dict[str, list[str]] = {}  # the cases in which it was not measured, by remark
     for record in records:
         case = Case(**record["case"])
-        for name, entry in record["contestants"].items():
-            title = results["titles"].get(name, name)
+        for name, entry in record["implementations"].items():
+            (title,) = _titles(results, [name])
             if entry.get("differs"):
-                text = f"{title}, {case.cell}: another equation (marked *), {entry['differs']}."
-                remarks.setdefault(text, [])
+                remark = f"{title}, {case.cell}: another equation (marked *), {entry['differs']}."
+                cases_of.setdefault(remark, [])
             if entry["status"] != "measured":
-                text = f"{title} {entry['status']}: {entry.get('reason', '')}"
-                remarks.setdefault(text, []).append(case.label)
-    lines = (f"- {text}" + (f" ({'; '.join(on)})" if on else "") for text, on in remarks.items())
+                remark = f"{title} {entry['status']}: {entry.get('reason', '')}"
+                cases_of.setdefault(remark, []).append(case.label)
+    lines = []
+    for remark, cases in cases_of.items():
+        lines.append(f"- {remark} ({'; '.join(cases)})" if cases else f"- {remark}")
     return "\n".join(lines)
 
 
 def _jobs(records: Sequence[Result]) -> str:
+    """The whole jobs, ours from a cold and from a warm start."""
     rows = []
     for record in records:
-        for name, entry in record["contestants"].items():
+        for name, entry in record["implementations"].items():
             title = {"cold": "jaxrnn, empty cache", "warm": "jaxrnn, warm cache"}.get(
                 name, f"PyTorch, {entry.get('threads')} threads"
             )
@@ -131,9 +165,16 @@ def _jobs(records: Sequence[Result]) -> str:
                 continue
             time = entry["time"]
             loss = spread([run["validation"] for run in entry["runs"]]).median
-            cells = [f"{time['median']:.1f}", f"{time['lower']:.1f} - {time['upper']:.1f}"]
-            ratio = _number(entry.get("ratio", {}).get("median"))
-            rows.append([record["recipe"], title, *cells, f"{loss:.4f}", ratio])
+            rows.append(
+                [
+                    record["recipe"],
+                    title,
+                    f"{time['median']:.1f}",
+                    f"{time['lower']:.1f} - {time['upper']:.1f}",
+                    f"{loss:.4f}",
+                    _number(entry.get("ratio", {}).get("median")),
+                ]
+            )
     heads = ["recipe", "", "seconds", "quartiles", "validation loss", "PyTorch / jaxrnn"]
     return table(heads, rows)
 
@@ -144,19 +185,26 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _rivals(records: Sequence[Result]) -> list[str]:
-    named = {name: None for record in records for name in record["contestants"]}
+def _titles(results: dict[str, Any], names: Sequence[str]) -> list[str]:
+    return [results["titles"].get(name, name) for name in names]
+
+
+def _baselines(records: Sequence[Result]) -> list[str]:
+    """All implementations but ours, in the order in which they first occur."""
+    named = {name: None for record in records for name in record["implementations"]}
     return [name for name in named if name != OURS]
 
 
 def _ratio_column(records: Sequence[Result], name: str) -> list[float]:
-    entries = (record["contestants"].get(name, {}) for record in records)
+    entries = (record["implementations"].get(name, {}) for record in records)
     return [entry["ratio"]["median"] for entry in entries if "ratio" in entry]
 
 
 def _best_ratio(record: Result, group: Sequence[str]) -> float | None:
-    entries = {n: e for n, e in record["contestants"].items() if n in group and "ratio" in e}
-    best = fastest({name: entry["time"]["median"] for name, entry in entries.items()})
+    """The ratio of the fastest baseline of a group; None if none was measured."""
+    entries = record["implementations"]
+    measured = [name for name in group if "ratio" in entries.get(name, {})]
+    best = fastest({name: entries[name]["time"]["median"] for name in measured})
     return None if best is None else float(entries[best]["ratio"]["median"])
 
 

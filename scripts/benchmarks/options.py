@@ -13,17 +13,19 @@ from benchmarks.cases import (
     LONG_SHAPES,
     SCALING,
     Case,
+    Shape,
     grid,
     parse_shape,
 )
-from benchmarks.contestants import CONTESTANTS, OURS, SEGMENTS
-from benchmarks.rounds import Settings
+from benchmarks.implementations import IMPLEMENTATIONS, OURS, REMAT
+from benchmarks.protocol import REPETITIONS, Settings
 from jaxrnn.runs.environment import available_cores
 
-Part = Literal["training", "forward", "generation", "scaling", "segments", "job"]
+Part = Literal["training", "forward", "generation", "scaling", "remat", "job"]
 JOBS = ("stateful-rnn", "stateful-gru")
-QUICK_RIVALS = ("torch", "flax-linen")
+QUICK_BASELINES = ("torch", "flax-linen")
 FEW_CELLS = ("gru",)
+JOB_REPETITIONS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,25 +33,26 @@ class Options:
     """What to measure and where to put it."""
 
     parts: tuple[Part, ...] = ("training",)
-    """training (whole steps), forward, generation, scaling, segments (long windows, with and
+    """training (whole steps), forward, generation, scaling, remat (long windows, with and
     without recomputation), job; several with spaces between."""
     quick: bool = False
     """The course's shapes against PyTorch eager and Flax Linen only: about two minutes."""
     cells: tuple[str, ...] = ()
-    """tanh, gru, lstm; all if none is named, and gru for scaling and segments."""
+    """tanh, gru, lstm; all if none is named, and gru for scaling and remat."""
     shapes: tuple[str, ...] = ()
     """Shapes B,T,H,LAYERS, such as 64,8,256,1; the whole grid if none is named."""
-    rivals: tuple[str, ...] = ()
-    """Contestants besides ours; all of the part if none is named, and torch and flax-linen for
+    baselines: tuple[str, ...] = ()
+    """Implementations besides ours; all of the part if none is named, and torch and flax-linen for
     scaling."""
-    rounds: int | None = None
-    """Rounds; 7 if None, and 3 for job."""
+    repetitions: int | None = None
+    """Turns of each implementation; 7 if None, and 3 for job."""
     seconds: float = 0.3
-    """About how long one contestant's turn lasts."""
+    """About how long one implementation's turn lasts."""
     threads: int | None = None
-    """Threads of every contestant; all cores if None."""
+    """Threads of every implementation; all cores if None."""
     limit: float = 180.0
-    """Seconds after which a contestant that does not answer is given up (job: ten times that)."""
+    """Seconds after which an implementation that does not answer is given up; ten times that for
+    job."""
     recipes: tuple[str, ...] = JOBS
     """The recipes of job."""
     schedule: str | None = None
@@ -65,60 +68,62 @@ class Options:
 
     def check(self) -> None:
         """Raise a ValueError for a name that is unknown or a number that is out of range."""
-        known = [name for name in CONTESTANTS if name not in (OURS, SEGMENTS)]
-        for what, named, among in (
-            ("part", self.parts, get_args(Part)),
-            ("cell", self.cells, CELLS),
-            ("rival", self.rivals, known),
-            ("recipe of job", self.recipes, JOBS),
-        ):
-            for name in named:
-                if name not in among:
-                    raise ValueError(f"There is no {what} {name!r}: take of {', '.join(among)}.")
-        for text in self.shapes:
-            parse_shape(text)
+        baselines = [name for name in IMPLEMENTATIONS if name not in (OURS, REMAT)]
+        _check_names("part", self.parts, get_args(Part))
+        _check_names("cell", self.cells, CELLS)
+        _check_names("baseline", self.baselines, baselines)
+        _check_names("recipe of job", self.recipes, JOBS)
+        self._parsed_shapes()
         self.settings(self.parts[0] if self.parts else "training")
 
     def settings(self, part: str) -> Settings:
         """How to measure a part."""
+        repetitions = JOB_REPETITIONS if part == "job" else REPETITIONS
+        if self.repetitions is not None:
+            repetitions = self.repetitions
+        threads = len(available_cores()) if self.threads is None else self.threads
         return Settings(
-            rounds=self.rounds if self.rounds is not None else 3 if part == "job" else 7,
+            repetitions=repetitions,
             seconds=self.seconds,
-            threads=self.threads if self.threads is not None else len(available_cores()),
+            threads=threads,
             limit=self.limit,
             second_start=part == "training" and not self.quick,
         )
 
     def cases(self, part: str) -> list[Case]:
         """The cases of a part (not of job)."""
+        named = self._parsed_shapes()
         if part == "scaling":
-            return self._scaling()
-        if part == "segments":
-            shapes = tuple(parse_shape(text) for text in self.shapes) or LONG_SHAPES
-            return grid("training", self.cells or FEW_CELLS, shapes)
-        whole = GENERATION_SHAPES if part == "generation" else GRID
-        shapes = tuple(parse_shape(text) for text in self.shapes) or whole
-        if self.quick and not self.shapes and part != "generation":
-            shapes = COURSE_SHAPES
-        kind: Literal["training", "forward", "generation"] = (
-            "training" if part == "training" else "forward" if part == "forward" else "generation"
-        )
-        return grid(kind, self.cells or CELLS, shapes)
+            curves = {shape for curve in SCALING.values() for shape in curve}
+            return grid("training", self.cells or FEW_CELLS, named or sorted(curves))
+        if part == "remat":
+            return grid("training", self.cells or FEW_CELLS, named or LONG_SHAPES)
+        cells = self.cells or CELLS
+        if part == "generation":
+            return grid("generation", cells, named or GENERATION_SHAPES)
+        shapes = COURSE_SHAPES if self.quick else GRID
+        return grid("forward" if part == "forward" else "training", cells, named or shapes)
 
     def names(self, part: str) -> list[str]:
-        """Who takes part."""
-        if part == "segments":
-            return [OURS, SEGMENTS]
-        few = self.quick or part == "scaling"
+        """The implementations that take part."""
+        if part == "remat":
+            return [OURS, REMAT]
         kind = "training" if part == "scaling" else part
-        playing = [n for n in CONTESTANTS if n != SEGMENTS and CONTESTANTS[n].plays(kind)]
-        if self.rivals:
-            return [name for name in playing if name == OURS or name in self.rivals]
+        able = [name for name, found in IMPLEMENTATIONS.items() if found.takes_part_in(kind)]
+        able = [name for name in able if name != REMAT]
+        if self.baselines:
+            return [name for name in able if name == OURS or name in self.baselines]
+        few = self.quick or part == "scaling"
         if few and kind != "generation":
-            return [OURS, *QUICK_RIVALS]
-        return playing
+            return [OURS, *QUICK_BASELINES]
+        return able
 
-    def _scaling(self) -> list[Case]:
-        shapes: Sequence[tuple[int, int, int, int]] = tuple(parse_shape(t) for t in self.shapes)
-        shapes = shapes or sorted({shape for curve in SCALING.values() for shape in curve})
-        return grid("training", self.cells or FEW_CELLS, shapes)
+    def _parsed_shapes(self) -> tuple[Shape, ...]:
+        """The shapes that are named."""
+        return tuple(parse_shape(text) for text in self.shapes)
+
+
+def _check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise ValueError(f"There is no {what} {name!r}: take of {', '.join(known)}.")

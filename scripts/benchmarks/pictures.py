@@ -27,25 +27,27 @@ def draw(results: dict[str, Any], folder: Path) -> list[Path]:
     if not records:
         raise ValueError("There are no scaling results to draw: measure them with --parts scaling.")
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = []
+    paths = []
     for cell in sorted({record["case"]["cell"] for record in records}):
         of_cell = [record for record in records if record["case"]["cell"] == cell]
         for letter in LETTERS:
             curves = _curves(of_cell, letter, _microseconds_per_character)
             path = folder / f"{cell}-time-against-{letter}.png"
-            drawn += _draw(results, curves, AXES[letter], "us per character", path)
+            paths += _draw(results, curves, AXES[letter], "us per character", path)
         curves = _curves(of_cell, "T", _mebibytes)
         path = folder / f"{cell}-memory-against-T.png"
-        drawn += _draw(results, curves, AXES["T"], "MiB above the start", path)
-    return drawn
+        paths += _draw(results, curves, AXES["T"], "MiB above the start", path)
+    return paths
 
 
 def _curves(records: Sequence[Any], letter: str, value: Any) -> dict[str, list[Point]]:
-    """For each contestant, the points of the curve along which only `letter` varies."""
+    """For each implementation, the points of the curve along which only `letter` varies."""
     curves: dict[str, list[Point]] = {}
     for record in records:
-        case, varied = record["case"], LETTERS[letter]
-        if any(case[name] != base for name, base in BASE.items() if name != varied):
+        case = record["case"]
+        varied = LETTERS[letter]
+        others = {name: base for name, base in BASE.items() if name != varied}
+        if any(case[name] != base for name, base in others.items()):
             continue
         for name, entry in _measured(record):
             curves.setdefault(name, []).append((case[varied], value(Case(**case), entry)))
@@ -53,7 +55,7 @@ def _curves(records: Sequence[Any], letter: str, value: Any) -> dict[str, list[P
 
 
 def _measured(record: Any) -> Iterator[tuple[str, Any]]:
-    yield from ((n, e) for n, e in record["contestants"].items() if e["status"] == "measured")
+    yield from ((n, e) for n, e in record["implementations"].items() if e["status"] == "measured")
 
 
 def _microseconds_per_character(case: Case, entry: Any) -> float:

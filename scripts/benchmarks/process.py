@@ -1,37 +1,31 @@
-"""The other end of a worker's pipe: start it, ask it, give up on it.
+"""An implementation's process, seen from outside: start it, ask it, give up on it.
 
-Both sides get the same number of threads: torch through `set_num_threads`, XLA through
+All implementations get the same number of threads: torch through `set_num_threads`, XLA through
 `PJRT_NPROC`, the sizes of OpenMP's pools through their variables. Nothing else is pinned. Each
 worker has a cache folder of its own, so that nothing compiled or tuned earlier helps anybody.
 """
 
 import json
 import os
-import select
-import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
+from worker_process import WorkerError, WorkerProcess, WorkerTimeoutError
+
 from benchmarks.cases import Case
-from benchmarks.contestants import CONTESTANTS
+from benchmarks.implementations import IMPLEMENTATIONS
 
 SCRIPTS = Path(__file__).resolve().parent.parent
 START_LIMIT = 120.0
 """Seconds in which a worker must have imported its libraries."""
 
 
-class WorkerError(RuntimeError):
-    """A worker that failed, died or did not answer in time; the message says which."""
-
-
 class Worker:
-    """A contestant's process.
+    """An implementation's process.
 
     Args:
-        name: the contestant.
+        name: the implementation.
         case: what it measures.
         data: the file with weights and text.
         threads: how many threads it gets.
@@ -42,15 +36,12 @@ class Worker:
     def __init__(
         self, name: str, case: Case, data: Path, threads: int, cache: Path, *, limit: float
     ) -> None:
-        self.name, self._limit, self._left = name, limit, b""
-        threads = CONTESTANTS[name].threads or threads
+        self.name = name
+        self._limit = limit
+        threads = IMPLEMENTATIONS[name].threads or threads
         arguments = [name, json.dumps(case.to_dict()), str(data), str(threads)]
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (as long as the process)
-        self._process = subprocess.Popen(
+        self._process = WorkerProcess(
             [sys.executable, "-m", "benchmarks.worker", *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
             env=environment(threads, cache),
         )
 
@@ -64,7 +55,7 @@ class Worker:
         return numbers
 
     def run(self, count: int) -> float:
-        """Seconds that `count` repetitions took."""
+        """Seconds that `count` calls took."""
         return float(self._ask({"do": "run", "count": count}))
 
     def memory(self) -> float:
@@ -73,53 +64,21 @@ class Worker:
 
     def close(self) -> None:
         """End the process."""
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._errors):
-            assert stream is not None
-            try:
-                stream.close()
-            except BrokenPipeError:
-                continue
+        self._process.close()
 
     def _ask(self, request: dict[str, Any]) -> Any:
-        stdin = self._process.stdin
-        assert stdin is not None
-        try:
-            stdin.write(json.dumps(request).encode() + b"\n")
-            stdin.flush()
-        except BrokenPipeError:
-            raise WorkerError(self._death()) from None
+        self._process.send(request)
         return self._answer(self._limit)["value"]
 
     def _answer(self, limit: float) -> dict[str, Any]:
-        answer: dict[str, Any] = json.loads(self._line(limit))
+        try:
+            answer: dict[str, Any] = self._process.receive(limit)
+        except WorkerTimeoutError:
+            self._process.kill()
+            raise
         if "error" in answer:
             raise WorkerError(answer["error"])
         return answer
-
-    def _line(self, limit: float) -> bytes:
-        stdout, deadline = self._process.stdout, time.monotonic() + limit
-        assert stdout is not None
-        while b"\n" not in self._left:
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([stdout], [], [], left)[0]:
-                self._process.kill()
-                self._process.wait()
-                raise WorkerError(f"No answer within {limit:g} s.")
-            read = os.read(stdout.fileno(), 1 << 16)
-            if not read:
-                raise WorkerError(self._death())
-            self._left += read
-        line, _, self._left = self._left.partition(b"\n")
-        return line
-
-    def _death(self) -> str:
-        code = self._process.wait()
-        self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        return f"The process ended with code {code}: {lines[-1] if lines else 'no message'}"[:400]
 
 
 def environment(threads: int, cache: Path) -> dict[str, str]:

@@ -10,12 +10,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contestants import CONTESTANTS
-from benchmarks.rounds import Settings
+from benchmarks.implementations import IMPLEMENTATIONS
+from benchmarks.protocol import Settings
 from jaxrnn.output import write_output
 from jaxrnn.runs.environment import available_cores, cpu_model, versions
 
-PARTS = ("training", "forward", "generation", "scaling", "segments", "job")
+PARTS = ("training", "forward", "generation", "scaling", "remat", "job")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "dm-haiku", "equinox", "keras")
 
 
@@ -27,8 +27,10 @@ def heading(settings: Settings, arguments: Sequence[str]) -> dict[str, Any]:
         "machine": machine(),
         "versions": versions(PACKAGES),
         "settings": asdict(settings),
-        "titles": {name: contestant.title for name, contestant in CONTESTANTS.items()},
-        "jax_rivals": [name for name, contestant in CONTESTANTS.items() if contestant.jax],
+        "titles": {name: implementation.title for name, implementation in IMPLEMENTATIONS.items()},
+        "jax_baselines": [
+            name for name, implementation in IMPLEMENTATIONS.items() if implementation.jax
+        ],
     }
 
 
@@ -51,7 +53,7 @@ def read(path: Path) -> dict[str, Any]:
     """Read what `write` wrote.
 
     Raises:
-        ValueError: if the file is not there or holds something else.
+        ValueError: if the file is not there, or holds something else or an earlier format.
     """
     try:
         results = json.loads(path.read_text())
@@ -59,4 +61,6 @@ def read(path: Path) -> dict[str, Any]:
         raise ValueError(f"Cannot read results from {path}: {error}.") from error
     if not isinstance(results, dict) or not {"machine", "settings"} <= set(results):
         raise ValueError(f"{path} holds no results of this benchmark.")
+    if "repetitions" not in results["settings"]:
+        raise ValueError(f"{path} is of an earlier version of this benchmark: measure again.")
     return results

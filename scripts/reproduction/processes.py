@@ -17,15 +17,15 @@ each has several.
 import json
 import os
 import signal
-import subprocess
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
+
+from worker_process import WorkerProcess
 
 from jaxrnn.runs.run import RunError
 from jaxrnn.terminal import Screen, stop_requests
@@ -44,6 +44,8 @@ PAGE = Path(__file__).parent / RESULTS
 SECONDS_AN_EPOCH = 30.0
 """Of a recipe that has not been measured."""
 SECONDS_TO_START = 6.0
+LONGEST_WORDS = 300
+"""Maximum number of characters of a process's last words that are shown."""
 
 
 class Event(NamedTuple):
@@ -166,25 +168,25 @@ def run_all(
     asked = False
     jobs = min(jobs, len(units))
     threads = -(-available_cores() // jobs) if jobs > 1 else 0
-    with tempfile.TemporaryDirectory() as logs:
-        try:
-            while waiting or running:
-                if stopping() and not asked:
-                    asked = True
-                    waiting.clear()
-                    for process in running:
-                        process.stop()
-                while waiting and len(running) < jobs:
-                    running.append(Process(waiting.popleft(), folder, threads, Path(logs)))
-                time.sleep(SECONDS_BETWEEN_LOOKS)
-                for process in list(running):
-                    event = process.look()
-                    if event.ended:
-                        running.remove(process)
-                    yield event
-        finally:
-            for process in running:
-                process.kill()
+    try:
+        while waiting or running:
+            if stopping() and not asked:
+                asked = True
+                waiting.clear()
+                for process in running:
+                    process.stop()
+            while waiting and len(running) < jobs:
+                running.append(Process(waiting.popleft(), folder, threads))
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            for process in list(running):
+                event = process.look()
+                if event.ended:
+                    running.remove(process)
+                    process.close()
+                yield event
+    finally:
+        for process in running:
+            process.close()
 
 
 class Process:
@@ -194,47 +196,38 @@ class Process:
         unit: the unit.
         folder: of the results.
         threads: how many it starts; as many as it likes if 0.
-        logs: a folder for what it writes on its way.
     """
 
-    def __init__(self, unit: Unit, folder: Path, threads: int, logs: Path) -> None:
+    def __init__(self, unit: Unit, folder: Path, threads: int) -> None:
         self._last = Event(unit)
-        self._progress = logs / f"{unit.id}.progress"
-        self._log = logs / f"{unit.id}.log"
-        command = [sys.executable, "-m", "reproduction.worker", str(folder)]
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [*command, json.dumps(unit.to_dict()), str(self._progress)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment(threads),
-                start_new_session=True,  # Ctrl-C is for us; we tell it
-            )
+        command = [sys.executable, "-m", "reproduction.worker"]
+        arguments = [str(folder), json.dumps(unit.to_dict())]
+        self._worker = WorkerProcess(
+            [*command, *arguments],
+            env=environment(threads),
+            own_session=True,  # Ctrl-C is for the command, which then asks its processes to stop
+        )
 
     def stop(self) -> None:
         """Ask it to save and end."""
-        self._process.send_signal(signal.SIGTERM)
+        self._worker.terminate()
 
-    def kill(self) -> None:
+    def close(self) -> None:
         """End it, whatever it is doing."""
-        self._process.kill()
-        self._process.wait()
+        self._worker.close()
 
     def look(self) -> Event:
         """How it is getting on."""
-        code = self._process.poll()
-        told = self._progress.read_text().split() if self._progress.exists() else []
-        if len(told) == 2:  # it may be just writing
-            share, loss = map(float, told)
-            self._last = self._last._replace(share=share, loss=loss)
+        # The exit code first: what a process sends before its end is then read as well.
+        code = self._worker.poll()
+        for message in self._worker.arrived():
+            self._last = self._last._replace(share=message["share"], loss=message["loss"])
         if code is None:
             return self._last
         last = self._last._replace(ended=True, stopped=code in (STOPPED, -signal.SIGTERM))
         if code == 0 or last.stopped:
             return last
-        lines = self._log.read_text(errors="replace").strip().splitlines()
-        words = lines[-1].removeprefix("error: ")[:300] if lines else "no message"
+        words = self._worker.last_words().removeprefix("error: ")[:LONGEST_WORDS]
         return last._replace(error=f"{words} (code {code})")
 
 

@@ -1,7 +1,8 @@
-"""A process that trains one unit: `python -m reproduction.worker FOLDER UNIT PROGRESS`.
+"""A process that trains one unit: `python -m reproduction.worker FOLDER UNIT`.
 
-UNIT is JSON; to PROGRESS it writes the share that is done and the loss. SIGTERM asks it to stop,
-and so does the end of the process that started it. An error is the last line that it prints.
+UNIT is JSON. Its messages (see `worker_process`) are its progress, the share that is done and the
+loss: `{"share": 0.5, "loss": 1.8}`. SIGTERM asks it to stop, and so does the end of the process
+that started it. An error is the last line that it prints.
 """
 
 import json
@@ -10,31 +11,39 @@ import sys
 import time
 from pathlib import Path
 
+from worker_process import Channel
+
 from jaxrnn.terminal import keep_compiled_programs, run_command, stop_requests
 from reproduction.training import Stopped, run
 from reproduction.units import Unit
 
 STOPPED = 3
 """The exit code after a stop that was asked for."""
-SECONDS_BETWEEN_WRITES = 0.2
+SECONDS_BETWEEN_MESSAGES = 0.2
 
 
 def main() -> int:
     """Train the unit of the command line."""
-    folder, progress = Path(sys.argv[1]), Path(sys.argv[3])
+    channel = Channel()
+    folder = Path(sys.argv[1])
     unit = Unit.from_dict(json.loads(sys.argv[2]))
     parent = os.getppid()
-    written = 0.0
+    emitted = 0.0
     keep_compiled_programs()
     with stop_requests() as stopping:
 
         def watch(share: float, loss: float) -> None:
-            nonlocal written
+            nonlocal emitted
             if stopping() or os.getppid() != parent:
                 raise Stopped
-            if time.monotonic() - written >= SECONDS_BETWEEN_WRITES:
-                written = time.monotonic()
-                progress.write_text(f"{share} {loss}\n")
+            if time.monotonic() - emitted < SECONDS_BETWEEN_MESSAGES:
+                return
+            emitted = time.monotonic()
+            try:
+                # Training does not wait for a command that is suspended.
+                channel.emit_if_read({"share": share, "loss": loss})
+            except BrokenPipeError:  # the command has just ended
+                raise Stopped from None
 
         try:
             return run_command(lambda: run(unit, folder, watch))

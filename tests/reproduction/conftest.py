@@ -1,4 +1,8 @@
-"""The program under `scripts/reproduction` is imported from there; it is in no package."""
+"""Tests of the program under `scripts/reproduction`, which is in no package.
+
+Its modules are imported from there, for this folder alone: some 150 tests look at single functions,
+and a process for each would take minutes.
+"""
 
 import sys
 from pathlib import Path

@@ -70,9 +70,9 @@ def test_processes_share_the_cores_and_one_alone_has_all(tmp_path, monkeypatch):
     threads = []
 
     class Started(processes.Process):
-        def __init__(self, unit, folder, count, logs):
+        def __init__(self, unit, folder, count):
             threads.append(count)
-            super().__init__(unit, folder, count, logs)
+            super().__init__(unit, folder, count)
 
     monkeypatch.setattr(processes, "Process", Started)
     monkeypatch.setattr(processes.sys, "executable", "/bin/false")

@@ -1,0 +1,1 @@
+"""The implementations: ours, and each baseline as its own documentation recommends it."""

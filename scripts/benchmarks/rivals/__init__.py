@@ -1,1 +1,0 @@
-"""The contestants: ours, and each rival as its own documentation recommends it."""

@@ -1,1 +1,0 @@
-"""Drills: faults put into real runs, to see that nothing is lost and nothing gets in."""
