@@ -2,10 +2,10 @@
 
 
 def _check_torch() -> None:
-    """Say in one line that PyTorch is missing, where that is so.
+    """Refuse in one line to go on without PyTorch.
 
     Raises:
-        ImportError: if it is; the commands print the line and exit with 2 instead.
+        ImportError: if it is missing; the commands print the line and exit with 2 instead.
     """
     import sys
     from pathlib import Path
@@ -26,22 +26,22 @@ def _check_torch() -> None:
         raise ImportError(missing) from error
 
 
+# Before anything that imports torch.
 _check_torch()
 
-from jaxrnn.exchange.operations import Absent as Absent  # noqa: E402
-from jaxrnn.exchange.operations import Chain as Chain  # noqa: E402
-from jaxrnn.exchange.operations import FoldBiases as FoldBiases  # noqa: E402
-from jaxrnn.exchange.operations import Identity as Identity  # noqa: E402
-from jaxrnn.exchange.operations import PermuteGates as PermuteGates  # noqa: E402
-from jaxrnn.exchange.operations import SplitGates as SplitGates  # noqa: E402
-from jaxrnn.exchange.operations import StackLayers as StackLayers  # noqa: E402
-from jaxrnn.exchange.operations import Transpose as Transpose  # noqa: E402
-from jaxrnn.exchange.weights import WeightMap as WeightMap  # noqa: E402
-from jaxrnn.exchange.weights import WeightMapError as WeightMapError  # noqa: E402
-from jaxrnn.exchange.weights import entry as entry  # noqa: E402
-from parity.modules import assert_parity as assert_parity  # noqa: E402
-from parity.modules import check as check  # noqa: E402
-from parity.report.report import Report as Report  # noqa: E402
+from jaxrnn.exchange.operations import (  # noqa: E402
+    Absent,
+    Chain,
+    FoldBiases,
+    Identity,
+    PermuteGates,
+    SplitGates,
+    StackLayers,
+    Transpose,
+)
+from jaxrnn.exchange.weights import WeightMap, WeightMapError, entry  # noqa: E402
+from parity.modules import assert_parity, check  # noqa: E402
+from parity.report.report import Report  # noqa: E402
 
 __all__ = [
     "Absent",

@@ -14,14 +14,15 @@ import numpy as np
 from torch import nn
 
 from jaxrnn.exchange.weights import WeightMap
-from parity.core.bridge import is_float, named_leaves, rebuilt
-from parity.core.cases import draw_case
-from parity.core.compare import Finding, Outcome
+from parity.core.bridge import is_float, named_leaves, numpy_arrays, rebuilt
+from parity.core.cases import sample_case
+from parity.core.compare import Outcome
 from parity.core.pairs import Pair, projection
 from parity.core.runners import run_jax
 from parity.diagnosis.identify import identified
 from parity.report.report import Report
-from parity.suite.checks import Check, value_findings
+from parity.suite.checks import Check
+from parity.suite.findings import value_findings
 
 
 def check(
@@ -36,8 +37,8 @@ def check(
 ) -> Report:
     """Compare outputs and gradients of a JAX function and a PyTorch module.
 
-    Both get the same weights, drawn so that no bias is zero, in every precision that is asked
-    for. Where a recurrent layer differs in float64, the report says which equation it computes
+    Both get the same weights, sampled so that no bias is zero, in every precision that is asked
+    for. Where a recurrent layer differs in float64, the report names the equation that it computes
     instead, if that is a known one.
 
     Args:
@@ -46,35 +47,43 @@ def check(
         torch_module: `torch_module(*inputs)` gives the same arrays in the same order. It is run as
             it is given: what is in evaluation mode (`.eval()`), each part by itself, stays there.
         weight_map: the module's keys and the paths of `params`, such as "dense_h/kernel".
-        inputs: arrays, or tuples of arrays, as both sides take them. Integers stay integers.
+        inputs: arrays, or tuples of arrays, as both take them. Integers stay integers.
         dtypes: "float64", "float32", "bfloat16".
         name: as the report calls it; the module's class if None.
+
+    Returns:
+        The report: its `passed`, its `summary()`, and every number.
 
     Raises:
         WeightMapError: if the map, the module and the parameters do not fit; all is named.
     """
     name = name or f"JAX against {type(torch_module).__name__}"
-    _check_map(weight_map, torch_module, params)
+    # A map that does not fit is the user's mistake, and no finding.
+    shapes = {path: tuple(np.shape(leaf)) for path, leaf in named_leaves(params).items()}
+    weight_map.from_torch(numpy_arrays(torch_module.state_dict()), like=shapes)
+
     pair = _pair(name, jax_function, params, torch_module, weight_map, inputs)
-    run = Check(name, "values", lambda: value_findings(pair, tuple(dtypes)))
-    findings = run.findings()
+    findings = Check(name, "values", lambda: value_findings(pair, dtypes)).findings()
     remarks = [f"{path}: {lost}." for path, lost in weight_map.inexact.items()]
-    if _differs(findings):
+    if any(f.criterion == "C1" and f.outcome is Outcome.FAIL for f in findings):
         remarks += _causes(pair, torch_module, inputs)
-    return Report(name, tuple(findings), tuple(dict.fromkeys(remarks)))
+    return Report(name, tuple(findings), tuple(dict.fromkeys(remarks)))  # each remark once
 
 
 def assert_parity(*arguments: Any, **options: Any) -> None:
-    """`check`, for pytest: an AssertionError with the whole summary unless it passes."""
+    """`check`, for pytest.
+
+    Args:
+        arguments: of `check`.
+        options: of `check`.
+
+    Raises:
+        AssertionError: with the whole summary, unless it passes.
+        WeightMapError: as `check`.
+    """
     report = check(*arguments, **options)
     if not report.passed:
         raise AssertionError(report.summary())
-
-
-def _check_map(weight_map: WeightMap, module: nn.Module, params: Any) -> None:
-    state = {key: tensor.detach().cpu().numpy() for key, tensor in module.state_dict().items()}
-    shapes = {path: tuple(np.shape(leaf)) for path, leaf in named_leaves(params).items()}
-    weight_map.from_torch(state, like=shapes)
 
 
 def _pair(
@@ -85,8 +94,9 @@ def _pair(
     weight_map: WeightMap,
     inputs: Sequence[Any],
 ) -> Pair:
+    # Inputs may be nested, and a pair's are named arrays: "0", "1", ...
     arrays, structure = jax.tree.flatten(tuple(inputs))
-    named = {f"{k}": np.asarray(array) for k, array in enumerate(arrays)}
+    named = {str(k): np.asarray(array) for k, array in enumerate(arrays)}
 
     def arguments(given: Any) -> Any:
         return jax.tree.unflatten(structure, [given[name] for name in named])
@@ -102,7 +112,7 @@ def _pair(
         module=lambda: copy.deepcopy(torch_module),
         weight_map=weight_map,
         params=lambda weights: rebuilt(params, weights),
-        draw=lambda rng: named,
+        sample_inputs=lambda rng: named,
         jax_outputs=jax_outputs,
         jax_loss=lambda params, given: projection(jax_outputs(params, given)),
         torch_outputs=torch_outputs,
@@ -115,19 +125,18 @@ def _numbered(outputs: Any) -> dict[str, Any]:
     return {f"output {k}": leaf for k, leaf in enumerate(jax.tree.leaves(outputs))}
 
 
-def _differs(findings: Sequence[Finding]) -> bool:
-    return any(f.gate == "G1" and f.outcome is Outcome.FAIL for f in findings)
-
-
 def _causes(pair: Pair, module: nn.Module, inputs: Sequence[Any]) -> list[str]:
-    weights, drawn = draw_case(pair, 0, "float64")
-    outputs = run_jax(pair, "float64")(weights, drawn)["forward"]
-    layer = type(module).__name__
+    # A remark on what a recurrent layer computes instead, if that is known.
+    case = sample_case(pair, 0, "float64")
+    # The search needs JAX's numbers in float64, from inputs that float32 can hold.
+    outputs = run_jax(pair, "float64")(*case)["forward"]
     structure = jax.tree.structure(tuple(inputs))
-    rounded_inputs = jax.tree.unflatten(structure, list(drawn.values()))
-    words = identified(module, weights, rounded_inputs, outputs["output 0"])
+    rounded_inputs = jax.tree.unflatten(structure, list(case.inputs.values()))
+    # The first output is taken for the hidden states.
+    words = identified(module, case.weights, rounded_inputs, outputs["output 0"])
     if words is None:
         return []
+    layer = type(module).__name__
     if not words:
         return [f"The outputs are those of {layer}; the difference lies elsewhere."]
     return [f"A different equation than {layer}, not round-off: {words}."]

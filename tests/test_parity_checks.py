@@ -18,12 +18,11 @@ from jaxrnn.nn.models import (
 from jaxrnn.recurrent.cells import GRU, LSTM, RELU, Cell, Hidden
 from jaxrnn.recurrent.recurrence import why_not_compiled
 from jaxrnn.recurrent.scan import scanned
-from parity.core.cases import draw_case
+from parity.core.cases import sample_case, sample_weights
 from parity.core.compare import Outcome, relative_l2, worst_outcome
 from parity.core.layer_pairs import LAYER_DROPOUT, layer_pair
 from parity.core.pairs import F, H, T, V, model_pair
 from parity.core.references import TORCH_CELLS
-from parity.core.runners import draw_weights
 from parity.diagnosis.training import torch_gradients, torch_replayed
 from parity.measures.generation import greedy_findings
 from parity.measures.initialization import initialization_findings
@@ -36,16 +35,19 @@ from parity.measures.trajectories import (
     within_envelope,
 )
 from parity.measures.updates import CHANGING
-from parity.mutation.cell_patches import wrapped
+from parity.mutation.tools import wrapped
 from parity.suite.catalog import suite
-from parity.suite.checks import Check, update_check, update_findings, value_findings, values_check
+from parity.suite.checks import Check, update_check, values_check
+from parity.suite.findings import update_findings, value_findings
 from parity.suite.workers import results
 
 GOOD = {Outcome.PASS, Outcome.WARN}
 
 
 def failed(findings):
-    return {(f.check, f.gate) for f in findings if f.outcome in (Outcome.FAIL, Outcome.ERROR)}
+    return {
+        (f.quantity, f.criterion) for f in findings if f.outcome in (Outcome.FAIL, Outcome.ERROR)
+    }
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +58,8 @@ def text():
 def test_values_agree():
     findings = value_findings(model_pair("model", CharRnn(V, F, H)), ("float64", "float32"))
     assert worst_outcome(findings) in GOOD
-    assert {f.check for f in findings} == {"forward", "loss", "gradients"}
-    assert {f.gate for f in findings} == {"G0", "G1", "G2", "G3"}
+    assert {f.quantity for f in findings} == {"forward", "loss", "gradients"}
+    assert {f.criterion for f in findings} == {"C0", "C1", "C2", "C3"}
 
 
 @pytest.mark.parametrize(
@@ -81,17 +83,18 @@ def test_bfloat16_agrees():
 
 def test_gradients_of_relu_cells_in_bfloat16_are_shown_and_not_judged():
     findings = value_findings(layer_pair(RNN(RELU, H)), ("bfloat16",))
-    numbers = {f.check: f.outcome for f in findings if f.gate == "G2"}
+    numbers = {f.quantity: f.outcome for f in findings if f.criterion == "C2"}
     assert numbers["gradients"] is Outcome.ABSTAIN
     assert {numbers["forward"], numbers["loss"]} <= GOOD
 
 
 def test_gradients_of_jax_move_the_weights_the_same_through_torchs_optimizer():
     pair = model_pair("model", CharSeqStatefulRnn(V, F, H))
-    weights, inputs = draw_case(pair, 0, "float64")
-    _, moved = torch_gradients(pair, ADAM, weights, inputs)
-    replayed = torch_replayed(pair, ADAM, weights, inputs)
-    assert all(relative_l2(replayed[key] - w, moved[key] - w) < 1e-11 for key, w in weights.items())
+    case = sample_case(pair, 0, "float64")
+    _, after = torch_gradients(pair, ADAM, case)
+    replayed = torch_replayed(pair, ADAM, case)
+    for key, w in case.weights.items():
+        assert relative_l2(replayed[key] - w, after[key] - w) < 1e-11
 
 
 def test_a_long_trajectory_ends_with_the_text(text):
@@ -131,9 +134,9 @@ def test_updates_agree_in_float32():
 
 def test_greedy_texts_agree():
     pair = model_pair("model", CharSeqStatefulGRU(V, F, H))
-    weights = draw_weights(pair, np.random.default_rng(1))
+    weights = sample_weights(pair, np.random.default_rng(1))
     (finding,) = greedy_findings(pair, weights, "float32")
-    assert (finding.gate, finding.outcome) == ("G5", Outcome.PASS)
+    assert (finding.criterion, finding.outcome) == ("C5", Outcome.PASS)
     assert "margin" in finding.note
 
 
@@ -165,21 +168,21 @@ def test_a_broken_cell_fails_in_every_value():
 
     broken = model_pair("model", CharLM(V, F, H, cell=Cell("gru", GRU.gates, step)))
     failures = failed(value_findings(broken, ("float64",)))
-    assert failures == {("forward", "G1"), ("loss", "G1"), ("gradients", "G1")}
+    assert failures == {("forward", "C1"), ("loss", "C1"), ("gradients", "C1")}
 
 
 def test_a_clipping_epsilon_is_noticed(monkeypatch):
     monkeypatch.setattr(jaxrnn.training.optimizers, "CLIP_EPSILON", 0.0)
     pair = model_pair("model", CharSeqStatefulRnn(V, F, H))
     rule = next(rule for rule in RULES if rule.name == "SGD, clipped")
-    assert ("update", "G1") in failed(update_findings("model", pair, rule, ("float64",)))
+    assert ("update", "C1") in failed(update_findings("model", pair, rule, ("float64",)))
 
 
 def test_what_cannot_run_is_an_error_not_a_crash():
     def run():
         raise RuntimeError("no such thing")
 
-    (finding,) = Check("subject", "values", run).findings()
+    (finding,) = Check("pair", "values", run).findings()
     assert finding.outcome is Outcome.ERROR
     assert "no such thing" in finding.note
 
@@ -197,7 +200,7 @@ def test_the_quick_suite_passes(part, text):
         assert worst_outcome(findings) in GOOD, (check.pair, check.kind, failed(findings))
 
 
-def test_the_quick_suite_reaches_every_model_cell_optimizer_and_gate(text):
+def test_the_quick_suite_reaches_every_model_cell_optimizer_and_kind(text):
     checks = list(suite(quick=True, text=text))
     valued = {check.pair for check in checks if check.kind == "values"}
     assert {kind.__name__ for kind in COURSE_MODELS} <= valued
@@ -223,7 +226,7 @@ def test_processes_give_what_one_gives():
     assert not alone.explanation
 
 
-def test_a_batch_size_that_changes_starts_from_zeros_on_both_sides():
+def test_a_batch_size_that_changes_starts_from_zeros_in_both_frameworks():
     pair = model_pair("model", CharSeqStatefulRnn(V, F, H))
     findings = update_check(pair, ADAM, rows=CHANGING).findings()
     assert worst_outcome(findings) is Outcome.PASS
@@ -257,7 +260,7 @@ def test_every_check_of_a_recurrence_is_made_on_both_paths():
     assert all(check.path is None for check in found if not check.cell)
 
 
-def test_a_fault_of_the_scan_alone_is_found_and_its_path_named():
+def test_a_mutation_of_the_scan_alone_is_found_and_its_path_named():
     check = replace(values_check(layer_pair(RNN(GRU, 4))), path="scan")
     assert {finding.path for finding in check.findings()} == {"scan"}
     with wrapped(

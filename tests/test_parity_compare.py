@@ -1,4 +1,4 @@
-"""The gates themselves: what each lets through and what not."""
+"""The criteria themselves: what each lets through and what not."""
 
 import numpy as np
 import pytest
@@ -10,15 +10,14 @@ from parity.core.compare import (
     Outcome,
     meaning,
     numerics,
-    relative_inf,
     relative_l2,
     structure,
     worst,
     worst_outcome,
 )
 
-WIDE = Comparison("subject", "gradients", "float64")
-NARROW = Comparison("subject", "gradients", "float32")
+WIDE = Comparison("pair", "gradients", "float64")
+NARROW = Comparison("pair", "gradients", "float32")
 REFERENCE = {"w": np.array([1.0, -2.0, 4.0]), "b": np.array([3.0])}
 
 
@@ -32,7 +31,6 @@ def outcomes(findings):
 
 def test_distances_are_relative_to_the_reference():
     assert relative_l2(np.array([3.0, 4.0]), np.array([3.0, 0.0])) == pytest.approx(4 / 3)
-    assert relative_inf(np.array([3.0, 4.0]), np.array([2.0, 4.0])) == pytest.approx(1 / 4)
     assert relative_l2(np.ones(2), np.zeros(2)) == np.inf
     assert relative_l2(np.zeros(2), np.zeros(2)) == 0
     with pytest.raises(ValueError, match="shape"):
@@ -88,10 +86,10 @@ def test_numerics_measures_against_the_noise_of_the_peer():
     assert worst_outcome(judge(2.1)) is Outcome.FAIL
 
 
-def test_the_cap_holds_when_the_peer_is_bad_too():
+def test_the_tolerance_holds_when_the_peer_is_bad_too():
     far = 2 * TOLERANCES["float32"]["gradients"]
     findings = numerics(NARROW, shifted(far), shifted(far), REFERENCE)
-    assert {f.gate for f in findings if f.outcome is Outcome.FAIL} == {"G3"}
+    assert {f.criterion for f in findings if f.outcome is Outcome.FAIL} == {"C3"}
 
 
 def test_the_worst_is_the_one_nearest_to_its_limit():

@@ -97,7 +97,7 @@ def test_linen_lstm_passes_and_the_folded_biases_are_named():
     report = parity.check(*linen_lstm_case())
     assert report.passed, report.summary()
     assert any("trajectory" in remark and "folded" in remark for remark in report.remarks)
-    assert {f.gate for f in report.findings} == {"G0", "G1", "G2", "G3"}
+    assert {f.criterion for f in report.findings} == {"C0", "C1", "C2", "C3"}
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_the_haiku_gru_is_a_different_equation():
     report = parity.check(*haiku_gru_case())
     assert not report.passed
     assert "A different equation than GRU, not round-off" in report.summary()
-    assert "reset gate is applied before the product" in report.summary()
+    assert "reset gate is applied before the matmul" in report.summary()
 
 
 def test_what_does_not_fit_is_named_at_once():
@@ -141,7 +141,7 @@ def test_other_outputs_than_declared_fail_the_structure():
         return linen_lstm(params, xs, carry)[0][-1]
 
     report = parity.check(only_the_last, params, module, weight_map, inputs, dtypes=("float64",))
-    notes = [f.note for f in report.findings if f.gate == "G0"]
+    notes = [f.note for f in report.findings if f.criterion == "C0"]
     assert any("expected shape" in note for note in notes)
     assert any("is missing" in note for note in notes)
 

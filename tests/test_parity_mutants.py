@@ -1,4 +1,4 @@
-"""Faults are caught, each by a gate and with a margin; the code without them passes."""
+"""Mutations are caught, each by a criterion and with a margin; the unmutated code passes."""
 
 from dataclasses import replace
 
@@ -10,8 +10,8 @@ from parity import cli
 from parity.core.compare import Outcome, worst_outcome
 from parity.measures.trajectories import load_text
 from parity.mutation.catalog import MUTANTS
-from parity.mutation.cell_patches import only_in, wrapped
-from parity.mutation.mutants import PROBES, Mutant, tried, unharmed
+from parity.mutation.mutants import CHECKS, Mutant, tried, unmutated_findings
+from parity.mutation.tools import only_in, wrapped
 
 FEWEST = 40
 SAMPLE = (
@@ -19,14 +19,14 @@ SAMPLE = (
     "layer 0 reverse: gradient of bias_hh lost in f",
     "loss summed",
     "compiled: outputs one step late",
-    "looked-up row counted once",
-    "GRU: reset before the product",
+    "embedded tokens: row counted once",
+    "GRU: reset before the matmul",
     "carry not cut",
     "Adam: bias correction in float32",
     "learning rate one step late",
     "window off by one",
     "windows off by one",
-    "looked-up row shift",
+    "embedded tokens: row shift",
 )
 
 
@@ -38,7 +38,7 @@ def text():
 def test_there_are_enough_and_none_is_there_twice():
     names = [mutant.name for mutant in MUTANTS]
     assert len(set(names)) == len(names) >= FEWEST
-    assert {mutant.probe for mutant in MUTANTS} <= set(PROBES)
+    assert {mutant.check for mutant in MUTANTS} <= set(CHECKS)
 
 
 @pytest.mark.parametrize("name", SAMPLE)
@@ -52,9 +52,9 @@ def test_a_mutant_is_caught(name, text):
     assert verdict.right, verdict.named
 
 
-def test_without_a_fault_the_same_checks_pass_again(text):
+def test_unmutated_the_same_checks_pass_again(text):
     chosen = [mutant for mutant in MUTANTS if mutant.name in SAMPLE]
-    assert worst_outcome(unharmed(chosen, text)) is Outcome.PASS
+    assert worst_outcome(unmutated_findings(chosen, text)) is Outcome.PASS
 
 
 def test_a_mutant_that_cannot_be_put_in_is_skipped_and_counted(capsys, monkeypatch):
@@ -79,7 +79,7 @@ def test_every_mutant_is_caught_and_its_cause_named(text):
 
 
 @pytest.mark.parametrize(
-    "fault",
+    "mutation",
     [
         lambda: wrapped(jaxrnn.recurrent.scan, "_renamed_since", lambda run: run),
         lambda: only_in(
@@ -88,9 +88,9 @@ def test_every_mutant_is_caught_and_its_cause_named(text):
     ],
     ids=["everywhere", "in one layer"],
 )
-def test_a_mutant_that_no_longer_fits_the_code_is_an_error_with_its_name(fault, text):
-    mutant = Mutant("a fault of yesterday's code", fault, "values of a gru stack")
-    with pytest.raises(ValueError, match=r"a fault of yesterday's code.*has no _renamed_since"):
+def test_a_mutant_that_no_longer_fits_the_code_is_an_error_with_its_name(mutation, text):
+    mutant = Mutant("a mutation of yesterday's code", mutation, "values of a gru stack")
+    with pytest.raises(ValueError, match=r"a mutation of yesterday's code.*has no _renamed_since"):
         list(tried([mutant], text))
 
 
@@ -104,9 +104,12 @@ def test_a_mutant_that_only_breaks_the_code_is_an_error_with_its_name(text):
         return broken
 
     mutant = Mutant(
-        "a fault that raises",
+        "a mutation that raises",
         lambda: wrapped(jaxrnn.recurrent.scan, "_step", raising),
         "values of CharLM, few tokens",
     )
-    with jaxrnn.backend("scan"), pytest.raises(ValueError, match=r"a fault that raises.*no such"):
+    with (
+        jaxrnn.backend("scan"),
+        pytest.raises(ValueError, match=r"a mutation that raises.*no such"),
+    ):
         list(tried([mutant], text))

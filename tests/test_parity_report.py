@@ -6,25 +6,28 @@ from html.parser import HTMLParser
 
 import pytest
 
+import parity.measures.trajectories
+import parity.suite.catalog
 from jaxrnn.nn.layers import RNN
 from jaxrnn.recurrent.cells import GRU, LSTM, TANH
 from parity.cli import main
 from parity.core.compare import Comparison, Outcome
 from parity.core.layer_pairs import layer_pair
 from parity.diagnosis.localize import grids, localize
-from parity.diagnosis.stacks import draw
-from parity.mutation.cell_patches import gru_step, only_in, stepping
+from parity.diagnosis.stacks import sample_stack_case
+from parity.mutation.recurrent_mutations import gru_step, stepping
+from parity.mutation.tools import only_in
 from parity.report.page import html_page
 from parity.report.report import Report
-from parity.suite.checks import values_check
+from parity.suite.checks import Check, values_check
 from parity.suite.shrink import reproduction, shrunken
 
 EVIL = "<script>alert('x')</script>"
 WHAT = Comparison(EVIL, "gradients", "float64")
 FINDINGS = (
-    WHAT.finding("G1", "w", Outcome.PASS, value=1e-16, limit=1e-11),
-    WHAT.finding("G1", "v", Outcome.FAIL, value=math.inf, limit=1e-11, note=EVIL),
-    WHAT.finding("G0", "u", Outcome.ERROR, note="it broke"),
+    WHAT.finding("C1", "w", Outcome.PASS, value=1e-16, limit=1e-11),
+    WHAT.finding("C1", "v", Outcome.FAIL, value=math.inf, limit=1e-11, note=EVIL),
+    WHAT.finding("C0", "u", Outcome.ERROR, note="it broke"),
 )
 REPORT = Report(EVIL, FINDINGS, (EVIL,), grids={"a map": {EVIL: {"0": 1e-16, "1": 0.0}}})
 
@@ -79,7 +82,7 @@ def test_only_a_report_with_something_that_passed_passes():
 
 @pytest.mark.parametrize("cell", [GRU, LSTM], ids=lambda cell: cell.name)
 def test_nothing_is_found_where_nothing_is_wrong(cell):
-    case = draw(cell, bidirectional=True, lengths=True)
+    case = sample_stack_case(cell, bidirectional=True, lengths=True)
     assert localize(case) is None
     for grid in grids(case).values():
         assert max(max(row.values()) for row in grid.values()) < 1e-13
@@ -87,14 +90,14 @@ def test_nothing_is_found_where_nothing_is_wrong(cell):
 
 def test_layer_step_gates_and_cause_are_named():
     with only_in("l1_reverse", lambda: stepping(GRU, gru_step(r_gate=1, z_gate=0))):
-        found = localize(draw(GRU, bidirectional=True))
+        found = localize(sample_stack_case(GRU, bidirectional=True))
     assert found.place == "layer 1 reverse, h at step 0, gates r, z"
     assert "r and z exchanged" in found.cause
 
 
 def test_the_case_shrinks_and_its_lines_show_the_difference(capsys):
     check = values_check(layer_pair(RNN(GRU, 10, 2)))
-    with stepping(GRU, gru_step(keep=False)):
+    with stepping(GRU, gru_step(z_weighs_new=True)):
         small = shrunken(check)
         assert (small.num_layers, small.sizes.T, small.sizes.B, small.sizes.H) == (1, 1, 1, 1)
         lines = reproduction(check)
@@ -105,9 +108,20 @@ def test_the_case_shrinks_and_its_lines_show_the_difference(capsys):
     assert shrunken(check) is None
 
 
-def test_a_fault_of_the_second_layer_needs_two_layers_to_show():
+def test_a_check_without_sizes_is_run_again_by_its_name(monkeypatch, capsys):
+    check = Check("pair", "trajectory", lambda: [FINDINGS[1]])
+    other = Check("other pair", "trajectory", lambda: [FINDINGS[0]])
+    monkeypatch.setattr(parity.suite.catalog, "suite", lambda **options: [other, check])
+    monkeypatch.setattr(parity.measures.trajectories, "load_text", lambda: None)
+    exec(reproduction(check), {})
+    printed = capsys.readouterr().out
+    assert "Outcome.FAIL" in printed
+    assert "Outcome.PASS" not in printed
+
+
+def test_a_mutation_of_the_second_layer_needs_two_layers_to_show():
     check = values_check(layer_pair(RNN(GRU, 10, 2)))
-    with only_in("l1", lambda: stepping(GRU, gru_step(keep=False))):
+    with only_in("l1", lambda: stepping(GRU, gru_step(z_weighs_new=True))):
         small = shrunken(check)
     assert (small.num_layers, small.sizes.T, small.sizes.B, small.sizes.H) == (2, 1, 1, 1)
 
@@ -117,7 +131,7 @@ def test_a_cell_that_is_wrong_backwards_only_is_found_there():
 
     with stepping(TANH, jax.custom_jvp(TANH.step)):
         TANH.step.defjvp(lambda p, t: (_tanh(*p), jax.tree.map(lambda x: 2 * x, _tanh_jvp(p, t))))
-        found = localize(draw(TANH))
+        found = localize(sample_stack_case(TANH))
     assert found.place.startswith("the backward pass of layer 1, gradient of weight_ih, weight_hh")
 
 
@@ -140,7 +154,7 @@ def _tanh_jvp(primals, tangents):
         ["check", "--fast"],
         ["check", "--corpus", "nowhere.txt"],
         ["mutants", "--only", "?"],
-        ["caps", "--dtypes", "float8"],
+        ["tolerances", "--dtypes", "float8"],
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(arguments, capsys):

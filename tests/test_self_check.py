@@ -23,8 +23,9 @@ from jaxrnn.runs.experiment import prepare
 from jaxrnn.training.diagnosis import NonFiniteLossError
 from jaxrnn.training.gradients import GradientError, gradient_errors
 from jaxrnn.training.steps import train_step
-from parity.mutation.cell_patches import backward_with, replaced, rows_of, zeros
-from parity.mutation.training_patches import batch_with, carry_with, history_kept, recompiled
+from parity.mutation.recurrent_mutations import backward_with
+from parity.mutation.tools import recompiled, replaced, rows_of, zeros
+from parity.mutation.training_mutations import batch_with, carry_with, history_kept
 
 SMALL = replace(
     RECIPES["stateful-rnn"].config,

@@ -112,9 +112,9 @@ def test_every_model_has_a_twin():
         assert reference_of(model(V, H, H)).hidden_size == H
 
 
-def test_a_model_without_twin_is_named():
+def test_a_model_without_reference_is_named():
     class Other(CharLM):
         pass
 
-    with pytest.raises(ValueError, match="Other has no twin"):
+    with pytest.raises(ValueError, match="Other has no reference"):
         model_pair("other", Other(V, H, H)).module()

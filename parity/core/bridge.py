@@ -14,20 +14,25 @@ import numpy as np
 import torch
 
 from jaxrnn.tree import named_leaves as named_leaves
-from parity.core.compare import STORED_AS
+from parity.core.compare import STORED_AS, Arrays
 
+# PyTorch's type of each precision.
 TORCH_DTYPES = {
     "float64": torch.float64,
     "float32": torch.float32,
     "tf32": torch.float32,
     "bfloat16": torch.bfloat16,
 }
-"""PyTorch's type of each precision."""
 
 
 def jax_dtype(dtype: str) -> Any:
     """JAX's type of a precision."""
     return jnp.dtype(STORED_AS.get(dtype, dtype))
+
+
+def torch_device() -> torch.device:
+    """Where PyTorch computes: on the GPU if there is one that it can use."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def numpy_of(array: Any) -> np.ndarray:
@@ -36,26 +41,44 @@ def numpy_of(array: Any) -> np.ndarray:
         return np.array(array)
     tensor = array.detach().cpu()
     if tensor.dtype == torch.bfloat16:
+        # NumPy cannot take bfloat16 from torch; the bits pass through as integers.
         return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16).copy()
     return tensor.numpy().copy()
 
 
-def tensor_of(array: np.ndarray, dtype: str, device: torch.device | None = None) -> torch.Tensor:
-    """A copy of an array as a tensor; floats in precision `dtype`, other numbers as they are."""
+def tensor_of(array: np.ndarray, dtype: str) -> torch.Tensor:
+    """A copy of an array where PyTorch computes; floats in `dtype`, other numbers as they are."""
     array = np.asarray(array)
     if not is_float(array):
-        return torch.tensor(array, device=device)
-    return torch.tensor(array.astype(np.float64), dtype=TORCH_DTYPES[dtype], device=device)
+        return torch.tensor(array, device=torch_device())
+    wide = array.astype(np.float64)
+    return torch.tensor(wide, dtype=TORCH_DTYPES[dtype], device=torch_device())
 
 
 def jax_of(array: np.ndarray, dtype: str) -> jax.Array:
     """A copy of an array for JAX; floats in the precision `dtype`, integers as int32."""
     array = np.asarray(array)
+    # A mask stays a mask.
     if array.dtype == bool:
         return jnp.array(array)
     if not is_float(array):
         return jnp.array(array, jnp.int32)
     return jnp.array(array, jax_dtype(dtype))
+
+
+def numpy_arrays(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """`numpy_of` each."""
+    return {name: numpy_of(array) for name, array in arrays.items()}
+
+
+def tensors(arrays: Arrays, dtype: str) -> dict[str, torch.Tensor]:
+    """`tensor_of` each."""
+    return {name: tensor_of(array, dtype) for name, array in arrays.items()}
+
+
+def jax_arrays(arrays: Arrays, dtype: str) -> dict[str, jax.Array]:
+    """`jax_of` each."""
+    return {name: jax_of(array, dtype) for name, array in arrays.items()}
 
 
 def is_float(array: np.ndarray) -> bool:

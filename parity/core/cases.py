@@ -1,33 +1,63 @@
 """The cases that are compared: weights and inputs that a precision can hold, and their results."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from parity.core.bridge import is_float, rounded
-from parity.core.compare import Arrays
 from parity.core.pairs import Pair
-from parity.core.runners import Results, Side, draw_weights
+from parity.core.runners import Results, Runner
 
 
-def draw_case(
-    pair: Pair, seed: int, dtype: str
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+class Case(NamedTuple):
+    """What both frameworks compute from: weights by PyTorch's keys, and inputs by name."""
+
+    weights: dict[str, np.ndarray]
+    inputs: dict[str, np.ndarray]
+
+
+def sample_case(pair: Pair, seed: int, dtype: str) -> Case:
     """Weights and inputs that the precision can hold; in float64, those of float32."""
     rng = np.random.default_rng(seed)
+    # What float32 can hold is exact in float64, too: there is one case for both.
     stored = "float32" if dtype == "float64" else dtype
-    weights = {key: rounded(array, stored) for key, array in draw_weights(pair, rng).items()}
-    inputs = {
-        name: rounded(array, stored) if is_float(array) else array
-        for name, array in pair.draw(rng).items()
-    }
-    return weights, inputs
+    weights = {key: rounded(array, stored) for key, array in sample_weights(pair, rng).items()}
+    inputs = dict(pair.sample_inputs(rng))
+    for name, array in inputs.items():
+        if is_float(array):
+            inputs[name] = rounded(array, stored)
+    return Case(weights, inputs)
 
 
-def pooled(side: Side, cases: Sequence[tuple[Arrays, Arrays]]) -> Results:
-    """A side's results on all cases, each array with a leading axis for the cases."""
-    results = [side(weights, inputs) for weights, inputs in cases]
-    return {
-        check: {name: np.stack([r[check][name] for r in results]) for name in arrays}
-        for check, arrays in results[0].items()
-    }
+def sample_weights(pair: Pair, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Weights for a comparison: no bias is zero, and the gates leave their linear range.
+
+    Matrices are uniform in +-2 / sqrt(fan in), tables of an embedding in +-1.5, vectors in +-0.5,
+    and running variances in 0.75 +-0.5.
+    """
+    weights = {}
+    for key, tensor in pair.module().state_dict().items():
+        shape = tuple(tensor.shape)
+        # Vectors, embedding tables, matrices.
+        if len(shape) < 2:
+            bound = 0.5
+        elif key == "e.weight":
+            bound = 1.5
+        else:
+            bound = 2 / np.sqrt(shape[-1])
+        middle = 0.75 if key.endswith("running_var") else 0.0
+        weights[key] = middle + rng.uniform(-bound, bound, shape)
+    return weights
+
+
+def pooled(run: Runner, cases: Sequence[Case]) -> Results:
+    """A runner's results on all cases, each array with a leading axis for the cases."""
+    # Case by case: all have the same shapes, so one compiled program serves them.
+    results = [run(case.weights, case.inputs) for case in cases]
+    together: Results = {}
+    for quantity, arrays in results[0].items():
+        together[quantity] = {
+            name: np.stack([result[quantity][name] for result in results]) for name in arrays
+        }
+    return together

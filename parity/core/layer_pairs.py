@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from jaxrnn.exchange.weights import WeightMap
 from jaxrnn.nn.layers import RNN
-from parity.core.bridge import TORCH_DTYPES
+from parity.core.bridge import TORCH_DTYPES, torch_device
 from parity.core.pairs import (
     SIZES,
     H,
@@ -25,21 +25,22 @@ from parity.core.pairs import (
     Pair,
     Sizes,
     apply,
+    carry_names,
     carry_of_jax,
     carry_of_torch,
-    draw_carry,
+    directions,
     named_carry_of_jax,
     named_carry_of_torch,
     nested,
     projection,
+    sample_carry,
 )
 from parity.core.references import LAYERS, TORCH_CELLS
-from parity.core.runners import torch_device, without_cudnn
+from parity.core.runners import without_cudnn
 
+# Share of the outputs that the dropout cases drop, and the seed of torch's masks.
 LAYER_DROPOUT = 0.4
-"""Share of the outputs that the dropout cases drop."""
 TORCH_SEED = 20
-"""Of torch's dropout masks."""
 
 
 @dataclass(frozen=True)
@@ -51,59 +52,75 @@ class _Stack:
     sizes: Sizes
 
     def module(self) -> nn.Module:
-        """torch's stack."""
-        stack = self.stack
-        options: dict[str, Any] = {"bidirectional": stack.bidirectional, "dropout": stack.dropout}
-        return LAYERS[stack.cell.name](self.sizes.F, stack.hidden_size, stack.num_layers, **options)
+        # torch's stack.
+        return LAYERS[self.stack.cell.name](
+            self.sizes.F,
+            self.stack.hidden_size,
+            self.stack.num_layers,
+            bidirectional=self.stack.bidirectional,
+            dropout=self.stack.dropout,
+        )
 
-    def draw(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Inputs, a carry, and lengths: one of T, one of 1."""
-        steps, batch_size = self.sizes.T, self.sizes.B
+    def sample_inputs(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        # Inputs, a carry, and lengths: one of T, one of 1.
+        steps = self.sizes.T
+        batch_size = self.sizes.B
         inputs = {"xs": rng.uniform(-1.5, 1.5, (steps, batch_size, self.sizes.F))}
-        inputs |= draw_carry(rng, self.stack, batch_size)
-        counts = np.maximum([steps - 2, steps, *[1] * batch_size][:batch_size], 1)
-        return inputs | ({"lengths": counts} if self.lengths else {})
+        inputs |= sample_carry(rng, self.stack, batch_size)
+        if self.lengths:
+            # All lengths but one are shorter than T, and most are as short as can be.
+            counts = [steps - 2, steps, *[1] * batch_size]
+            inputs["lengths"] = np.maximum(counts[:batch_size], 1)
+        return inputs
 
     def masks(self, dtype: str) -> list[jax.Array] | None:
-        """torch's dropout masks, drawn again from the seed, and in the precision, of its run."""
+        # torch's dropout masks, sampled again from the seed, and in the precision, of its run.
         if not self.stack.dropout:
             return None
         torch.manual_seed(TORCH_SEED)
-        width = self.stack.hidden_size * (2 if self.stack.bidirectional else 1)
-        shape = self.sizes.T, self.sizes.B, width
-        ones = torch.ones(shape, dtype=TORCH_DTYPES[dtype], device=torch_device())
-        drawn = (
-            nn.functional.dropout(ones, self.stack.dropout)
-            for _ in range(self.stack.num_layers - 1)
+        # The mask depends on the type of what is dropped, too.
+        ones = torch.ones(
+            (self.sizes.T, self.sizes.B, directions(self.stack) * self.stack.hidden_size),
+            dtype=TORCH_DTYPES[dtype],
+            device=torch_device(),
         )
-        return [jnp.asarray((mask != 0).cpu().numpy()) for mask in drawn]
+        masks = []
+        for _ in range(self.stack.num_layers - 1):
+            outputs = nn.functional.dropout(ones, self.stack.dropout)  # (T, B, D * H)
+            masks.append(jnp.asarray((outputs != 0).cpu().numpy()))
+        return masks
 
     def jax_outputs(self, params: Any, inputs: Inputs) -> dict[str, jax.Array]:
-        """The outputs of every step, and the carry."""
-        carry = carry_of_jax(self.stack.cell, inputs)
-        xs = inputs["xs"]
-        options = {"lengths": inputs.get("lengths"), "dropout_masks": self.masks(str(xs.dtype))}
-        carry, ys = apply(self.stack, params, carry, xs, **options)
+        # The outputs of every step, and the carry.
+        carry, ys = apply(
+            self.stack,
+            params,
+            carry_of_jax(self.stack.cell, inputs),
+            inputs["xs"],
+            lengths=inputs.get("lengths"),
+            dropout_masks=self.masks(str(inputs["xs"].dtype)),
+        )
         return {"ys": ys, **named_carry_of_jax(carry)}
 
     def torch_outputs(self, module: nn.Module, inputs: Inputs) -> dict[str, torch.Tensor]:
-        """The same of torch; with lengths, on a packed sequence."""
-        xs, carry = inputs["xs"], carry_of_torch(inputs)
-        torch.manual_seed(TORCH_SEED)
+        # The same of torch; with lengths, on a packed sequence.
+        xs = inputs["xs"]
         if self.lengths:
             xs = pack_padded_sequence(xs, inputs["lengths"].cpu(), enforce_sorted=False)
-        # cuDNN draws dropout masks of its own.
+        torch.manual_seed(TORCH_SEED)
+        # cuDNN samples dropout masks of its own.
         with without_cudnn() if self.stack.dropout else contextlib.nullcontext():
-            ys, carry = module(xs, carry)
+            # The seed from which `masks` samples the same ones.
+            ys, carry = module(xs, carry_of_torch(inputs))
         if self.lengths:
-            ys, _ = pad_packed_sequence(ys, total_length=self.sizes.T)
+            ys = pad_packed_sequence(ys, total_length=self.sizes.T)[0]  # (T, B, D * H)
         return {"ys": ys, **named_carry_of_torch(carry)}
 
 
 def layer_pair(stack: RNN, *, lengths: bool = False, sizes: Sizes = SIZES) -> Pair:
     """A recurrent stack and torch's; with lengths, torch's on a packed sequence.
 
-    With dropout, torch's own masks, drawn again from the same seed, are injected on the JAX side.
+    With dropout, torch's own masks, sampled again from the same seed, are injected in JAX.
     `sizes` has T, B and F; the stack has H.
     """
     both = _Stack(stack, lengths, sizes)
@@ -112,35 +129,38 @@ def layer_pair(stack: RNN, *, lengths: bool = False, sizes: Sizes = SIZES) -> Pa
         module=both.module,
         weight_map=WeightMap.for_flax(name for name, _ in both.module().named_parameters()),
         params=nested,
-        draw=both.draw,
+        sample_inputs=both.sample_inputs,
         jax_outputs=both.jax_outputs,
         jax_loss=lambda params, inputs: projection(both.jax_outputs(params, inputs)),
         torch_outputs=both.torch_outputs,
         torch_loss=lambda module, inputs: projection(both.torch_outputs(module, inputs)),
-        differentiable=("xs", *(f"carry.{f}" for f in stack.cell.carry._fields)),
+        differentiable=("xs", *carry_names(stack.cell)),
         stack=stack,
         lengths=lengths,
     )
 
 
 def _layer_name(stack: RNN, lengths: bool) -> str:
-    parts = [stack.cell.name, f"{stack.num_layers} layer{'s' if stack.num_layers > 1 else ''}"]
-    parts += ["both directions"] if stack.bidirectional else []
-    parts += ["lengths"] if lengths else []
-    parts += ["dropout"] if stack.dropout else []
-    return ", ".join(parts)
+    words = {
+        stack.cell.name: True,
+        f"{stack.num_layers} layers": stack.num_layers > 1,
+        "1 layer": stack.num_layers == 1,
+        "both directions": stack.bidirectional,
+        "lengths": lengths,
+        "dropout": stack.dropout > 0,
+    }
+    return ", ".join(word for word, fits in words.items() if fits)
 
 
 def layer_pairs(*, quick: bool) -> list[Pair]:
     """Recurrent stacks: cells x layers x directions, with lengths and with dropout."""
-    pairs = [
-        layer_pair(RNN(cell, H, 2, bidirectional=True), lengths=True)
-        for cell in TORCH_CELLS.values()
-    ]
-    dropped = [RNN(cell, H, 3, dropout=LAYER_DROPOUT) for cell in TORCH_CELLS.values()]
-    pairs += [layer_pair(stack) for stack in dropped[-1 if quick else 0 :]]
-    if quick:
-        return pairs
-    for cell, num_layers, both in product(TORCH_CELLS.values(), (1, 3), (False, True)):
-        pairs.append(layer_pair(RNN(cell, H, num_layers, bidirectional=both)))
+    cells = list(TORCH_CELLS.values())
+    pairs = [layer_pair(RNN(cell, H, 2, bidirectional=True), lengths=True) for cell in cells]
+    # Dropout is the stack's and not the cell's: one cell will do for the quick form.
+    dropping = cells[-1:] if quick else cells
+    pairs += [layer_pair(RNN(cell, H, 3, dropout=LAYER_DROPOUT)) for cell in dropping]
+    if not quick:
+        # Everything else, without lengths and dropout.
+        for cell, num_layers, both in product(cells, (1, 3), (False, True)):
+            pairs.append(layer_pair(RNN(cell, H, num_layers, bidirectional=both)))
     return pairs

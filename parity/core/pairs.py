@@ -4,7 +4,7 @@ Shapes: T time steps, B batch, V vocabulary, F embedding size, H hidden size, L 
 D directions. All sizes differ, so that a swapped axis or a missing transpose cannot hide.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -42,25 +42,27 @@ class Sizes(NamedTuple):
     H: int = 10
 
 
+# Sizes of the cases, unless others are asked for.
 SIZES = Sizes()
 T, B, V, F, H = SIZES
-"""Sizes of the cases, unless others are asked for."""
+# A vocabulary of fewer tokens than T * B. There the recurrent layers project the embedding's table
+# once, and read the gates of every step from it.
 FEW = 11
-"""A vocabulary of fewer tokens than T * B: recurrent layers look their gates up in a table."""
 
 Inputs = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two implementations and what to feed them.
+    """Two implementations and how to sample their inputs.
 
     Attributes:
         name: as the report shows it.
         module: makes the PyTorch module; its weights are replaced.
-        weight_map: its weights and those of the JAX side.
-        params: makes the JAX side's tree of parameters from weights by path.
-        draw: makes named inputs; floats among them are rounded to the precision of the run.
+        weight_map: its weights and those in JAX.
+        params: makes JAX's tree of parameters from weights by path.
+        sample_inputs: makes named inputs; floats among them are rounded to the precision of the
+            run.
         jax_outputs: (params, inputs) -> named outputs.
         jax_loss: (params, inputs) -> scalar.
         torch_outputs: (module, inputs) -> named outputs.
@@ -75,7 +77,7 @@ class Pair:
     module: Callable[[], nn.Module]
     weight_map: WeightMap
     params: Callable[[dict[str, Any]], Any]
-    draw: Callable[[np.random.Generator], dict[str, np.ndarray]]
+    sample_inputs: Callable[[np.random.Generator], Mapping[str, np.ndarray]]
     jax_outputs: Callable[[Any, Inputs], dict[str, jax.Array]]
     jax_loss: Callable[[Any, Inputs], jax.Array]
     torch_outputs: Callable[[Any, Inputs], dict[str, torch.Tensor]]
@@ -104,40 +106,70 @@ def projection(outputs: Mapping[str, Any]) -> Any:
     """
     total: Any = 0.0
     for y in outputs.values():
-        weights = 1 + np.round(32 * np.cos(np.arange(1, np.prod(y.shape) + 1))) / 64
-        weights = weights.reshape(y.shape)
-        weight = torch.tensor(weights).to(y) if isinstance(y, torch.Tensor) else weights
-        terms = weight * (y + 1.5) ** 2 if isinstance(y, torch.Tensor) else _weighed(y, weights)
+        numbers = np.arange(1, np.prod(y.shape) + 1)
+        # Rounded to multiples of 1 / 64, which bfloat16 holds exactly.
+        weights = (1 + np.round(32 * np.cos(numbers)) / 64).reshape(y.shape)
+        if isinstance(y, torch.Tensor):
+            terms = torch.tensor(weights).to(y) * (y + 1.5) ** 2
+        else:
+            terms = jnp.asarray(weights, y.dtype) * (y + 1.5) ** 2
         total = total + terms.mean()
     return total
 
 
-def _weighed(y: jax.Array, weights: np.ndarray) -> jax.Array:
-    return jnp.asarray(weights, y.dtype) * (y + 1.5) ** 2
+# Names of a carry's fields among inputs, outputs and gradients; all but an LSTM's have only the
+# first.
+CARRY_NAMES = ("carry.h", "carry.c")
+
+
+def carry_names(cell: Cell) -> tuple[str, ...]:
+    """The names of the fields that this cell's carry has."""
+    return CARRY_NAMES[: len(cell.carry._fields)]
+
+
+def named_fields(fields: Sequence[Any]) -> dict[str, Any]:
+    """The fields of a carry by name."""
+    return dict(zip(CARRY_NAMES, fields, strict=False))
 
 
 def named_carry_of_jax(carry: Any) -> dict[str, jax.Array]:
     """A stack's carry, one NamedTuple a layer and direction, as torch has it: (L * D, B, H)."""
-    fields = carry[0]._fields if carry else ()
-    return {f"carry.{f}": jnp.stack([getattr(c, f) for c in carry]) for f in fields}
+    if not carry:
+        return {}
+    stacked = map(jnp.stack, zip(*carry, strict=True))  # (B, H) each to (L * D, B, H)
+    return named_fields(tuple(stacked))
 
 
 def carry_of_jax(cell: Cell, inputs: Inputs) -> tuple[Any, ...]:
     """The way back, from inputs named "carry.h" and "carry.c"."""
-    fields = [inputs[f"carry.{f}"] for f in cell.carry._fields]
+    fields = [inputs[name] for name in carry_names(cell)]  # (L * D, B, H) each
     return tuple(cell.carry(*states) for states in zip(*fields, strict=True))
 
 
 def named_carry_of_torch(carry: Any) -> dict[str, torch.Tensor]:
     """torch's carry, (), h or (h, c), by name."""
-    states = (carry,) if isinstance(carry, torch.Tensor) else carry
-    return {f"carry.{f}": state for f, state in zip("hc"[: len(states)], states, strict=True)}
+    return named_fields((carry,) if isinstance(carry, torch.Tensor) else carry)
 
 
 def carry_of_torch(inputs: Inputs) -> Any:
     """The way back."""
-    states = tuple(inputs[name] for name in ("carry.h", "carry.c") if name in inputs)
-    return states[0] if len(states) == 1 else states
+    return torch_carry([inputs[name] for name in CARRY_NAMES if name in inputs])
+
+
+def torch_carry(fields: Sequence[torch.Tensor]) -> Any:
+    """A carry's fields as torch's layers take them: h, or (h, c)."""
+    return fields[0] if len(fields) == 1 else tuple(fields)
+
+
+def directions(stack: RNN) -> int:
+    """In how many directions each layer of a stack runs."""
+    return 2 if stack.bidirectional else 1
+
+
+def sample_carry(rng: np.random.Generator, stack: RNN, batch_size: int) -> dict[str, np.ndarray]:
+    """A carry for every layer and direction, by name."""
+    shape = (stack.num_layers * directions(stack), batch, stack.hidden_size)
+    return {name: rng.uniform(-0.9, 0.9, shape) for name in carry_names(stack.cell)}
 
 
 @dataclass(frozen=True)
@@ -150,47 +182,54 @@ class _Model:
 
     @property
     def cell(self) -> Cell | None:
-        """The cell of a model with a carry."""
+        # The cell of a model with a carry.
         return self.model.stack.cell if isinstance(self.model, StatefulModel) else None
 
     @property
     def steps(self) -> int:
-        """T, or the only number of characters that the model reads."""
+        # T, or the only number of characters that the model reads.
         return 3 if self.model.reads == "trigrams" else self.sizes.T
 
-    def draw(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Tokens, targets and a carry."""
+    def sample_inputs(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        # Tokens, targets and a carry.
         tokens = rng.integers(0, self.model.vocab_size, (2, self.steps, self.sizes.B))
         tokens[:, 0, 0] = 0  # a padding character is a character like any other
+        # Targets are samples of their own, so that a loss of the inputs shows.
         inputs = {"tokens": tokens[0], "targets": tokens[1]}
         if isinstance(self.model, StatefulModel):
-            inputs |= draw_carry(rng, self.model.stack, self.sizes.B)
+            inputs |= sample_carry(rng, self.model.stack, self.sizes.B)
         return inputs
 
     def carry(self, inputs: Inputs) -> Any:
-        """The model's carry among the inputs."""
+        # The model's carry among the inputs.
         return carry_of_jax(self.cell, inputs) if self.cell else ()
 
     def jax_outputs(self, params: Any, inputs: Inputs) -> dict[str, jax.Array]:
-        """Log probabilities of the steps that count, and the carry."""
-        counts = {} if self.length is None else {"lengths": jnp.full(self.sizes.B, self.length)}
-        carry, log_probs = apply(self.model, params, self.carry(inputs), inputs["tokens"], **counts)
-        shown = log_probs if self.length is None else log_probs[: self.length]
-        return {"log_probs": shown, **named_carry_of_jax(carry)}
+        # Log probabilities of the steps that count, and the carry.
+        lengths = {}
+        if self.length is not None:
+            lengths["lengths"] = jnp.full(self.sizes.B, self.length)
+        carry, log_probs = apply(
+            self.model, params, self.carry(inputs), inputs["tokens"], **lengths
+        )
+        if self.length is not None:
+            log_probs = log_probs[: self.length]  # (T, B, V) to (length, B, V)
+        return {"log_probs": log_probs, **named_carry_of_jax(carry)}
 
     def jax_loss(self, params: Any, inputs: Inputs) -> jax.Array:
-        """The loss that training takes the gradient of."""
+        # The loss that training takes the gradient of.
+        # As a padded window in training: the steps from `count` on have no loss.
         count = None if self.length is None else jnp.asarray(self.length)
         batch = Batch(inputs["tokens"], inputs["targets"], count)
         return batch_loss(self.model, params, self.carry(inputs), batch)[0]
 
     def torch_outputs(self, reference: CharReference, inputs: Inputs) -> dict[str, torch.Tensor]:
-        """The same of the reference, which gets no steps that do not count."""
+        # The same of the reference, which gets no steps that do not count.
         carry, log_probs = reference(carry_of_torch(inputs), inputs["tokens"][: self.length])
         return {"log_probs": log_probs, **named_carry_of_torch(carry)}
 
     def torch_loss(self, reference: CharReference, inputs: Inputs) -> torch.Tensor:
-        """torch's own loss."""
+        # torch's own loss.
         return reference_loss(reference, carry_of_torch(inputs), inputs, self.length)[1]
 
 
@@ -211,12 +250,12 @@ def model_pair(
         module=lambda: reference_of(model),
         weight_map=WeightMap.for_flax(_linen_paths(model, both.steps)),
         params=nested,
-        draw=both.draw,
+        sample_inputs=both.sample_inputs,
         jax_outputs=both.jax_outputs,
         jax_loss=both.jax_loss,
         torch_outputs=both.torch_outputs,
         torch_loss=both.torch_loss,
-        differentiable=tuple(f"carry.{f}" for f in both.cell.carry._fields) if both.cell else (),
+        differentiable=carry_names(both.cell) if both.cell else (),
         model=model,
         stack=recurrent_layers(model),
         lengths=length is not None,
@@ -236,35 +275,30 @@ def reference_loss(
     """The carry after a window, and torch's own loss on it."""
     carry, log_probs = reference(carry, inputs["tokens"][:length])
     targets = inputs["targets"][:length]
-    targets = targets if log_probs.ndim == 3 else targets[-1]
+    if log_probs.ndim == 2:
+        targets = targets[-1]  # only the last step predicts: (T, B) to (B,)
     return carry, nn.functional.nll_loss(log_probs.flatten(0, -2), targets.flatten())
 
 
 def _linen_paths(model: CharModel, steps: int) -> list[str]:
+    # Shapes are enough for the names: nothing is computed.
     tokens = jax.ShapeDtypeStruct((steps, B), jnp.int32)
-    shapes = jax.eval_shape(
-        lambda tokens: model.init(jax.random.key(0), model.initial_carry(B), tokens), tokens
-    )
+    carry = model.initial_carry(B)
+    shapes = jax.eval_shape(lambda tokens: model.init(jax.random.key(0), carry, tokens), tokens)
     return list(named_leaves(shapes["params"]))
-
-
-def draw_carry(rng: np.random.Generator, stack: RNN, batch_size: int) -> dict[str, np.ndarray]:
-    """A carry for every layer and direction, by name."""
-    count = stack.num_layers * (2 if stack.bidirectional else 1)
-    shape = (count, batch_size, stack.hidden_size)
-    return {f"carry.{f}": rng.uniform(-0.9, 0.9, shape) for f in stack.cell.carry._fields}
 
 
 def course_pairs() -> list[Pair]:
     """Every model of the course, and `CharLM` with each cell and with one table."""
     pairs = []
     for kind in COURSE_MODELS:
-        model: CharModel = CharSeqStatefulLSTM(V, F, H, dropout=0.0)
-        model = model if kind is CharSeqStatefulLSTM else kind(V, F, H)
-        pairs.append(model_pair(kind.__name__, model))
+        # torch samples dropout masks of its own, so here there is no dropout.
+        options: dict[str, Any] = {"dropout": 0.0} if kind is CharSeqStatefulLSTM else {}
+        pairs.append(model_pair(kind.__name__, kind(V, F, H, **options)))
+    # The variants that a model has beside its own form.
     pairs.append(model_pair("CharSeqRnn, identity", CharSeqRnn(V, F, H, identity=True)))
     for name, cell in TORCH_CELLS.items():
         model = CharLM(FEW, F, H, cell=cell, num_layers=2)
         pairs.append(model_pair(f"CharLM, {name}, 2 layers", model, length=T - 1))
-    tied = CharLM(V, H, H, tied=True)
-    return [*pairs, model_pair("CharLM, gru, tied", tied)]
+    pairs.append(model_pair("CharLM, gru, tied", CharLM(V, H, H, tied=True)))
+    return pairs

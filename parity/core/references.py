@@ -15,17 +15,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from jaxrnn.nn import models
-from jaxrnn.recurrent.cells import CELLS, Cell
+from jaxrnn.recurrent.cells import CELLS
 
+# torch's carry: (), h, or (h, c).
 Carry = Any
 
+# torch's recurrent layers by the name of our cell.
 LAYERS: dict[str, Callable[..., nn.RNNBase]] = {
     "tanh": nn.RNN,
     "relu": lambda *sizes, **options: nn.RNN(*sizes, nonlinearity="relu", **options),
     "gru": nn.GRU,
     "lstm": nn.LSTM,
 }
-"""torch's recurrent layers by the name of our cell."""
 
 TORCH_CELLS = {name: cell for name, cell in CELLS.items() if name in LAYERS}
 """Our cells that torch has a layer for."""
@@ -60,8 +61,8 @@ class CharReference(nn.Module):
         return ()
 
 
-class Char3Reference(CharReference):
-    """`Char3Model`."""
+class CharLoopReference(CharReference):
+    """`CharLoopModel`, and on three characters `Char3Model`."""
 
     def __init__(self, vocab_size: int, embedding_size: int, hidden_size: int) -> None:
         super().__init__(vocab_size, embedding_size, hidden_size)
@@ -69,21 +70,8 @@ class Char3Reference(CharReference):
         self.l_hidden = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, carry: Carry, tokens: Tensor) -> tuple[Carry, Tensor]:
-        """Three characters (3, B)."""
-        in1, in2, in3 = (functional.relu(self.l_in(self.e(c))) for c in tokens)
-        h = torch.zeros_like(in1)
-        h = torch.tanh(self.l_hidden(h + in1))
-        h = torch.tanh(self.l_hidden(h + in2))
-        h = torch.tanh(self.l_hidden(h + in3))
-        return carry, self.log_probs(h)
-
-
-class CharLoopReference(Char3Reference):
-    """`CharLoopModel`."""
-
-    def forward(self, carry: Carry, tokens: Tensor) -> tuple[Carry, Tensor]:
-        """Any number of characters (T, B)."""
-        h = self.e.weight.new_zeros(tokens.shape[1], self.hidden_size)
+        """Any number of characters (T, B) to (B, V)."""
+        h = self.e.weight.new_zeros(tokens.shape[1], self.hidden_size)  # (B, H)
         for c in tokens:
             h = torch.tanh(self.l_hidden(h + functional.relu(self.l_in(self.e(c)))))
         return carry, self.log_probs(h)
@@ -98,41 +86,38 @@ class CharLoopConcatReference(CharReference):
         self.l_hidden = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, carry: Carry, tokens: Tensor) -> tuple[Carry, Tensor]:
-        """Any number of characters (T, B)."""
-        h = self.e.weight.new_zeros(tokens.shape[1], self.hidden_size)
+        """Any number of characters (T, B) to (B, V)."""
+        h = self.e.weight.new_zeros(tokens.shape[1], self.hidden_size)  # (B, H)
         for c in tokens:
-            z = functional.relu(self.l_in(torch.cat((h, self.e(c)), dim=1)))
+            z = functional.relu(self.l_in(torch.cat((h, self.e(c)), dim=1)))  # (B, H + F) to (B, H)
             h = torch.tanh(self.l_hidden(z))
         return carry, self.log_probs(h)
 
 
-class CharRnnReference(CharReference):
-    """`CharRnn`: the last output predicts."""
-
-    def __init__(self, vocab_size: int, embedding_size: int, hidden_size: int) -> None:
-        super().__init__(vocab_size, embedding_size, hidden_size)
-        self.rnn = nn.RNN(embedding_size, hidden_size)
-
-    def forward(self, carry: Carry, tokens: Tensor) -> tuple[Carry, Tensor]:
-        """(T, B) to (B, V)."""
-        ys, _ = self.rnn(self.e(tokens))
-        return carry, self.log_probs(ys[-1])
-
-
-class CharSeqRnnReference(CharRnnReference):
+class CharSeqRnnReference(CharReference):
     """`CharSeqRnn`: every output predicts."""
 
     def __init__(
         self, vocab_size: int, embedding_size: int, hidden_size: int, identity: bool = False
     ) -> None:
         super().__init__(vocab_size, embedding_size, hidden_size)
+        self.rnn = nn.RNN(embedding_size, hidden_size)
+        # The course's remedy for vanishing gradients: the recurrent weight starts as identity.
         if identity:
             nn.init.eye_(self.rnn.get_parameter("weight_hh_l0"))
 
     def forward(self, carry: Carry, tokens: Tensor) -> tuple[Carry, Tensor]:
         """(T, B) to (T, B, V)."""
-        ys, _ = self.rnn(self.e(tokens))
-        return carry, self.log_probs(ys)
+        return carry, self.log_probs(self.rnn(self.e(tokens))[0])
+
+
+class CharRnnReference(CharSeqRnnReference):
+    """`CharRnn`: the last output predicts."""
+
+    def forward(self, carry: Carry, tokens: Tensor) -> tuple[Carry, Tensor]:
+        """(T, B) to (B, V)."""
+        ys = self.rnn(self.e(tokens))[0]  # (T, B, H)
+        return carry, self.log_probs(ys[-1])
 
 
 class StatefulReference(CharReference):
@@ -149,16 +134,17 @@ class StatefulReference(CharReference):
     ) -> None:
         super().__init__(vocab_size, embedding_size, hidden_size)
         self.rnn: nn.Module = LAYERS[cell](embedding_size, hidden_size, num_layers, dropout=dropout)
-        self.states = 2 if cell == "lstm" else 1
+        self.cell = cell
         self.num_layers = num_layers
 
     def initial_carry(self, batch_size: int) -> Carry:
         """Zeros, in the precision of the weights."""
-        zeros = self.e.weight.new_zeros(self.num_layers, batch_size, self.hidden_size)
-        return zeros if self.states == 1 else (zeros, zeros.clone())
+        zeros = self.e.weight.new_zeros(self.num_layers, batch_size, self.hidden_size)  # (L, B, H)
+        return (zeros, zeros.clone()) if self.cell == "lstm" else zeros
 
     def forward(self, carry: Carry, tokens: Tensor) -> tuple[Carry, Tensor]:
         """(T, B) to (T, B, V)."""
+        # The gradient stops where the window begins.
         ys, carry = self.rnn(self.e(tokens), repackage(carry))
         return repackage(carry), self.log_probs(ys)
 
@@ -168,11 +154,13 @@ class LoopReference(StatefulReference):
 
     def __init__(self, vocab_size: int, embedding_size: int, hidden_size: int) -> None:
         super().__init__("tanh", vocab_size, embedding_size, hidden_size, 1, 0.0)
+        # The loop calls it a step at a time, as the course writes it out.
         self.rnn = nn.RNNCell(embedding_size, hidden_size)
 
     def forward(self, carry: Carry, tokens: Tensor) -> tuple[Carry, Tensor]:
         """(T, B) to (T, B, V)."""
-        h, ys = repackage(carry)[0], []
+        h = repackage(carry)[0]  # (1, B, H) to (B, H)
+        ys = []
         for c in tokens:
             h = self.rnn(self.e(c), h)
             ys.append(h)
@@ -186,7 +174,9 @@ class TiedReference(StatefulReference):
         self, cell: str, vocab_size: int, hidden_size: int, num_layers: int, dropout: float
     ) -> None:
         super().__init__(cell, vocab_size, hidden_size, hidden_size, num_layers, dropout)
+        # The table does its work.
         del self.l_out
+        # As a Linear layer of this input size starts, since the table is an output layer, too.
         nn.init.uniform_(self.e.weight, -(hidden_size**-0.5), hidden_size**-0.5)
         self.bias_out = nn.Parameter(torch.zeros(vocab_size))
 
@@ -196,13 +186,16 @@ class TiedReference(StatefulReference):
 
 
 def reference_of(model: models.CharModel) -> CharReference:
-    """A fresh reference of a model, in float32 and with torch's initialization."""
-    try:
-        make = REFERENCES[type(model)]
-    except KeyError:
+    """A fresh reference of a model, in float32 and with torch's initialization.
+
+    Raises:
+        ValueError: if there is none for this model, or PyTorch has no such layer.
+    """
+    make = REFERENCES.get(type(model))
+    if make is None:
         raise ValueError(
-            f"{type(model).__name__} has no twin in PyTorch; add it to TWINS."
-        ) from None
+            f"{type(model).__name__} has no reference in PyTorch; add it to REFERENCES."
+        )
     return make(model)
 
 
@@ -210,26 +203,25 @@ def _sizes(model: models.CharModel) -> tuple[int, int, int]:
     return model.vocab_size, model.embedding_size, model.hidden_size
 
 
-def _stateful(
-    model: models.CharModel, cell: Cell, num_layers: int, dropout: float
-) -> CharReference:
-    if cell.name not in LAYERS:
-        raise ValueError(f"torch has no layer for the cell {cell.name!r}.")
-    return StatefulReference(cell.name, *_sizes(model), num_layers, dropout)
-
-
 def _char_lm(model: Any) -> CharReference:
+    cell = model.cell.name
     if model.tied:
-        return TiedReference(model.cell.name, *_sizes(model)[::2], model.num_layers, model.dropout)
-    return _stateful(model, model.cell, model.num_layers, model.dropout)
+        return TiedReference(
+            cell, model.vocab_size, model.hidden_size, model.num_layers, model.dropout
+        )
+    if cell not in LAYERS:
+        raise ValueError(f"torch has no layer for the cell {cell!r}.")
+    return StatefulReference(cell, *_sizes(model), model.num_layers, model.dropout)
 
 
+# How to make the reference of each model.
 REFERENCES: dict[type[models.CharModel], Callable[[Any], CharReference]] = {
-    models.Char3Model: lambda m: Char3Reference(*_sizes(m)),
+    models.Char3Model: lambda m: CharLoopReference(*_sizes(m)),
     models.CharLoopModel: lambda m: CharLoopReference(*_sizes(m)),
     models.CharLoopConcatModel: lambda m: CharLoopConcatReference(*_sizes(m)),
     models.CharRnn: lambda m: CharRnnReference(*_sizes(m)),
     models.CharSeqRnn: lambda m: CharSeqRnnReference(*_sizes(m), m.identity),
+    # From here on the carry goes on from window to window.
     models.CharSeqStatefulRnn: lambda m: StatefulReference("tanh", *_sizes(m), 1, 0.0),
     models.CharSeqStatefulRnn2: lambda m: LoopReference(*_sizes(m)),
     models.CharSeqStatefulGRU: lambda m: StatefulReference("gru", *_sizes(m), 1, 0.0),
@@ -238,4 +230,3 @@ REFERENCES: dict[type[models.CharModel], Callable[[Any], CharReference]] = {
     ),
     models.CharLM: _char_lm,
 }
-"""How to make the reference of each model."""

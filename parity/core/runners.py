@@ -1,7 +1,7 @@
-"""Run a pair on either side: outputs, loss and gradients, under PyTorch's names.
+"""Run a pair in either framework: outputs, loss and gradients, under PyTorch's names.
 
-A side is a function of weights (by PyTorch's keys, in float64) and inputs. What it gives is the
-same for both, `Results`: for each check, named arrays in the precision of the run.
+A runner is a function of weights (by PyTorch's keys, in float64) and inputs. What it gives is the
+same for both frameworks, `Results`: for each quantity, named arrays in the precision of the run.
 """
 
 import contextlib
@@ -12,93 +12,103 @@ import jax
 import numpy as np
 import torch
 
-from parity.core.bridge import jax_of, named_leaves, numpy_of, tensor_of
+from parity.core.bridge import (
+    TORCH_DTYPES,
+    jax_arrays,
+    named_leaves,
+    numpy_arrays,
+    numpy_of,
+    tensors,
+    torch_device,
+)
 from parity.core.compare import Arrays
 from parity.core.pairs import Pair
 
 Results = dict[str, dict[str, np.ndarray]]
-Side = Callable[[Arrays, Arrays], Results]
+Runner = Callable[[Arrays, Arrays], Results]
 
-PRODUCTS = {"tf32": "tensorfloat32"}
-"""How JAX multiplies matrices in each precision, if not as exactly as it can."""
+# How JAX multiplies matrices in each precision, if not as exactly as it can.
+MATMUL_PRECISION = {"tf32": "tensorfloat32"}
 
 
 @contextlib.contextmanager
 def precision(dtype: str) -> Iterator[None]:
-    """Within it JAX and PyTorch compute in `dtype`, products included, and float64 is allowed
+    """Within it JAX and PyTorch compute in `dtype`, matmuls included, and float64 is allowed
     exactly for float64."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = dtype == "tf32"
-    torch.backends.cudnn.allow_tf32 = dtype == "tf32"
-    products = jax.default_matmul_precision(PRODUCTS.get(dtype, "highest"))
+    matmul = torch.backends.cuda.matmul
+    cudnn = torch.backends.cudnn
+    matmul_before = matmul.allow_tf32
+    cudnn_before = cudnn.allow_tf32
+    matmul.allow_tf32 = dtype == "tf32"
+    cudnn.allow_tf32 = dtype == "tf32"
     try:
-        with jax.enable_x64(dtype == "float64"), products:
+        # JAX rounds the factors of a matmul on a GPU, unless it is asked not to.
+        matmuls = jax.default_matmul_precision(MATMUL_PRECISION.get(dtype, "highest"))
+        with jax.enable_x64(dtype == "float64"), matmuls:
             yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+        matmul.allow_tf32 = matmul_before
+        cudnn.allow_tf32 = cudnn_before
 
 
-def torch_device() -> torch.device:
-    """Where PyTorch computes: on the GPU if it sees one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def run_jax(pair: Pair, dtype: str) -> Runner:
+    """The JAX runner of a pair; one program, compiled at its first call."""
 
-
-def run_jax(pair: Pair, dtype: str) -> Side:
-    """The JAX side of a pair; one program, compiled at its first call."""
-
+    # `varied` are the inputs whose gradients are compared too.
     def loss_and_outputs(params: Any, varied: Any, fixed: Any) -> Any:
-        """The loss, and the outputs beside it."""
         inputs = {**varied, **fixed}
         return pair.jax_loss(params, inputs), pair.jax_outputs(params, inputs)
 
-    # Running statistics and the like are weights of the JAX side, but have no gradient in PyTorch.
+    # Running statistics and the like are weights in JAX, but have no gradient in PyTorch.
     buffers = {name for name, _ in pair.module().named_buffers()}
     program = jax.jit(jax.value_and_grad(loss_and_outputs, argnums=(0, 1), has_aux=True))
 
     def run(weights: Arrays, inputs: Arrays) -> Results:
-        """Results of the JAX side."""
         with precision(dtype):
+            # The weights are given in float64, whatever is computed with them.
             params = jax_params(pair, weights, dtype)
-            cast = {name: jax_of(array, dtype) for name, array in inputs.items()}
-            varied = {name: cast[name] for name in pair.differentiable}
-            fixed = {name: cast[name] for name in cast if name not in varied}
+            fixed = jax_arrays(inputs, dtype)
+            varied = {name: fixed.pop(name) for name in pair.differentiable}
             (loss, outputs), (d_params, d_inputs) = program(params, varied, fixed)
-            named = torch_names(pair, d_params)
-            gradients = {name: d for name, d in named.items() if name not in buffers}
-            gradients |= {f"input {name}": numpy_of(d) for name, d in d_inputs.items()}
+            # All gradients under torch's names, and without those that torch does not have.
+            gradients = torch_names(pair, d_params)
+            for name in buffers & gradients.keys():
+                del gradients[name]
+            for name, gradient in d_inputs.items():
+                gradients[f"input {name}"] = numpy_of(gradient)
             return _results(outputs, loss, gradients)
 
     return run
 
 
 def jax_params(pair: Pair, weights: Arrays, dtype: str) -> Any:
-    """The JAX side's tree of parameters, in the precision `dtype`."""
-    moved = pair.weight_map.from_torch(weights)
-    return pair.params({path: jax_of(array, dtype) for path, array in moved.items()})
+    """JAX's tree of parameters, in the precision `dtype`."""
+    by_path = pair.weight_map.from_torch(weights)
+    return pair.params(jax_arrays(by_path, dtype))
 
 
 def torch_names(pair: Pair, tree: Any) -> dict[str, np.ndarray]:
-    """Gradients or moments of the JAX side under PyTorch's names."""
-    leaves = {path: numpy_of(leaf) for path, leaf in named_leaves(tree).items()}
-    return pair.weight_map.gradients_to_torch(leaves)
+    """JAX's gradients or moments under PyTorch's names."""
+    return pair.weight_map.gradients_to_torch(numpy_arrays(named_leaves(tree)))
 
 
-def run_torch(pair: Pair, dtype: str) -> Side:
-    """The PyTorch side of a pair."""
+def run_torch(pair: Pair, dtype: str) -> Runner:
+    """The PyTorch runner of a pair."""
 
     def run(weights: Arrays, inputs: Arrays) -> Results:
-        """Results of the PyTorch side."""
         with precision(dtype):
             module = torch_module(pair, weights, dtype)
-            cast = {n: tensor_of(a, dtype, torch_device()) for n, a in inputs.items()}
+            cast = tensors(inputs, dtype)
             for name in pair.differentiable:
                 cast[name].requires_grad_()
             with _cudnn_where_it_can(module):
                 outputs = pair.torch_outputs(module, cast)
                 loss = pair.torch_loss(module, cast)
                 loss.backward()
+            # Leaves that the loss does not depend on have no gradient in torch, but zeros in JAX.
             gradients = {name: gradient_of(p) for name, p in module.named_parameters()}
-            gradients |= {f"input {n}": gradient_of(cast[n]) for n in pair.differentiable}
+            for name in pair.differentiable:
+                gradients[f"input {name}"] = gradient_of(cast[name])
             return _results(outputs, loss, gradients)
 
     return run
@@ -109,21 +119,23 @@ def torch_module(pair: Pair, weights: Arrays, dtype: str) -> torch.nn.Module:
 
     Its submodules keep the training mode in which they were made.
     """
-    module = pair.module().to(torch_device()).to(tensor_of(np.zeros(1), dtype).dtype)
-    module.load_state_dict({key: tensor_of(array, dtype) for key, array in weights.items()})
+    module = pair.module().to(torch_device()).to(TORCH_DTYPES[dtype])
+    module.load_state_dict(tensors(weights, dtype))
     return module
 
 
 def _cudnn_where_it_can(module: torch.nn.Module) -> contextlib.AbstractContextManager[None]:
-    """Without cuDNN if a recurrent layer is in evaluation mode, where that has no backward pass."""
-    layers = [part for part in module.modules() if isinstance(part, torch.nn.RNNBase)]
-    trains = all(layer.training for layer in layers)
-    return contextlib.nullcontext() if trains else without_cudnn()
+    # cuDNN has no backward pass for a recurrent layer in evaluation mode.
+    for part in module.modules():
+        if isinstance(part, torch.nn.RNNBase) and not part.training:
+            return without_cudnn()
+    return contextlib.nullcontext()
 
 
 @contextlib.contextmanager
 def without_cudnn() -> Iterator[None]:
-    """Within it PyTorch's own kernels run; `torch.backends.cudnn.flags` would allow TF32, too."""
+    """Within it PyTorch's own kernels run."""
+    # `torch.backends.cudnn.flags` would do, but it allows TF32 as well.
     before = torch.backends.cudnn.enabled
     torch.backends.cudnn.enabled = False
     try:
@@ -134,27 +146,14 @@ def without_cudnn() -> Iterator[None]:
 
 def gradient_of(tensor: torch.Tensor) -> np.ndarray:
     """The gradient of a leaf; zeros if the loss does not depend on it."""
-    return numpy_of(torch.zeros_like(tensor) if tensor.grad is None else tensor.grad)
+    if tensor.grad is None:
+        return numpy_of(torch.zeros_like(tensor))
+    return numpy_of(tensor.grad)
 
 
 def _results(outputs: Mapping[str, Any], loss: Any, gradients: dict[str, np.ndarray]) -> Results:
     return {
-        "forward": {name: numpy_of(output) for name, output in outputs.items()},
+        "forward": numpy_arrays(outputs),
         "loss": {"loss": numpy_of(loss)},
         "gradients": gradients,
     }
-
-
-def draw_weights(pair: Pair, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Weights for a comparison: no bias is zero, and the gates leave their linear range.
-
-    Matrices are uniform in +-2 / sqrt(fan in), tables of an embedding in +-1.5, vectors in +-0.5,
-    and running variances in 0.75 +-0.5.
-    """
-    weights = {}
-    for key, tensor in pair.module().state_dict().items():
-        shape = tuple(tensor.shape)
-        bound = 0.5 if len(shape) < 2 else 1.5 if key == "e.weight" else 2 / np.sqrt(shape[-1])
-        middle = 0.75 if key.endswith("running_var") else 0.0
-        weights[key] = middle + rng.uniform(-bound, bound, shape)
-    return weights

@@ -10,7 +10,7 @@ deviation and every pair of them; the one that reproduces the numbers names the 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations, permutations
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,16 +18,16 @@ Array = np.ndarray
 
 
 class Weights(NamedTuple):
-    """One layer and direction, as torch has it: (G * H, I), (G * H, H), (G * H,), (G * H,)."""
+    """One layer and direction, by torch's names: (G * H, I), (G * H, H), (G * H,), (G * H,)."""
 
-    ih: Array
-    hh: Array
-    b_ih: Array
-    b_hh: Array
+    weight_ih: Array
+    weight_hh: Array
+    bias_ih: Array
+    bias_hh: Array
 
 
 FROM_ZEROS = "the carry starts from zeros"
-Options = Mapping[str, object]
+Options = Mapping[str, Any]
 Step = Callable[[Weights, Array, tuple[Array, ...], Options], tuple[Array, ...]]
 
 
@@ -42,76 +42,7 @@ class Deviation:
 
 def sigmoid(x: Array) -> Array:
     """1 / (1 + exp(-x))."""
-    return 0.5 * (1 + np.tanh(0.5 * x))
-
-
-def _changed(w: Weights, options: Options) -> Weights:
-    """Weights with the deviations that every cell can have, in all gates or in one."""
-    hidden_size = w.hh.shape[1]
-    if "missing" in options:
-        missing, gate = cast(tuple[str, int | None], options["missing"])
-        bias = np.array(getattr(w, missing))
-        bias[
-            slice(None) if gate is None else slice(gate * hidden_size, (gate + 1) * hidden_size)
-        ] = 0
-        w = w._replace(**{missing: bias})
-    if "transposed" in options:
-        gates = np.split(w.hh, len(w.hh) // hidden_size)
-        chosen = options["transposed"]
-        turned = [g.T if chosen in (k, "all") else g for k, g in enumerate(gates)]
-        w = w._replace(hh=np.concatenate(turned))
-    return w
-
-
-def _plain_step(activation: Callable[[Array], Array]) -> Step:
-    def step(w: Weights, x: Array, carry: tuple[Array, ...], options: Options) -> tuple[Array, ...]:
-        """One step: (weights, x, carry) to the next carry."""
-        w = _changed(w, options)
-        squash = options.get("activation", activation)
-        assert callable(squash)
-        return (squash(x @ w.ih.T + w.b_ih + carry[0] @ w.hh.T + w.b_hh),)
-
-    return step
-
-
-def _gru_step(
-    w: Weights, x: Array, carry: tuple[Array, ...], options: Options
-) -> tuple[Array, ...]:
-    w, (h,) = _changed(w, options), carry
-    hard = str(options.get("hard", ""))
-    order = options.get("order", (0, 1, 2))
-    assert isinstance(order, tuple)
-    xs, us, bs = (
-        np.split(a, 3, axis=axis) for a, axis in ((x @ w.ih.T, 1), (w.hh, 0), (w.b_hh, 0))
-    )
-    cs = np.split(w.b_ih, 3)
-    r, z = (
-        (_hard_sigmoid if name in hard else sigmoid)(xs[k] + cs[k] + h @ us[k].T + bs[k])
-        for name, k in zip("rz", order, strict=False)
-    )
-    k = order[2]
-    b_in, b_hn = cs[k], bs[k]
-    if options.get("b_hn") in ("outside", "missing"):
-        b_in, b_hn = b_in + (b_hn if options["b_hn"] == "outside" else 0), np.zeros_like(b_hn)
-    reset = options.get("reset", "after")
-    product = (r * h) @ us[k].T + b_hn if reset == "before" else r * (h @ us[k].T + b_hn)
-    product = h @ us[k].T + b_hn if reset == "none" else product
-    n = np.tanh(xs[k] + b_in + product)
-    return ((1 - z) * h + z * n if options.get("z") == "new" else (1 - z) * n + z * h,)
-
-
-def _lstm_step(
-    w: Weights, x: Array, carry: tuple[Array, ...], options: Options
-) -> tuple[Array, ...]:
-    w, (h, c) = _changed(w, options), carry
-    gates = np.split(x @ w.ih.T + w.b_ih + h @ w.hh.T + w.b_hh, 4, axis=1)
-    order = options.get("order", (0, 1, 2, 3))
-    assert isinstance(order, tuple)
-    i, f, g, o = (gates[k] for k in order)
-    after = sigmoid(f + (1.0 if options.get("forget") else 0.0)) * c + sigmoid(i) * np.tanh(g)
-    seen = {"plain": after, "old": np.tanh(c)}.get(str(options.get("output")), np.tanh(after))
-    out = sigmoid(o) * seen
-    return (after, out) if options.get("carry") == "exchanged" else (out, after)
+    return 0.5 * (1 + np.tanh(0.5 * x))  # no overflow where x is far below 0
 
 
 def _hard_sigmoid(x: Array) -> Array:
@@ -122,41 +53,130 @@ def _relu(x: Array) -> Array:
     return np.maximum(x, 0)
 
 
+def _deviating(w: Weights, options: Options) -> Weights:
+    # Weights with the deviations that every cell can have, in all gates or in one.
+    hidden_size = w.weight_hh.shape[1]
+    if "missing" in options:
+        name, gate = options["missing"]
+        bias = np.array(getattr(w, name))
+        rows = slice(None) if gate is None else slice(gate * hidden_size, (gate + 1) * hidden_size)
+        bias[rows] = 0
+        w = w._replace(**{name: bias})
+    if "transposed" in options:
+        gates = np.split(
+            w.weight_hh, len(w.weight_hh) // hidden_size
+        )  # (G * H, H) to G times (H, H)
+        for k, gate_weight in enumerate(gates):
+            if options["transposed"] in (k, "all"):
+                gates[k] = gate_weight.T
+        w = w._replace(weight_hh=np.concatenate(gates))
+    return w
+
+
+def _plain_step(activation: Callable[[Array], Array]) -> Step:
+    # h' = f(W x + b + U h + b), with f = tanh or relu.
+    def step(w: Weights, x: Array, carry: tuple[Array, ...], options: Options) -> tuple[Array, ...]:
+        w = _deviating(w, options)
+        squash = options.get("activation", activation)
+        return (squash(x @ w.weight_ih.T + w.bias_ih + carry[0] @ w.weight_hh.T + w.bias_hh),)
+
+    return step
+
+
+def _gru_step(
+    w: Weights, x: Array, carry: tuple[Array, ...], options: Options
+) -> tuple[Array, ...]:
+    # n = tanh(x_n + r * h_n), h' = (1 - z) * n + z * h.
+    w = _deviating(w, options)
+    h = carry[0]
+    order = options.get("order", (0, 1, 2))  # where the rows of r, z and n lie
+    x_gates = np.split(x @ w.weight_ih.T, 3, axis=1)  # (B, 3 * H) to 3 times (B, H)
+    b_x = np.split(w.bias_ih, 3)
+    weights = np.split(w.weight_hh, 3)  # (3 * H, H) to 3 times (H, H)
+    b_h = np.split(w.bias_hh, 3)
+
+    def gate(name: str, k: int) -> Array:
+        squash = _hard_sigmoid if name in str(options.get("hard", "")) else sigmoid
+        return squash(x_gates[k] + b_x[k] + h @ weights[k].T + b_h[k])
+
+    r = gate("r", order[0])
+    z = gate("z", order[1])
+
+    # The candidate. Its hidden bias b_hn belongs inside the reset gate: r * (W h + b_hn).
+    k = order[2]
+    b_in = b_x[k]
+    b_hn = b_h[k]
+    if options.get("b_hn") == "outside":
+        b_in = b_in + b_hn
+    if options.get("b_hn") in ("outside", "missing"):
+        b_hn = np.zeros_like(b_hn)
+    reset = options.get("reset", "after")
+    h_part = ((r * h) if reset == "before" else h) @ weights[k].T + b_hn
+    if reset == "after":
+        h_part = r * h_part
+    n = np.tanh(x_gates[k] + b_in + h_part)
+    if options.get("z") == "new":
+        return ((1 - z) * h + z * n,)
+    return ((1 - z) * n + z * h,)
+
+
+def _lstm_step(
+    w: Weights, x: Array, carry: tuple[Array, ...], options: Options
+) -> tuple[Array, ...]:
+    # c' = f * c + i * g, h' = o * tanh(c').
+    w = _deviating(w, options)
+    h, c = carry
+    gates = np.split(x @ w.weight_ih.T + w.bias_ih + h @ w.weight_hh.T + w.bias_hh, 4, axis=1)
+    order = options.get("order", (0, 1, 2, 3))
+    i, f, g, o = (gates[k] for k in order)  # (B, H) each
+    forget_bias = 1.0 if options.get("forget") else 0.0
+    c_after = sigmoid(f + forget_bias) * c + sigmoid(i) * np.tanh(g)
+    output = options.get("output", "tanh of the new c")
+    if output == "plain":
+        h_after = sigmoid(o) * c_after
+    else:
+        h_after = sigmoid(o) * np.tanh(c if output == "old" else c_after)
+    if options.get("carry") == "exchanged":
+        return c_after, h_after
+    return h_after, c_after
+
+
 def _orders(names: str) -> list[Deviation]:
+    # Every other order of the gates' rows.
     right = tuple(range(len(names)))
     found = []
     for order in permutations(right):
         if order == right:
             continue
-        exchanged = [k for k in right if order[k] != k]
+        exchanged = [names[k] for k in right if order[k] != k]
         shown = ", ".join(names[order.index(k)] for k in right)
         words = f"the gates lie in the order {shown}"
         if len(exchanged) == 2:
-            words += f" ({' and '.join(names[k] for k in exchanged)} exchanged)"
+            words += f" ({' and '.join(exchanged)} exchanged)"
         found.append(Deviation("order", order, words))
     return found
 
 
 def _common(gates: str) -> list[Deviation]:
-    """What can be wrong with the weights and the carry of every cell."""
-    biases = {"b_hh": "hidden", "b_ih": "input"}
-    found = [
-        Deviation("missing", (name, None), f"the {kind} bias {name} is missing")
-        for name, kind in biases.items()
-    ]
+    # What can be wrong with the weights and the carry of every cell.
+    biases = {"bias_hh": "hidden bias b_hh", "bias_ih": "input bias b_ih"}
+    found = []
+    for name, words in biases.items():
+        found.append(Deviation("missing", (name, None), f"the {words} is missing"))
     found.append(Deviation("transposed", "all", "the recurrent weight is transposed"))
     found.append(Deviation("carry_in", "zeros", FROM_ZEROS))
-    for k, gate in enumerate(gates if len(gates) > 1 else ""):
-        for name, kind in biases.items():
-            words = f"the {kind} bias {name} of gate {gate} is missing"
-            found.append(Deviation("missing", (name, k), words))
+    if len(gates) == 1:
+        return found
+    for k, gate in enumerate(gates):
+        for name, words in biases.items():
+            found.append(Deviation("missing", (name, k), f"the {words} of gate {gate} is missing"))
         words = f"the recurrent weight of gate {gate} is transposed"
         found.append(Deviation("transposed", k, words))
     return found
 
 
 _GRU = [
-    Deviation("reset", "before", "the reset gate is applied before the product"),
+    Deviation("reset", "before", "the reset gate is applied before the matmul"),
     Deviation("reset", "none", "there is no reset gate"),
     Deviation("b_hn", "missing", "the hidden bias b_hn of the candidate is missing"),
     Deviation(
@@ -174,23 +194,21 @@ _GRU = [
 _LSTM = [
     Deviation("forget", True, "1 is added to the forget gate"),
     Deviation("output", "plain", "the output has no tanh"),
-    Deviation("output", "old", "the output sees the old cell state"),
+    Deviation("output", "old", "the output reads the old cell state"),
     Deviation("carry", "exchanged", "h and c are exchanged"),
     *_orders("ifgo"),
 ]
-_ACTIVATIONS = [
-    Deviation("activation", np.tanh, "the activation is tanh"),
-    Deviation("activation", _relu, "the activation is relu"),
-    Deviation("activation", lambda x: x, "there is no activation"),
-]
+_TANH = Deviation("activation", np.tanh, "the activation is tanh")
+_RELU = Deviation("activation", _relu, "the activation is relu")
+_LINEAR = Deviation("activation", lambda x: x, "there is no activation")
 
+# PyTorch's equation of each cell, and how it is known to be varied.
 EQUATIONS: dict[str, tuple[Step, list[Deviation]]] = {
-    "tanh": (_plain_step(np.tanh), [*_ACTIVATIONS[1:], *_common("h")]),
-    "relu": (_plain_step(_relu), [*_ACTIVATIONS[::2], *_common("h")]),
+    "tanh": (_plain_step(np.tanh), [_RELU, _LINEAR, *_common("h")]),
+    "relu": (_plain_step(_relu), [_TANH, _LINEAR, *_common("h")]),
     "gru": (_gru_step, [*_GRU, *_common("rzn")]),
     "lstm": (_lstm_step, [*_LSTM, *_common("ifgo")]),
 }
-"""PyTorch's equation of each cell, and how it is known to be varied."""
 
 
 def variants(cell: str) -> Iterator[tuple[str, Callable[..., tuple[Array, ...]]]]:
@@ -199,8 +217,13 @@ def variants(cell: str) -> Iterator[tuple[str, Callable[..., tuple[Array, ...]]]
     Gives what it is in words, empty for PyTorch's own, and `step(weights, x, carry)`.
     """
     step, deviations = EQUATIONS[cell]
-    pairs = (p for p in combinations(deviations, 2) if p[0].option != p[1].option)
-    for chosen in [(), *((d,) for d in deviations), *pairs]:
-        options = {d.option: d.value for d in chosen}
-        words = " and ".join(d.words for d in chosen)
+    chosen: list[tuple[Deviation, ...]] = [()]
+    chosen += combinations(deviations, 1)
+    for one, other in combinations(deviations, 2):
+        # Two values of one option exclude each other.
+        if one.option != other.option:
+            chosen.append((one, other))
+    for together in chosen:
+        options = {deviation.option: deviation.value for deviation in together}
+        words = " and ".join(deviation.words for deviation in together)
         yield words, lambda w, x, carry, options=options: step(w, x, carry, options)

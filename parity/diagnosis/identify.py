@@ -24,17 +24,9 @@ CELL_NAMES: dict[type[nn.Module], str] = {
 }
 
 
-def cell_name(module: nn.Module) -> str | None:
-    """The cell of a PyTorch layer, or None of another module."""
-    if getattr(module, "nonlinearity", "tanh") == "relu":
-        return "relu"
-    return CELL_NAMES.get(type(module))
-
-
-def layer_weights(weights: Arrays, suffix: str = "_l0", prefix: str = "") -> Weights:
+def layer_weights(weights: Arrays, suffix: str = "_l0") -> Weights:
     """One layer's weights from a state dict."""
-    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    return Weights(*(np.asarray(weights[f"{prefix}{name}{suffix}"], float) for name in names))
+    return Weights(*(np.asarray(weights[f"{name}{suffix}"], float) for name in Weights._fields))
 
 
 def identified(
@@ -46,23 +38,28 @@ def identified(
         module: a PyTorch layer or cell, one layer, one direction, called as torch's own.
         weights: its state dict.
         inputs: (xs, carry) with xs (T, B, I), or (B, I) for a cell; carry h, or (h, c).
-        got: the hidden states that the other side computed, (T, B, H) or (B, H).
+        got: the hidden states that JAX computed, (T, B, H) or (B, H).
 
     Returns:
         None if the module is no such layer, or if no known equation gives these numbers.
     """
-    cell = cell_name(module)
-    single = isinstance(module, nn.RNNCellBase)
-    if cell is None or len(inputs) != 2 or (not single and len(weights) != 4):
+    cell = CELL_NAMES.get(type(module))
+    # An `nn.RNN` has a choice of two, which its type does not show.
+    if getattr(module, "nonlinearity", "tanh") == "relu":
+        cell = "relu"
+    if cell is None or len(inputs) != 2:
         return None
+    # The search is in float64, whatever the precision of the inputs.
     xs = np.asarray(inputs[0], float)
     states = inputs[1] if isinstance(inputs[1], tuple | list) else (inputs[1],)
     carry = tuple(np.asarray(state, float) for state in states)
-    if single:
-        xs, got = xs[None], got[None]
-    else:
-        carry = tuple(state[0] for state in carry)
-    return match(cell, layer_weights(weights, "" if single else "_l0"), xs, carry, got)
+    if isinstance(module, nn.RNNCellBase):
+        # A cell takes one step: (B, I) to (1, B, I), (B, H) to (1, B, H).
+        return match(cell, layer_weights(weights, ""), xs[None], carry, got[None])
+    if len(weights) != 4:  # several layers, two directions, or no biases
+        return None
+    carry = tuple(state[0] for state in carry)  # (1, B, H) to (B, H)
+    return match(cell, layer_weights(weights), xs, carry, got)
 
 
 def match(
@@ -75,8 +72,9 @@ def match(
     """The first known equation whose hidden states, (T, B, H), are `got`, in words."""
     zeros = tuple(np.zeros_like(state) for state in carry)
     for words, step in variants(cell):
+        # This deviation is of the loop and not of the step, which does not know it.
+        start = zeros if FROM_ZEROS in words else carry
         try:
-            start = zeros if FROM_ZEROS in words else carry
             ys = run_over_time(step, weights, xs, start)
         except ValueError:  # shapes that this equation cannot have
             continue
@@ -93,4 +91,4 @@ def run_over_time(
     for x in xs:
         carry = step(weights, x, carry)
         ys.append(carry[0])
-    return np.stack(ys)
+    return np.stack(ys)  # (T, B, H)

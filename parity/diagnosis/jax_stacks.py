@@ -3,7 +3,7 @@
 Shapes: T time steps, B batch, H hidden size.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -11,11 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn.nn.layers import RNN
-from parity.core.bridge import numpy_of
-from parity.core.pairs import projection
+from parity.core.bridge import jax_arrays, numpy_arrays, numpy_of
+from parity.core.pairs import named_fields, projection
 from parity.core.runners import precision
 from parity.diagnosis.identify import layer_weights
-from parity.diagnosis.stacks import NAMES, Case, Part, Ran
+from parity.diagnosis.stacks import Part, PartResults, Parts, StackCase
+
+# Options of a stack that its subclasses here share.
+OPTIONS = ("cell", "hidden_size", "num_layers", "bidirectional", "dropout")
 
 
 class OnePart(RNN):
@@ -28,7 +31,7 @@ class OnePart(RNN):
 
 
 class Recorded(RNN):
-    """The library's stack, which keeps what goes into every layer and direction."""
+    """The library's stack, which records what every layer and direction reads and computes."""
 
     def _run(self, name: str, carry: Any, xs: Any, mask: Any) -> Any:
         last, ys = super()._run(name, carry, xs, mask)
@@ -36,66 +39,93 @@ class Recorded(RNN):
         return last, ys
 
 
+class FreeRun(NamedTuple):
+    """The whole stack in one go.
+
+    Attributes:
+        parts: what every layer and direction reads and computes.
+        ys: the outputs.
+        gradients: of the weights.
+    """
+
+    parts: Parts
+    ys: np.ndarray
+    gradients: dict[str, np.ndarray]
+
+
 class JaxStack:
     """The library's stack; its programs are compiled once for each layer, direction and shape."""
 
-    def __init__(self, case: Case) -> None:
-        stack = self.stack = case.stack
+    def __init__(self, case: StackCase) -> None:
+        self.stack = case.stack
         self.weights = case.weights
-        options = {
-            field: getattr(stack, field)
-            for field in ("cell", "hidden_size", "num_layers", "bidirectional", "dropout")
-        }
-        self.one, self.all = OnePart(**options, parent=None), Recorded(**options, parent=None)
+        options = {name: getattr(case.stack, name) for name in OPTIONS}
+        self.one_part = OnePart(**options, parent=None)
+        self.recorded = Recorded(**options, parent=None)
+        # One program for all parts: the name is static, so each is compiled when it is first run.
         self.program = jax.jit(
             jax.value_and_grad(self._projected, argnums=(1, 2, 3), has_aux=True),
             static_argnums=0,
         )
 
     def _projected(self, name: str, weights: Any, carry: Any, xs: Any, mask: Any) -> Any:
-        params = {key: jnp.asarray(array) for key, array in self.weights.items()}
-        params |= {f"{kind}_{name}": array for kind, array in weights.items()}
+        # The module has all weights; those of this part are arguments, for their gradients.
+        params = jax_arrays(self.weights, "float64")
+        for kind, array in weights.items():
+            params[f"{kind}_{name}"] = array
         carry = self.stack.cell.carry(*carry)
-        last, ys = self.one.apply({"params": params}, name, carry, xs, mask)
-        fields = {f"carry.{f}": getattr(last, f) for f in last._fields}
-        return projection({"ys": ys, **fields}), (tuple(last), ys)
+        last, ys = self.one_part.apply({"params": params}, name, carry, xs, mask)
+        return projection({"ys": ys, **named_fields(last)}), (tuple(last), ys)
 
-    def part(self, name: str, part: Part) -> Ran:
+    def part(self, name: str, part: Part) -> PartResults:
         """One layer and direction."""
         with precision("float64"):
-            weights = {kind: jnp.asarray(a) for kind, a in zip(NAMES, part.w, strict=True)}
-            carry = tuple(jnp.asarray(field) for field in part.carry)
-            mask = None if part.mask is None else jnp.asarray(part.mask)
-            results = self.program(name, weights, carry, jnp.asarray(part.xs), mask)
+            results = self.program(
+                name,
+                jax_arrays(part.weights._asdict(), "float64"),
+                tuple(map(jnp.asarray, part.carry)),
+                jnp.asarray(part.xs),
+                None if part.mask is None else jnp.asarray(part.mask),
+            )
+            # value_and_grad gives ((projection, results), gradients).
             (_, (last, ys)), (d_weights, d_carry, d_xs) = results
-            gradients = d_weights | {"xs": d_xs}
-            gradients |= {f"carry.{f}": d for f, d in zip("hc", d_carry, strict=False)}
-            named = {name: numpy_of(d) for name, d in gradients.items()}
-            return Ran(tuple(numpy_of(field) for field in last), numpy_of(ys), None, named)
+            gradients = {**d_weights, "xs": d_xs, **named_fields(d_carry)}
+            return PartResults(
+                tuple(map(numpy_of, last)), numpy_of(ys), None, numpy_arrays(gradients)
+            )
 
-    def free(self, case: Case) -> tuple[dict[str, tuple[Part, Ran]], np.ndarray, dict[str, Any]]:
-        """The whole stack: what every part got and gave, the outputs, the weights' gradients."""
+    def free(self, case: StackCase) -> FreeRun:
+        """The whole stack."""
 
         def run(weights: Any, xs: Any) -> Any:
-            """The projection, the outputs, and what every part got and gave."""
-            carry = tuple(self.stack.cell.carry(*fields) for fields in case.carry)
-            options: dict[str, Any] = {"lengths": case.lengths, "dropout_masks": case.masks or None}
-            (_, ys), kept = self.all.apply(
-                {"params": weights}, carry, xs, **options, mutable="intermediates"
+            (_, ys), recorded = self.recorded.apply(
+                {"params": weights},
+                tuple(self.stack.cell.carry(*fields) for fields in case.carry),
+                xs,
+                lengths=case.lengths,
+                dropout_masks=case.masks or None,
+                mutable="intermediates",
             )
-            return projection({"ys": ys}), (ys, kept["intermediates"])
+            return projection({"ys": ys}), (ys, recorded["intermediates"])
 
         with precision("float64"):
-            weights = {name: jnp.asarray(array) for name, array in case.weights.items()}
+            weights = jax_arrays(case.weights, "float64")
             program = jax.jit(jax.grad(run, has_aux=True))
-            gradients, (ys, kept) = program(weights, jnp.asarray(case.xs))
-            parts = {name: _recorded(case, name, seen[0]) for name, seen in kept.items()}
-            return parts, numpy_of(ys), {n: numpy_of(d) for n, d in gradients.items()}
+            gradients, (ys, recorded) = program(weights, jnp.asarray(case.xs))
+            parts = {}
+            for name, calls in recorded.items():
+                parts[name] = _recorded_part(case, name, calls[0])  # sow collects calls; one here
+            return FreeRun(parts, numpy_of(ys), numpy_arrays(gradients))
 
 
-def _recorded(case: Case, name: str, seen: Any) -> tuple[Part, Ran]:
-    carry, xs, last, ys = jax.tree.map(numpy_of, seen)
-    w = layer_weights(case.weights, f"_{name}")
-    reverse = name.endswith("_reverse")
-    part = Part(case.stack.cell.name, w, xs, carry, reverse, case.mask)
-    return part, Ran(last, ys, None, {})
+def _recorded_part(case: StackCase, name: str, recorded: Any) -> tuple[Part, PartResults]:
+    carry, xs, last, ys = jax.tree.map(numpy_of, recorded)
+    part = Part(
+        case.stack.cell.name,
+        layer_weights(case.weights, f"_{name}"),
+        xs,
+        carry,
+        name.endswith("_reverse"),
+        case.mask,
+    )
+    return part, PartResults(last, ys, None, {})

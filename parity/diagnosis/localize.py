@@ -4,225 +4,257 @@ Shapes: T time steps, B batch, I input size, H hidden size.
 
 The search goes with the data: each layer and direction by itself, fed with PyTorch's numbers,
 first step by step, then over time; then what lies between the layers; then the same backwards
-over the gradients. The first that differs is the place. Known faults are tried there, and the one
-that gives the same numbers is the cause.
+over the gradients. The first that differs is the place. Known deviations are tried there, and the
+one that gives the same numbers is the cause.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 
-from parity.core.compare import MEANING_LIMIT, Diagnosis, relative_l2
+from parity.core.compare import MEANING_LIMIT, Arrays, relative_l2
+from parity.core.pairs import directions
 from parity.diagnosis.causes import (
+    Diagnosis,
     cause_between,
     cause_in_carry,
     cause_in_cell,
     cause_in_gradient,
     cause_in_loop,
 )
+from parity.diagnosis.equations import Weights
 from parity.diagnosis.jax_stacks import JaxStack
 from parity.diagnosis.stacks import (
-    NAMES,
-    Case,
     Part,
-    Ran,
+    PartResults,
+    Parts,
+    StackCase,
     joined,
+    layer_words,
     part_names,
-    reference,
+    reference_parts,
     run_part,
     single_steps,
     stack_gradients,
 )
 
+# Errors by row and column, such as layer and time step.
 Grid = dict[str, dict[str, float]]
-"""Errors by row and column, such as layer and time step."""
 
+# Added to a gate's bias it leaves nothing of the gate but 0 or 1, or -1 or 1.
 SATURATED = 40.0
-"""Added to a gate's bias it leaves nothing of the gate but 0 or 1, or -1 or 1."""
 
 
-def layer_words(name: str) -> str:
-    """ "l1_reverse" as "layer 1 reverse"."""
-    return name.replace("l", "layer ", 1).replace("_", " ")
-
-
-def differs(got: np.ndarray, expected: np.ndarray, check: str = "forward") -> bool:
+def differs(got: np.ndarray, expected: np.ndarray, quantity: str = "forward") -> bool:
     """Whether two arrays differ by more than round-off, or in precision."""
     if got.shape != expected.shape or got.dtype != expected.dtype:
         return True
-    return not relative_l2(got, expected) <= MEANING_LIMIT[check]
+    return not relative_l2(got, expected) <= MEANING_LIMIT[quantity]
 
 
-def localize(case: Case) -> Diagnosis | None:
+def differing(got: Arrays, expected: Arrays, quantity: str = "forward") -> list[str]:
+    """The names of the arrays that differ by more than round-off, or in precision."""
+    return [name for name in expected if differs(got[name], expected[name], quantity)]
+
+
+def localize(case: StackCase) -> Diagnosis | None:
     """Place and cause of the first difference; None if there is none."""
-    stack, right = JaxStack(case), reference(case)
-    searches: tuple[Callable[[], Iterator[Diagnosis]], ...] = (
-        lambda: _forward(case, stack, right),
-        lambda: _between(case, stack, right),
-        lambda: _backward(case, stack, right),
-        lambda: _between_backwards(case, stack),
-    )
-    return next((found for search in searches for found in search()), None)
+    stack = JaxStack(case)
+    parts = reference_parts(case)
+    # Each search runs only if those before it find nothing.
+    for search in (_forward, _between, _backward, _between_backwards):
+        for found in search(case, stack, parts):
+            return found
+    return None
 
 
-Right = Mapping[str, tuple[Part, Ran]]
-
-
-def _forward(case: Case, stack: JaxStack, right: Right) -> Iterator[Diagnosis]:
-    """Differences within layers and directions, each with the reference's input."""
-    for name, (part, ran) in right.items():
-        alone, times = single_steps(part, ran)
-        got, expected = stack.part(name, alone), run_part(alone)
+def _forward(case: StackCase, stack: JaxStack, parts: Parts) -> Iterator[Diagnosis]:
+    # Differences within layers and directions, each with the reference's input.
+    for name, (part, right) in parts.items():
+        # Step by step, so that no difference can spread over time.
+        steps, times = single_steps(part, right)
+        got = stack.part(name, steps)
+        expected = run_part(steps)
         wrong = list(_wrong_steps(case, got, expected, times))
         if wrong:
             t, field = min(wrong)
-            gates = faulty_gates(case, stack, name, alone)
-            place = f"{layer_words(name)}, {field} at step {t}{_gate_words(gates)}"
-            yield Diagnosis(place, cause_in_cell(case, name, alone, got, expected))
+            gates = _gate_words(differing_gates(case, stack, name, steps))
+            place = f"{layer_words(name)}, {field} at step {t}{gates}"
+            yield Diagnosis(place, cause_in_cell(case, name, steps, got, expected))
             continue
+        # All steps in a row: what differs only now is a matter of the loop.
         together = stack.part(name, part)
-        steps = range(len(part.xs))[:: -1 if part.reverse else 1]
-        late = [t for t in steps if differs(together.ys[t], ran.ys[t])]
-        if late or any(map(differs, together.last, ran.last)):
-            where = f"step {late[0]}" if late else "the last carry"
-            place = f"{layer_words(name)}, loop over time, from {where}"
+        late = [t for t in part.steps if differs(together.ys[t], right.ys[t])]
+        if late or any(map(differs, together.last, right.last)):
+            start = f"step {late[0]}" if late else "the last carry"
+            place = f"{layer_words(name)}, loop over time, from {start}"
             yield Diagnosis(place, cause_in_loop(part, together))
 
 
 def _wrong_steps(
-    case: Case, got: Ran, expected: Ran, times: np.ndarray
+    case: StackCase, got: PartResults, expected: PartResults, times: np.ndarray
 ) -> Iterator[tuple[int, str]]:
-    """The time steps and fields that differ when every step is run by itself."""
-    fields = [*case.stack.cell.carry._fields, "output"]
-    pairs = zip((*got.last, got.ys[0]), (*expected.last, expected.ys[0]), strict=True)
-    for field, (a, b) in zip(fields, pairs, strict=True):
+    # The time steps and fields that differ when every step is run by itself.
+    fields = (*case.stack.cell.carry._fields, "output")
+    results = (*got.last, got.ys[0])
+    right = (*expected.last, expected.ys[0])
+    for field, result, truth in zip(fields, results, right, strict=True):
+        # Rows of one time step together, over the whole batch.
         for t in np.unique(times):
-            if differs(a[times == t], b[times == t]):
+            rows = times == t
+            if differs(result[rows], truth[rows]):
                 yield int(t), field
 
 
-def faulty_gates(case: Case, stack: JaxStack, name: str, alone: Part) -> tuple[str, ...]:
+def differing_gates(case: StackCase, stack: JaxStack, name: str, steps: Part) -> Sequence[str]:
     """The fewest gates that hide the difference when they are saturated; none if none do."""
-    gates, hidden_size = case.stack.cell.gates, case.stack.hidden_size
-    for count in range(1, len(gates) + 1 if len(gates) > 1 else 1):
+    gates = case.stack.cell.gates
+    if len(gates) == 1:
+        return ()
+    rows = np.repeat(np.arange(len(gates)), case.stack.hidden_size)  # the gate of each row
+    for count in range(1, len(gates) + 1):
         for chosen in combinations(range(len(gates)), count):
-            rows = np.isin(np.arange(len(gates) * hidden_size) // hidden_size, chosen)
-            if all(_agrees(stack, name, alone, sign * SATURATED * rows) for sign in (-1, 1)):
+            added = SATURATED * np.isin(rows, chosen)
+            # At both ends: at one of them a gate may be right by chance.
+            if _agrees(stack, name, steps, added) and _agrees(stack, name, steps, -added):
                 return tuple(gates[k] for k in chosen)
     return ()
 
 
-def _agrees(stack: JaxStack, name: str, alone: Part, added: np.ndarray) -> bool:
-    """Whether single steps agree when something is added to the input bias."""
-    part = alone._replace(w=alone.w._replace(b_ih=alone.w.b_ih + added))
-    got, expected = stack.part(name, part), run_part(part)
+def _agrees(stack: JaxStack, name: str, steps: Part, added: np.ndarray) -> bool:
+    # Whether single steps agree when something is added to the input bias.
+    weights = steps.weights._replace(bias_ih=steps.weights.bias_ih + added)
+    part = steps._replace(weights=weights)
+    got = stack.part(name, part)
+    expected = run_part(part)
     return not any(map(differs, (*got.last, got.ys), (*expected.last, expected.ys)))
 
 
-def _gate_words(gates: tuple[str, ...]) -> str:
-    return f", gate{'s' if len(gates) > 1 else ''} {', '.join(gates)}" if gates else ""
+def _gate_words(gates: Sequence[str]) -> str:
+    if not gates:
+        return ""
+    return f", gate{'s' if len(gates) > 1 else ''} {', '.join(gates)}"
 
 
-def _between(case: Case, stack: JaxStack, right: Right) -> Iterator[Diagnosis]:
-    """Differences in what the stack hands to its layers, and in what it gives back."""
-    free, ys, _ = stack.free(case)
-    names = part_names(case.stack)
-    directions = 2 if case.stack.bidirectional else 1
-    for k, name in enumerate(names):
-        part, layer = right[name][0], k // directions
-        if any(map(differs, free[name][0].carry, part.carry)):
+def _between(case: StackCase, stack: JaxStack, parts: Parts) -> Iterator[Diagnosis]:
+    # Differences in what the stack hands to its layers, and in what it gives back.
+    free = stack.free(case)
+    ways = directions(case.stack)
+    outputs = [results.ys for _, results in parts.values()]
+    for k, (name, (right, _)) in enumerate(parts.items()):
+        got = free.parts[name][0]
+        if any(map(differs, got.carry, right.carry)):
             place = f"the carry handed to {layer_words(name)}"
-            yield Diagnosis(place, cause_in_carry(case, k, free[name][0].carry))
-        if differs(free[name][0].xs, part.xs):
-            below = [right[n][1].ys for n in names[max(0, (layer - 1) * directions) :][:directions]]
-            place = f"between layer {layer - 1} and layer {layer}" if layer else "the input"
-            yield Diagnosis(place, cause_between(case, below, layer - 1, free[name][0].xs))
-    last = [right[n][1].ys for n in names[-directions:]]
-    if differs(ys, joined(last)):
-        yield Diagnosis("after the last layer", cause_between(case, last, None, ys))
+            yield Diagnosis(place, cause_in_carry(case, k, got.carry))
+        if not differs(got.xs, right.xs):
+            continue
+        layer = k // ways
+        if layer == 0:
+            yield Diagnosis("the input")
+        else:
+            below = outputs[(layer - 1) * ways : layer * ways]
+            place = f"between layer {layer - 1} and layer {layer}"
+            yield Diagnosis(place, cause_between(case, below, layer - 1, got.xs))
+    # The outputs of the last layer are the stack's.
+    last = outputs[-ways:]
+    if differs(free.ys, joined(last)):
+        yield Diagnosis("after the last layer", cause_between(case, last, None, free.ys))
 
 
-def _backward(case: Case, stack: JaxStack, right: Right) -> Iterator[Diagnosis]:
-    """Differences of gradients within layers and directions, from the last one on."""
-    for name, (part, ran) in reversed(list(right.items())):
+def _backward(case: StackCase, stack: JaxStack, parts: Parts) -> Iterator[Diagnosis]:
+    # Differences of gradients within layers and directions, from the last one on.
+    for name, (part, right) in reversed(list(parts.items())):
         got = stack.part(name, part).gradients
-        wrong = [n for n in ran.gradients if differs(got[n], ran.gradients[n], "gradients")]
+        wrong = differing(got, right.gradients, "gradients")
         if not wrong:
             continue
-        rows = _gate_grid(case, got, ran.gradients)
-        limit = MEANING_LIMIT["gradients"]
-        gates = [g for g in case.stack.cell.gates if any(r[g] > limit for r in rows.values())]
-        shown = gates if set(wrong) & set(NAMES) and len(case.stack.cell.gates) > 1 else []
         place = f"the backward pass of {layer_words(name)}, gradient of {', '.join(wrong)}"
-        place += _gate_words(tuple(shown)) + _late(part, got, ran)
-        first = next((n for n in ("weight_hh", "bias_hh") if n in wrong), wrong[0])
-        causes = {n: cause_in_gradient(part, got[n], ran.gradients[n]) for n in wrong}
-        yield Diagnosis(place, causes[first] or next(filter(None, causes.values()), ""))
+        if set(wrong) & set(Weights._fields):
+            place += _gate_words(_wrong_gates(case, got, right.gradients))
+        place += _first_wrong_step(part, got["xs"], right.gradients["xs"])
+
+        # The recurrent weights are the most telling: their gradient comes from the loop alone.
+        causes = {n: cause_in_gradient(part, got[n], right.gradients[n]) for n in wrong}
+        order = [n for n in ("weight_hh", "bias_hh") if n in wrong][:1] + wrong
+        yield Diagnosis(place, next((causes[n] for n in order if causes[n]), ""))
 
 
-def _late(part: Part, got: Mapping[str, np.ndarray], ran: Ran) -> str:
-    """The step from which the gradient of the inputs differs, on the way back."""
-    steps = range(len(part.xs))[:: 1 if part.reverse else -1]
-    bad = [t for t in steps if differs(got["xs"][t], ran.gradients["xs"][t], "gradients")]
-    return f", from step {bad[0]} backwards" if bad else ""
-
-
-def _gate_grid(
-    case: Case, got: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
-) -> Grid:
-    """Errors of the gradients of one layer by weight and gate."""
+def _wrong_gates(case: StackCase, got: Arrays, expected: Arrays) -> Sequence[str]:
+    # The gates in whose rows the gradient of some weight differs; none of a cell with one.
     gates = case.stack.cell.gates
-    return {
-        name: {
-            gate: relative_l2(a, b)
-            for gate, a, b in zip(
-                gates,
-                np.split(got[name], len(gates)),
-                np.split(expected[name], len(gates)),
-                strict=True,
-            )
-        }
-        for name in NAMES
-    }
+    if len(gates) == 1:
+        return ()
+    rows = _gate_grid(case, got, expected).values()
+    limit = MEANING_LIMIT["gradients"]
+    return [gate for gate in gates if any(row[gate] > limit for row in rows)]
 
 
-def _between_backwards(case: Case, stack: JaxStack) -> Iterator[Diagnosis]:
-    """Differences of the whole stack's gradients, where every layer by itself is right."""
+def _first_wrong_step(part: Part, got: np.ndarray, expected: np.ndarray) -> str:
+    # The step from which the gradient of the inputs differs, on the way back.
+    for t in reversed(part.steps):
+        if differs(got[t], expected[t], "gradients"):
+            return f", from step {t} backwards"
+    return ""
+
+
+def _gate_grid(case: StackCase, got: Arrays, expected: Arrays) -> Grid:
+    # Errors of the gradients of one layer by weight and gate.
+    gates = case.stack.cell.gates
+    grid: Grid = {}
+    for name in Weights._fields:
+        blocks = np.split(got[name], len(gates))  # (G * H, ...) to G times (H, ...)
+        right = np.split(expected[name], len(gates))
+        grid[name] = dict(zip(gates, map(relative_l2, blocks, right), strict=True))
+    return grid
+
+
+def _between_backwards(case: StackCase, stack: JaxStack, parts: Parts) -> Iterator[Diagnosis]:
+    # Differences of the whole stack's gradients, where every layer by itself is right.
+    # torch's own stack is the reference: it has no lengths, and dropout masks of its own.
     case = replace(case, lengths=None, masks=())
-    got, expected = stack.free(case)[2], stack_gradients(case)
+    got = stack.free(case).gradients
+    expected = stack_gradients(case)
     for name in reversed(part_names(case.stack)):
         key = f"weight_hh_{name}"
         if differs(got[key], expected[key], "gradients"):
+            # "l1_reverse" is a part of layer 1.
             layer = int(name.split("_")[0][1:])
-            part = reference(case)[name][0]
             place = f"the backward pass between layer {layer + 1} and layer {layer}"
+            part = reference_parts(case)[name][0]
             yield Diagnosis(place, cause_in_gradient(part, got[key], expected[key]))
 
 
-def grids(case: Case) -> dict[str, Grid]:
+def grids(case: StackCase) -> dict[str, Grid]:
     """Heat maps of a stack: layer x time, free and step by step, and layer x gate backwards."""
-    stack, right = JaxStack(case), reference(case)
-    free, _, _ = stack.free(case)
+    stack = JaxStack(case)
+    free = stack.free(case)
     running: Grid = {}
     clamped: Grid = {}
     backward: Grid = {}
-    for name, (part, ran) in right.items():
+    for name, (part, right) in reference_parts(case).items():
         row = layer_words(name)
-        pairs = zip(free[name][1].ys, ran.ys, strict=True)
-        running[row] = {str(t): relative_l2(a, b) for t, (a, b) in enumerate(pairs)}
-        alone, times = single_steps(part, ran)
-        got, expected = stack.part(name, alone), run_part(alone)
-        for field, a, b in zip(case.stack.cell.carry._fields, got.last, expected.last, strict=True):
-            clamped[f"{row}, {field}"] = {
-                str(t): relative_l2(a[times == t], b[times == t]) for t in np.unique(times)
-            }
+        # Free: differences spread. Clamped: they show only where they start.
+        running[row] = _by_number(map(relative_l2, free.parts[name][1].ys, right.ys))
+
+        steps, times = single_steps(part, right)
+        got = stack.part(name, steps)
+        expected = run_part(steps)
+        fields = case.stack.cell.carry._fields
+        for field, result, truth in zip(fields, got.last, expected.last, strict=True):
+            errors = (relative_l2(result[times == t], truth[times == t]) for t in np.unique(times))
+            clamped[f"{row}, {field}"] = _by_number(errors)
+
         gradients = stack.part(name, part).gradients
-        errors = _gate_grid(case, gradients, ran.gradients)
-        backward |= {f"{row}, {kind}": by_gate for kind, by_gate in errors.items()}
+        for kind, by_gate in _gate_grid(case, gradients, right.gradients).items():
+            backward[f"{row}, {kind}"] = by_gate
     return {
         "layer x time step, running freely": running,
         "layer x time step, each step with PyTorch's input": clamped,
         "layer x gate, gradients with PyTorch's input": backward,
     }
+
+
+def _by_number(errors: Iterator[float]) -> dict[str, float]:
+    return {str(t): error for t, error in enumerate(errors)}

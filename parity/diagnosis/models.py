@@ -3,7 +3,7 @@
 Shapes: T time steps, B batch, V vocabulary.
 
 The stack of recurrent layers is looked at first (`parity.diagnosis.localize`). Where it is right,
-known faults of what surrounds it are put into the PyTorch reference; the one whose numbers are
+known deviations of what surrounds it are put into the PyTorch reference; the one whose numbers are
 JAX's is the cause. Equal log probabilities with another loss separate the loss from the model.
 """
 
@@ -13,152 +13,149 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from parity.core.bridge import numpy_of, tensor_of
-from parity.core.cases import draw_case
-from parity.core.compare import Arrays, Diagnosis
+from parity.core.bridge import numpy_of, tensors
+from parity.core.cases import Case, sample_case
 from parity.core.pairs import Pair
-from parity.core.runners import Results, precision, run_jax, run_torch, torch_device, torch_module
-from parity.diagnosis.causes import fitting
-from parity.diagnosis.localize import differs, localize
-from parity.diagnosis.stacks import draw
+from parity.core.runners import Results, precision, run_jax, run_torch, torch_module
+from parity.diagnosis.causes import Diagnosis, factor_between, fitting
+from parity.diagnosis.localize import differing, differs, localize
+from parity.diagnosis.stacks import sample_stack_case
 
 
 def diagnose_values(pair: Pair) -> Diagnosis | None:
     """Place and cause of a difference in outputs, loss or gradients; None if there is none."""
-    found = diagnose_stack(pair)
-    if found:
-        return found
-    weights, inputs = draw_case(pair, 0, "float64")
-    got = run_jax(pair, "float64")(weights, inputs)
-    right = run_torch(pair, "float64")(weights, inputs)
-    return (
-        _forward(pair, weights, inputs, got, right)
-        or _loss(pair, weights, inputs, got, right)
-        or _gradients(got, right)
-    )
-
-
-def diagnose_stack(pair: Pair) -> Diagnosis | None:
-    """The same of the recurrent layers alone, if there are any."""
+    # The recurrent layers alone: there the search can go by layer, step and gate.
     stack = pair.stack
-    if stack is None:
-        return None
-    case = draw(
-        stack.cell,
-        num_layers=stack.num_layers,
-        bidirectional=stack.bidirectional,
-        lengths=pair.lengths,
-        dropout=stack.dropout,
+    if stack is not None:
+        stack_case = sample_stack_case(
+            stack.cell,
+            num_layers=stack.num_layers,
+            bidirectional=stack.bidirectional,
+            lengths=pair.lengths,
+            dropout=stack.dropout,
+        )
+        found = localize(stack_case)
+        if found:
+            return found
+    case = sample_case(pair, 0, "float64")
+    got = run_jax(pair, "float64")(*case)
+    right = run_torch(pair, "float64")(*case)
+    # In the order of the computation: what differs first makes the rest differ.
+    return (
+        _forward(pair, case, got, right) or _loss(pair, case, got, right) or _gradients(got, right)
     )
-    return localize(case)
 
 
-def _forward(
-    pair: Pair, weights: Arrays, inputs: Arrays, got: Results, right: Results
-) -> Diagnosis | None:
-    wrong = [n for n in right["forward"] if differs(got["forward"][n], right["forward"][n])]
+def _forward(pair: Pair, case: Case, got: Results, right: Results) -> Diagnosis | None:
+    wrong = differing(got["forward"], right["forward"])
     if not wrong:
         return None
     if pair.model is None:
         return Diagnosis(f"the outputs {', '.join(wrong)}")
-    name = "log_probs"
-    candidates = [*_other_weights(pair, weights, inputs), *_other_ends(pair, weights, inputs)]
-    for place, words, array in candidates:
-        if fitting([(words, array)], got["forward"][name]):
+    for place, words, array in [*_other_weights(pair, case), *_other_ends(pair, case)]:
+        if fitting([(words, array)], got["forward"]["log_probs"]):
             return Diagnosis(place, words)
     return Diagnosis(f"the forward pass, {', '.join(wrong)}")
 
 
+# Place, cause, and the log probabilities that it would give.
 Candidate = tuple[str, str, np.ndarray]
 
 
-def _other_weights(pair: Pair, weights: Arrays, inputs: Arrays) -> Iterator[Candidate]:
-    """The reference's log probabilities with changes of its weights that bugs make."""
-    biases = {key: np.zeros_like(a) for key, a in weights.items() if _is_dense(key, a, 1)}
-    turned = {k: a.T for k, a in weights.items() if _is_dense(k, a, 2) and a.shape == a.T.shape}
-    changes = [(_module(key), "its bias is missing", {key: a}) for key, a in biases.items()]
-    changes += [(_module(key), "its weight is transposed", {key: a}) for key, a in turned.items()]
-    changes += [("every Dense", "its bias is missing", biases)]
-    changes += [("every square Dense", "its weight is transposed", turned)]
-    e = np.array(weights["e.weight"])
-    without = np.concatenate([np.zeros_like(e[:1]), e[1:]])
-    changes += [
-        ("e", "its rows are shifted by one", {"e.weight": np.roll(e, 1, axis=0)}),
-        ("e", "its rows are shifted by minus one", {"e.weight": np.roll(e, -1, axis=0)}),
-        ("e", "its row 0 is zero, as if for padding", {"e.weight": without}),
-        ("e", "it is scaled by the root of its width", {"e.weight": e * e.shape[1] ** 0.5}),
-    ]
+def _other_weights(pair: Pair, case: Case) -> Iterator[Candidate]:
+    # The reference's log probabilities with changes of its weights that bugs make.
+    changes: list[tuple[str, str, dict[str, np.ndarray]]] = []
+    # Output layers and the like, one by one and all at once.
+    biases = {}
+    transposed = {}
+    for key, array in case.weights.items():
+        if not key.startswith("l_") and key != "bias_out":
+            continue
+        module = key.rsplit(".", 1)[0]
+        if array.ndim == 1:
+            biases[key] = np.zeros_like(array)
+            changes.append((module, "its bias is missing", {key: biases[key]}))
+        elif array.shape == array.T.shape:  # others do not fit the other way round
+            transposed[key] = array.T
+            changes.append((module, "its weight is transposed", {key: array.T}))
+    changes.append(("every Dense", "its bias is missing", biases))
+    changes.append(("every square Dense", "its weight is transposed", transposed))
+
+    # The embedding, whose rows libraries count and scale in other ways.
+    e = case.weights["e.weight"]
+    padding = np.array(e)
+    padding[0] = 0
+    tables = {
+        "its rows are shifted by one": np.roll(e, 1, axis=0),
+        "its rows are shifted by minus one": np.roll(e, -1, axis=0),
+        "its row 0 is zero, as if for padding": padding,
+        "it is scaled by the root of its width": e * e.shape[1] ** 0.5,
+    }
+    for words, table in tables.items():
+        changes.append(("e", words, {"e.weight": table}))
+
+    # What the reference computes with each of them.
     for place, words, change in changes:
-        yield place, words, reference_outputs(pair, {**weights, **change}, inputs)
+        changed = case._replace(weights={**case.weights, **change})
+        yield place, words, reference_outputs(pair, changed)
 
 
-def _module(key: str) -> str:
-    return key.rsplit(".", 1)[0]
-
-
-def _is_dense(key: str, array: np.ndarray, dimensions: int) -> bool:
-    dense = key.startswith("l_") or key == "bias_out"
-    return dense and array.ndim == dimensions
-
-
-def _other_ends(pair: Pair, weights: Arrays, inputs: Arrays) -> Iterator[Candidate]:
-    """The reference's log probabilities with another last step."""
-    logits = torch.tensor(reference_outputs(pair, weights, inputs, end="logits"))
-    place = "log_softmax"
-    yield place, "it is left out", logits.numpy()
-    names = ("time", "the batch")[-(logits.ndim - 1) :]
-    for axis, name in enumerate(names):
+def _other_ends(pair: Pair, case: Case) -> Iterator[Candidate]:
+    # The reference's log probabilities with another last step.
+    logits = torch.tensor(reference_outputs(pair, case, logits=True))  # (T, B, V) or (B, V)
+    yield "log_softmax", "it is left out", logits.numpy()
+    # The right axis is the last one, the vocabulary.
+    axes = ("the batch",) if logits.ndim == 2 else ("time", "the batch")
+    for axis, name in enumerate(axes):
         values = functional.log_softmax(logits, dim=axis)
-        yield place, f"it is taken over {name}", values.numpy()
+        yield "log_softmax", f"it is taken over {name}", values.numpy()
 
 
-def reference_outputs(
-    pair: Pair, weights: Arrays, inputs: Arrays, end: str = "log_probs"
-) -> np.ndarray:
+def reference_outputs(pair: Pair, case: Case, *, logits: bool = False) -> np.ndarray:
     """The reference's log probabilities in float64, or its logits."""
     with precision("float64"), torch.no_grad():
-        reference = torch_module(pair, weights, "float64")
-        if end == "logits":
+        reference = torch_module(pair, case.weights, "float64")
+        if logits:
             reference.log_probs = reference.logits
-        cast = {n: tensor_of(a, "float64", torch_device()) for n, a in inputs.items()}
-        return numpy_of(pair.torch_outputs(reference, cast)["log_probs"])
+        outputs = pair.torch_outputs(reference, tensors(case.inputs, "float64"))
+        return numpy_of(outputs["log_probs"])
 
 
-def _loss(
-    pair: Pair, weights: Arrays, inputs: Arrays, got: Results, right: Results
-) -> Diagnosis | None:
-    if not differs(got["loss"]["loss"], right["loss"]["loss"]):
+def _loss(pair: Pair, case: Case, got: Results, right: Results) -> Diagnosis | None:
+    loss = got["loss"]["loss"]
+    if not differs(loss, right["loss"]["loss"]):
         return None
     if pair.model is None:
         return Diagnosis("the loss")
-    candidates = _losses(pair, weights, inputs, right["forward"]["log_probs"])
-    return Diagnosis(
-        "the loss, from equal log probabilities", fitting(candidates, got["loss"]["loss"])
-    )
+    candidates = _losses(case, right["forward"]["log_probs"])
+    return Diagnosis("the loss, from equal log probabilities", fitting(candidates, loss))
 
 
-def _losses(
-    pair: Pair, weights: Arrays, inputs: Arrays, log_probs: np.ndarray
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Losses of the same log probabilities as libraries or bugs compute them."""
-    targets, tokens = inputs["targets"], inputs["tokens"]
-    if log_probs.ndim == 2:
-        targets, tokens = targets[-1], tokens[-1]
+def _losses(case: Case, log_probs: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    # Losses of the same log probabilities as libraries or bugs compute them.
+    targets = case.inputs["targets"]
+    tokens = case.inputs["tokens"]
+    if log_probs.ndim == 2:  # (B, V): only the last step predicts
+        targets = targets[-1]
+        tokens = tokens[-1]
     steps = len(log_probs)
     batch_size = log_probs.shape[-2]
+    # Sums and averages.
     mean = _mean_nll(log_probs, targets[:steps])
     yield "it is summed", mean * log_probs[..., 0].size
     yield "it is summed over the batch, averaged over time only", mean * batch_size
     yield "it is summed over time, averaged over the batch only", mean * steps
     yield "its sign is wrong", -mean
+    # Other targets.
     yield "the targets are the inputs", _mean_nll(log_probs, tokens[:steps])
     mixed = targets.T.reshape(targets.shape)
     yield "time and batch of the targets are exchanged", _mean_nll(log_probs, mixed[:steps])
     if steps < len(targets) and log_probs.ndim == 3:
-        bias = weights.get("l_out.bias", weights.get("bias_out"))
-        empty = numpy_of(functional.log_softmax(torch.tensor(bias), dim=-1))
+        # Outputs beyond the length are zeros, of which the output layer leaves its bias.
+        bias = case.weights.get("l_out.bias", case.weights.get("bias_out"))
+        empty = numpy_of(functional.log_softmax(torch.tensor(bias), dim=-1))  # (V,)
         rest = np.broadcast_to(empty, (len(targets) - steps, *log_probs.shape[1:]))
-        padded = np.concatenate([log_probs, rest])
+        padded = np.concatenate([log_probs, rest])  # (T, B, V)
         yield "steps beyond the length count", _mean_nll(padded, targets)
 
 
@@ -167,26 +164,28 @@ def _mean_nll(log_probs: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def _gradients(got: Results, right: Results) -> Diagnosis | None:
-    pairs = {n: (got["gradients"][n], a) for n, a in right["gradients"].items()}
-    wrong = {n: pair for n, pair in pairs.items() if differs(*pair, "gradients")}
-    if not wrong:
+    names = differing(got["gradients"], right["gradients"], "gradients")
+    if not names:
         return None
-    place = f"the gradient of {', '.join(wrong)}, from an equal loss"
+    wrong = {name: (got["gradients"][name], right["gradients"][name]) for name in names}
+    place = f"the gradient of {', '.join(names)}, from an equal loss"
     return Diagnosis(place, _gradient_cause(wrong))
 
 
 def _gradient_cause(wrong: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> str:
     if all(name.startswith("input carry") for name in wrong):
+        # In PyTorch it is zero, because the model cuts its carry.
         cut = not any(np.any(expected) for _, expected in wrong.values())
         return "the carry is not cut: it flows into the window before" if cut else ""
-    causes = {name: _array_cause(*pair) for name, pair in wrong.items()}
-    return causes[next(iter(causes))] if len(set(causes.values())) == 1 else ""
+    # One cause has to explain them all.
+    causes = {_array_cause(got, expected) for got, expected in wrong.values()}
+    return causes.pop() if len(causes) == 1 else ""
 
 
 def _array_cause(got: np.ndarray, expected: np.ndarray) -> str:
     if not np.any(got):
         return "it is zero: nothing flows back"
-    factor = float(np.vdot(expected, got) / np.vdot(expected, expected))
+    factor = factor_between(got, expected)
     without = np.array(expected)
     without[0] = 0
     candidates = [

@@ -14,6 +14,7 @@ from parity.measures.training import Rule
 Weights = dict[str, np.ndarray]
 Options = Mapping[str, Any]
 
+# What torch does if nothing else is asked for.
 TORCH: Options = {
     "b1": 0.9,
     "b2": 0.999,
@@ -26,8 +27,8 @@ TORCH: Options = {
     "clip_eps": 1e-6,
     "clip_by": "norm",
 }
-"""What torch does if nothing else is asked for."""
 
+# What is different, in words, and the options that make it so.
 Deviations = Sequence[tuple[str, Options]]
 
 _ADAM: Deviations = (
@@ -51,6 +52,7 @@ _ANY: Deviations = (
     ("every parameter is clipped by itself", {"clip_by": "leaf"}),
     ("nothing is clipped", {"clip": None}),
 )
+# How each optimizer is known to be varied.
 DEVIATIONS: dict[str, Deviations] = {
     "adam": (*_ADAM, *_ANY),
     "adamw": (*_ADAM, *_ANY),
@@ -62,7 +64,6 @@ DEVIATIONS: dict[str, Deviations] = {
         *_ANY,
     ),
 }
-"""How each optimizer is known to be varied."""
 
 
 def variants(
@@ -82,16 +83,22 @@ def replayed(
     rate: float,
 ) -> Weights:
     """The weights after one update for each of `gradients`."""
+    direction_of = DIRECTIONS[name]
     after = {key: np.array(array) for key, array in weights.items()}
-    first, second = ({key: np.zeros_like(a) for key, a in after.items()} for _ in range(2))
+    first: dict[str, Any] = dict.fromkeys(after, 0.0)  # a scalar broadcasts
+    second: dict[str, Any] = dict.fromkeys(after, 0.0)
     for count, gradient in enumerate(gradients, 1):
         for key, g in _clipped(gradient, options).items():
             decay = options.get("weight_decay", 0.0) * after[key]
-            g = g if options["decoupled"] else g + decay
-            direction, first[key], second[key] = DIRECTIONS[name](
+            # Coupled decay is a part of the gradient, and so of the moments.
+            if not options["decoupled"]:
+                g = g + decay
+            direction, first[key], second[key] = direction_of(
                 options, g, first[key], second[key], count
             )
-            after[key] = after[key] - rate * (direction + decay * options["decoupled"])
+            if options["decoupled"]:
+                direction = direction + decay
+            after[key] = after[key] - rate * direction
     return after
 
 
@@ -102,25 +109,28 @@ def _clipped(gradient: Weights, options: Options) -> Weights:
     if options["clip_by"] == "value":
         return {key: np.clip(g, -most, most) for key, g in gradient.items()}
     norms = {key: float(np.linalg.norm(g)) for key, g in gradient.items()}
-    together = float(np.linalg.norm(list(norms.values())))
-    by_leaf = options["clip_by"] == "leaf"
-    return {
-        key: g * min(1.0, most / ((norms[key] if by_leaf else together) + options["clip_eps"]))
-        for key, g in gradient.items()
-    }
+    if options["clip_by"] == "norm":  # that of all gradients together, for each
+        norms = dict.fromkeys(norms, float(np.linalg.norm(list(norms.values()))))
+    eps = options["clip_eps"]
+    return {key: g * min(1.0, most / (norms[key] + eps)) for key, g in gradient.items()}
 
 
 def _adam(o: Options, g: Any, m: Any, v: Any, count: int) -> tuple[Any, Any, Any]:
-    m, v = o["b1"] * m + (1 - o["b1"]) * g, o["b2"] * v + (1 - o["b2"]) * g * g
-    c1, c2 = (_correction(o, o[name], count) for name in ("b1", "b2"))
+    m = o["b1"] * m + (1 - o["b1"]) * g
+    v = o["b2"] * v + (1 - o["b2"]) * g * g
+    c1 = _correction(o, o["b1"], count)
+    c2 = _correction(o, o["b2"], count)
     if o["eps_at"] == "inside":
-        return m / c1 / np.sqrt(v / c2 + o["eps"]), m, v
-    if o["eps_at"] == "before":
-        return m / c1 / ((np.sqrt(v) + o["eps"]) / np.sqrt(c2)), m, v
-    return m / c1 / (np.sqrt(v / c2) + o["eps"]), m, v
+        root = np.sqrt(v / c2 + o["eps"])
+    elif o["eps_at"] == "before":
+        root = (np.sqrt(v) + o["eps"]) / np.sqrt(c2)
+    else:
+        root = np.sqrt(v / c2) + o["eps"]
+    return m / c1 / root, m, v
 
 
 def _correction(o: Options, decay: float, count: int) -> float:
+    # 1 - decay ** count, in the precision that is asked for.
     if not o["corrected"]:
         return 1.0
     kind = np.dtype(o["corrected_in"]).type
@@ -136,10 +146,10 @@ def _sgd(o: Options, g: Any, m: Any, v: Any, count: int) -> tuple[Any, Any, Any]
 def _rmsprop(o: Options, g: Any, m: Any, v: Any, count: int) -> tuple[Any, Any, Any]:
     v = o["alpha"] * v + (1 - o["alpha"]) * g * g
     inside = o["eps_at"] == "inside"
-    g = g / (np.sqrt(v + o["eps"]) if inside else np.sqrt(v) + o["eps"])
-    direction, m, _ = _sgd(o, g, m, v, count)
+    root = np.sqrt(v + o["eps"]) if inside else np.sqrt(v) + o["eps"]
+    direction, m, _ = _sgd(o, g / root, m, v, count)
     return direction, m, v
 
 
+# (options, gradient, first moment, second moment, count) -> direction and both moments.
 DIRECTIONS: dict[str, Any] = {"adam": _adam, "adamw": _adam, "sgd": _sgd, "rmsprop": _rmsprop}
-"""(options, gradient, first moment, second moment, count) -> direction and both moments."""

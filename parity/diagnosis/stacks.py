@@ -7,30 +7,28 @@ one layer and direction the reference's own input and carry, so what differs the
 A single step does the same for every step. The reference is torch's own layer, step by step.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from jaxrnn.nn.layers import RNN
 from jaxrnn.recurrent.cells import Cell
-from parity.core.bridge import numpy_of
-from parity.core.pairs import projection
+from parity.core.bridge import numpy_arrays, numpy_of, tensor_of, tensors, torch_device
+from parity.core.pairs import directions, named_fields, projection, torch_carry
 from parity.core.references import LAYERS
-from parity.core.runners import torch_device
+from parity.core.runners import gradient_of
 from parity.diagnosis.equations import Weights
 from parity.diagnosis.identify import layer_weights
 
+# The fields of one carry, each (B, H).
 Fields = tuple[np.ndarray, ...]
-"""The fields of one carry, each (B, H)."""
-
-NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 @dataclass(frozen=True)
-class Case:
+class StackCase:
     """A stack, its weights and its inputs, all in float64.
 
     Attributes:
@@ -39,8 +37,8 @@ class Case:
         xs: (T, B, I).
         carry: for each layer and direction the fields, in torch's order.
         lengths: (B,), or None.
-        masks: for every layer but the last which outputs are kept, (T, B, D * H); empty without
-            dropout.
+        masks: for every layer but the last which outputs dropout leaves, (T, B, D * H); empty
+            without dropout.
     """
 
     stack: RNN
@@ -59,11 +57,11 @@ class Case:
 
 
 class Part(NamedTuple):
-    """One layer in one direction, and what goes into it.
+    """One layer in one direction, and its inputs.
 
     Attributes:
         cell: the name of its cell.
-        w: its weights.
+        weights: its weights.
         xs: (T, B, I).
         carry: the fields before its first step.
         reverse: whether it runs from the last step to the first.
@@ -71,20 +69,33 @@ class Part(NamedTuple):
     """
 
     cell: str
-    w: Weights
+    weights: Weights
     xs: np.ndarray
     carry: Fields
     reverse: bool = False
     mask: np.ndarray | None = None
 
+    @property
+    def steps(self) -> range:
+        """The time steps in the order in which they run."""
+        steps = range(len(self.xs))
+        return steps[::-1] if self.reverse else steps
 
-class Ran(NamedTuple):
-    """What one layer and direction gave.
+    @property
+    def counted(self) -> np.ndarray:
+        """A copy of the mask, all True where there is none: (T, B)."""
+        if self.mask is None:
+            return np.ones(self.xs.shape[:2], bool)
+        return self.mask.copy()
+
+
+class PartResults(NamedTuple):
+    """What one layer and direction computes.
 
     Attributes:
         last: the fields after the last step.
         ys: (T, B, H).
-        before: for each step the fields before it, (T, B, H) each; None of the JAX side.
+        before: for each step the fields before it, (T, B, H) each; None of JAX.
         gradients: of `projection` of last and ys: by weight, "xs", and "carry.h" and so on.
     """
 
@@ -94,7 +105,11 @@ class Ran(NamedTuple):
     gradients: dict[str, np.ndarray]
 
 
-def draw(
+# Inputs and results of every layer and direction, by name.
+Parts = dict[str, tuple[Part, PartResults]]
+
+
+def sample_stack_case(
     cell: Cell,
     *,
     steps: int = 4,
@@ -106,141 +121,168 @@ def draw(
     lengths: bool = False,
     dropout: float = 0.0,
     seed: int = 0,
-) -> Case:
+) -> StackCase:
     """A random case; no weight, bias or carry is zero."""
     rng = np.random.default_rng(seed)
     stack = RNN(cell, hidden_size, num_layers, bidirectional=bidirectional, dropout=dropout)
-    rows, directions = len(cell.gates) * hidden_size, 2 if bidirectional else 1
+    rows = len(cell.gates) * hidden_size
+    outputs = directions(stack) * hidden_size
+
     weights: dict[str, np.ndarray] = {}
     for name in part_names(stack):
-        width = inputs if name.startswith("l0") else directions * hidden_size
-        shapes = (rows, width), (rows, hidden_size), (rows,), (rows,)
-        drawn = zip(NAMES, shapes, strict=True)
-        weights |= {f"{kind}_{name}": rng.uniform(-1, 1, shape) for kind, shape in drawn}
-    fields = len(cell.carry._fields)
-    carry = rng.uniform(-0.9, 0.9, (num_layers * directions, fields, batch_size, hidden_size))
-    counts = np.maximum(1, steps - np.arange(batch_size)) if lengths else None
-    masks = rng.random((num_layers - 1, steps, batch_size, directions * hidden_size)) > dropout
-    return Case(
+        width = inputs if name.startswith("l0") else outputs
+        shapes: dict[str, tuple[int, ...]] = {
+            "weight_ih": (rows, width),
+            "weight_hh": (rows, hidden_size),
+            "bias_ih": (rows,),
+            "bias_hh": (rows,),
+        }
+        for kind, shape in shapes.items():
+            weights[f"{kind}_{name}"] = rng.uniform(-1, 1, shape)
+
+    # (L * D, fields, B, H) and (L - 1, T, B, D * H), in this order: the seed decides.
+    parts = num_layers * directions(stack)
+    carry = rng.uniform(-0.9, 0.9, (parts, len(cell.carry._fields), batch_size, hidden_size))
+    masks = rng.random((num_layers - 1, steps, batch_size, outputs)) > dropout
+    return StackCase(
         stack,
         weights,
         rng.uniform(-1.5, 1.5, (steps, batch_size, inputs)),
-        tuple(tuple(one) for one in carry),
-        counts,
+        tuple(map(tuple, carry)),
+        np.maximum(1, steps - np.arange(batch_size)) if lengths else None,
         tuple(masks) if dropout else (),
     )
 
 
 def part_names(stack: RNN) -> list[str]:
     """torch's suffixes of the weights: "l0", "l0_reverse", "l1", ..."""
-    suffixes = ("", "_reverse") if stack.bidirectional else ("",)
-    return [f"l{layer}{suffix}" for layer in range(stack.num_layers) for suffix in suffixes]
+    ends = ("", "_reverse")[: directions(stack)]
+    return [f"l{layer}{end}" for layer in range(stack.num_layers) for end in ends]
 
 
-def reference(case: Case) -> dict[str, tuple[Part, Ran]]:
-    """PyTorch's stack: what goes into every layer and direction, and what comes out."""
-    found: dict[str, tuple[Part, Ran]] = {}
-    for name, part in reference_parts(case, found):
-        found[name] = part, run_part(part)
-    return found
+def layer_words(name: str) -> str:
+    """ "l1_reverse" as "layer 1 reverse"."""
+    return name.replace("l", "layer ", 1).replace("_", " ")
 
 
-def reference_parts(case: Case, found: dict[str, tuple[Part, Ran]]) -> Iterator[tuple[str, Part]]:
-    """Each layer and direction, fed from those of `found` below it."""
-    xs, count = case.xs, 2 if case.stack.bidirectional else 1
-    names = part_names(case.stack)
-    for k, name in enumerate(names):
-        if k and k % count == 0:
-            xs = joined([found[below][1].ys for below in names[k - count : k]])
+def reference_parts(case: StackCase) -> Parts:
+    """PyTorch's stack: what every layer and direction reads, and what it computes."""
+    parts: Parts = {}
+    xs = case.xs
+    below: list[np.ndarray] = []
+    for k, name in enumerate(part_names(case.stack)):
+        # A layer reads the outputs of both directions below it.
+        if k and k % directions(case.stack) == 0:
+            xs = joined(below)
             if case.masks:
-                xs = dropped(xs, case.masks[k // count - 1], case.stack.dropout)
-        w = layer_weights(case.weights, f"_{name}")
-        reverse = name.endswith("_reverse")
-        yield name, Part(case.stack.cell.name, w, xs, case.carry[k], reverse, case.mask)
+                layer = k // directions(case.stack)
+                xs = dropped(xs, case.masks[layer - 1], case.stack.dropout)
+            below = []
+        part = Part(
+            case.stack.cell.name,
+            layer_weights(case.weights, f"_{name}"),
+            xs,
+            case.carry[k],
+            name.endswith("_reverse"),
+            case.mask,
+        )
+        results = run_part(part)
+        below.append(results.ys)
+        parts[name] = (part, results)
+    return parts
 
 
-def joined(outputs: list[np.ndarray]) -> np.ndarray:
-    """The outputs of all directions side by side."""
+def joined(outputs: Sequence[np.ndarray]) -> np.ndarray:
+    """The outputs of all directions side by side: (T, B, H) each to (T, B, D * H)."""
     return np.concatenate(outputs, axis=-1)
 
 
 def dropped(xs: np.ndarray, mask: np.ndarray, rate: float) -> np.ndarray:
-    """torch's dropout: what is kept is divided by 1 - rate."""
+    """torch's dropout: what the mask leaves is divided by 1 - rate."""
     return np.where(mask, xs / (1 - rate), 0)
 
 
-def run_part(part: Part) -> Ran:
+def run_part(part: Part) -> PartResults:
     """torch's layer, one step after the other."""
-    order = range(len(part.xs))[:: -1 if part.reverse else 1]
     hidden_size = part.carry[0].shape[-1]
     module = LAYERS[part.cell](part.xs.shape[-1], hidden_size).double().to(torch_device())
-    keys = [f"{name}_l0" for name in NAMES]
-    module.load_state_dict({k: torch.tensor(array) for k, array in zip(keys, part.w, strict=True)})
+    state = {f"{name}_l0": array for name, array in part.weights._asdict().items()}
+    module.load_state_dict(tensors(state, "float64"))
     xs = _tensor(part.xs).requires_grad_()
     start = [_tensor(field).requires_grad_() for field in part.carry]
-    carry, before, ys = start, {}, {}
-    for t in order:
-        before[t] = [field.detach() for field in carry]
-        carry, ys[t] = _torch_step(module, xs[t], carry, _mask_at(part, t))
-    steps = range(len(part.xs))
-    stacked = torch.stack([ys[t] for t in steps])
-    named = zip("hc", carry, strict=False)
-    projection({"ys": stacked, **{f"carry.{f}": field for f, field in named}}).backward()
-    gradients = {name: module.get_parameter(f"{name}_l0").grad for name in NAMES}
-    gradients |= {
-        "xs": xs.grad,
-        **{f"carry.{f}": a.grad for f, a in zip("hc", start, strict=False)},
-    }
-    kept = zip(*(before[t] for t in steps), strict=True)
-    return Ran(
-        tuple(numpy_of(field) for field in carry),
+
+    # Forward, step by step, because the carry before every step is asked for.
+    carry = start
+    before = [start] * len(xs)
+    ys = [xs] * len(xs)
+    # From the last step to the first, if the part runs backwards.
+    for t in part.steps:
+        before[t] = carry
+        mask = None if part.mask is None else _tensor(part.mask[t])
+        carry, ys[t] = _torch_step(module, xs[t], carry, mask)
+    stacked = torch.stack(ys)  # (T, B, H)
+
+    # Backward, from a scalar that depends on everything.
+    projection({"ys": stacked, **named_fields(carry)}).backward()
+    leaves: dict[str, torch.Tensor] = {}
+    for name in Weights._fields:
+        leaves[name] = module.get_parameter(f"{name}_l0")
+    leaves |= {"xs": xs, **named_fields(start)}
+    return PartResults(
+        tuple(map(numpy_of, carry)),
         numpy_of(stacked),
-        tuple(numpy_of(torch.stack(field)) for field in kept),
-        {name: numpy_of(gradient) for name, gradient in gradients.items()},
+        tuple(numpy_of(torch.stack(field)) for field in zip(*before, strict=True)),
+        {name: gradient_of(leaf) for name, leaf in leaves.items()},
     )
 
 
-def _mask_at(part: Part, t: int) -> torch.Tensor | None:
-    return None if part.mask is None else _tensor(part.mask[t])[:, None]
-
-
 def _tensor(array: np.ndarray) -> torch.Tensor:
-    """A copy of an array where PyTorch computes."""
-    return torch.tensor(array, device=torch_device())
+    return tensor_of(array, "float64")
 
 
 def _torch_step(
-    module: torch.nn.Module, x: torch.Tensor, carry: list[torch.Tensor], mask: Any
+    module: torch.nn.Module,
+    x: torch.Tensor,
+    carry: list[torch.Tensor],
+    mask: torch.Tensor | None,
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
-    states = tuple(field[None] for field in carry)
-    _, after = module(x[None], states[0] if len(states) == 1 else states)
-    fields = [field[0] for field in (after if isinstance(after, tuple) else (after,))]
+    # The carry after one step, and its output; rows that do not count stay as they are.
+    states = torch_carry([field[None] for field in carry])  # (B, H) to (1, B, H)
+    after = module(x[None], states)[1]
+    fields = list(after) if isinstance(after, tuple) else [after]
+    fields = [field[0] for field in fields]  # (1, B, H) to (B, H)
     if mask is None:
         return fields, fields[0]
-    kept = [torch.where(mask, new, old) for new, old in zip(fields, carry, strict=True)]
-    return kept, torch.where(mask, kept[0], 0)
+    # As in a packed sequence: a step that does not count leaves the carry, and gives zero.
+    rows = mask[:, None]  # (B,) to (B, 1)
+    fields = [torch.where(rows, new, old) for new, old in zip(fields, carry, strict=True)]
+    return fields, torch.where(rows, fields[0], 0)
 
 
-def single_steps(part: Part, ran: Ran) -> tuple[Part, np.ndarray]:
+def single_steps(part: Part, results: PartResults) -> tuple[Part, np.ndarray]:
     """Every step that counts by itself, with the reference's input and carry, as one batch.
 
     Also gives the number of the time step of each row.
     """
-    assert ran.before is not None
-    counts = np.ones(part.xs.shape[:2], bool) if part.mask is None else part.mask
-    carry = tuple(field[counts] for field in ran.before)
-    alone = part._replace(xs=part.xs[counts][None], carry=carry, mask=None)
-    return alone, np.nonzero(counts)[0]
+    assert results.before is not None
+    counted = part.counted
+    steps = part._replace(
+        xs=part.xs[counted][None],  # (T, B, I) to (1, steps that count, I)
+        carry=tuple(field[counted] for field in results.before),
+        mask=None,
+    )
+    return steps, np.nonzero(counted)[0]
 
 
-def stack_gradients(case: Case) -> dict[str, np.ndarray]:
+def stack_gradients(case: StackCase) -> dict[str, np.ndarray]:
     """The gradients of torch's own stack, by weight; without lengths and dropout."""
     stack = case.stack
-    options = {"num_layers": stack.num_layers, "bidirectional": stack.bidirectional}
-    module = LAYERS[stack.cell.name](case.xs.shape[-1], stack.hidden_size, **options)
+    module = LAYERS[stack.cell.name](
+        case.xs.shape[-1], stack.hidden_size, stack.num_layers, bidirectional=stack.bidirectional
+    )
     module = module.double().to(torch_device())
-    module.load_state_dict({name: torch.tensor(array) for name, array in case.weights.items()})
-    fields = tuple(_tensor(np.stack(field)) for field in zip(*case.carry, strict=True))
-    ys, _ = module(_tensor(case.xs), fields[0] if len(fields) == 1 else fields)
+    module.load_state_dict(tensors(case.weights, "float64"))
+    fields = [_tensor(np.stack(field)) for field in zip(*case.carry, strict=True)]  # (L * D, B, H)
+    ys = module(_tensor(case.xs), torch_carry(fields))[0]  # (T, B, D * H)
     projection({"ys": ys}).backward()
-    return {name: numpy_of(parameter.grad) for name, parameter in module.named_parameters()}
+    return numpy_arrays({name: p.grad for name, p in module.named_parameters()})

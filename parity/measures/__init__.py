@@ -1,1 +1,1 @@
-"""What is measured on both sides: updates, trajectories, whole runs, generation, initialization."""
+"""What both frameworks are made to do: updates, trajectories, whole runs, texts, fresh weights."""

@@ -1,4 +1,4 @@
-"""What a PyTorch run reads and how it goes on, and the known faults of that.
+"""What a PyTorch run reads and how it goes on, and the known deviations of that.
 
 Shapes: T time steps, B batch.
 """
@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+# Tokens and targets, (T, B) each.
 Window = tuple[np.ndarray, np.ndarray]
-"""Tokens and targets, (T, B) each."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class TrainingPlan:
             validation reads the training's windows.
         validation_tokens: that text.
         validation_carried: whether validation goes on from the training's carry.
-        sizes: to which lengths the JAX side pads its windows.
+        sizes: to which lengths JAX pads its windows.
         batch: how many streams a whole batch has.
     """
 
@@ -44,78 +44,82 @@ class TrainingPlan:
     batch_size: int = 0
 
 
-def faulty_plans(
-    course: TrainingPlan, tokens: np.ndarray
+def deviating_plans(
+    plan: TrainingPlan, tokens: np.ndarray
 ) -> Iterator[tuple[str, str, TrainingPlan]]:
-    """Place, cause, and the course with that fault.
+    """Place, cause, and the plan with that deviation.
 
     Args:
-        course: the right one.
+        plan: the right one.
         tokens: the whole text.
     """
-    if len(set(course.rates)) > 1:
-        for first in (0, _changes(course.rates)):
-            late = [*course.rates[: first + 1], *course.rates[first:-1]]
-            yield "the schedule", "the rate is that of the step before", replace(course, rates=late)
+    # Rates: one step late from the beginning, or from where the restarts begin.
+    rates = list(plan.rates)
+    if len(set(rates)) > 1:
+        change = next(k for k, rate in enumerate(rates) if rate != rates[0])
+        for first in (0, change):
+            late = [*rates[: first + 1], *rates[first:-1]]
+            yield "the schedule", "the rate is that of the step before", replace(plan, rates=late)
+
+    # The carry.
     words = "every window starts from zeros: the carry is not handed on"
-    yield "the carry between windows", words, replace(course, carried=False)
-    if course.validation:
-        other = replace(course, validation_carried=False)
+    yield "the carry between windows", words, replace(plan, carried=False)
+    if plan.validation:
+        other = replace(plan, validation_carried=False)
         yield "the carry between training and validation", "validation starts from zeros", other
-    same = [(read, read) for read, _ in course.windows]
-    yield "the windows", "the targets are the inputs", replace(course, windows=same)
+
+    # What a window holds, in training and validation alike.
+    same = [(inputs, inputs) for inputs, _ in plan.windows]
+    yield "the windows", "the targets are the inputs", replace(plan, windows=same)
     for words, cut in CUTS.items():
-        windows = _cut(cut, course, tokens)
-        others = _cut(cut, _validation(course), course.validation_tokens)
-        validation = others or (windows if course.validation else [])
-        yield "the windows", words, replace(course, windows=windows, validation=validation)
+        windows = _cut(cut, plan, tokens)
+        validation: Sequence[Window] = ()
+        # Validation on a text of its own, or on the windows of the training.
+        if plan.validation_tokens is not None:
+            validated = replace(plan, windows=plan.validation, starts=plan.validation_starts)
+            validation = _cut(cut, validated, plan.validation_tokens)
+        elif plan.validation:
+            validation = windows
+        yield "the windows", words, replace(plan, windows=windows, validation=validation)
 
 
-def _changes(rates: Sequence[float]) -> int:
-    """The first step whose rate is another than that of the first: there the restarts begin."""
-    return next(k for k, rate in enumerate(rates) if rate != rates[0])
-
-
-def _validation(course: TrainingPlan) -> TrainingPlan:
-    """The validation's windows as a course; none if they are the training's."""
-    starts = course.validation_starts
-    return replace(course, windows=course.validation if len(starts) else (), starts=starts)
-
-
-def _cut(cut: "Cut", course: TrainingPlan, tokens: np.ndarray | None) -> list[Window]:
-    """The windows of a course, cut in another way."""
-    wide = np.asarray(tokens if tokens is not None else (), np.int64)
-    return [cut(course, k, wide) for k in range(len(course.windows))]
+def _cut(cut: "Cut", plan: TrainingPlan, tokens: np.ndarray) -> list[Window]:
+    # The windows of a plan, cut in another way.
+    wide = np.asarray(tokens, np.int64)
+    return [cut(plan, k, wide) for k in range(len(plan.windows))]
 
 
 def window_at(tokens: np.ndarray, starts: np.ndarray, length: int) -> Window:
     """The window of `length` characters at each start; past the end, the last character again."""
-    places = starts[None, :] + np.arange(length + 1)[:, None]
-    component = tokens[np.minimum(places, len(tokens) - 1)]
-    return component[:-1], component[1:]
+    places = starts[None, :] + np.arange(length + 1)[:, None]  # (T + 1, B)
+    characters = tokens[np.minimum(places, len(tokens) - 1)]
+    return characters[:-1], characters[1:]
 
 
-def _late(course: TrainingPlan, k: int, tokens: np.ndarray) -> Window:
-    return window_at(tokens, course.starts[k] + 1, len(course.windows[k][0]))
+def _late(plan: TrainingPlan, k: int, tokens: np.ndarray) -> Window:
+    return window_at(tokens, plan.starts[k] + 1, len(plan.windows[k][0]))
 
 
-def _interleaved(course: TrainingPlan, k: int, tokens: np.ndarray) -> Window:
-    starts = course.starts[k][0] + np.arange(len(course.starts[k]))
-    return window_at(tokens, starts, len(course.windows[k][0]))
+def _interleaved(plan: TrainingPlan, k: int, tokens: np.ndarray) -> Window:
+    starts = plan.starts[k][0] + np.arange(len(plan.starts[k]))
+    return window_at(tokens, starts, len(plan.windows[k][0]))
 
 
-def _padded(course: TrainingPlan, k: int, tokens: np.ndarray) -> Window:
-    length = len(course.windows[k][0])
-    size = min((size for size in course.sizes if size >= length), default=length)
-    return window_at(tokens, course.starts[k], size)
+def _padded(plan: TrainingPlan, k: int, tokens: np.ndarray) -> Window:
+    length = len(plan.windows[k][0])
+    # JAX pads to the next of a few sizes, so that few programs are compiled.
+    size = min((size for size in plan.sizes if size >= length), default=length)
+    return window_at(tokens, plan.starts[k], size)
 
 
-def _filled(course: TrainingPlan, k: int, tokens: np.ndarray) -> Window:
-    starts = course.starts[k]
-    filler = np.full(max(course.batch_size - len(starts), 0), starts[-1])
-    return window_at(tokens, np.concatenate([starts, filler]), len(course.windows[k][0]))
+def _filled(plan: TrainingPlan, k: int, tokens: np.ndarray) -> Window:
+    starts = plan.starts[k]
+    missing = max(plan.batch_size - len(starts), 0)
+    filler = np.full(missing, starts[-1])  # the last row again, up to a whole batch
+    return window_at(tokens, np.concatenate([starts, filler]), len(plan.windows[k][0]))
 
 
+# Known deviations of what a window holds: (plan, number of the window, tokens) -> window.
 Cut = Callable[[TrainingPlan, int, np.ndarray], Window]
 CUTS: dict[str, Cut] = {
     "they start one character late": _late,
@@ -123,4 +127,3 @@ CUTS: dict[str, Cut] = {
     "padded steps count and move the carry": _padded,
     "the filler rows of the last batch count": _filled,
 }
-"""Known faults in what a window holds: (course, number of the window, tokens) -> window."""

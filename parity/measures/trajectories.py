@@ -1,14 +1,17 @@
-"""Trajectories: hundreds of updates on real text with the carry going on, on either side.
+"""Trajectories: hundreds of updates on real text with the carry going on, in both frameworks.
 
-The JAX side is what `jaxrnn train` runs: `train_steps`, whole chunks of updates in one program,
-windows cut on the device and padded. The PyTorch side is a plain loop over plain slices.
+Shapes: S steps of a run, T time steps of a window, B batch.
 
-In float64 training at 1e-3 stays digit by digit the same (G1). In float32 round-off grows, in
-PyTorch as well; how fast, the envelope of PyTorch runs says whose first weights differ by one
-unit in the last place (G4).
+JAX runs what `jaxrnn train` runs: `train_steps`, whole chunks of updates in one program, windows
+cut on the device and padded. PyTorch runs a plain loop over plain slices.
+
+In float64 training at 1e-3 stays digit by digit the same (C1). In float32 round-off grows, in
+PyTorch as well; how fast is measured by an envelope of PyTorch runs whose first weights differ by
+one unit in the last place (C4).
 """
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
 import jax
@@ -20,9 +23,10 @@ from jaxrnn.data.corpora import data_folder, load_corpus
 from jaxrnn.data.tokenizers import encode_documents, make_tokenizer
 from jaxrnn.data.windows import BpttStream
 from jaxrnn.nn.models import StatefulModel
+from jaxrnn.training.optimizers import Optimizer
 from jaxrnn.training.state import TrainState
 from jaxrnn.training.steps import train_steps
-from parity.core.bridge import jax_dtype, numpy_of, tensor_of
+from parity.core.bridge import jax_dtype, numpy_arrays, numpy_of, tensor_of
 from parity.core.compare import (
     UNIT_ROUNDOFF,
     Arrays,
@@ -34,8 +38,8 @@ from parity.core.compare import (
     structure,
 )
 from parity.core.pairs import Pair, model_pair, named_carry_of_jax, named_carry_of_torch
-from parity.core.runners import jax_params, precision, torch_device, torch_module, torch_names
-from parity.measures.plans import TrainingPlan
+from parity.core.runners import jax_params, precision, torch_module, torch_names
+from parity.measures.plans import TrainingPlan, Window
 from parity.measures.training import ADAM, ReferenceTraining, windows_of
 
 
@@ -50,18 +54,18 @@ class Scale(NamedTuple):
 
 
 SMALL = Scale(16, 8, 24, 64, random_bptt=True)
-COURSE = Scale(64, 8, 42, 256, random_bptt=False)
-"""The size at which the course trains its stateful models."""
+# The size at which the course trains its stateful models.
+COURSE_SCALE = Scale(64, 8, 42, 256, random_bptt=False)
 RATE = 1e-3
+# Updates in one program, after which the weights are compared.
 CHUNK = 25
-"""Updates in one program, after which the weights are looked at."""
+# C4: how many PyTorch runs make the envelope, and how far outside it JAX may be at any step.
 ENVELOPE_RUNS = 8
 ENVELOPE_FACTOR = 3.0
-"""G4: how far outside the envelope JAX may be at any step."""
-FLOOR = 4 * UNIT_ROUNDOFF["float32"]
-"""No envelope is narrower: either side may round its own result twice (G2's floor)."""
-HORIZON = 1e-3
-"""Where the envelope is this wide, training can no longer be followed digit by digit."""
+# No envelope is narrower: either framework may round its own result twice (as in C2).
+NARROWEST = 4 * UNIT_ROUNDOFF["float32"]
+# Where the envelope is this wide, training can no longer be followed digit by digit.
+DIVERGED = 1e-3
 
 
 @dataclass(frozen=True)
@@ -80,21 +84,21 @@ class Text:
 
 
 def load_text(name: str | None = None) -> Text:
-    """A corpus by name, in the stateful models' vocabulary: all of it, nothing kept for validation.
+    """A corpus by name, in the stateful models' vocabulary: all of it, without a validation part.
 
     If no name is given: nietzsche where it lies in the data folder, else python-docs, which needs
     no download.
     """
     if name is None:
         name = "nietzsche" if (data_folder() / "nietzsche.txt").is_file() else "python-docs"
-    training, validation = load_corpus(name).split()
-    documents = [*training, *validation]
+    # Training and validation part: the longer the text, the longer a trajectory can be.
+    documents = list(chain(*load_corpus(name).split()))
     vocabulary = make_tokenizer("characters", documents, min_frequency=3, lowercase=True)
     return Text(name, encode_documents(vocabulary, documents), vocabulary.size)
 
 
 class Trajectory(NamedTuple):
-    """What a run went through.
+    """The measurements of a run.
 
     Attributes:
         losses: (S,) of every step.
@@ -110,8 +114,8 @@ class Trajectory(NamedTuple):
 
     def flat(self, chunk: int) -> np.ndarray:
         """All weights after a chunk in one vector, in float64."""
-        kept = self.weights[chunk]
-        return np.concatenate([np.asarray(kept[key], np.float64).ravel() for key in sorted(kept)])
+        weights = self.weights[chunk]
+        return np.concatenate([weights[key].astype(np.float64).ravel() for key in sorted(weights)])
 
 
 def trained_pair(
@@ -128,98 +132,126 @@ def first_weights(pair: Pair, seed: int) -> dict[str, np.ndarray]:
     return {key: numpy_of(t).astype(float) for key, t in pair.module().state_dict().items()}
 
 
+def fresh_state(
+    pair: Pair, optimizer: Optimizer, weights: Arrays, batch_size: int, dtype: str
+) -> TrainState:
+    """JAX's state before the first update: these weights, and a carry of zeros."""
+    assert pair.model is not None
+    params = jax_params(pair, weights, dtype)
+    carry = jax.tree.map(lambda a: a.astype(jax_dtype(dtype)), pair.model.initial_carry(batch_size))
+    step = jnp.zeros((), jnp.int32)
+    return TrainState(params, optimizer.init(params), carry, step, jax.random.key(0))
+
+
 def jax_trajectory(
     pair: Pair, weights: Arrays, text: Text, steps: int, dtype: str, scale: Scale = SMALL
 ) -> Trajectory:
     """Train with `train_steps`."""
-    stream, optimizer = _stream(text, scale), ADAM.in_jax()
     model = pair.model
     assert isinstance(model, StatefulModel)
-    losses, norms, kept = [], [], []
+    stream = _stream(text, scale)
+    optimizer = ADAM.in_jax()
+    losses = []
+    norms = []
+    weights_after = []
     with precision(dtype):
-        params, carry = jax_params(pair, weights, dtype), model.initial_carry(scale.batch_size)
-        carry = jax.tree.map(lambda a: a.astype(jax_dtype(dtype)), carry)
-        key, step = jax.random.key(0), jnp.zeros((), jnp.int32)
-        state = TrainState(params, optimizer.init(params), carry, step, key)
-        tokens, rates = jnp.asarray(text.tokens), jnp.full(CHUNK, RATE, jax_dtype(dtype))
+        state = fresh_state(pair, optimizer, weights, scale.batch_size, dtype)
+        # The whole text lies on the device, where `train_steps` cuts its windows.
+        tokens = jnp.asarray(text.tokens)
+        rates = jnp.full(CHUNK, RATE, jax_dtype(dtype))
+        count = jnp.asarray(CHUNK)
         for first in range(0, steps, CHUNK):
             windows = stream.windows(0, first, CHUNK).with_tokens(tokens)
-            state, metrics = train_steps(
-                model, optimizer, state, windows, rates, jnp.asarray(CHUNK)
-            )
-            losses.append(numpy_of(metrics.loss))
+            state, metrics = train_steps(model, optimizer, state, windows, rates, count)
+            losses.append(numpy_of(metrics.loss))  # (CHUNK,)
             norms.append(numpy_of(metrics.gradient_norm))
-            kept.append(torch_names(pair, state.params))
-        last = {name: numpy_of(a) for name, a in named_carry_of_jax(state.carry).items()}
-    return Trajectory(np.concatenate(losses), np.concatenate(norms), kept, last)
+            weights_after.append(torch_names(pair, state.params))
+        last = numpy_arrays(named_carry_of_jax(state.carry))
+    return Trajectory(np.concatenate(losses), np.concatenate(norms), weights_after, last)
 
 
-def torch_trajectory(pair: Pair, weights: Arrays, course: TrainingPlan, dtype: str) -> Trajectory:
+def window_tensors(window: Window, dtype: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens and targets where PyTorch computes, (T, B) each."""
+    return tensor_of(window[0], dtype), tensor_of(window[1], dtype)
+
+
+def torch_trajectory(pair: Pair, weights: Arrays, plan: TrainingPlan, dtype: str) -> Trajectory:
     """Train with a plain loop."""
-    seen, kept = [], []
+    losses = []
+    norms = []
+    weights_after = []
     with precision(dtype):
         training = ReferenceTraining(torch_module(pair, weights, dtype), ADAM)  # type: ignore[arg-type]
-        for step, (window, rate) in enumerate(zip(course.windows, course.rates, strict=True), 1):
-            training.carry = training.carry if course.carried else None
-            tokens, targets = (tensor_of(part, dtype, torch_device()) for part in window)
-            seen.append(training.step(tokens, targets, rate))
+        for step, (window, rate) in enumerate(zip(plan.windows, plan.rates, strict=True), 1):
+            if not plan.carried:
+                training.carry = None  # starts from zeros
+            loss, norm = training.step(*window_tensors(window, dtype), rate)
+            losses.append(loss)
+            norms.append(norm)
             if step % CHUNK == 0:
-                kept.append(training.weights())
-        last = {n: numpy_of(t) for n, t in named_carry_of_torch(training.carry).items()}
-    losses, norms = (np.stack(values) for values in zip(*seen, strict=True))
-    return Trajectory(losses, norms, kept, last)
+                weights_after.append(training.weights())
+        last = numpy_arrays(named_carry_of_torch(training.carry))
+    return Trajectory(np.stack(losses), np.stack(norms), weights_after, last)
 
 
 def plan_of(text: Text, steps: int, scale: Scale = SMALL) -> TrainingPlan:
     """The first windows of a text, as a PyTorch run reads them."""
     stream = _stream(text, scale)
-    cuts = np.cumsum([0, *stream.windows(0, 0, steps).lengths])
-    rows = len(text.tokens) // scale.batch_size
-    starts = [cut + np.arange(scale.batch_size) * rows for cut in cuts[:-1]]
-    windows = windows_of(text.tokens, scale.batch_size, np.diff(cuts))
+    lengths = np.asarray(stream.windows(0, 0, steps).lengths)
+    # Each of the B streams is one part of the text, all of them read in step.
+    firsts = np.arange(scale.batch_size) * (len(text.tokens) // scale.batch_size)  # (B,)
+    starts = [
+        firsts + end - length for end, length in zip(np.cumsum(lengths), lengths, strict=True)
+    ]
+    windows = windows_of(text.tokens, scale.batch_size, lengths)
     return TrainingPlan(
         windows, starts, [RATE] * steps, sizes=stream.sizes, batch_size=scale.batch_size
     )
 
 
 def followed(pair: Pair, text: Text, steps: int, scale: Scale = SMALL) -> list[Finding]:
-    """G1: `steps` updates in float64, `steps` a multiple of the chunk."""
+    """C1: `steps` updates in float64, `steps` a multiple of the chunk."""
     what = Comparison(pair.name, "trajectory", "float64")
     weights = first_weights(pair, seed=0)
-    got = jax_trajectory(pair, weights, text, steps, "float64", scale)
-    reference = torch_trajectory(pair, weights, plan_of(text, steps, scale), "float64")
-    arrays = named_results(got), named_results(reference)
-    return structure(what, *arrays) + meaning(what, *arrays)
+    got = named_results(jax_trajectory(pair, weights, text, steps, "float64", scale))
+    plan = plan_of(text, steps, scale)
+    reference = named_results(torch_trajectory(pair, weights, plan, "float64"))
+    return structure(what, got, reference) + meaning(what, got, reference)
 
 
 def within_envelope(pair: Pair, text: Text, steps: int, scale: Scale = SMALL) -> list[Finding]:
-    """G4: `steps` updates in float32, held against PyTorch runs one ulp apart."""
+    """C4: `steps` updates in float32, held against PyTorch runs from perturbed weights."""
     what = Comparison(pair.name, "trajectory", "float32")
-    weights, course = first_weights(pair, seed=0), plan_of(text, steps, scale)
-    center = torch_trajectory(pair, weights, course, "float32")
+    weights = first_weights(pair, seed=0)
+    plan = plan_of(text, steps, scale)
+    center = torch_trajectory(pair, weights, plan, "float32")
     got = jax_trajectory(pair, weights, text, steps, "float32", scale)
-    runs = [
-        torch_trajectory(pair, perturbed(weights, seed), course, "float32")
-        for seed in range(ENVELOPE_RUNS)
-    ]
-    distances = np.stack([_distances(run, center) for run in runs])  # (runs, 2, chunks)
-    envelope = np.maximum.accumulate(distances.max(axis=0), axis=-1)
-    envelope = np.maximum(envelope, FLOOR)
-    ratios = (_distances(got, center) / envelope).max(axis=-1)
-    wide = np.flatnonzero(envelope[0] > HORIZON)
+
+    # The envelope is the largest distance of any run up to here: it never shrinks.
+    distances = []
+    for seed in range(ENVELOPE_RUNS):
+        run = torch_trajectory(pair, perturbed(weights, seed), plan, "float32")
+        distances.append(_distances(run, center))
+    envelope = np.maximum.accumulate(np.max(distances, axis=0), axis=-1)  # (2, chunks)
+    envelope = np.maximum(envelope, NARROWEST)
+    ratios = (_distances(got, center) / envelope).max(axis=-1)  # (2,)
+
+    # After how many steps the weights of PyTorch runs have parted.
+    wide = np.flatnonzero(envelope[0] > DIVERGED)
     horizon = f"horizon {CHUNK * (wide[0] + 1)}" if len(wide) else f"horizon beyond {steps}"
-    notes = [f"envelope {e[-1]:.1e} after {steps} steps, {horizon}" for e in envelope]
-    return structure(what, named_results(got), named_results(center)) + [
-        what.finding(
-            "G4",
-            name,
-            Outcome.PASS if ratio <= ENVELOPE_FACTOR else Outcome.FAIL,
-            value=float(ratio),
-            limit=ENVELOPE_FACTOR,
-            note=note,
+    findings = structure(what, named_results(got), named_results(center))
+    for k, name in enumerate(("weights", "losses")):
+        findings.append(
+            what.finding(
+                "C4",
+                name,
+                Outcome.PASS if ratios[k] <= ENVELOPE_FACTOR else Outcome.FAIL,
+                value=float(ratios[k]),
+                limit=ENVELOPE_FACTOR,
+                note=f"envelope {envelope[k, -1]:.1e} after {steps} steps, {horizon}",
+            )
         )
-        for name, ratio, note in zip(("weights", "losses"), ratios, notes, strict=True)
-    ]
+    return findings
 
 
 def longest(text: Text, steps: int, scale: Scale = SMALL) -> int:
@@ -232,28 +264,30 @@ def _stream(text: Text, scale: Scale) -> BpttStream:
 
 
 def named_results(trajectory: Trajectory) -> dict[str, np.ndarray]:
-    """The weights at the end, and what was seen on the way, by name."""
-    arrays = {f"{key} at the end": a for key, a in trajectory.weights[-1].items()}
-    seen = {"losses": trajectory.losses, "gradient norms": trajectory.gradient_norms}
-    return arrays | seen | trajectory.carry
+    """The weights at the end, and what was measured on the way, by name."""
+    arrays = {f"{key} at the end": array for key, array in trajectory.weights[-1].items()}
+    arrays["losses"] = trajectory.losses
+    arrays["gradient norms"] = trajectory.gradient_norms
+    return arrays | trajectory.carry
 
 
 def _distances(run: Trajectory, center: Trajectory) -> np.ndarray:
-    """How far apart the weights and the losses of two runs are after every chunk: (2, chunks)."""
-    chunks = range(len(center.weights))
-    weights = [relative_l2(run.flat(k), center.flat(k)) for k in chunks]
-    cuts = [slice(CHUNK * k, CHUNK * (k + 1)) for k in chunks]
-    losses = [relative_l2(run.losses[cut], center.losses[cut]) for cut in cuts]
+    # The distances of the weights and of the losses of two runs after every chunk: (2, chunks).
+    weights = []
+    losses = []
+    for k in range(len(center.weights)):
+        chunk = slice(CHUNK * k, CHUNK * (k + 1))
+        weights.append(relative_l2(run.flat(k), center.flat(k)))
+        losses.append(relative_l2(run.losses[chunk], center.losses[chunk]))
     return np.array([weights, losses])
 
 
 def perturbed(weights: Arrays, seed: int, dtype: str = "float32") -> dict[str, np.ndarray]:
     """The same weights, each one unit in the last place of a precision up or down."""
     rng = np.random.default_rng(seed)
-
-    def perturb(array: np.ndarray) -> np.ndarray:
-        """One array."""
+    after = {}
+    for key, array in weights.items():
+        # Up or down at random.
         towards = np.where(rng.random(array.shape) < 0.5, -np.inf, np.inf).astype(dtype)
-        return np.nextafter(array.astype(dtype), towards).astype(np.float64)
-
-    return {key: perturb(array) for key, array in weights.items()}
+        after[key] = np.nextafter(array.astype(dtype), towards).astype(np.float64)
+    return after

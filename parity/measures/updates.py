@@ -1,4 +1,4 @@
-"""Updates: some steps of training on either side, with moments, gradient norms and carry.
+"""Updates: some steps of training in both frameworks, with moments, gradient norms and carry.
 
 What is compared of the weights in float64 is how far they moved, relative to the step. In lower
 precisions the rounding of the weights drowns that, so there it is the weights themselves. Adam
@@ -6,16 +6,17 @@ and RMSprop divide the gradient by its own size, so where it is nearly zero its 
 which way a weight moves: those entries are then left out of the weights, not of the moments.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from torch import Tensor
 
 from jaxrnn.training.state import TrainState
 from jaxrnn.training.steps import Batch, train_step
-from parity.core.bridge import jax_of, named_leaves, numpy_of, tensor_of
+from parity.core.bridge import jax_arrays, named_leaves, numpy_arrays, numpy_of, tensors
 from parity.core.compare import Arrays
 from parity.core.pairs import (
     B,
@@ -25,75 +26,88 @@ from parity.core.pairs import (
     named_carry_of_jax,
     named_carry_of_torch,
 )
-from parity.core.runners import Side, jax_params, precision, torch_device, torch_module, torch_names
+from parity.core.runners import Results, Runner, jax_params, precision, torch_module, torch_names
 from parity.measures.training import ReferenceTraining, Rule
 
+# Updates in float64: momentum does not show in the first, and a wrong power of a decay only from
+# the second on. In lower precisions one has to do: a weight that round-off moved the wrong way
+# changes the next gradient.
 STEPS = 3
-"""Updates in float64: momentum does not show in the first, and a wrong power of a decay only from
-the second on. In lower precisions one has to do: a weight that round-off moved the wrong way
-changes the next gradient."""
+# Batch sizes of updates between which the carry starts from zeros.
 CHANGING = (B, B - 1, B - 1, B)
-"""Batch sizes of updates between which the carry starts from zeros."""
+# Large enough that the rounding of the weights does not drown the update in float32.
 RATE = 1e-2
-"""Large enough that the rounding of the weights does not drown the update in float32."""
-READ = ("tokens", "targets")
+# The first words of the names of moves, and of second moments in torch.
 MOVE = "move of "
-"""What the names of moves begin with."""
 SECOND_MOMENTS = ("exp_avg_sq", "square_avg")
+# A gradient below this share of the largest of its array may be mostly round-off.
 UNDECIDED = 1e-3
-"""A gradient below this share of the largest of its array may be mostly round-off."""
 
 
-def jax_updates(pair: Pair, rule: Rule, rows: Sequence[int], dtype: str) -> Side:
-    """`train_step`, once for each batch size in `rows`, at most that of the inputs.
-
-    Every step reads the same tokens one row further on.
-    """
+def jax_updates(pair: Pair, rule: Rule, rows: Sequence[int], dtype: str) -> Runner:
+    """`train_step`, once for each batch size in `rows`, at most that of the inputs."""
     optimizer = rule.in_jax()
 
-    def run(weights: Arrays, inputs: Arrays) -> dict[str, dict[str, np.ndarray]]:
-        """Moves, moments, gradient norms and carry."""
+    def run(weights: Arrays, inputs: Arrays) -> Results:
         with precision(dtype):
             before = jax_params(pair, weights, dtype)
-            cast = {name: jax_of(array, dtype) for name, array in inputs.items()}
+            cast = jax_arrays(inputs, dtype)
             state = jax_state(pair, before, optimizer.init(before), cast)
             norms = []
             for step, count in enumerate(rows):
-                read = (jnp.roll(cast[n], step, axis=0) for n in READ)
-                batch = Batch(*(array[:, :count] for array in read))
+                batch = jax_window(cast, step, count)
                 state, metrics = train_step(pair.model, optimizer, state, batch, RATE)
                 norms.append(numpy_of(metrics.gradient_norm))
-            first, last = torch_names(pair, before), torch_names(pair, state.params)
-            results = _weights(first, last) | jax_moments(pair, rule, state)
-            carry = {name: numpy_of(a) for name, a in named_carry_of_jax(state.carry).items()}
-            return {"update": results | carry | {"gradient norms": np.stack(norms)}}
-
-    return run
-
-
-def torch_updates(pair: Pair, rule: Rule, rows: Sequence[int], dtype: str) -> Side:
-    """The same with torch's optimizer."""
-
-    def run(weights: Arrays, inputs: Arrays) -> dict[str, dict[str, np.ndarray]]:
-        """Moves, moments, gradient norms and carry."""
-        with precision(dtype):
-            reference = torch_module(pair, weights, dtype)
-            cast = {n: tensor_of(a, dtype, torch_device()) for n, a in inputs.items()}
-            training = ReferenceTraining(reference, rule, carry_of_torch(cast))  # type: ignore[arg-type]
-            before, norms = training.weights(), []
-            for step, count in enumerate(rows):
-                tokens, targets = (cast[n].roll(step, 0)[:, :count] for n in READ)
-                norms.append(training.step(tokens, targets, RATE)[1])
-            results = _weights(before, training.weights())
-            carry = {n: numpy_of(t) for n, t in named_carry_of_torch(training.carry).items()}
-            results |= training.moments() | carry
+            results = _weights(torch_names(pair, before), torch_names(pair, state.params))
+            results |= jax_moments(pair, rule, state)
+            results |= numpy_arrays(named_carry_of_jax(state.carry))
             return {"update": results | {"gradient norms": np.stack(norms)}}
 
     return run
 
 
+def torch_updates(pair: Pair, rule: Rule, rows: Sequence[int], dtype: str) -> Runner:
+    """The same with torch's optimizer."""
+
+    def run(weights: Arrays, inputs: Arrays) -> Results:
+        with precision(dtype):
+            reference = torch_module(pair, weights, dtype)
+            cast = tensors(inputs, dtype)
+            training = ReferenceTraining(reference, rule, carry_of_torch(cast))  # type: ignore[arg-type]
+            before = training.weights()
+            norms = []
+            for step, count in enumerate(rows):
+                norms.append(training.step(*torch_window(cast, step, count), RATE)[1])
+            results = _weights(before, training.weights())
+            results |= training.moments()
+            results |= numpy_arrays(named_carry_of_torch(training.carry))
+            return {"update": results | {"gradient norms": np.stack(norms)}}
+
+    return run
+
+
+# Each step reads the same tokens one row further on, so that no two have the same gradient.
+
+
+def jax_window(inputs: Mapping[str, jax.Array], step: int, count: int | None = None) -> Batch:
+    """What a step of JAX's reads of the first `count` streams: (T, count) each."""
+    tokens = jnp.roll(inputs["tokens"], step, axis=0)
+    targets = jnp.roll(inputs["targets"], step, axis=0)
+    return Batch(tokens[:, :count], targets[:, :count])
+
+
+def torch_window(
+    inputs: Mapping[str, Tensor], step: int, count: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """The same for PyTorch."""
+    tokens = inputs["tokens"].roll(step, 0)
+    targets = inputs["targets"].roll(step, 0)
+    return tokens[:, :count], targets[:, :count]
+
+
 def jax_state(pair: Pair, params: Any, opt_state: Any, inputs: Any) -> TrainState:
     """A training state with the inputs' carry."""
+    # Only the models with a carry have a property `stack`.
     stack = getattr(pair.model, "stack", None)
     carry = carry_of_jax(stack.cell, inputs) if stack else ()
     return TrainState(params, opt_state, carry, jnp.zeros((), jnp.int32), jax.random.key(0))
@@ -101,17 +115,19 @@ def jax_state(pair: Pair, params: Any, opt_state: Any, inputs: Any) -> TrainStat
 
 def jax_moments(pair: Pair, rule: Rule, state: TrainState) -> dict[str, np.ndarray]:
     """Every moment in the optimizer's state, under torch's names."""
-    found: dict[str, dict[str, np.ndarray]] = {}
+    # A moment is a tree like that of the parameters, somewhere in the optimizer's state:
+    # ".../mu/rnn/weight_hh_l0" is the first moment of "rnn/weight_hh_l0".
+    moments: dict[str, dict[str, np.ndarray]] = {}
     for path, leaf in named_leaves(state.opt_state).items():
         parts = path.split("/")
         for optax_name, torch_name in rule.moments.items():
             if optax_name in parts:
                 rest = "/".join(parts[parts.index(optax_name) + 1 :])
-                found.setdefault(torch_name, {})[rest] = numpy_of(leaf)
+                moments.setdefault(torch_name, {})[rest] = numpy_of(leaf)
     named: dict[str, np.ndarray] = {}
-    for torch_name, leaves in found.items():
-        moved = pair.weight_map.gradients_to_torch(leaves)
-        named |= {f"{torch_name} of {key}": array for key, array in moved.items()}
+    for torch_name, leaves in moments.items():
+        for key, array in pair.weight_map.gradients_to_torch(leaves).items():
+            named[f"{torch_name} of {key}"] = array
     return named
 
 
@@ -121,7 +137,7 @@ def _weights(before: Arrays, after: Arrays) -> dict[str, np.ndarray]:
 
 
 def undecided(reference: Arrays) -> dict[str, np.ndarray]:
-    """For each weight, where the gradient is too small to tell which way the weight should go.
+    """For each weight, where the gradient is too small to decide which way the weight should go.
 
     Args:
         reference: the results of PyTorch in float64; moments, or rather the square roots of

@@ -3,7 +3,7 @@
 import json
 import math
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -12,23 +12,37 @@ import jax
 import numpy as np
 import torch
 
-from parity.core.compare import Finding, Outcome, worst, worst_outcome
+from parity.core.compare import Finding, Outcome, failures, worst, worst_outcome
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "numpy")
+# All weights and inputs are sampled from generators seeded from 0 on.
 SEED = 0
-"""All weights and inputs are drawn from generators seeded from 0 on."""
+# Failures in a summary.
+SHOWN = 12
 
 Row = tuple[str, ...]
+HEADER: Row = (
+    "quantity",
+    "precision",
+    "path",
+    "criterion",
+    "numbers",
+    "worst",
+    "limit",
+    "outcome",
+    "where",
+)
 
 
 def environment() -> dict[str, Any]:
     """What the numbers depend on: versions, seed, threads and devices."""
+    device = jax.devices()[0]
     return {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "seed": SEED,
         "torch_threads": torch.get_num_threads(),
-        "jax_device": f"{jax.devices()[0].platform}: {jax.devices()[0].device_kind}",
+        "jax_device": f"{device.platform}: {device.device_kind}",
         "torch_device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     }
 
@@ -42,7 +56,7 @@ def _version(name: str) -> str:
 
 @dataclass(frozen=True)
 class Report:
-    """The outcome of a comparison.
+    """The findings of a comparison, and their verdict.
 
     Attributes:
         title: what was compared.
@@ -67,76 +81,70 @@ class Report:
     @property
     def passed(self) -> bool:
         """Whether nothing failed, and something passed."""
-        bad = {Outcome.FAIL, Outcome.ERROR}
-        outcomes = {finding.outcome for finding in self.findings}
-        return not outcomes & bad and bool(outcomes & {Outcome.PASS, Outcome.WARN})
+        # Without a number that was judged nothing was shown.
+        judged = any(finding.outcome is not Outcome.ABSTAIN for finding in self.findings)
+        return judged and not failures(self.findings)
 
     def summary(self) -> str:
         """The verdict and what explains it, as lines of text."""
         lines = [f"{self.title}: {self.outcome.value}"]
         lines += [f"  {remark}" for remark in self.remarks]
-        bad = [f for f in self.findings if f.outcome in (Outcome.FAIL, Outcome.ERROR)]
+        bad = failures(self.findings)
         lines += [f"  {_described(finding)}" for finding in bad[:SHOWN]]
         if len(bad) > SHOWN:
             lines.append(f"  and {len(bad) - SHOWN} more")
         return "\n".join(lines)
 
     def table(self) -> tuple[Row, list[Row]]:
-        """One row for each check, precision and gate, with the worst number of all pairs."""
-        return HEADER, list(_rows(self.findings))
+        """One row for each quantity, precision, path and criterion: the worst of all pairs."""
+        groups: dict[tuple[str, ...], list[Finding]] = {}
+        for finding in self.findings:
+            key = (finding.quantity, finding.dtype, finding.path or "-", finding.criterion)
+            groups.setdefault(key, []).append(finding)
+        return HEADER, [_row(key, findings) for key, findings in groups.items()]
 
     def to_json(self) -> str:
         """Every number; NaN and infinities as strings."""
-        findings = [asdict(f) | {"outcome": f.outcome.value} for f in self.findings]
         content = {
             "title": self.title,
             "outcome": self.outcome.value,
             "environment": self.environment,
             "remarks": self.remarks,
-            "findings": findings,
+            "findings": [asdict(f) | {"outcome": f.outcome.value} for f in self.findings],
             "grids": self.grids,
         }
         return json.dumps(_finite(content), indent=1, allow_nan=False)
 
 
-HEADER: Row = (
-    "check",
-    "precision",
-    "path",
-    "gate",
-    "numbers",
-    "worst",
-    "limit",
-    "outcome",
-    "where",
-)
-SHOWN = 12
-"""Failures in a summary."""
-
-
-def _rows(findings: Iterable[Finding]) -> Iterator[Row]:
-    groups: dict[tuple[str, str, str, str], list[Finding]] = {}
-    for finding in findings:
-        key = (finding.check, finding.dtype, finding.path, finding.gate)
-        groups.setdefault(key, []).append(finding)
-    for (check, dtype, path, gate), group in groups.items():
-        shown = worst(group)
-        where = f"{shown.pair}: {shown.array}" if shown.array else shown.pair
-        numbers = (f"{shown.value:.2g}", f"{shown.limit:.2g}", shown.outcome.value)
-        yield check, dtype, path or "-", gate, str(len(group)), *numbers, where
-
-
-def _described(finding: Finding) -> str:
-    path = f" {finding.path}" if finding.path else ""
-    kind = f"{finding.check} {finding.dtype}{path} {finding.gate}"
-    what = f"{finding.pair}, {kind} {finding.array}"
-    number = "" if math.isnan(finding.value) else f": {finding.value:.2g} > {finding.limit:.2g}"
-    return f"{finding.outcome.value} {what}{number}" + (
-        f" ({finding.note})" if finding.note else ""
+def _row(key: Row, findings: Sequence[Finding]) -> Row:
+    # The worst number stands for the group.
+    shown = worst(findings)
+    where = f"{shown.pair}: {shown.array}" if shown.array else shown.pair
+    return (
+        *key,
+        str(len(findings)),
+        f"{shown.value:.2g}",
+        f"{shown.limit:.2g}",
+        shown.outcome.value,
+        where,
     )
 
 
+def _described(finding: Finding) -> str:
+    # One failure as a line of text.
+    path = f" {finding.path}" if finding.path else ""
+    number = f"{finding.quantity} {finding.dtype}{path} {finding.criterion} {finding.array}"
+    line = f"{finding.outcome.value} {finding.pair}, {number}"
+    # What could not be measured has no number.
+    if not math.isnan(finding.value):
+        line += f": {finding.value:.2g} > {finding.limit:.2g}"
+    if finding.note:
+        line += f" ({finding.note})"
+    return line
+
+
 def _finite(value: Any) -> Any:
+    # The same with NaN and infinities as strings, which JSON has no numbers for.
     if isinstance(value, float | np.floating) and not math.isfinite(value):
         return str(float(value))
     if isinstance(value, dict):

@@ -1,6 +1,6 @@
 """Which checks there are."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from jaxrnn.nn.models import (
@@ -13,12 +13,12 @@ from jaxrnn.nn.models import (
     CharSeqStatefulRnn2,
 )
 from jaxrnn.recurrent.cells import LSTM
-from jaxrnn.recurrent.recurrence import Backend, why_not_compiled
+from jaxrnn.recurrent.recurrence import why_not_compiled
 from parity.core.layer_pairs import layer_pairs
 from parity.core.pairs import Pair, course_pairs
 from parity.measures.runs import overlapping, streams
 from parity.measures.training import ADAM, RULES
-from parity.measures.trajectories import COURSE, SMALL, Text, longest, trained_pair
+from parity.measures.trajectories import COURSE_SCALE, SMALL, Text, longest, trained_pair
 from parity.measures.updates import CHANGING
 from parity.suite.checks import (
     Check,
@@ -30,8 +30,10 @@ from parity.suite.checks import (
     values_check,
 )
 
+# The models of which the quick form checks everything; of the others, the values in float64.
 QUICK = ("CharLoopConcatModel", "CharSeqStatefulGRU")
-"""What the quick form does in full; of the others it looks at the values in float64."""
+# Of each of these the quick form checks the first.
+# Between them these models have every initializer.
 INITIALIZED = (
     "CharSeqRnn, identity",
     "CharLoopConcatModel",
@@ -40,14 +42,15 @@ INITIALIZED = (
     "CharSeqStatefulRnn2",
     "CharSeqStatefulLSTM",
 )
-"""Between them they have every initializer; the first is the quick form's."""
+# These are updated by every rule.
 EVERY_RULE = ("CharSeqStatefulRnn", "CharSeqStatefulLSTM", "CharLM, gru, tied")
-"""The models that are updated by every rule; the first is the quick form's."""
+# These are trained on windows of random lengths.
 PADDED = (CharSeqStatefulGRU, CharSeqStatefulLSTM, CharSeqStatefulRnn2)
-"""The models that are trained on windows of random lengths; the first is the quick form's."""
-LONG, SHORT, WIDENED = 1000, 100, 50
-"""Updates of the trajectories: at the course's size, at a small one, and of each of the runs that
-the envelope is made of."""
+# Updates of the trajectories: at the course's size, at a small one, and of each of the runs that
+# the envelope is made of.
+LONG = 1000
+SHORT = 100
+WIDENED = 50
 
 
 def suite(*, quick: bool, text: Text, tf32: bool = False) -> Iterator[Check]:
@@ -59,56 +62,58 @@ def suite(*, quick: bool, text: Text, tf32: bool = False) -> Iterator[Check]:
     Args:
         quick: every model and cell, but fewer sizes, precisions and steps.
         text: what the trajectories train on.
-        tf32: whether to compare with products rounded to TF32, too; needs a GPU.
+        tf32: whether to compare with matmuls rounded to TF32, too; needs a GPU.
     """
+    low = ["float32"]
+    if not quick:
+        low.append("bfloat16")
+        if tf32:
+            low.append("tf32")
     if why_not_compiled():
-        yield from _checks(quick=quick, text=text, tf32=tf32, path=None)
+        yield from _checks(text, low, quick=quick)
         return
-    on_scan = [c for c in _checks(quick=quick, text=text, tf32=tf32, path="scan") if c.cell]
-    compiled = _checks(quick=quick, text=text, tf32=tf32, path="compiled")
-    once = [replace(check, path=None) if check.cell is None else check for check in compiled]
-    yield from sorted([*once, *on_scan], key=lambda check: check.kind != "trajectory")
+    checks = []
+    for check in _checks(text, low, quick=quick):
+        # What has no recurrence takes no path, and is checked once.
+        checks.append(replace(check, path="compiled") if check.cell else check)
+    for check in _checks(text, low[:1], quick=quick):
+        if check.cell:
+            checks.append(replace(check, path="scan"))
+    # The longest first, so that no process waits for it at the end.
+    yield from sorted(checks, key=lambda check: check.kind != "trajectory")
 
 
-def _checks(*, quick: bool, text: Text, tf32: bool, path: Backend | None) -> Iterator[Check]:
-    """Every check, on one path."""
-    for check in _pathless(quick=quick, text=text, tf32=tf32, low_too=path != "scan"):
-        yield replace(check, path=path)
-
-
-def _pathless(*, quick: bool, text: Text, tf32: bool, low_too: bool) -> Iterator[Check]:
-    """Every check, wherever it runs; without bfloat16 if not `low_too`."""
-    low = (
-        ("float32",)
-        if quick or not low_too
-        else ("float32", "bfloat16", "tf32")[: 3 if tf32 else 2]
-    )
-    models, layers = course_pairs(), layer_pairs(quick=quick)
+def _checks(text: Text, low: Sequence[str], *, quick: bool) -> Iterator[Check]:
+    # Every check, in float64 and in the precisions `low` below it.
+    models = course_pairs()
     yield from _trajectory_checks(text, quick=quick)
-    for pair in [*models, *layers]:
-        yield values_check(pair, ("float64", *_low(pair, low, quick=quick)))
+    for pair in [*models, *layer_pairs(quick=quick)]:
+        dtypes = ("float64", *low) if _is_checked_in_low(pair, quick=quick) else ("float64",)
+        yield values_check(pair, dtypes)
     yield from _update_checks(models, quick=quick)
+    initialized = INITIALIZED[:1] if quick else INITIALIZED
     for pair in models:
-        if pair.name in INITIALIZED[: 1 if quick else None]:
+        if pair.name in initialized:
             yield initialization_check(pair)
     for pair in models[: len(COURSE_MODELS)]:
         if not quick or pair.name in QUICK:
             yield generation_check(pair)
 
 
-def _low(pair: Pair, low: tuple[str, ...], *, quick: bool) -> tuple[str, ...]:
-    """The precisions below float64 for a pair: all for a model; for a stack if it is the
-    plainest of its cell, or has everything."""
+def _is_checked_in_low(pair: Pair, *, quick: bool) -> bool:
+    # Whether a pair is checked below float64, too.
+    #
+    # A model is; a stack if it is the plainest of its cell, or has everything.
+    if quick:
+        return pair.name in QUICK
     if pair.model is not None:
-        return low if not quick or pair.name in QUICK else ()
-    both = "lengths" in pair.name or "dropout" in pair.name
-    plain = pair.name.endswith("1 layer")
-    return low if (both or plain) and not quick else ()
+        return True
+    return "lengths" in pair.name or "dropout" in pair.name or pair.name.endswith("1 layer")
 
 
 def _update_checks(models: list[Pair], *, quick: bool) -> Iterator[Check]:
     by_name = {pair.name: pair for pair in models}
-    first, *others = (by_name[name] for name in EVERY_RULE)
+    first = by_name[EVERY_RULE[0]]
     for rule in RULES:
         yield update_check(first, rule, ("float64",) if quick else ("float64", "float32"))
     yield update_check(first, ADAM, rows=CHANGING)
@@ -116,28 +121,28 @@ def _update_checks(models: list[Pair], *, quick: bool) -> Iterator[Check]:
         return
     for pair in models:
         if pair is not first:
-            low = ("float32",) if "CharLM" in pair.name else ()
-            yield update_check(pair, ADAM, ("float64", *low))
-    for pair in others:
+            dtypes = ("float64", "float32") if "CharLM" in pair.name else ("float64",)
+            yield update_check(pair, ADAM, dtypes)
+    for name in EVERY_RULE[1:]:
         for rule in RULES[1:]:
-            yield update_check(pair, rule, ("float64",))
-        yield update_check(pair, ADAM, ("float64",), rows=CHANGING)
+            yield update_check(by_name[name], rule)
+        yield update_check(by_name[name], ADAM, rows=CHANGING)
 
 
 def _trajectory_checks(text: Text, *, quick: bool) -> Iterator[Check]:
     if not quick:
-        yield from _long_trajectories(text)
+        # The course's size: one layer of each cell.
+        steps = longest(text, LONG, COURSE_SCALE)
+        for pair in (
+            trained_pair(CharLM, text, COURSE_SCALE, cell=LSTM),
+            trained_pair(CharSeqStatefulGRU, text, COURSE_SCALE),
+            trained_pair(CharSeqStatefulRnn, text, COURSE_SCALE),
+        ):
+            yield trajectory_check(pair, text, steps, COURSE_SCALE)
+            yield trajectory_check(pair, text, WIDENED, COURSE_SCALE, envelope=True)
         yield fit_check(CharLoopModel, overlapping(text))
     yield fit_check(CharSeqStatefulGRU, streams(text))
-    for kind in PADDED[: 1 if quick else None]:
+    for kind in PADDED[:1] if quick else PADDED:
+        # torch samples dropout masks of its own, so here there is no dropout.
         options = {"dropout": 0.0} if kind is CharSeqStatefulLSTM else {}
         yield trajectory_check(trained_pair(kind, text, SMALL, **options), text, SHORT)
-
-
-def _long_trajectories(text: Text) -> Iterator[Check]:
-    """The course's size: one layer of each cell."""
-    for kind in (CharLM, CharSeqStatefulGRU, CharSeqStatefulRnn):
-        options = {"cell": LSTM} if kind is CharLM else {}
-        pair = trained_pair(kind, text, COURSE, **options)
-        yield trajectory_check(pair, text, longest(text, LONG, COURSE), COURSE)
-        yield trajectory_check(pair, text, WIDENED, COURSE, envelope=True)

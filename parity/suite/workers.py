@@ -8,14 +8,14 @@ from typing import NamedTuple
 import torch
 
 from jaxrnn.runs.environment import available_cores
-from parity.core.compare import Finding
+from parity.core.compare import Finding, failures
 from parity.measures.trajectories import load_text
 from parity.suite.catalog import suite
 from parity.suite.checks import Check
-from parity.suite.shrink import failed, reproduction
+from parity.suite.shrink import reproduction
 
-MOST = 4
-"""Processes; more would wait for the longest check."""
+# More processes would wait for the longest check.
+MOST_JOBS = 4
 
 _checks: list[Check] = []  # of a worker process; filled once, when it starts
 
@@ -34,18 +34,16 @@ class Result(NamedTuple):
     explanation: str
 
 
-def explanation(check: Check) -> str:
-    """Place and cause of what a check found, and lines of Python that show it again."""
-    path = "" if check.path is None else f", {check.path}"
-    return f"{check.pair}, {check.kind}{path}: {check.diagnosis()}\n{reproduction(check)}"
-
-
-def result_of(check: Check) -> Result:
-    """Run a check."""
+def _run(k: int) -> Result:
+    check = _checks[k]
     findings = check.findings()
-    explained = explanation(check) if failed(findings) else ""
     path = "" if check.path is None else f", {check.path}"
-    return Result(f"{check.kind}: {check.pair}{path}", findings, explained)
+    explanation = ""
+    if failures(findings):
+        # Explained here, where the check is: it cannot be sent to another process.
+        place = f"{check.pair}, {check.kind}{path}: {check.diagnosis()}"
+        explanation = f"{place}\n{reproduction(check)}"
+    return Result(f"{check.kind}: {check.pair}{path}", findings, explanation)
 
 
 def results(
@@ -62,19 +60,16 @@ def results(
     context = multiprocessing.get_context("spawn")  # a fork would copy JAX's threads
     options = (quick, corpus, tf32)
     with ProcessPoolExecutor(jobs, context, initializer=_prepare, initargs=options) as pool:
+        # Checks are named by number, for functions cannot be sent to another process.
         for future in as_completed([pool.submit(_run, k) for k in chosen]):
             yield future.result()
 
 
 def default_jobs(*, gpu: bool) -> int:
     """One process for each core that this one may use; a single one where they share a GPU."""
-    return 1 if gpu else min(len(available_cores()), MOST)
+    return 1 if gpu else min(len(available_cores()), MOST_JOBS)
 
 
 def _prepare(quick: bool, corpus: str | None, tf32: bool) -> None:
     torch.set_num_threads(1)  # the number of threads changes the order of summation
     _checks[:] = suite(quick=quick, text=load_text(corpus), tf32=tf32)
-
-
-def _run(k: int) -> Result:
-    return result_of(_checks[k])

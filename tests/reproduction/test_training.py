@@ -17,7 +17,8 @@ from reproduction.training import UNDER_WAY, Stopped, run, trainer_of
 from reproduction.units import Unit
 
 from jaxrnn.training.diagnosis import NonFiniteLossError
-from parity.mutation.training_patches import carry_with, recompiled
+from parity.mutation.tools import recompiled
+from parity.mutation.training_mutations import carry_with
 
 WEIGHTS, VALIDATION = 1e-10, 1e-12
 """What whole recipes promise in float64; a few hundred steps of small models are well inside."""

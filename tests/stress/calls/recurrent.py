@@ -205,7 +205,7 @@ def recurrence(d: Draft) -> Sampled:
         else:
             right = dtype if name == "weight_hh" else d.one(*FLOATS)
             d.define(name, d.array(shape, right, "jax"))
-    d.define("carry", f"bare({sample_carry(d, cell, 1, batch_size, hidden_size, single=True)})")
+    d.define("carry", f"bare({sample_carry(d, cell, 1, batch, hidden_size, single=True)})")
     d.define("x_gates", _sample_gates(d, (steps, batch, width), wrong=wrong == "x_gates"))
     d.define("mask", "None")
     if wrong == "mask":

@@ -1,4 +1,4 @@
-"""Deliberate faults in what surrounds a model: data, carry, optimizers, rates, initialization."""
+"""Mutations of what surrounds a model: data, carry, optimizers, rates, initialization."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -11,39 +11,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-import jaxrnn.generation.decoding
-import jaxrnn.generation.sampler
 import jaxrnn.nn.layers
-import jaxrnn.nn.models
-import jaxrnn.training.loop
-import jaxrnn.training.optimizers
-import jaxrnn.training.steps
+import jaxrnn.recurrent.layer
 from jaxrnn.data.windows import BpttStream, Windows, WindowSet
-from jaxrnn.nn.layers import embed
+from jaxrnn.generation import decoding, sampler
+from jaxrnn.training import optimizers, steps
 from jaxrnn.training.schedules import CosineRestarts
-from parity.mutation.cell_patches import Fault, replaced, wrapped
+from parity.mutation.tools import Mutation, replaced, wrapped
 
-steps, optimizers, models = jaxrnn.training.steps, jaxrnn.training.optimizers, jaxrnn.nn.models
-loop = jaxrnn.training.loop
-
-
-@contextlib.contextmanager
-def recompiled(fault: Fault) -> Iterator[None]:
-    """A fault in code that was compiled earlier: before and after it, everything is forgotten."""
-    jax.clear_caches()
-    with fault:
-        yield
-    jax.clear_caches()
+# The carry, and the characters of a window.
 
 
-def carry_with(change: Callable[[Any, Any], Any]) -> Fault:
+def carry_with(change: Callable[[Any, Any], Any]) -> Mutation:
     """The carry that a window leaves behind as `change(before, after)`."""
 
     def around(batch_loss: Any) -> Any:
-        """The changed loss and carry."""
-
         def run(model: Any, params: Any, carry: Any, *rest: Any, **options: Any) -> Any:
-            """As `batch_loss`."""
             loss, after = batch_loss(model, params, carry, *rest, **options)
             return loss, jax.tree.map(change, carry, after)
 
@@ -52,21 +35,23 @@ def carry_with(change: Callable[[Any, Any], Any]) -> Fault:
     return wrapped(steps, "batch_loss", around)
 
 
-def history_kept() -> Fault:
+def history_kept() -> Mutation:
     """The carry is not cut: gradients flow into the window before."""
     return replaced(steps, "repackage", lambda carry: carry)
 
 
-def batch_with(change: Callable[[Any], Any]) -> Fault:
+def batch_with(change: Callable[[Any], Any]) -> Mutation:
     """The characters of a window, once cut, as `change(batch)`."""
     return wrapped(steps, "_cut", lambda cut: lambda *args: change(cut(*args)))
 
 
-def windows_with(kind: type[BpttStream] | type[WindowSet], change: Callable[..., Windows]) -> Fault:
+def windows_with(
+    kind: type[BpttStream] | type[WindowSet], change: Callable[..., Windows]
+) -> Mutation:
     """Where windows lie as `change(windows, source)`."""
 
     def around(windows: Any) -> Any:
-        """The changed windows."""
+        # Called as a method: `self` is the source.
         return lambda self, *args: change(windows(self, *args), self)
 
     return wrapped(kind, "windows", around)
@@ -74,8 +59,12 @@ def windows_with(kind: type[BpttStream] | type[WindowSet], change: Callable[...,
 
 def interleaved(windows: Windows, source: Any) -> Windows:
     """Stream b has every B-th character's neighborhood instead of the b-th part."""
+    # Row b of a batch starts at b * rows in the right order.
     columns = np.arange(source.batch_size)
     return replace(windows, starts=windows.starts - columns * source.rows + columns)
+
+
+# Optimizers, from optax's own.
 
 
 def adam_with(
@@ -83,23 +72,24 @@ def adam_with(
     *,
     b2: float | None = None,
     dtype: str | None = None,
-) -> Fault:
+) -> Mutation:
     """Adam whose direction is `direction(m, v, c1, c2, eps)`, c1 and c2 the bias corrections.
 
     They are computed in `dtype`, or in that of the gradients.
     """
 
     def make(b1: float = 0.9, decay: float = 0.999, eps: float = 1e-8) -> Any:
-        """As `scale_by_adam`."""
         decay = decay if b2 is None else b2
+        # The moments are optax's; only the direction is another.
         plain = optax.scale_by_adam(b1, decay, eps)
 
         def update(updates: Any, state: Any, params: Any = None) -> Any:
-            """One update with the plain rule's moments and another direction."""
-            _, after = plain.update(updates, state, params)
+            after = plain.update(updates, state, params)[1]
+            # The corrections are made in `dtype`, and used in the gradient's precision.
             wide = jax.tree.leaves(updates)[0].dtype
             count = after.count.astype(dtype or wide)
-            c1, c2 = ((1 - b**count).astype(wide) for b in (b1, decay))
+            c1 = (1 - b1**count).astype(wide)
+            c2 = (1 - decay**count).astype(wide)
             moved = jax.tree.map(lambda m, v: direction(m, v, c1, c2, eps), after.mu, after.nu)
             return moved, after
 
@@ -113,21 +103,18 @@ def adam_direction(m: Any, v: Any, c1: Any, c2: Any, eps: float) -> Any:
     return m / c1 / (jnp.sqrt(v / c2) + eps)
 
 
-def adam_arguments(**changes: Any) -> Fault:
+def adam_arguments(**changes: Any) -> Mutation:
     """`adam` called with other options than it was asked for."""
     return wrapped(
         optimizers, "adam", lambda adam: lambda **options: adam(**{**options, **changes})
     )
 
 
-def clip_with(scale: Callable[[Any, float], Any]) -> Fault:
+def clip_with(scale: Callable[[Any, float], Any]) -> Mutation:
     """Clipping that multiplies the gradient by `scale(gradient, norm)`."""
 
     def make(norm: float) -> Any:
-        """As `clip_by_norm`."""
-
         def update(updates: Any, state: Any, params: Any = None) -> Any:
-            """One update."""
             return scale(updates, norm), state
 
         return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
@@ -144,40 +131,35 @@ def clipped_by_leaf(updates: Any, norm: float) -> Any:
     """Every parameter on its own."""
 
     def clip(g: Any) -> Any:
-        """One parameter."""
         return g * jnp.minimum(1, norm / (jnp.linalg.norm(g.ravel()) + 1e-6))
 
     return jax.tree.map(clip, updates)
 
 
-def trace_with(**changes: Any) -> Fault:
+def trace_with(**changes: Any) -> Mutation:
     """Momentum with other options."""
     return wrapped(optax, "trace", lambda trace: lambda decay: trace(decay, **changes))
 
 
-def rms_with(**changes: Any) -> Fault:
+def rms_with(**changes: Any) -> Mutation:
     """RMSprop with other options."""
 
     def around(scale: Any) -> Any:
-        """With the changes."""
         return lambda **options: scale(**{**options, **changes})
 
     return wrapped(optax, "scale_by_rms", around)
 
 
-def rates_one_step_late() -> Fault:
+# Rates, generation, validation, initialization.
+
+
+def rates_one_step_late() -> Mutation:
     """Each step has the learning rate of the step before."""
 
     def around(rates: Any) -> Any:
-        """The changed rates."""
         return lambda self, at, per_epoch: rates(self, np.maximum(at - 1, 0), per_epoch)
 
     return wrapped(CosineRestarts, "rates", around)
-
-
-def initializer(name: str, make: Callable[..., Any] | None) -> Fault:
-    """One of the initializers that models and layers use, replaced."""
-    return replaced(models, name, make)
 
 
 @contextlib.contextmanager
@@ -185,13 +167,13 @@ def wrong_choice() -> Iterator[None]:
     """Greedy generation takes the second most likely character."""
 
     def allowed(rules: Any, log_probs: Any) -> Any:
-        """As `allowed_by`."""
         second = jnp.argsort(log_probs, axis=-1)[:, -2:-1]
         return jnp.where(jnp.arange(log_probs.shape[-1]) == second, 0.0, -jnp.inf)
 
+    # The compiled loop chooses by itself, so it may not run.
     with (
-        replaced(jaxrnn.generation.sampler, "allowed_by", allowed),
-        replaced(jaxrnn.generation.decoding, "runs_compiled", lambda components: False),
+        replaced(sampler, "allowed_by", allowed),
+        replaced(decoding, "runs_compiled", lambda components: False),
     ):
         yield
 
@@ -200,34 +182,30 @@ def without_carry(evaluation: Any) -> Any:
     """Validation that starts from zeros and leaves zeros behind."""
 
     def run(model: Any, params: Any, source: Any, carry: Any, *rest: Any, **options: Any) -> Any:
-        """As `evaluation`."""
         return evaluation(model, params, source, None, *rest, **options)
 
     return run
 
 
-def forgetful_start() -> Fault:
+def forgetful_start() -> Mutation:
     """The forget gate of an LSTM starts with a bias of 1, as some libraries do it."""
 
     def around(uniform: Any) -> Any:
-        """The changed initializer."""
-
         def make(bound: float) -> Any:
-            """As `uniform`."""
-
             def init(key: Any, shape: Any, dtype: Any = jnp.float32) -> Any:
-                """Vectors, which are biases, with 1 added to the second quarter."""
                 value = uniform(bound)(key, shape, dtype)
-                quarter = shape[0] // 4
-                return value.at[quarter : 2 * quarter].add(1.0) if len(shape) == 1 else value
+                if len(shape) != 1:  # a weight
+                    return value
+                quarter = shape[0] // 4  # (4 * H,) in the order i, f, g, o
+                return value.at[quarter : 2 * quarter].add(1.0)
 
             return init
 
         return make
 
-    return wrapped(jaxrnn.nn.layers, "uniform", around)
+    return wrapped(jaxrnn.recurrent.layer, "uniform", around)
 
 
-def small_embed(vocab_size: int, features: int, *, init: Any = None, name: Any = None) -> Any:
+def small_embed(vocabulary: int, features: int, *, init: Any = None, name: Any = None) -> Any:
     """An embedding of deviation 0.1."""
-    return embed(vocab_size, features, init=nn.initializers.normal(0.1), name=name)
+    return jaxrnn.nn.layers.embed(vocabulary, features, init=nn.initializers.normal(0.1), name=name)

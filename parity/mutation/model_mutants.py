@@ -1,0 +1,235 @@
+"""The mutants of models and losses, and the mutations that they make.
+
+Shapes: T time steps, B batch, V vocabulary, F embedding size.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+import jaxrnn.recurrent.compiled.calls
+import jaxrnn.recurrent.scan
+import jaxrnn.training.steps
+from jaxrnn.recurrent.embedded import EmbeddedTokens
+from jaxrnn.recurrent.recurrence import backend, why_not_compiled
+from parity.mutation.mutants import (
+    GRU_MODEL,
+    GRU_STACK,
+    LSTM_MODEL,
+    LSTM_STACK,
+    RNN_MODEL,
+    Mutant,
+)
+from parity.mutation.tools import Mutation, both, replaced, wrapped, zeros
+from parity.mutation.training_mutations import history_kept
+
+
+def parameters_with(change: Callable[[str, Any], Any]) -> Mutation:
+    """Every parameter of a Linen module as `change(name, value)`."""
+
+    def around(param: Any) -> Any:
+        # Every parameter is read through `Module.param`.
+        def read(self: nn.Module, name: str, *rest: Any, **options: Any) -> Any:
+            return change(name, param(self, name, *rest, **options))
+
+        return read
+
+    return wrapped(nn.Module, "param", around)
+
+
+def _transposed(name: str, value: Any) -> Any:
+    # Only a square one still fits.
+    square = value.ndim == 2 and value.shape[0] == value.shape[1]
+    return value.T if square else value
+
+
+def _without_bias(name: str, value: Any) -> Any:
+    return jnp.zeros_like(value) if name == "bias" else value
+
+
+def embedding_with(rows: Callable[[Any, Any], Any]) -> Mutation:
+    """The embedding as `rows(table, tokens)`: (V, F) and (T, B) to (T, B, F)."""
+
+    def call(self: nn.Embed, tokens: Any) -> Any:
+        return rows(self.embedding_size, tokens)
+
+    return replaced(nn.Embed, "__call__", call)
+
+
+def _first_row_fixed(table: Any, tokens: Any) -> Any:
+    first = lax.stop_gradient(table[0])
+    return table.at[0].set(first)[tokens]
+
+
+# The functions of `lax.scan` take no part where the recurrence runs compiled, so it may not.
+
+
+def embedded_tokens_with(rows: Callable[[Any, Any], Any]) -> Mutation:
+    """The gates of a step as `rows(table, tokens)`, in the scan."""
+    return both(backend("scan"), replaced(jaxrnn.recurrent.scan, "_embedded_tokens", rows))
+
+
+def _row_before(table: Any, tokens: Any) -> Any:
+    return tokens if table is None else table[tokens - 1]
+
+
+def table_gradient_with(gradient: Callable[..., Any]) -> Mutation:
+    """The gradient of the table as `gradient(rows, tokens, gradients)`, in the scan."""
+    return both(backend("scan"), replaced(jaxrnn.recurrent.scan, "_gather_transposed", gradient))
+
+
+def counted_once(rows: int, tokens: Any, gradients: Any) -> Any:
+    """A row that was read several times has the gradient of one of them."""
+    width = gradients.shape[-1]
+    flat = gradients.reshape(-1, width)  # (T, B, G * H) to (T * B, G * H)
+    return jnp.zeros((rows, width), flat.dtype).at[tokens.reshape(-1)].set(flat)
+
+
+def compiled_with(call: str, change: Callable[[Any], Any]) -> Mutation:
+    """One of the two calls of the compiled recurrence, with its results changed."""
+
+    def around(run: Callable[..., Any]) -> Any:
+        return lambda *arguments, **options: change(run(*arguments, **options))
+
+    return wrapped(jaxrnn.recurrent.compiled.calls, call, around)
+
+
+def _table_gradient_shifted(inputs: Any) -> Any:
+    x_gates = inputs.x_gates
+    if not isinstance(x_gates, EmbeddedTokens):
+        return inputs
+    shifted = jnp.roll(x_gates.table, 1, axis=0)
+    return inputs._replace(x_gates=x_gates._replace(table=shifted))
+
+
+def _outputs_late(results: Any) -> Any:
+    last, residuals = results
+    return last, residuals._replace(ys=jnp.roll(residuals.ys, 1, axis=0))
+
+
+def loss_with(change: Callable[..., Any]) -> Mutation:
+    """The loss as `change(loss, log_probs, targets, weights)`."""
+
+    def around(loss: Any) -> Any:
+        return lambda log_probs, targets, weights=None: change(loss, log_probs, targets, weights)
+
+    return wrapped(jaxrnn.training.steps, "nll_loss", around)
+
+
+MODELS = (
+    # Dense layers.
+    Mutant(
+        "square kernel transposed",
+        lambda: parameters_with(_transposed),
+        "values of CharLoopModel",
+        "l_hidden",
+        "transposed",
+    ),
+    Mutant(
+        "bias of a Dense dropped",
+        lambda: parameters_with(_without_bias),
+        "values of Char3Model",
+        "every Dense",
+        "bias is missing",
+    ),
+    # The embedding.
+    Mutant(
+        "embedding row shift",
+        lambda: embedding_with(lambda e, x: e[x - 1]),
+        RNN_MODEL,
+        "e",
+        "rows are shifted by one",
+    ),
+    Mutant(
+        "padding row not trained",
+        lambda: embedding_with(_first_row_fixed),
+        RNN_MODEL,
+        "gradient of e.weight",
+        "row 0 is not trained",
+    ),
+    Mutant(
+        "embedding scaled",
+        lambda: embedding_with(lambda e, x: e[x] * e.shape[1] ** 0.5),
+        "values of CharLoopConcatModel",
+        "e",
+        "root of its width",
+    ),
+    # The gates of a step, where they are read from the projected table of the embedding.
+    Mutant(
+        "embedded tokens: row shift",
+        lambda: embedded_tokens_with(_row_before),
+        "values of CharLM, few tokens",
+    ),
+    Mutant(
+        "embedded tokens: row counted once",
+        lambda: table_gradient_with(counted_once),
+        "values of CharLM, few tokens",
+    ),
+    # The compiled recurrence.
+    Mutant(
+        "compiled: gradient of the table shifted",
+        lambda: compiled_with("_gradients", _table_gradient_shifted),
+        "values of CharLM, few tokens",
+        cannot=why_not_compiled,
+    ),
+    Mutant(
+        "compiled: gradient of bias_hh lost",
+        lambda: compiled_with("_gradients", lambda d: d._replace(bias_hh=zeros(d.bias_hh))),
+        GRU_STACK,
+        cannot=why_not_compiled,
+    ),
+    Mutant(
+        "compiled: outputs one step late",
+        lambda: compiled_with("_run", _outputs_late),
+        LSTM_STACK,
+        cannot=why_not_compiled,
+    ),
+    # The end of a model, and the loss.
+    Mutant(
+        "log_softmax over the batch",
+        lambda: replaced(nn, "log_softmax", lambda x: jax.nn.log_softmax(x, axis=-2)),
+        "values of Char3Model",
+        "log_softmax",
+        "over the batch",
+    ),
+    Mutant(
+        "log_softmax left out",
+        lambda: replaced(nn, "log_softmax", lambda x: x),
+        GRU_MODEL,
+        "log_softmax",
+        "left out",
+    ),
+    Mutant(
+        "loss summed",
+        lambda: loss_with(lambda loss, p, y, w: loss(p, y, w) * y.size),
+        RNN_MODEL,
+        "the loss, from equal log prob",
+        "it is summed",
+    ),
+    Mutant(
+        "loss averaged over time only",
+        lambda: loss_with(lambda loss, p, y, w: loss(p, y, w) * y.shape[-1]),
+        RNN_MODEL,
+        "the loss, from equal log prob",
+        "averaged over time only",
+    ),
+    Mutant(
+        "time and batch exchanged in the loss",
+        lambda: loss_with(lambda loss, p, y, w: loss(p, y.T.reshape(y.shape), w)),
+        RNN_MODEL,
+        "the loss, from equal log prob",
+        "time and batch of the targets",
+    ),
+    Mutant(
+        "padded steps counted",
+        lambda: loss_with(lambda loss, p, y, w: loss(p, y, None)),
+        LSTM_MODEL,
+        "the loss, from equal log prob",
+        "steps beyond the length count",
+    ),
+    Mutant("carry not cut", history_kept, RNN_MODEL, "gradient of input carry.h", "not cut"),
+)
