@@ -168,7 +168,7 @@ def directions(stack: RNN) -> int:
 
 def sample_carry(rng: np.random.Generator, stack: RNN, batch_size: int) -> dict[str, np.ndarray]:
     """A carry for every layer and direction, by name."""
-    shape = (stack.num_layers * directions(stack), batch, stack.hidden_size)
+    shape = (stack.num_layers * directions(stack), batch_size, stack.hidden_size)
     return {name: rng.uniform(-0.9, 0.9, shape) for name in carry_names(stack.cell)}
 
 

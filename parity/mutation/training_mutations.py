@@ -206,6 +206,6 @@ def forgetful_start() -> Mutation:
     return wrapped(jaxrnn.recurrent.layer, "uniform", around)
 
 
-def small_embed(vocabulary: int, features: int, *, init: Any = None, name: Any = None) -> Any:
+def small_embed(vocab_size: int, features: int, *, init: Any = None, name: Any = None) -> Any:
     """An embedding of deviation 0.1."""
-    return jaxrnn.nn.layers.embed(vocabulary, features, init=nn.initializers.normal(0.1), name=name)
+    return jaxrnn.nn.layers.embed(vocab_size, features, init=nn.initializers.normal(0.1), name=name)
