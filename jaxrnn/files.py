@@ -13,15 +13,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
+# The file whose lock says that a process is writing to a folder.
 LOCK = ".lock"
-"""The file whose lock says that a process is writing to a folder."""
+# Bytes that a file of settings, a vocabulary or a history may have.
 LARGEST_TEXT = 1 << 28
-"""Bytes that a file of settings, a vocabulary or a history may have."""
+# What file systems without locks answer.
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
-"""What file systems without locks answer."""
+# How the header of our own checkpoints begins, in the bytes from the ninth on; the checksum
+# follows. By it they are told from other safetensors files.
 CHECKPOINT_BEGINNING = b'{"__metadata__":{"jaxrnn":"{\\"sha256\\": \\"'
-"""How the header of our own checkpoints begins, in the bytes from the ninth on; the checksum
-follows. By it they are told from other safetensors files."""
 
 
 class UnreadableError(ValueError):

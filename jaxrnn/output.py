@@ -14,6 +14,7 @@ from pathlib import Path
 
 from jaxrnn.files import write_whole
 
+# Names of a run's own files, as patterns.
 RUN_FILES = (
     "config.json",
     "vocabulary.json",
@@ -26,7 +27,6 @@ RUN_FILES = (
     "loss.png",
     ".*",
 )
-"""Names of a run's own files, as patterns."""
 
 
 class OutputError(ValueError):

@@ -15,13 +15,13 @@ from typing import Any
 
 import jax
 
+# Values of the static arguments whose programs one function keeps, unless it asks for more.
 SETS = 8
-"""Values of the static arguments whose programs one function keeps, unless it asks for more."""
+# Programs, one for each shape, that a function keeps for each of its sets, on average.
 PROGRAMS_OF_A_SET = 4
-"""Programs, one for each shape, that a function keeps for each of its sets, on average."""
+# Traces that JAX keeps before they are forgotten. It keeps them without a bound, some 15 KB for
+# each function and shape inside of a program, and needs them only to make further programs.
 TRACES = 2048
-"""Traces that JAX keeps before they are forgotten. It keeps them without a bound, some 15 KB for
-each function and shape inside of a program, and needs them only to make further programs."""
 
 
 class BoundedJit:

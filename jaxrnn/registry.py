@@ -23,12 +23,12 @@ from jaxrnn.files import UnreadableError, read_regular, write_whole
 
 T = TypeVar("T")
 
+# FILE.py:NAME.
 REFERENCE = re.compile(r"(?P<path>.+\.py):(?P<name>[A-Za-z_][A-Za-z_0-9]*)")
-"""FILE.py:NAME."""
+# Maximum number of bytes of a file of code.
 LARGEST_CODE = 1 << 24
-"""Maximum number of bytes of a file of code."""
+# Subfolder of the user's cache folder; an empty file for each checksum of code that was run.
 TRUSTED = "trusted"
-"""Subfolder of the user's cache folder; an empty file for each checksum of code that was run."""
 
 _modules: dict[tuple[str, str], types.ModuleType] = {}  # (path, checksum) -> the file, run
 

@@ -15,23 +15,23 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+# The exit code for a mistake of the user's.
 USER_ERROR = 2
-"""The exit code for a mistake of the user's."""
+# The exit code for work that could not be finished.
 FAILED = 1
-"""The exit code for work that could not be finished."""
+# The exit code after a signal is this and the signal's number, as shells have it.
 SIGNALLED = 128
-"""The exit code after a signal is this and the signal's number, as shells have it."""
+# Flags whose value may be any text.
 TEXTS = ("--prompt",)
-"""Flags whose value may be any text."""
+# The exit code after Ctrl-C.
 INTERRUPTED = SIGNALLED + signal.SIGINT
-"""The exit code after Ctrl-C."""
 
+# What a terminal obeys instead of showing it: control characters but line ends and tabs, those
+# that turn the direction of writing, and halves of surrogate pairs.
 CONTROLS = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
     "\ud800-\udfff]|\r(?!\n)"
 )
-"""What a terminal obeys instead of showing it: control characters but line ends and tabs, those
-that turn the direction of writing, and halves of surrogate pairs."""
 
 
 def printable(text: str) -> str:

@@ -24,22 +24,22 @@ logger = logging.getLogger(__name__)
 
 NIETZSCHE_URL = "https://s3.amazonaws.com/text-datasets/nietzsche.txt"
 NIETZSCHE_SHA256 = "23cf69874ab69d3d256099ab530ea4be24d47d9675b673bcc67cbcd6298ec647"
+# The course deleted the last fifth or so of the lines by hand; this many were left.
 NIETZSCHE_TRAINING_LINES = 7999
-"""The course deleted the last fifth or so of the lines by hand; this many were left."""
 
+# Bytes that a text may have: places in it are int32, and a character has four bytes at most.
 LARGEST = 4 << 31
-"""Bytes that a text may have: places in it are int32, and a character has four bytes at most."""
+# Characters of a checksum's text that are encoded at once.
 CHUNK = 1 << 20
-"""Characters of a checksum's text that are encoded at once."""
 
+# Names of one kind that a line lists at the most.
 NAMED = 5
-"""Names of one kind that a line lists at the most."""
+# Shares of zeros and of control characters in every second byte: UTF-16 from there on.
 MANY, MOSTLY = 0.3, 0.8
-"""Shares of zeros and of control characters in every second byte: UTF-16 from there on."""
+# Unicode ends at U+10FFFF.
 HIGHEST_PLANE = 0x10
-"""Unicode ends at U+10FFFF."""
+# A cut moves back at most this many characters to find a line end.
 LINE = 1000
-"""A cut moves back at most this many characters to find a line end."""
 
 
 class CorpusError(ValueError):
@@ -149,12 +149,12 @@ def nietzsche() -> Corpus:
     return Corpus("nietzsche", (data.decode(),), training_lines=NIETZSCHE_TRAINING_LINES)
 
 
+# The corpora that have a name.
 CORPORA: dict[str, Callable[[], Corpus]] = {
     "python-docs": python_docs,
     "human-numbers": human_numbers,
     "nietzsche": nietzsche,
 }
-"""The corpora that have a name."""
 
 
 def data_folder() -> Path:

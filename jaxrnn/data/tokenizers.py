@@ -14,11 +14,11 @@ from jaxrnn.checks import check_at_least_1, check_tokens
 from jaxrnn.data.vocabulary import Unknown, Vocabulary
 from jaxrnn.registry import Registry
 
+# A text, or integers that stand for one.
 Document = str | np.ndarray
-"""A text, or integers that stand for one."""
 
+# Maximum number of tokens: an embedding of more rows is a mistake.
 LARGEST_VOCABULARY = 1 << 24
-"""Maximum number of tokens: an embedding of more rows is a mistake."""
 BYTES = 256
 MEMBERS = ("size", "encode", "decode", "to_dict", "from_dict")
 

@@ -17,8 +17,8 @@ PADDING = "\0"
 UNKNOWN, PAD, END = SPECIAL = ("<unk>", "<pad>", "<eos>")
 
 CODE_POINTS = 0x110000
+# Characters that are encoded at a time: it bounds the memory that encoding takes.
 CHUNK = 1 << 20
-"""Characters that are encoded at a time: it bounds the memory that encoding takes."""
 
 Unknown = Literal["error", "replace", "skip"]
 

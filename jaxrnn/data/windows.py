@@ -17,21 +17,21 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from jaxrnn.checks import check_at_least_1, check_starts, check_tokens
 
+# Standard deviation of the random bptt, in characters (TorchText's).
 STREAM_DEVIATION = 5
-"""Standard deviation of the random bptt, in characters (TorchText's)."""
+# The shortest random bptt.
 SHORTEST = 5
-"""The shortest random bptt."""
+# The probability with which the random bptt is drawn around half its value.
 HALVED = 0.05
-"""The probability with which the random bptt is drawn around half its value."""
+# A random bptt is at most bptt + FARTHEST: beyond six standard deviations nothing is drawn.
 FARTHEST = 6 * STREAM_DEVIATION
-"""A random bptt is at most bptt + FARTHEST: beyond six standard deviations nothing is drawn."""
+# To how many sizes random windows are padded: more waste less and take longer to compile.
 PADDED_SIZES = 6
-"""To how many sizes random windows are padded: more waste less and take longer to compile."""
 
+# Tokens of a text at the most: positions are int32 where training runs.
 LARGEST_TEXT = 2**31 - 1
-"""Tokens of a text at the most: positions are int32 where training runs."""
+# Windows of a large text that are looked at at once.
 BLOCK = 1 << 16
-"""Windows of a large text that are looked at at once."""
 
 Split = Literal["random", "contiguous", "last"]
 

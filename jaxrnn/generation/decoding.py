@@ -20,14 +20,14 @@ from jaxrnn.generation.sampler import GREEDY, NOTHING, Rules, Sampler, choose_to
 from jaxrnn.nn.model import CharModel, apply_model, check_params, model_carry
 from jaxrnn.recurrent.cells import Carry
 
+# Maximum number of characters written in one call, over all texts: memory holds no more.
 MOST_CHARACTERS = 100_000_000
-"""Maximum number of characters written in one call, over all texts: memory holds no more."""
 
 
+# A stateful model's prompts are padded to this many characters or a larger power of two.
 FEWEST_PROMPT_STEPS = 8
-"""A stateful model's prompts are padded to this many characters or a larger power of two."""
+# Room for this many characters, or a larger power of two, in a program that writes several.
 FEWEST_WRITTEN = 64
-"""Room for this many characters, or a larger power of two, in a program that writes several."""
 
 
 def generate(

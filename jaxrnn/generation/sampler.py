@@ -15,13 +15,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn.array_checks import as_array, as_floats
 
+# Stands in the place of a token where no character has a probability, as NaN leaves none.
 NOTHING = -1
-"""Stands in the place of a token where no character has a probability, as NaN leaves none."""
+# Whatever is below it is drawn as at it: only the most likely characters are left by then.
 SMALLEST_TEMPERATURE = float(np.finfo(np.float32).tiny)
-"""Whatever is below it is drawn as at it: only the most likely characters are left by then."""
+# Whatever is above it is drawn as at it: all characters are equally likely by then. The inverse of
+# a larger one would be rounded to zero.
 LARGEST_TEMPERATURE = 1 / SMALLEST_TEMPERATURE
-"""Whatever is above it is drawn as at it: all characters are equally likely by then. The inverse of
-a larger one would be rounded to zero."""
 
 
 class Rules(NamedTuple):

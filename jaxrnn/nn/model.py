@@ -16,10 +16,10 @@ from jaxrnn.array_checks import as_carry, as_integers, precision
 from jaxrnn.nn.layers import RNN, dense, embed, embedded_tokens
 from jaxrnn.recurrent.cells import Carry
 
+# Parameters that a message names at the most.
 FAULTS_NAMED = 5
-"""Parameters that a message names at the most."""
+# Models whose parameters' shapes are kept, so that they are not derived for every call.
 MODELS_REMEMBERED = 32
-"""Models whose parameters' shapes are kept, so that they are not derived for every call."""
 
 Reads = Literal["trigrams", "overlapping", "non-overlapping", "streams"]
 

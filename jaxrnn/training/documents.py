@@ -25,18 +25,18 @@ from jaxrnn.nn.model import CharModel, apply_model
 from jaxrnn.programs import bounded_jit
 from jaxrnn.recurrent.cells import Carry
 
+# Fewest characters that a stream predicts, where a document is cut into several.
 OWN = 8_192
-"""Fewest characters that a stream predicts, where a document is cut into several."""
+# Characters that a stream reads before its own, without counting them: its carry is then what it
+# would be behind the whole document. (From zeros, and without them, a cut costs 2 to 5 nats in
+# all; over `OWN` characters that alone would be less than 0.001 a character.)
 WARM = 1_024
-"""Characters that a stream reads before its own, without counting them: its carry is then what it
-would be behind the whole document. (From zeros, and without them, a cut costs 2 to 5 nats in all;
-over `OWN` characters that alone would be less than 0.001 a character.)"""
+# Streams that are read side by side at the most.
 MOST_STREAMS = 64
-"""Streams that are read side by side at the most."""
+# Characters of each stream in one call, at the most; fewer for shorter texts.
 STEPS = 256
-"""Characters of each stream in one call, at the most; fewer for shorter texts."""
+# Windows in one call, at the most.
 WINDOWS = 512
-"""Windows in one call, at the most."""
 
 
 class Reading(NamedTuple):

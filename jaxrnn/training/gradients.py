@@ -26,34 +26,33 @@ from jaxrnn.training.state import TrainState, cast_floats
 from jaxrnn.training.steps import Batch, batch_at, batch_loss, eval_step, train_step
 from jaxrnn.tree import named_leaves
 
+# h. Measured on the recipes of `jaxrnn self-check` in float64: the error of the differences grows
+# with h^2, to 5e-6 at 1e-4; below 1e-5 the round-off of the loss, divided by h, takes over.
 STEP = 1e-5
-"""h. Measured on the recipes of `jaxrnn self-check` in float64: the error of the differences grows
-with h^2, to 5e-6 at 1e-4; below 1e-5 the round-off of the loss, divided by h, takes over."""
+# Random directions for each parameter. One could lie at right angles to an error.
 DIRECTIONS = 3
-"""Random directions for each parameter. One could lie at right angles to an error."""
+# Seed of the directions.
 SEED = 0
-"""Seed of the directions."""
+# Number of the window in the first epoch: one that goes on from a carry.
 WINDOW = 1
-"""Number of the window in the first epoch: one that goes on from a carry."""
+# Time steps of a segment, few enough that the window has several.
 SEGMENT = 2
-"""Time steps of a segment, few enough that the window has several."""
 
 Dtype = Literal["float32", "float64"]
 
+# Largest relative error of a gradient, by precision.
+#
+# Sound code, seeds 0 to 3 of each recipe of `jaxrnn self-check`, both backends: at most 5e-8 in
+# float64 (error of the differences themselves) and 8e-7 in float32 (round-off).
 TOLERANCES: dict[Dtype, float] = {"float64": 1e-5, "float32": 1e-4}
-"""Largest relative error of a gradient, by precision.
 
-Sound code, seeds 0 to 3 of each recipe of `jaxrnn self-check`, both backends: at most 5e-8 in
-float64 (error of the differences themselves) and 8e-7 in float32 (round-off).
-"""
-
+# For each parameter, the directions, and the slope of the loss along each of them.
 Differences = Mapping[str, tuple[list[np.ndarray], np.ndarray]]
-"""For each parameter, the directions, and the slope of the loss along each of them."""
 
+# An optimizer whose state is the last gradient: what a training step trains with.
 _keeping = optax.GradientTransformation(
     init=lambda params: params, update=lambda gradients, state, params=None: (gradients, gradients)
 )
-"""An optimizer whose state is the last gradient: what a training step trains with."""
 
 
 class GradientError(NamedTuple):

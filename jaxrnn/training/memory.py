@@ -1,16 +1,18 @@
-"""Does a run fit into memory? Asked before it starts: afterwards the system kills it wordlessly."""
+"""A check before a run that it fits into memory: the system would kill it without a message."""
 
+import math
 import os
 
 import jax
-import numpy as np
 
 from jaxrnn.training.state import TrainState
 
+# Number of states in memory during a step: its input, and a copy or its result.
 STATES = 2
-"""A step holds the state twice: the one that it starts from and a copy, or the one it makes."""
+# Number of float arrays (T, B, V) in memory during a step: logits, log probabilities, gradients.
 VALUES_PER_LOGIT = 4
-"""Floats held for each number of (T, B, V) in a step: logits, log probabilities, gradients."""
+# Bytes of a float32.
+FLOAT = 4
 
 
 def check_memory(state: TrainState, *, steps: int, batch_size: int, vocab_size: int) -> None:
@@ -28,8 +30,11 @@ def check_memory(state: TrainState, *, steps: int, batch_size: int, vocab_size: 
     """
     if jax.default_backend() != "cpu":
         return
-    sizes = [int(np.prod(leaf.shape, dtype=object)) * 4 for leaf in jax.tree.leaves(state)]
-    needed = STATES * sum(sizes) + VALUES_PER_LOGIT * 4 * steps * batch_size * vocab_size
+    values = 0
+    for leaf in jax.tree.leaves(state):
+        values += math.prod(leaf.shape)  # a Python integer: sizes may be absurdly large here
+    logits = steps * batch_size * vocab_size  # (T, B, V)
+    needed = FLOAT * (STATES * values + VALUES_PER_LOGIT * logits)
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > there:
         raise ValueError(

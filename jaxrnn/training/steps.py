@@ -32,9 +32,9 @@ jax.tree_util.register_dataclass(
     meta_fields=["sizes", "padded"],
 )
 
+# Models, optimizers and segments whose single steps stay compiled: a loop of one's own may go
+# through many in turn.
 SINGLE_STEPS = 32
-"""Models, optimizers and segments whose single steps stay compiled: a loop of one's own may go
-through many in turn."""
 
 
 class Metrics(NamedTuple):
