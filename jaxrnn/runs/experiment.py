@@ -32,10 +32,9 @@ from jaxrnn.nn.model import CharModel
 from jaxrnn.registry import absolute_reference
 from jaxrnn.runs.config import Config
 from jaxrnn.training.evaluation import Source
-from jaxrnn.training.memory import check_memory
 from jaxrnn.training.optimizers import Optimizer
 from jaxrnn.training.schedules import Schedule, parse_schedule
-from jaxrnn.training.state import TrainState, cast_floats, make_state
+from jaxrnn.training.state import TrainState, cast_floats, check_memory, make_state
 
 STARTS = {
     "trigrams": lambda n, length: trigram_starts(n),

@@ -94,12 +94,8 @@ def _saturated_share(
         begin[layer] = begin[layer]._replace(**given._asdict())
     after, _ = rnn.apply({"params": layers}, begin, xs)
 
-    near: Any = 0
-    counted: Any = 0
-    for layer_carry in after:
-        near += layer_carry.near.sum()  # (B, H) -> ()
-        counted += layer_carry.counted.sum()
-    return near / counted
+    near = sum(layer.near.sum() for layer in after)  # (B, H) each -> ()
+    return near / sum(layer.counted.sum() for layer in after)
 
 
 def watched(cell: Cell) -> Cell:

@@ -61,18 +61,6 @@ class RangeTest(NamedTuple):
     diverged: bool = False
     by_frequency: float | None = None
 
-    @property
-    def suggested(self) -> float:
-        """The rate at which the smoothed loss falls fastest, over the logarithm of the rate.
-
-        Raises:
-            ValueError: if the range does not show one; the message says what to change.
-        """
-        rate, sentence = self.suggestion()
-        if rate is None:
-            raise ValueError(sentence)
-        return rate
-
     def suggestion(self) -> Suggestion:
         """The rate to take, or what to change.
 

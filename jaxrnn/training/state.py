@@ -1,5 +1,7 @@
 """The state of training, in one value."""
 
+import math
+import os
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -19,6 +21,13 @@ from jaxrnn.training.optimizers import AnyOptimizer, check_optimizer
 # When the carry is set to zeros during training: never, at the start of each epoch, or at each
 # evaluation, as fastai does.
 CarryPolicy = Literal["never", "epoch", "evaluation"]
+
+# Number of states in memory during a step: its input, and a copy or its result.
+STATES = 2
+# Number of float arrays (T, B, V) in memory during a step: logits, log probabilities, gradients.
+VALUES_PER_LOGIT = 4
+# Bytes of a float32.
+FLOAT = 4
 
 
 class TrainState(NamedTuple):
@@ -127,8 +136,37 @@ def carry_for(model: CharModel, params: Any, carry: Carry, batch_size: int) -> C
 
 def all_finite(state: TrainState) -> bool:
     """Whether the weights, the optimizer's state and the carry are finite."""
-    for leaf in jax.tree.leaves((state.params, state.opt_state, state.carry)):
-        # On the host, where a new shape compiles nothing.
-        if jnp.issubdtype(leaf.dtype, jnp.floating) and not np.isfinite(np.asarray(leaf)).all():
-            return False
-    return True
+    leaves = jax.tree.leaves((state.params, state.opt_state, state.carry))
+    floats = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    # On the host, where a new shape compiles nothing.
+    return all(np.isfinite(np.asarray(leaf)).all() for leaf in floats)
+
+
+def check_memory(state: TrainState, *, steps: int, batch_size: int, vocab_size: int) -> None:
+    """Refuse a run that cannot fit into memory, by a low estimate of what it needs.
+
+    Called before the run: during it, the system would kill the process without a message.
+
+    Args:
+        state: the shapes of the state.
+        steps: T, the longest window.
+        batch_size: B.
+        vocab_size: V.
+
+    Raises:
+        ValueError: if the estimate is above the machine's memory. Only where JAX computes in it:
+            a GPU reports by itself that it is full.
+    """
+    if jax.default_backend() != "cpu":
+        return
+    # In Python's integers: no size is too large for them.
+    values = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state))
+    logits = steps * batch_size * vocab_size  # (T, B, V)
+    needed = FLOAT * (STATES * values + VALUES_PER_LOGIT * logits)
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there:
+        raise ValueError(
+            f"The run needs at least {needed / 1e9:,.0f} GB of memory, and this machine has "
+            f"{there / 1e9:,.0f} GB: choose a smaller hidden_size, embedding_size, batch_size or "
+            "bptt."
+        )
