@@ -112,7 +112,7 @@ def code_files(names: Mapping[str, str]) -> dict[str, str]:
     for name in names.values():
         if is_reference(name):
             path, _ = _parts(name)
-            files[str(path.absolute())] = _checksum(_code(path))
+            files[str(path.absolute())] = hashlib.sha256(_code(path)).hexdigest()
     return files
 
 
@@ -124,7 +124,7 @@ def load_object(reference: str) -> Any:
     """
     path, name = _parts(reference)
     code = _code(path)
-    checksum = _checksum(code)
+    checksum = hashlib.sha256(code).hexdigest()
     # A file that has changed is another module.
     key = (str(path.absolute()), checksum)
     if key not in _modules:
@@ -142,7 +142,7 @@ def trust(path: Path | str) -> None:
     Raises:
         ValueError: if the file cannot be read.
     """
-    marker = _marker(_checksum(_code(Path(path))))
+    marker = _marker(_code(Path(path)))
     try:
         marker.parent.mkdir(parents=True, exist_ok=True)
         write_whole(marker, b"")
@@ -161,7 +161,7 @@ def check_trusted(reference: str) -> None:
         code = _code(path)
     except ValueError as error:
         raise NotDefinedError(f"The code of {reference} is not there: {error}") from None
-    if not _marker(_checksum(code)).is_file():
+    if not _marker(code).is_file():
         raise NotDefinedError(
             f"{path} would be run for {reference}, and it was never run here as it is now. Read "
             f"it; if it does what you want, type: jaxrnn trust {path}"
@@ -184,14 +184,11 @@ def _code(path: Path) -> bytes:
         raise ValueError(f"Cannot read {path}: {error.strerror}.") from error
 
 
-def _checksum(code: bytes) -> str:
-    return hashlib.sha256(code).hexdigest()
-
-
-def _marker(checksum: str) -> Path:
+def _marker(code: bytes) -> Path:
+    """The file whose existence says that this code was run here."""
     import pooch
 
-    return Path(pooch.os_cache("jaxrnn")) / TRUSTED / checksum
+    return Path(pooch.os_cache("jaxrnn")) / TRUSTED / hashlib.sha256(code).hexdigest()
 
 
 def _run(path: Path, code: bytes, checksum: str) -> types.ModuleType:

@@ -265,7 +265,7 @@ def split_starts(
     length: int,
     split: Split,
     *,
-    drawn_from: int | None = None,
+    sampled_from: int | None = None,
 ) -> tuple[np.ndarray | Progression, np.ndarray | Progression]:
     """Training and validation windows.
 
@@ -276,13 +276,14 @@ def split_starts(
             then share characters across the split. "contiguous" validates on the last 20 % and
             leaves out the training windows that would reach into them. "last" validates on the
             last window alone, as the course does for `Char3Model`.
-        drawn_from: number of windows, from the first on, for "random" to sample among; all if None.
-            (The course subtracts the window length once too often from the non-overlapping ones.)
+        sampled_from: number of windows, from the first on, for "random" to sample among; None for
+            all. (The course subtracts the window length once too often from the non-overlapping
+            ones.)
     """
     if split == "last":
         return starts[:-1], starts[-1:]
     if split == "random":
-        count = len(starts) if drawn_from is None else max(drawn_from, 0)
+        count = len(starts) if sampled_from is None else max(sampled_from, 0)
         numbers = _numbers(count)
         # The legacy generator, as in the course: the same windows as there.
         np.random.RandomState(42).shuffle(numbers)

@@ -191,9 +191,9 @@ def _windows(
         validation_starts = STARTS[reads](len(validation_tokens), config.bptt)
     else:
         validation_tokens = tokens
-        drawn_from = len(starts) - config.bptt - 1 if reads == "non-overlapping" else None
+        sampled_from = len(starts) - config.bptt - 1 if reads == "non-overlapping" else None
         starts, validation_starts = split_starts(
-            starts, config.bptt, config.split, drawn_from=drawn_from
+            starts, config.bptt, config.split, sampled_from=sampled_from
         )
     return (
         vocabulary,

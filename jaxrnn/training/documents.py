@@ -151,15 +151,14 @@ def _read_streams(
     losses = np.full(len(tokens), np.nan)  # (N,)
     carry = model.initial_carry(batch_size, precision(params))
     for call in range(calls):
-        # Some rows have nothing left to read.
-        rows = [row for row, lane in enumerate(lanes) if call < len(lane)]
+        # What each row reads now; some have nothing left.
+        reads = [(row, *lane[call]) for row, lane in enumerate(lanes) if call < len(lane)]
 
         # Each row's next characters, and the character behind each.
         inputs = np.zeros((steps, batch_size), np.int32)
         targets = np.zeros((steps, batch_size), np.int32)
         fresh = np.zeros(batch_size, bool)
-        for row in rows:
-            stream, at = lanes[row][call]
+        for row, stream, at in reads:
             stop = min(at + steps, stream.end)
             inputs[: stop - at, row] = tokens[at:stop]
             targets[: stop - at, row] = tokens[at + 1 : stop + 1]
@@ -168,8 +167,7 @@ def _read_streams(
 
         # Back to the places in the text, without those that another stream predicts.
         found_losses = np.asarray(stream_losses, float)  # (T, B)
-        for row in rows:
-            stream, at = lanes[row][call]
+        for row, stream, at in reads:
             first = max(at, stream.own)
             stop = min(at + steps, stream.end)
             if first < stop:

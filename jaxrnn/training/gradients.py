@@ -101,8 +101,7 @@ def gradient_errors(
     """
     windows = source.windows(0, WINDOW, 1)
     batch = batch_at(windows.with_tokens(on_device(source, model)), 0)
-    if ways is None:
-        ways = ("scan",) if why_not_compiled() else ("compiled", "scan")
+    available: tuple[Backend, ...] = ("scan",) if why_not_compiled() else ("compiled", "scan")
     errors: list[GradientError] = []
     # "highest": on a GPU, float32 products have 10 bits by default, and no tolerance would do.
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
@@ -114,7 +113,7 @@ def gradient_errors(
             differences = _differences(model, state.params, carry, batch)
         # The gradient has the structure of the parameters, and so has the optimizer's state.
         state = state._replace(opt_state=state.params, carry=carry)
-        for way in ways:
+        for way in ways or available:
             with backend(way):
                 errors += _errors(model, state, batch, differences, way)
     return errors

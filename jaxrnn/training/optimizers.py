@@ -179,13 +179,12 @@ def check_optimizer(optimizer: Any) -> None:
             )
 
 
-def check_rate(optimizer: AnyOptimizer, rate: Any, given: str = "rate") -> None:
+def check_rate(optimizer: AnyOptimizer, rate: Any) -> None:
     """Refuse a rate beside an optimizer that brings its own, and none beside one that needs it.
 
     Args:
         optimizer: the optimizer.
         rate: the rate, the rates, or None.
-        given: the caller's name of the rate, for the message.
 
     Raises:
         ValueError: if optimizer and rate do not fit.
@@ -194,7 +193,7 @@ def check_rate(optimizer: AnyOptimizer, rate: Any, given: str = "rate") -> None:
     if isinstance(optimizer, Optimizer) and rate is None:
         raise ValueError(NEEDS_A_RATE)
     if not isinstance(optimizer, Optimizer) and rate is not None:
-        raise ValueError(HAS_A_RATE.format(given=given))
+        raise ValueError(HAS_A_RATE.format(given="rate"))
 
 
 def updated(

@@ -124,7 +124,7 @@ def carry_for(model: CharModel, params: Any, carry: Carry, batch_size: int) -> C
     Raises:
         ValueError: if it is no carry of the model's, of any batch size.
     """
-    sizes = set()
+    sizes: set[int] = set()
     for leaf in jax.tree.leaves(carry):
         sizes.update(jnp.shape(leaf)[:1])  # (B, H): the batch size
     if len(sizes) == 1 and sizes != {batch_size}:
