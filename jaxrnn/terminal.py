@@ -54,16 +54,16 @@ def parse(
     import tyro  # it takes as long to import as everything that help needs
 
     errors = io.StringIO()
-    arguments = _with_values_joined(arguments)
+    options = {} if default is None else {"default": default}  # for tyro, None is a default too
     try:
         with contextlib.redirect_stderr(errors):
             return tyro.cli(
                 kind,
-                args=list(arguments),
+                args=_with_values_joined(arguments),
                 prog=program,
                 description=description,
                 config=(),
-                **({} if default is None else {"default": default}),
+                **options,
             )
     except SystemExit as stop:
         if stop.code in (0, None):

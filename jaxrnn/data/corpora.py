@@ -130,8 +130,8 @@ def human_numbers() -> Corpus:
 
     1 to 7,999 train and 8,001 to 9,999 validate, as in fast.ai's later course.
     """
-    training = ", ".join(number_in_words(n) for n in range(1, 8000))
-    validation = ", ".join(number_in_words(n) for n in range(8001, 10000))
+    training = ", ".join(map(number_in_words, range(1, 8000)))
+    validation = ", ".join(map(number_in_words, range(8001, 10000)))
     return Corpus("human-numbers", (training,), (validation,))
 
 

@@ -155,11 +155,9 @@ class Vocabulary:
         `"\\0"` is one of them where it is the padding, which comes first; elsewhere it is a
         character of the text.
         """
-        found = [0] if self.itos[0] == PADDING else []
-        for token in SPECIAL:
-            if token in self.stoi:
-                found.append(self.stoi[token])
-        return tuple(found)
+        padding = [0] if self.itos[0] == PADDING else []
+        special = [self.stoi[token] for token in SPECIAL if token in self.stoi]
+        return (*padding, *special)
 
     @property
     def end(self) -> int | None:

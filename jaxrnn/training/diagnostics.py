@@ -92,7 +92,7 @@ def _saturated_share(
     begin = list(rnn.initial_carry(len(starts), xs.dtype))
     for layer, given in enumerate(carry):
         begin[layer] = begin[layer]._replace(**given._asdict())
-    after, _ = rnn.apply({"params": layers}, begin, xs)
+    after, _ = rnn.apply({"params": layers}, tuple(begin), xs)
 
     near = sum(layer.near.sum() for layer in after)  # (B, H) each -> ()
     return near / sum(layer.counted.sum() for layer in after)
@@ -104,8 +104,14 @@ def watched(cell: Cell) -> Cell:
     watching = namedtuple("Watching", [*fields, "near", "counted"])  # type: ignore[misc]
 
     def step(carry: Any, x_gates: Array, h_gates: Array) -> Any:
-        before = cell.carry(*carry[: len(fields)])
-        after, seen = _values_near_an_end(cell.step, before, x_gates, h_gates)
+        # Run the step's jaxpr instead of the step.
+        arguments = (cell.carry(*carry[: len(fields)]), x_gates, h_gates)
+        closed, shape = jax.make_jaxpr(cell.step, return_shape=True)(*arguments)
+        seen: list[Array] = []
+        results = _evaluate(closed.jaxpr, closed.consts, jax.tree.leaves(arguments), seen)
+        after = jax.tree.unflatten(jax.tree.structure(shape), results)
+
+        # Count.
         near = carry.near
         count = 0.0
         for saturated in seen:
@@ -118,23 +124,19 @@ def watched(cell: Cell) -> Cell:
     return replace(cell, step=step, carry=watching)
 
 
-def _values_near_an_end(function: Callable[..., Any], *arguments: Any) -> tuple[Any, list[Array]]:
-    """The results of a function, and the saturated places of each sigmoid, tanh or relu in it."""
-    closed, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
-    seen: list[Array] = []
-    results = _evaluate(closed.jaxpr, closed.consts, jax.tree.leaves(arguments), seen)
-    return jax.tree.unflatten(jax.tree.structure(shape), results), seen
-
-
 def _evaluate(
     jaxpr: Jaxpr, constants: list[Any], arguments: list[Any], seen: list[Array]
 ) -> list[Any]:
     """Run a jaxpr, equation by equation, and append the saturated places of each gate to `seen`."""
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *arguments], strict=True))
-    read = lambda atom: atom.val if isinstance(atom, Literal) else values[atom]  # noqa: E731
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, Literal) else values[atom]
+
     for equation in jaxpr.eqns:
         inputs = [read(atom) for atom in equation.invars]
         kind = equation.primitive
+        # Into the functions that it calls: `nn.relu` and others are jitted.
         inner = equation.params.get("jaxpr") or equation.params.get("call_jaxpr")
         if inner is not None and kind.name in _CALLS:
             results = _evaluate(inner.jaxpr, inner.consts, inputs, seen)

@@ -138,7 +138,7 @@ class Optimizer:
         if rate is None:
             raise ValueError(NEEDS_A_RATE)
         direction, state = self._transformation.update(updates, state, params)
-        # Moments may be wider than the parameters: what is added has the parameters' dtype.
+        # The rate may be wider than the parameters: the update has their dtype.
         like = updates if params is None else params
         moved = jax.tree.map(lambda d, p: -(rate * d).astype(p.dtype), direction, like)
         return moved, state
