@@ -11,17 +11,18 @@ import numpy as np
 
 
 def check_tokens(tokens: Any, vocab_size: int | None = None, *, axes: int | None = None) -> None:
-    """Refuse what are no tokens. What is being traced has no values yet and passes.
+    """Refuse what are no tokens. A traced array has no values yet and passes.
 
     Args:
         tokens: an array of tokens.
         vocab_size: V, if known: tokens must be below it.
-        axes: how many axes the array must have, if that matters.
+        axes: number of axes that the array must have, if that matters.
 
     Raises:
         ValueError: if it has no integers, other axes, or a token outside [0, V).
     """
-    jax = sys.modules.get("jax")  # where it is not imported, nothing is traced
+    # Where JAX is not imported, nothing is traced.
+    jax = sys.modules.get("jax")
     if jax is not None and isinstance(tokens, jax.core.Tracer):
         return
     tokens = np.asarray(tokens)
@@ -31,19 +32,22 @@ def check_tokens(tokens: Any, vocab_size: int | None = None, *, axes: int | None
         raise ValueError(f"tokens must have {axes} axis, got shape {tokens.shape}.")
     if not tokens.size:
         return
-    lowest, highest = int(tokens.min()), int(tokens.max())
+    lowest = int(tokens.min())
+    highest = int(tokens.max())
     if lowest < 0 or (vocab_size is not None and highest >= vocab_size):
+        bad = lowest if lowest < 0 else highest
         allowed = "at least 0" if vocab_size is None else f"in [0, {vocab_size})"
         raise ValueError(
-            f"tokens must be {allowed}, got {lowest if lowest < 0 else highest}. Encode the text "
+            f"tokens must be {allowed}, got {bad}. Encode the text "
             "with the vocabulary that the model was made for."
         )
 
 
 def check_starts(starts: Any, length: int, count: int) -> None:
     """Refuse windows of `length` characters and their targets that leave `count` tokens."""
-    lowest, highest = int(starts.min()), int(starts.max())
-    if lowest < 0 or highest + length >= count:
+    lowest = int(starts.min())
+    highest = int(starts.max())
+    if lowest < 0 or highest + length >= count:  # the last target is the token behind a window
         bad = lowest if lowest < 0 else highest
         raise ValueError(
             f"A window of {length} characters and its last target, at {bad}, lies outside the "
@@ -64,6 +68,7 @@ def check_at_least_0(**values: int) -> None:
 def _check_at_least(least: int, values: dict[str, Any]) -> None:
     for name, value in values.items():
         try:
+            # NumPy's integers too, but no floats.
             number = operator.index(value)
         except TypeError:
             raise ValueError(
@@ -74,6 +79,6 @@ def _check_at_least(least: int, values: dict[str, Any]) -> None:
 
 
 def check_seed(seed: int) -> None:
-    """Refuse a seed that is none of a random key's."""
+    """Refuse what is no seed of a random key."""
     if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
         raise ValueError(f"seed must lie in [0, 2**32), got {seed!r}.")

@@ -13,15 +13,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
+# Name of the file that a process locks while it writes to a folder.
 LOCK = ".lock"
-"""The file whose lock says that a process is writing to a folder."""
+# Maximum size, in bytes, of a file of settings, a vocabulary or a history.
 LARGEST_TEXT = 1 << 28
-"""Bytes that a file of settings, a vocabulary or a history may have."""
+# Errors of file systems without locks.
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
-"""What file systems without locks answer."""
+# First bytes of the header of our own checkpoints, from the ninth byte of the file on, before the
+# checksum. They distinguish our checkpoints from other safetensors files.
 CHECKPOINT_BEGINNING = b'{"__metadata__":{"jaxrnn":"{\\"sha256\\": \\"'
-"""How the header of our own checkpoints begins, in the bytes from the ninth on; the checksum
-follows. By it they are told from other safetensors files."""
 
 
 class UnreadableError(ValueError):
@@ -33,11 +33,11 @@ class LockedError(ValueError):
 
 
 def read_regular(path: Path | str, *, at_most: int | None = None) -> bytes:
-    """The bytes of a regular file. A pipe or a device, which may never end, is not opened for long.
+    """The bytes of a regular file. A pipe or a device, which may never end, is not read.
 
     Args:
         path: the file.
-        at_most: how many bytes it may have; a larger one is refused before it is read.
+        at_most: maximum size in bytes; a larger file is refused before it is read.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -55,14 +55,15 @@ def read_regular(path: Path | str, *, at_most: int | None = None) -> bytes:
             raise UnreadableError(
                 f"{path} has {status.st_size:,} bytes, more than the {at_most:,} that it may have."
             )
-        data = file.read() if at_most is None else file.read(at_most + 1)
+        # A byte more, in case the file has grown since.
+        data = file.read(-1 if at_most is None else at_most + 1)
     if at_most is not None and len(data) > at_most:
         raise UnreadableError(f"{path} has more than the {at_most:,} bytes that it may have.")
     return data
 
 
 def damage(error: Exception) -> str:
-    """What is wrong with a file, in words, by what its reader met; at most 300 characters."""
+    """A description of the damage of a file, from its reader's error; at most 300 characters."""
     if isinstance(error, KeyError):
         return f"it has no {error.args[0]!r:.300}" if error.args else "an entry is missing"
     words = " ".join(str(error).split()).rstrip(".")
@@ -70,11 +71,11 @@ def damage(error: Exception) -> str:
 
 
 def parse_json(data: bytes | str, what: object) -> Any:
-    """What JSON says.
+    """The value of a JSON text.
 
     Args:
         data: the JSON.
-        what: where it is from, for the message.
+        what: its origin, for the message.
 
     Raises:
         UnreadableError: if it is no JSON, or is nested too deeply.
@@ -88,10 +89,9 @@ def parse_json(data: bytes | str, what: object) -> Any:
 
 
 def open_own(path: Path, mode: str) -> IO[Any]:
-    """Open a file of a folder of one's own for writing; it is made if it is not there.
+    """Open a file of a folder of one's own for writing; it is created if it does not exist.
 
-    What somebody else put in its place is not written to: a link, which leads elsewhere, a pipe,
-    a device.
+    Nothing else in its place is written to: a link, which leads elsewhere, a pipe, a device.
 
     Args:
         path: the file.
@@ -102,6 +102,7 @@ def open_own(path: Path, mode: str) -> IO[Any]:
     """
 
     def opener(name: str, flags: int) -> int:
+        # Checked behind opening: between a check and opening, the file could be replaced.
         descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
@@ -124,22 +125,26 @@ def write_whole(path: Path, data: bytes, *, older: Sequence[Path] = ()) -> None:
 
     Args:
         path: the file.
-        data: what it will hold.
-        older: where the file that is there moves to, and where what is at that place moves to,
-            and so on; what is at the last of them goes.
+        data: its new content.
+        older: places of the older versions, newest first: each file moves one place on, and the
+            one at the last place is removed.
     """
     partial = path.with_name(f".{path.name}.partial")
     linked = path.with_name(f".{path.name}.older.partial")
     try:
+        # The content, beside its place.
         with open_own(partial, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        # The older versions, the oldest first: none is overwritten before it has moved.
         for source, target in reversed(list(pairwise(older))):
             if source.exists():
                 os.replace(source, target)
         if older and path.exists():
+            # By a second name: if moved, there would be no file at `path` for an instant.
             os.replace(_second_name(path, linked), older[0])
+        # The names.
         os.replace(partial, path)
         sync_folder(path.parent)
     finally:
@@ -148,11 +153,12 @@ def write_whole(path: Path, data: bytes, *, older: Sequence[Path] = ()) -> None:
 
 
 def _second_name(path: Path, name: Path) -> Path:
-    """A file under another name, too; itself where the file system has no links."""
+    """A second name of a file, or the file itself where the file system has no links."""
     name.unlink(missing_ok=True)
     try:
         os.link(path, name)
     except OSError as error:
+        # A disk that is full or fails is no file system without links.
         if error.errno in (errno.ENOSPC, errno.EROFS, errno.EIO):
             raise
         return path
@@ -195,26 +201,26 @@ def remove_partial_folders(folder: Path) -> None:
 
 def _is_running(process: int) -> bool:
     try:
-        os.kill(process, 0)
+        os.kill(process, 0)  # signal 0 is not sent, only checked
     except ProcessLookupError:
         return False
     except (OSError, OverflowError):
-        pass
+        pass  # another user's, or not known: its folder is left alone
     return True
 
 
 @contextlib.contextmanager
 def locked(
-    folder: Path, say: Callable[[str], None] = lambda text: None
+    folder: Path, emit: Callable[[str], None] = lambda text: None
 ) -> Iterator[Callable[[], None]]:
-    """Within it, no other process gets in; the kernel opens the lock when a process dies.
+    """A lock of a folder, which the kernel opens when a process dies.
 
-    Gives a function to call before each write: the folder may have been removed meanwhile, and
-    another one made under its name, which is somebody else's.
+    Yields a function to call before each write: the folder may have been removed meanwhile, and
+    another one created under its name, which is somebody else's.
 
     Args:
         folder: the folder.
-        say: is told, in a sentence, where the file system has no locks.
+        emit: function for a warning, in a sentence, where the file system has no locks.
 
     Raises:
         LockedError: if another one is in already; by the function, if the folder is another one.
@@ -223,6 +229,7 @@ def locked(
 
         def check() -> None:
             """Refuse to write where the folder is another one by now."""
+            # The name may lead to another file than the one that is open and locked.
             held = os.fstat(file.fileno())
             try:
                 there = os.stat(folder / LOCK)
@@ -238,7 +245,7 @@ def locked(
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in NO_LOCKS:
-                say(
+                emit(
                     f"The file system of {folder} has no locks: see to it yourself that no other "
                     "process trains this run."
                 )
@@ -246,7 +253,7 @@ def locked(
                 return
             if not isinstance(error, BlockingIOError):
                 raise
-            file.seek(0)
+            file.seek(0)  # to the number of the process that holds the lock
             raise LockedError(
                 f"Process {file.read(20).strip() or '?'} is writing to {folder}. Wait for it to "
                 "end, or stop it."

@@ -1,8 +1,8 @@
 """Files and folders at paths that a user names: checked before the work, written at its end.
 
-What may be written is a new name, or a regular file that is no part of a run. A device node, a
-pipe, a link, a folder and a run's own files are refused: replacing them by a rename would destroy
-something that the user did not mean.
+Allowed are a new name, and a regular file that is no part of a run. A device node, a pipe, a link,
+a folder and a run's own files are refused: to replace them by a rename would destroy something that
+the user did not mean.
 """
 
 import errno
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from jaxrnn.files import write_whole
 
+# Patterns of the names of a run's own files.
 RUN_FILES = (
     "config.json",
     "vocabulary.json",
@@ -26,7 +27,6 @@ RUN_FILES = (
     "loss.png",
     ".*",
 )
-"""Names of a run's own files, as patterns."""
 
 
 class OutputError(ValueError):
@@ -38,8 +38,8 @@ def check_output(path: Path | str, *, parents: bool = False, suffix: str | None 
 
     Args:
         path: the file that the user names.
-        parents: whether `write_output` makes the folder if it is not there.
-        suffix: how the name must end, such as ".png", where programs know the kind of file by it.
+        parents: whether `write_output` creates the folder if it does not exist.
+        suffix: required ending of the name, such as ".png", where it decides the kind of file.
 
     Returns:
         The path.
@@ -57,7 +57,7 @@ def check_output(path: Path | str, *, parents: bool = False, suffix: str | None 
                 f"{suffix}."
             )
         _check_file(path)
-        # The new bytes are first written here; see `write_whole`.
+        # The place of the new bytes before the rename; see `write_whole`.
         _check_file(path.with_name(f".{path.name}.partial"))
     except OSError as error:
         raise OutputError(f"Cannot write {path}: {error.strerror}.") from error
@@ -73,8 +73,8 @@ def write_output(path: Path | str, data: bytes | str, *, parents: bool = False) 
 
     Args:
         path: the file; it is checked again by `check_output`.
-        data: what it holds; text is written as UTF-8.
-        parents: whether the folder is made if it is not there.
+        data: its content; text is encoded as UTF-8.
+        parents: whether the folder is created if it does not exist.
 
     Returns:
         The path.
@@ -97,9 +97,8 @@ def check_output_folder(folder: Path | str, files: Iterable[str] = ()) -> Path:
     """Refuse a folder that results may not be written to. Call it before the work begins.
 
     Args:
-        folder: the folder that the user names; it need not be there.
-        files: the files that will be written in it; patterns such as "*.png" stand for those that
-            are there.
+        folder: the folder that the user names; it need not exist.
+        files: names of the results in it, or patterns such as "*.png" of existing files.
 
     Returns:
         The folder.
@@ -119,6 +118,7 @@ def check_output_folder(folder: Path | str, files: Iterable[str] = ()) -> Path:
         for pattern in files:
             found = sorted(folder.glob(pattern))
             for path in found or [folder / pattern]:
+                # A subfolder that does not exist holds nothing that could be replaced.
                 if path.parent.is_dir():
                     check_output(path)
     except OSError as error:
@@ -132,13 +132,14 @@ def check_output_folder(folder: Path | str, files: Iterable[str] = ()) -> Path:
 
 def is_run(folder: Path) -> bool:
     """Whether a folder is a run: its configuration, and something else that only a run has."""
+    # A configuration alone may be any program's.
     others = ("vocabulary.json", "SHA256SUMS", "history.jsonl", "last.safetensors")
     has_others = any((folder / name).exists() for name in others)
     return (folder / "config.json").exists() and has_others
 
 
 def kind_of(mode: int) -> str | None:
-    """What is at a path that is no regular file, by its `st_mode`; None for a regular file."""
+    """The kind of what is at a path, by its `st_mode`; None for a regular file."""
     kinds = {
         stat.S_IFDIR: "a folder",
         stat.S_IFLNK: "a link",
@@ -153,12 +154,14 @@ def kind_of(mode: int) -> str | None:
 
 
 def _check_file(path: Path) -> None:
-    """Refuse what is at `path`, or what would be, if it must not be replaced."""
+    """Refuse a path at which nothing may be replaced or created."""
+    # A name that a run uses, beside a configuration.
     folder = path.parent
     partial = path.name.endswith(".partial")
     reserved = any(fnmatchcase(path.name, pattern) for pattern in RUN_FILES)
     if reserved and not partial and (folder / "config.json").exists():
         raise OutputError(f"{path} belongs to a run: name another file.")
+    # What is there, links not followed.
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
@@ -176,7 +179,7 @@ def _check_folder_of(path: Path, *, parents: bool) -> None:
         raise OutputError(f"{path} is a folder: name a file.")
     folder = path.parent
     if parents:
-        # The nearest folder that is there; the others are made in it.
+        # The nearest folder that exists; the others will be created in it.
         while not os.path.lexists(folder) and folder != folder.parent:
             folder = folder.parent
     if not folder.exists():

@@ -3,11 +3,11 @@
 A name stands for a built-in entry, for one that was put into the registry in this process
 (`CELLS["mine"] = MINE`), for one that an installed package provides (an entry point of the group
 `jaxrnn.cells`, `jaxrnn.models`, `jaxrnn.optimizers` or `jaxrnn.tokenizers`), or, as FILE.py:NAME,
-for what a Python file defines.
+for a definition in a Python file.
 
-To look up FILE.py:NAME runs the file. Where a person writes that name, it is what they ask for.
-Where a file from elsewhere names it (the configuration of a run, an exported file), nothing is run
-that was not run here before: `check_trusted` compares with the checksums that `trust` keeps.
+To find FILE.py:NAME runs the file. Where a person types that name, they ask for it. Where a file
+from elsewhere has it (the configuration of a run, an exported file), no code is run that was not
+run here before: `check_trusted` compares it with the checksums that `trust` stores.
 """
 
 import hashlib
@@ -23,14 +23,15 @@ from jaxrnn.files import UnreadableError, read_regular, write_whole
 
 T = TypeVar("T")
 
+# Pattern of FILE.py:NAME.
 REFERENCE = re.compile(r"(?P<path>.+\.py):(?P<name>[A-Za-z_][A-Za-z_0-9]*)")
-"""FILE.py:NAME."""
+# Maximum size, in bytes, of a file of code.
 LARGEST_CODE = 1 << 24
-"""Maximum number of bytes of a file of code."""
+# Subfolder of the user's cache folder, with an empty file for each checksum of code that was run.
 TRUSTED = "trusted"
-"""Subfolder of the user's cache folder; an empty file for each checksum of code that was run."""
 
-_modules: dict[tuple[str, str], types.ModuleType] = {}  # (path, checksum) -> the file, run
+# Modules of files that were run, by path and checksum.
+_modules: dict[tuple[str, str], types.ModuleType] = {}
 
 
 class NotDefinedError(ValueError):
@@ -42,9 +43,9 @@ class Registry(dict[str, T], Generic[T]):
 
     Args:
         kind: the kind in one word, for messages and for the group of entry points: "cell".
-        check: refuses, by a ValueError, what is no object of the kind; it is called with what an
-            entry point or a file gives.
-        entries: the built-in ones.
+        check: function that refuses, by a ValueError, an object of another kind; it is called with
+            the objects of entry points and files.
+        entries: the built-in objects.
     """
 
     def __init__(self, kind: str, check: Callable[[Any], None], entries: Mapping[str, T]) -> None:
@@ -53,10 +54,10 @@ class Registry(dict[str, T], Generic[T]):
         self._check = check
 
     def find(self, name: str) -> T:
-        """The object that a name stands for.
+        """The object of a name.
 
         Args:
-            name: of an entry, of an entry point, or FILE.py:NAME.
+            name: name of an entry or of an entry point, or FILE.py:NAME.
 
         Raises:
             NotDefinedError: if it stands for nothing here.
@@ -73,7 +74,7 @@ class Registry(dict[str, T], Generic[T]):
         return checked
 
     def _provided(self, name: str) -> Any:
-        """What an installed package provides under a name."""
+        """The object that an installed package provides under a name."""
         from importlib.metadata import entry_points
 
         for point in entry_points(group=f"jaxrnn.{self.kind}s", name=name):
@@ -91,7 +92,7 @@ def is_reference(name: str) -> bool:
 
 
 def absolute_reference(name: str) -> str:
-    """FILE.py:NAME with the whole path, which is the same in every folder; other names as is."""
+    """FILE.py:NAME with an absolute path, the same in every folder; other names unchanged."""
     if not is_reference(name):
         return name
     path, attribute = _parts(name)
@@ -102,7 +103,7 @@ def code_files(names: Mapping[str, str]) -> dict[str, str]:
     """The files of code among some names, and the sha256 of each.
 
     Args:
-        names: FILE.py:NAME or other names, by what they are for.
+        names: FILE.py:NAME or other names, by their purpose.
 
     Raises:
         ValueError: if a file cannot be read.
@@ -111,7 +112,7 @@ def code_files(names: Mapping[str, str]) -> dict[str, str]:
     for name in names.values():
         if is_reference(name):
             path, _ = _parts(name)
-            files[str(path.absolute())] = _checksum(_code(path))
+            files[str(path.absolute())] = hashlib.sha256(_code(path)).hexdigest()
     return files
 
 
@@ -123,7 +124,8 @@ def load_object(reference: str) -> Any:
     """
     path, name = _parts(reference)
     code = _code(path)
-    checksum = _checksum(code)
+    checksum = hashlib.sha256(code).hexdigest()
+    # A file that has changed is another module.
     key = (str(path.absolute()), checksum)
     if key not in _modules:
         _modules[key] = _run(path, code, checksum)
@@ -135,12 +137,12 @@ def load_object(reference: str) -> Any:
 
 
 def trust(path: Path | str) -> None:
-    """Keep in the user's cache folder that the code of a file, as it is now, may be run.
+    """Store in the user's cache folder that the code of a file, as it is now, may be run.
 
     Raises:
         ValueError: if the file cannot be read.
     """
-    marker = _marker(_checksum(_code(Path(path))))
+    marker = _marker(_code(Path(path)))
     try:
         marker.parent.mkdir(parents=True, exist_ok=True)
         write_whole(marker, b"")
@@ -159,7 +161,7 @@ def check_trusted(reference: str) -> None:
         code = _code(path)
     except ValueError as error:
         raise NotDefinedError(f"The code of {reference} is not there: {error}") from None
-    if not _marker(_checksum(code)).is_file():
+    if not _marker(code).is_file():
         raise NotDefinedError(
             f"{path} would be run for {reference}, and it was never run here as it is now. Read "
             f"it; if it does what you want, type: jaxrnn trust {path}"
@@ -182,24 +184,22 @@ def _code(path: Path) -> bytes:
         raise ValueError(f"Cannot read {path}: {error.strerror}.") from error
 
 
-def _checksum(code: bytes) -> str:
-    return hashlib.sha256(code).hexdigest()
-
-
-def _marker(checksum: str) -> Path:
+def _marker(code: bytes) -> Path:
+    """The file whose existence says that this code was run here."""
     import pooch
 
-    return Path(pooch.os_cache("jaxrnn")) / TRUSTED / checksum
+    return Path(pooch.os_cache("jaxrnn")) / TRUSTED / hashlib.sha256(code).hexdigest()
 
 
 def _run(path: Path, code: bytes, checksum: str) -> types.ModuleType:
-    """The module of a file: what was read is what is run."""
+    """The module of a file, from the bytes that were read: the file may change meanwhile."""
     module = types.ModuleType(f"{path.stem}_{checksum[:8]}")
     module.__file__ = os.path.abspath(path)
-    # Dataclasses and pickling look a class's module up by its name.
+    # Dataclasses and pickling find a class's module by its name.
     sys.modules[module.__name__] = module
     folder = str(path.absolute().parent)
-    sys.path.insert(0, folder)  # as for a script: the file may import its neighbors
+    # As for a script: the file may import its neighbors.
+    sys.path.insert(0, folder)
     try:
         exec(compile(code, module.__file__, "exec"), module.__dict__)
     except Exception as error:  # anything can go wrong in the user's code

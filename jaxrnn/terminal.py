@@ -1,4 +1,4 @@
-"""What the command lines share: parsing to one-line errors, stopping politely, showing progress."""
+"""Shared by the commands: parsing with one-line errors, graceful stops, a progress bar."""
 
 import contextlib
 import io
@@ -15,29 +15,29 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+# Exit code for a mistake of the user's.
 USER_ERROR = 2
-"""The exit code for a mistake of the user's."""
+# Exit code for work that could not be finished.
 FAILED = 1
-"""The exit code for work that could not be finished."""
+# Base of the exit codes after a signal, to which shells add the signal's number.
 SIGNALLED = 128
-"""The exit code after a signal is this and the signal's number, as shells have it."""
+# Flags whose value may be any text, even one that begins with "-".
 TEXTS = ("--prompt",)
-"""Flags whose value may be any text."""
+# Exit code after Ctrl-C.
 INTERRUPTED = SIGNALLED + signal.SIGINT
-"""The exit code after Ctrl-C."""
 
+# Characters that a terminal obeys instead of showing them: control characters but line ends and
+# tabs, marks of the direction of text, and halves of surrogate pairs.
 CONTROLS = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
     "\ud800-\udfff]|\r(?!\n)"
 )
-"""What a terminal obeys instead of showing it: control characters but line ends and tabs, those
-that turn the direction of writing, and halves of surrogate pairs."""
 
 
 def printable(text: str) -> str:
-    """A text that shows what it holds: what a terminal would obey is escaped, as in "\\x1b[2J".
+    """A text in which what a terminal would obey is escaped, as in "\\x1b[2J".
 
-    For everything that comes from a file: names, values, tokens, what a model writes.
+    For everything that comes from a file: names, values, tokens, generated text.
     """
     return CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
 
@@ -54,16 +54,16 @@ def parse(
     import tyro  # it takes as long to import as everything that help needs
 
     errors = io.StringIO()
-    arguments = _with_values_joined(arguments)
+    options = {} if default is None else {"default": default}  # for tyro, None is a default too
     try:
         with contextlib.redirect_stderr(errors):
             return tyro.cli(
                 kind,
-                args=list(arguments),
+                args=_with_values_joined(arguments),
                 prog=program,
                 description=description,
                 config=(),
-                **({} if default is None else {"default": default}),
+                **options,
             )
     except SystemExit as stop:
         if stop.code in (0, None):
@@ -78,7 +78,8 @@ def _with_values_joined(arguments: Sequence[str]) -> list[str]:
     """
     joined: list[str] = []
     for argument in arguments:
-        if joined and joined[-1] in TEXTS and re.match(r"-(?!-?[a-z][a-z-]+(=|$))", argument):
+        begins = re.match(r"-(?!-?[a-z][a-z-]+(=|$))", argument)  # with "-", but is no flag
+        if joined and joined[-1] in TEXTS and begins:
             joined[-1] += f"={argument}"
         else:
             joined.append(argument)
@@ -86,7 +87,7 @@ def _with_values_joined(arguments: Sequence[str]) -> list[str]:
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong, in words; the text of an exception is not always one."""
+    """The reason of an error in words, which the text of an exception not always is."""
     text = str(error)
     if isinstance(error, KeyError):
         return f"There is no {text}."
@@ -101,16 +102,19 @@ def reason(error: BaseException) -> str:
 def run_command(command: Callable[[], int]) -> int:
     """Run a command; a mistake of the user's becomes one line and exit code 2."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # what the terminal cannot show, it shows escaped
+        # Characters outside the terminal's encoding are escaped.
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
         return command()
-    except BrokenPipeError:  # a reader such as `head` has seen enough
+    except BrokenPipeError:
+        # A reader such as `head` has ended. Python would fail again as it flushes standard output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        # By name: JAX may not be imported. Any other is a bug, for which a traceback helps.
         if isinstance(error, RuntimeError) and type(error).__name__ != "JaxRuntimeError":
-            raise  # of ours, or of a library's: a traceback is what helps
+            raise
         message = printable(" ".join(reason(error).split()))
         if isinstance(error, MemoryError) or message.startswith("RESOURCE_EXHAUSTED"):
             message = f"There is not enough memory: choose smaller numbers. {message}"
@@ -122,10 +126,10 @@ def run_command(command: Callable[[], int]) -> int:
 
 
 def keep_compiled_programs() -> None:
-    """Keep what is compiled in the user's cache folder, so that it is not compiled again."""
+    """Store compiled programs in the user's cache folder, for later processes."""
     jax = sys.modules.get("jax")
-    if jax is None:  # nothing will be compiled
-        return
+    if jax is None:
+        return  # nothing will be compiled
     import pooch
 
     jax.config.update("jax_compilation_cache_dir", str(pooch.os_cache("jaxrnn") / "compiled"))
@@ -133,19 +137,22 @@ def keep_compiled_programs() -> None:
 
 
 def command_name() -> str:
-    """How this program was called, for hints on what to type next."""
+    """The command that started this program, for hints on what to type next."""
     called = Path(sys.argv[0])
-    own_script = called.suffix == ".py" and not called.stem.startswith("__")
-    return os.environ.get("JAXRNN_COMMAND") or (f"python {called}" if own_script else "jaxrnn")
+    command = "jaxrnn"
+    # A user's script, and not `python -m jaxrnn`, which calls __main__.py.
+    if called.suffix == ".py" and not called.stem.startswith("__"):
+        command = f"python {called}"
+    return os.environ.get("JAXRNN_COMMAND") or command
 
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[Callable[[], int]]:
     """Within it, Ctrl-C and SIGTERM only ask to stop; a second one interrupts at once.
 
-    SIGHUP, which comes when the terminal is closed, stops nothing: the work goes on in silence.
+    SIGHUP, which comes when the terminal is closed, stops nothing: the work goes on without output.
 
-    Gives a function that tells by which signal a stop was asked for, 0 if by none.
+    Yields a function that returns the number of the signal that asked to stop, 0 if none did.
     """
     asked = 0
 
@@ -158,24 +165,27 @@ def stop_requests() -> Iterator[Callable[[], int]]:
     def hang_up(number: int, frame: FrameType | None) -> None:
         silence()
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # as nohup has it
-    handlers = (ask, ask, signal.SIG_IGN if ignored else hang_up)
-    before = [signal.signal(n, handler) for n, handler in zip(numbers, handlers, strict=True)]
+    before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, ask),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, ask),
+    }
+    # Under nohup, SIGHUP is ignored, and stays so.
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, hang_up)
     try:
         yield lambda: asked
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def silence() -> None:
-    """Let what is printed from here on go nowhere: the screen is lost, or the disk is full."""
+    """Discard all further output: the screen is lost, or the disk is full."""
     sys.stdout = sys.stderr = _Nowhere()
 
 
 class _Nowhere(io.TextIOBase):
-    """A stream that forgets what is written to it."""
+    """A stream that discards its input."""
 
     def write(self, text: str) -> int:
         return len(text)
@@ -199,7 +209,7 @@ class Screen:
             disable=not self.console.is_terminal,
         )
         self._task = self._bar.add_task("", total=1.0, note="")
-        self._lost = False
+        self._lost = False  # whether output has failed
 
     def __enter__(self) -> "Screen":
         self._bar.start()
@@ -210,7 +220,7 @@ class Screen:
             self._bar.stop()
 
     def show(self, what: str, done: float, note: str = "") -> None:
-        """Set the bar: `done` is the share of the whole, in [0, 1]."""
+        """Set the bar: `done` is the finished fraction, in [0, 1]."""
         if self._lost:
             return
         try:
@@ -219,7 +229,7 @@ class Screen:
             self._lose(error)
 
     def notice(self, text: str) -> None:
-        """Print a line on standard error: something that the user should know."""
+        """Print a line on standard error, for the user to know."""
         self._print(self._errors, f"note: {printable(text)}")
 
     def line(self, text: str = "") -> None:
@@ -227,7 +237,7 @@ class Screen:
         self._print(self.console, printable(text))
 
     def _print(self, console: Console, text: str) -> None:
-        """Print a line. A screen that is lost or full is gone on without: training matters more."""
+        """Print a line. Where that fails, the work goes on without output."""
         if self._lost:
             return
         try:
@@ -237,7 +247,7 @@ class Screen:
 
     def _lose(self, error: OSError) -> None:
         if isinstance(error, BrokenPipeError):
-            raise error
+            raise error  # the reader has ended, and so does the command
         self._lost = True
         with contextlib.suppress(OSError):
             self._bar.stop()
@@ -248,16 +258,16 @@ class Screen:
 
 
 def first_paragraph(boxed: str) -> str:
-    """The message in an error box of tyro's, in one line: what stands above its first rule.
+    """The message in an error box of tyro's, in one line: the text above its first rule.
 
-    Where the terminal has no characters for lines, a box is drawn with "-", and its title stands on
-    a line of its own, above a rule.
+    Where the terminal has no characters for lines, a box consists of "-", and its title stands on a
+    line of its own, above a rule.
     """
     words: list[str] = []
     titled = False
     for line in boxed.splitlines():
         if line.startswith(("╭", "╰")):
-            titled = True
+            titled = True  # in the frame itself
             continue
         text = line.strip("│ ")
         if len(text) > 3 and set(text) == {"-"} and not titled:
@@ -269,7 +279,7 @@ def first_paragraph(boxed: str) -> str:
             break
         words += text.split()
     sentence = " ".join(words)
-    # tyro's own names for what stands behind the flags, and for all options of a recipe.
+    # Without tyro's own names, for positional arguments and for all options of a recipe.
     sentence = re.sub(r"^.*?__tyro-dummy-inner__[\w.]*:\s*", "", sentence)
     sentence = re.sub(r"^Error parsing config:\s*", "", sentence)
     return sentence or "the command line could not be read."

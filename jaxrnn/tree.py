@@ -7,5 +7,5 @@ import jax
 
 def named_leaves(tree: Any) -> dict[str, Any]:
     """The leaves of a pytree by their paths, such as "rnn/weight_hh_l0"."""
-    flat = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

@@ -23,8 +23,7 @@ from jaxrnn.nn.models import COURSE_MODELS
 from jaxrnn.runs.config import Config
 from jaxrnn.runs.experiment import prepare
 from jaxrnn.runs.run import Run
-from jaxrnn.training.chunks import Progress
-from jaxrnn.training.history import Position
+from jaxrnn.training.history import Position, Progress
 from parity.core.references import reference_of
 
 TEXT = "the quick brown fox jumps over the lazy dog; and Pack my box with five jugs.\n" * 40

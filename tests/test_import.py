@@ -461,8 +461,7 @@ def test_a_list_shows_what_is_in_a_file(capsys):
 def test_best_is_exported_where_there_is_one(capsys):
     run = taken(saved(state()))
     experiment = run.experiment()
-    from jaxrnn.training.chunks import Progress
-    from jaxrnn.training.history import Position
+    from jaxrnn.training.history import Position, Progress
 
     fresh = experiment.fresh_state()
     doubled = fresh._replace(params=jax.tree.map(lambda p: p * 2, fresh.params))

@@ -1,5 +1,7 @@
 """The learning-rate range test: what it suggests, and when it suggests nothing."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -22,31 +24,31 @@ def curve(fall_at, rise_at=None, *, noise=0.02, rates=RATES, **options):
 @pytest.mark.parametrize("steps", [40, 320, 5_000])
 def test_the_steepest_fall_is_found_through_noise(fall_at, steps):
     rates = np.geomspace(1e-5, 10, steps)
-    found = curve(fall_at, 1.0, rates=rates).suggested
+    found = curve(fall_at, 1.0, rates=rates).suggestion().rate
     assert abs(np.log10(found / fall_at)) < 0.25
 
 
 def test_the_noise_of_the_first_steps_is_no_fall():
     test = curve(1e-3, 1.0)
     test.losses[:3] = [4.4, 4.2, 3.9]
-    assert abs(np.log10(test.suggested / 1e-3)) < 0.25
+    assert abs(np.log10(test.suggestion().rate / 1e-3)) < 0.25
 
 
 def test_a_loss_that_explodes_does_not_hide_the_fall():
     test = curve(1e-2, 1.0, diverged=True)
     test.losses[-3:] = [1e4, 1e20, 1e30]
-    assert abs(np.log10(test.suggested / 1e-2)) < 0.25
+    assert abs(np.log10(test.suggestion().rate / 1e-2)) < 0.25
 
 
 def test_what_the_frequencies_explain_is_no_reason_for_a_rate():
     first, second = curve(1e-4, noise=0).losses, curve(1e-2, 1.0, noise=0).losses
     losses = [2 * a + b / 2 for a, b in zip(first, second, strict=True)]  # 10, then 6, then 5
     test = RangeTest(RATES.tolist(), losses)
-    assert abs(np.log10(test.suggested / 1e-4)) < 0.25
+    assert abs(np.log10(test.suggestion().rate / 1e-4)) < 0.25
     test = test._replace(by_frequency=6.05)
-    assert abs(np.log10(test.suggested / 1e-2)) < 0.25
+    assert abs(np.log10(test.suggestion().rate / 1e-2)) < 0.25
     test = test._replace(by_frequency=4.0)  # never reached
-    assert abs(np.log10(test.suggested / 1e-4)) < 0.25
+    assert abs(np.log10(test.suggestion().rate / 1e-4)) < 0.25
 
 
 @pytest.mark.parametrize(
@@ -63,9 +65,7 @@ def test_what_the_frequencies_explain_is_no_reason_for_a_rate():
 def test_an_end_of_the_range_is_not_recommended(test, message):
     rate, sentence = test.suggestion()
     assert rate is None
-    with pytest.raises(ValueError, match=message.replace("e+01:", "e[+]01:")) as caught:
-        _ = test.suggested
-    assert str(caught.value) == sentence
+    assert re.search(message.replace("e+01:", "e[+]01:"), sentence)
 
 
 def test_a_guess_by_frequency_loses_the_entropy():

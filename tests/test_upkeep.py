@@ -10,8 +10,7 @@ from jaxrnn import TrainState
 from jaxrnn.runs import checkpointing
 from jaxrnn.runs.checkpointing import Checkpointing
 from jaxrnn.terminal import stop_requests
-from jaxrnn.training.chunks import Progress
-from jaxrnn.training.history import Position
+from jaxrnn.training.history import Position, Progress
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

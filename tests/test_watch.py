@@ -6,8 +6,7 @@ import pytest
 
 from jaxrnn.cli import watch
 from jaxrnn.runs.plots import losses_picture
-from jaxrnn.training.chunks import Progress
-from jaxrnn.training.history import Position, Row
+from jaxrnn.training.history import Position, Progress, Row
 
 NAN, INF = math.nan, math.inf
 NO_NUMBERS = (NAN, INF, -INF)

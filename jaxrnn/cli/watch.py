@@ -24,9 +24,8 @@ from jaxrnn.terminal import (
     printable,
     stop_requests,
 )
-from jaxrnn.training.chunks import Progress
 from jaxrnn.training.diagnosis import NonFiniteLossError
-from jaxrnn.training.history import Row
+from jaxrnn.training.history import Progress, Row
 
 SHORT = {"character": "char", "byte": "byte", "token": "tok"}
 """Units of a text as the table of epochs abbreviates them."""

@@ -8,6 +8,7 @@ import codecs
 import hashlib
 import logging
 import os
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -24,22 +25,23 @@ logger = logging.getLogger(__name__)
 
 NIETZSCHE_URL = "https://s3.amazonaws.com/text-datasets/nietzsche.txt"
 NIETZSCHE_SHA256 = "23cf69874ab69d3d256099ab530ea4be24d47d9675b673bcc67cbcd6298ec647"
+# Number of lines left for training: the course deleted the others by hand.
 NIETZSCHE_TRAINING_LINES = 7999
-"""The course deleted the last fifth or so of the lines by hand; this many were left."""
 
+# Maximum size of a text in bytes: positions are int32, and a character has at most four bytes.
 LARGEST = 4 << 31
-"""Bytes that a text may have: places in it are int32, and a character has four bytes at most."""
+# Number of characters of a text that are encoded at once for its checksum.
 CHUNK = 1 << 20
-"""Characters of a checksum's text that are encoded at once."""
 
+# Maximum number of names of one kind in a message.
 NAMED = 5
-"""Names of one kind that a line lists at the most."""
-MANY, MOSTLY = 0.3, 0.8
-"""Shares of zeros and of control characters in every second byte: UTF-16 from there on."""
+# Fractions of zeros, and of control characters, in every second byte of a text in UTF-16.
+MANY = 0.3
+MOSTLY = 0.8
+# Highest third byte of a code point: Unicode ends at U+10FFFF.
 HIGHEST_PLANE = 0x10
-"""Unicode ends at U+10FFFF."""
+# Maximum distance, in characters, of a cut from the line end before it.
 LINE = 1000
-"""A cut moves back at most this many characters to find a line end."""
 
 
 class CorpusError(ValueError):
@@ -51,10 +53,10 @@ class Corpus:
     """Text to learn from.
 
     Attributes:
-        name: what it was asked for by.
+        name: the name or path by which it was loaded.
         documents: the texts, or arrays of integers, in order.
         validation: documents to validate on, or None where `split` has to cut them off.
-        training_lines: how many lines of a single document train, where the corpus fixes that.
+        training_lines: number of training lines of a single document, where the corpus fixes it.
     """
 
     name: str
@@ -66,8 +68,11 @@ class Corpus:
     def sha256(self) -> str:
         """The checksum of the text as UTF-8; a single file without a BOM has that of the file."""
         digest = hashlib.sha256()
-        for number, document in enumerate(self.documents):
-            _update(digest, document, b"\0" if number else b"")
+        # A separator, so that a character that moves to the next document changes the checksum.
+        separator = b""
+        for document in self.documents:
+            _update(digest, document, separator)
+            separator = b"\0"
         for document in self.validation or ():
             _update(digest, document, b"\0\0")
         return digest.hexdigest()
@@ -76,16 +81,17 @@ class Corpus:
         """Training and validation documents; texts are cut at a line end.
 
         Args:
-            fraction: the share of the characters, in (0, 1), that is cut off the end to validate
-                on; not used where the corpus has a validation text or a fixed cut.
+            fraction: fraction of the characters, in (0, 1), at the end to validate on; not used
+                where the corpus has a validation text or a fixed cut.
         """
         if self.validation is not None:
             return self.documents, self.validation
         text = self.documents[0]
         if self.training_lines is not None and isinstance(text, str):
             lines = text.split("\n")
-            head, tail = lines[: self.training_lines], lines[self.training_lines :]
-            return ("\n".join(head),), ("\n".join(tail),)
+            training = "\n".join(lines[: self.training_lines])
+            validation = "\n".join(lines[self.training_lines :])
+            return (training,), (validation,)
         return _cut(self.documents, fraction)
 
 
@@ -94,19 +100,18 @@ def load_corpus(name: str, *, validation: str | None = None) -> Corpus:
 
     Args:
         name: "python-docs", "human-numbers", "nietzsche", or the path of a UTF-8 text file, of a
-            .npy file of integers, or of a folder, all of whose files are taken, in name order. What
-            else is in the folder is left out, and a warning of the logger "jaxrnn" says so.
+            .npy file of integers, or of a folder, all of whose files are read, in name order. What
+            else is in the folder is left out, with a warning of the logger "jaxrnn".
         validation: the path of a file or folder to validate on, instead of a cut.
 
     Raises:
         CorpusError: if it is missing, empty, not UTF-8 or cannot be downloaded.
     """
-    named = CORPORA.get(name)
-    corpus = named() if named else Corpus(name, _read(_path(name, "corpus"), "corpus"))
+    load = CORPORA.get(name)
+    corpus = load() if load else Corpus(name, _read(name, "corpus"))
     if validation is None:
         return corpus
-    what = "validation text"
-    return replace(corpus, validation=_read(_path(validation, what), what))
+    return replace(corpus, validation=_read(validation, "validation text"))
 
 
 def python_docs() -> Corpus:
@@ -116,7 +121,8 @@ def python_docs() -> Corpus:
     """
     from pydoc_data.topics import topics
 
-    return Corpus("python-docs", ("\n\n".join(topics[name] for name in sorted(topics)),))
+    text = "\n\n".join(topics[name] for name in sorted(topics))
+    return Corpus("python-docs", (text,))
 
 
 def human_numbers() -> Corpus:
@@ -124,8 +130,8 @@ def human_numbers() -> Corpus:
 
     1 to 7,999 train and 8,001 to 9,999 validate, as in fast.ai's later course.
     """
-    training = ", ".join(number_in_words(n) for n in range(1, 8000))
-    validation = ", ".join(number_in_words(n) for n in range(8001, 10000))
+    training = ", ".join(map(number_in_words, range(1, 8000)))
+    validation = ", ".join(map(number_in_words, range(8001, 10000)))
     return Corpus("human-numbers", (training,), (validation,))
 
 
@@ -135,8 +141,7 @@ def nietzsche() -> Corpus:
     Raises:
         CorpusError: if the file is another one, or there is none and no network either.
     """
-    folder = data_folder()
-    path = folder / "nietzsche.txt"
+    path = data_folder() / "nietzsche.txt"
     if not path.is_file():
         _download(path)
     data = _bytes(path)
@@ -149,32 +154,24 @@ def nietzsche() -> Corpus:
     return Corpus("nietzsche", (data.decode(),), training_lines=NIETZSCHE_TRAINING_LINES)
 
 
+# Loaders of the corpora that have a name.
 CORPORA: dict[str, Callable[[], Corpus]] = {
     "python-docs": python_docs,
     "human-numbers": human_numbers,
     "nietzsche": nietzsche,
 }
-"""The corpora that have a name."""
 
 
 def data_folder() -> Path:
-    """Where corpora are kept: the folder that JAXRNN_DATA names, or the user's cache folder."""
+    """The folder of the corpora: the one that JAXRNN_DATA names, or the user's cache folder."""
     import pooch
 
     return Path(os.environ.get("JAXRNN_DATA") or pooch.os_cache("jaxrnn"))
 
 
-_ONES = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
+# Number words by number, and those of the tens by their first digit.
+_ONES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+_TEENS = [
     "ten",
     "eleven",
     "twelve",
@@ -196,10 +193,14 @@ def number_in_words(n: int) -> str:
     for size, word in ((1000, "thousand"), (100, "hundred")):
         if n >= size:
             head, tail = divmod(n, size)
-            return f"{number_in_words(head)} {word}" + (f" {number_in_words(tail)}" if tail else "")
-    if n < 20:
+            words = f"{number_in_words(head)} {word}"
+            return f"{words} {number_in_words(tail)}" if tail else words
+    if n < 10:
         return _ONES[n]
-    return _TENS[n // 10] + (f" {_ONES[n % 10]}" if n % 10 else "")
+    if n < 20:
+        return _TEENS[n - 10]
+    tens, ones = divmod(n, 10)
+    return f"{_TENS[tens]} {_ONES[ones]}" if ones else _TENS[tens]
 
 
 def _download(path: Path) -> None:
@@ -216,24 +217,19 @@ def _download(path: Path) -> None:
         ) from error
 
 
-def _path(name: str, what: str) -> Path:
-    """The path of a text. An empty one, as an unset variable of a shell gives it, would be "."."""
+def _read(name: str, what: str) -> tuple[Document, ...]:
+    """The text or the tokens of a file, or the text of each file of a folder in name order."""
+    # An empty path, as an unset variable of a shell gives it, would be ".".
     if not name:
         raise CorpusError(f"The {what} has an empty name: name a text file or a folder.")
-    return Path(name)
-
-
-def _read(path: Path, what: str) -> tuple[Document, ...]:
-    """The text or the tokens of a file, or the text of each file of a folder in name order."""
+    path = Path(name)
     if path.is_dir():
         return _read_folder(path, what)
     if not path.exists():
-        named = ", ".join(CORPORA)
-        raise CorpusError(
-            f"There is no {what} {path}: expected a text file or folder, or one of {named}."
-            if what == "corpus"
-            else f"There is no {what} {path}: expected a text file or folder."
-        )
+        expected = "a text file or folder"
+        if what == "corpus":
+            expected += f", or one of {', '.join(CORPORA)}"
+        raise CorpusError(f"There is no {what} {path}: expected {expected}.")
     if not path.is_file():
         raise CorpusError(
             f"The {what} {path} is no regular file: copy the text to a file, which a run can read "
@@ -251,7 +247,7 @@ def _read(path: Path, what: str) -> tuple[Document, ...]:
 
 
 def _read_folder(folder: Path, what: str) -> tuple[str, ...]:
-    """The text of each file of a folder in name order; what is left out is said in one line."""
+    """The text of each file of a folder in name order; what is left out is logged in one line."""
     documents = []
     left_out: dict[str, list[str]] = {}
     for path in sorted(folder.iterdir()):
@@ -270,7 +266,7 @@ def _read_folder(folder: Path, what: str) -> tuple[str, ...]:
 
 
 def _why_left_out(path: Path) -> str | None:
-    """Why an entry of a folder is no document, in a word or two; None if it is one."""
+    """The reason why an entry of a folder is no document, in a word or two; None if it is one."""
     if path.name.startswith("."):
         return "hidden"
     if path.is_dir():
@@ -283,9 +279,11 @@ def _why_left_out(path: Path) -> str | None:
 
 
 def _names(names: list[str]) -> str:
-    """A few of the names, and how many more there are."""
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+    """A few of the names, and the number of the others."""
+    listed = ", ".join(names[:NAMED])
+    if len(names) > NAMED:
+        listed += f" and {len(names) - NAMED} more"
+    return listed
 
 
 def _read_file(path: Path) -> str:
@@ -320,12 +318,13 @@ def _bytes(path: Path) -> bytes:
 
 
 def other_encoding(data: bytes) -> str | None:
-    """UTF-16 or UTF-32, as iconv calls it, if that is what a file looks like; else None.
+    """UTF-16 or UTF-32, by iconv's name, if a file looks like it; else None.
 
-    Both are known by their byte order mark. Without one, UTF-32 has zeros in every character's
+    Both are recognized by their byte order mark. Without one, UTF-32 has zeros in every character's
     highest bytes, and UTF-16 has zeros (of Latin letters and blanks) in many second places and none
     in between, or control characters (zeros, and 4 of Cyrillic letters) in nearly all.
     """
+    # Byte order marks. That of UTF-32-LE begins as that of UTF-16-LE and comes first.
     marks = {
         codecs.BOM_UTF32_LE: "UTF-32",
         codecs.BOM_UTF32_BE: "UTF-32",
@@ -335,17 +334,21 @@ def other_encoding(data: bytes) -> str | None:
     for mark, encoding in marks.items():
         if data.startswith(mark):
             return encoding
+
+    # UTF-32: no code point is above 0x10FFFF.
     values = np.frombuffer(data, np.uint8)
     if not len(values) % 4 and len(values):
-        quads = values.reshape(-1, 4)
+        quads = values.reshape(-1, 4)  # (characters, 4)
         if not quads[:, 3].any() and (quads[:, 2] <= HIGHEST_PLANE).all():
             return "UTF-32LE"
         if not quads[:, 0].any() and (quads[:, 1] <= HIGHEST_PLANE).all():
             return "UTF-32BE"
+
+    # UTF-16: every second byte is special, the others are not.
     if len(values) % 2 or len(values) < 4:
         return None
     control = (values < ord(" ")) & ~np.isin(values, list(b"\t\n\v\f\r\x1b"))
-    controls = control.reshape(-1, 2).mean(axis=0)
+    controls = control.reshape(-1, 2).mean(axis=0)  # (2,)
     zeros = (values == 0).reshape(-1, 2).mean(axis=0)
     for high, low, encoding in ((1, 0, "UTF-16LE"), (0, 1, "UTF-16BE")):
         if zeros[high] >= MANY and zeros[low] == 0:
@@ -356,7 +359,7 @@ def other_encoding(data: bytes) -> str | None:
 
 
 def _update(digest: Any, document: Document, before: bytes) -> None:
-    """Add `before` and a document to a checksum: its UTF-8, some at a time to save memory."""
+    """Add `before` and a document to a checksum: its UTF-8, in chunks to save memory."""
     digest.update(before)
     if not isinstance(document, str):
         digest.update(np.asarray(document, "<i8").tobytes())
@@ -373,12 +376,14 @@ def _cut(
         raise CorpusError(f"The validation fraction must lie in (0, 1), got {fraction}.")
     ends = list(accumulate(map(len, documents)))
     cut = round(ends[-1] * (1 - fraction))
-    index = next((i for i, end in enumerate(ends) if cut < end), len(ends) - 1)
+    # The document that the cut lies in, and the place in it.
+    index = min(bisect_right(ends, cut), len(ends) - 1)
     within = documents[index]
-    left = cut - (ends[index] - len(within))
-    at = left
+    at = cut - (ends[index] - len(within))
     if isinstance(within, str):
-        at = within.rfind("\n", max(0, left - LINE), left) + 1 or left
+        # A character behind the line end before it, unless that is far away.
+        at = within.rfind("\n", max(0, at - LINE), at) + 1 or at
+    # An empty rest of the document is no document.
     head = (within[:at],) if at else ()
     tail = (within[at:],) if at < len(within) else ()
     return (*documents[:index], *head), (*tail, *documents[index + 1 :])

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxrnn.data.tokenizers import LARGEST_VOCABULARY
 
+# Ending of the name of a file of tokens.
 SUFFIX = ".npy"
 
 
@@ -15,7 +16,7 @@ class TokenFileError(ValueError):
 
 
 def is_token_file(path: Path | str) -> bool:
-    """Whether a path names a file of tokens: by its ending."""
+    """Whether a path names a file of tokens, by its ending."""
     return str(path).endswith(SUFFIX)
 
 
@@ -24,7 +25,7 @@ def read_tokens(data: bytes, path: Path) -> np.ndarray:
 
     Args:
         data: the bytes.
-        path: of the file, for messages.
+        path: path of the file, for messages.
 
     Raises:
         TokenFileError: if they are no array of integers in [0, 2**24) with one axis.
@@ -46,5 +47,5 @@ def read_tokens(data: bytes, path: Path) -> np.ndarray:
     if lowest < 0 or highest >= LARGEST_VOCABULARY:
         wrong = lowest if lowest < 0 else highest
         raise TokenFileError(f"{path}: tokens lie in [0, {LARGEST_VOCABULARY:,}), got {wrong}.")
-    # Each token is read often: the smallest type that holds them all.
+    # The smallest type that holds them all: each token is read often.
     return array.astype(np.min_scalar_type(highest))

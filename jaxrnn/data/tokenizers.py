@@ -6,7 +6,8 @@ A tokenizer is any object with the five members of `Tokenizer`. The character vo
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -14,12 +15,14 @@ from jaxrnn.checks import check_at_least_1, check_tokens
 from jaxrnn.data.vocabulary import Unknown, Vocabulary
 from jaxrnn.registry import Registry
 
+# A text, or an array of tokens.
 Document = str | np.ndarray
-"""A text, or integers that stand for one."""
 
+# Maximum number of tokens: an embedding of more rows is a mistake.
 LARGEST_VOCABULARY = 1 << 24
-"""Maximum number of tokens: an embedding of more rows is a mistake."""
+# V of `ByteTokenizer`.
 BYTES = 256
+# Members that make an object a tokenizer.
 MEMBERS = ("size", "encode", "decode", "to_dict", "from_dict")
 
 
@@ -27,9 +30,9 @@ MEMBERS = ("size", "encode", "decode", "to_dict", "from_dict")
 class Tokenizer(Protocol):
     """Text to tokens and back.
 
-    A tokenizer may also have what some texts need, and is asked for it if it has: `unprintable`,
-    the tokens that a generated text should not contain; `end`, the token that ends a document, or
-    None; `from_documents(documents)`, a class method that makes a tokenizer of the training text.
+    Optional members: `unprintable`, the tokens that a generated text should not contain; `end`, the
+    token that ends a document, or None; `from_documents(documents)`, a class method that makes a
+    tokenizer of the training text.
     """
 
     @property
@@ -46,7 +49,7 @@ class Tokenizer(Protocol):
         ...
 
     def to_dict(self) -> dict[str, Any]:
-        """What `from_dict` makes an equal tokenizer of, as JSON takes it."""
+        """The settings from which `from_dict` makes an equal tokenizer, as JSON takes them."""
         ...
 
     @classmethod
@@ -55,15 +58,17 @@ class Tokenizer(Protocol):
         ...
 
 
+@dataclass(frozen=True)
 class ByteTokenizer:
     """The bytes of UTF-8: 256 tokens, and no text is unknown."""
 
-    size = BYTES
+    size: ClassVar[int] = BYTES
 
     def encode(self, text: Document) -> np.ndarray:
         """The bytes of a text: (bytes,) uint8."""
         if not isinstance(text, str):
             raise ValueError(f"Bytes are those of a text, got {type(text).__name__}.")
+        # A file name, for one, may hold half of a surrogate pair.
         return np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
 
     def decode(self, tokens: np.ndarray) -> str:
@@ -84,32 +89,28 @@ class ByteTokenizer:
         """The tokenizer."""
         return cls()
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ByteTokenizer)
 
-    def __hash__(self) -> int:
-        return hash(ByteTokenizer)
-
-
+@dataclass(frozen=True)
 class IntegerTokenizer:
-    """Integers that are tokens already; as text they are written in digits, between blanks.
+    """Integers that are tokens already; their text is digits between blanks.
 
     Attributes:
-        size: V; the integers lie in [0, V).
+        size: V, number of different tokens; the integers lie in [0, V).
 
     Raises:
         ValueError: if it is no integer of at least 1.
     """
 
-    def __init__(self, size: int) -> None:
-        check_at_least_1(size=size)
-        if size > LARGEST_VOCABULARY:
-            raise ValueError(f"size must be at most {LARGEST_VOCABULARY:,}, got {size:,}.")
-        self.size = int(size)
+    size: int
+
+    def __post_init__(self) -> None:
+        check_at_least_1(size=self.size)
+        if self.size > LARGEST_VOCABULARY:
+            raise ValueError(f"size must be at most {LARGEST_VOCABULARY:,}, got {self.size:,}.")
 
     @classmethod
     def from_documents(cls, documents: Sequence[Document]) -> "IntegerTokenizer":
-        """The tokenizer of some arrays of integers: V is the largest of them and one.
+        """The tokenizer of some arrays of integers: V is the largest of them plus one.
 
         Raises:
             ValueError: if one is no array of integers of at least 0.
@@ -129,33 +130,28 @@ class IntegerTokenizer:
             ValueError: if it holds something else, or one outside [0, V).
         """
         if isinstance(text, str):
-            words = text.split()
-            wrong = [word for word in words if not word.isdecimal()]
-            if wrong:
-                raise ValueError(f"Tokens are written as integers, as in 3 17 4; got {wrong[0]!r}.")
-            text = np.array([int(word) for word in words], np.int64)
+            numbers = []
+            for word in text.split():
+                if not word.isdecimal():
+                    raise ValueError(f"Tokens are written as integers, as in 3 17 4; got {word!r}.")
+                numbers.append(int(word))
+            text = np.array(numbers, np.int64)
         check_tokens(text, self.size, axes=1)
         return text
 
     def decode(self, tokens: np.ndarray) -> str:
         """The integers in digits, between blanks."""
         check_tokens(tokens, self.size, axes=1)
-        return " ".join(str(token) for token in np.asarray(tokens).tolist())
+        return " ".join(map(str, np.asarray(tokens).tolist()))
 
     def to_dict(self) -> dict[str, Any]:
         """The size."""
-        return {"size": self.size}
+        return {"size": int(self.size)}  # JSON knows no integers of NumPy
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "IntegerTokenizer":
         """The tokenizer of that size."""
         return cls(values["size"])
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, IntegerTokenizer) and self.size == other.size
-
-    def __hash__(self) -> int:
-        return hash((IntegerTokenizer, self.size))
 
 
 NEEDS_INTEGERS = (
@@ -197,9 +193,8 @@ def make_tokenizer(name: str, documents: Sequence[Document], **settings: Any) ->
 
     Args:
         name: in `TOKENIZERS`.
-        documents: the text that a tokenizer is made of, where it depends on one.
-        settings: what a character vocabulary is made with besides; see
-            `Vocabulary.from_documents`.
+        documents: the training text, on which some tokenizers depend.
+        settings: further settings of a character vocabulary; see `Vocabulary.from_documents`.
 
     Raises:
         ValueError: if it is not defined, or the documents are of another kind than it takes.
@@ -229,7 +224,7 @@ def restore_tokenizer(name: str, values: dict[str, Any]) -> Tokenizer:
 
     Args:
         name: in `TOKENIZERS`.
-        values: what its `to_dict` gave.
+        values: the result of its `to_dict`.
 
     Raises:
         ValueError, KeyError, TypeError: if the values are none of such a tokenizer's.
@@ -246,7 +241,7 @@ def encode(tokenizer: Tokenizer, text: Document, *, unknown: Unknown | None = No
     Args:
         tokenizer: the tokenizer.
         text: the text.
-        unknown: what becomes of a character that a character vocabulary lacks; see
+        unknown: treatment of a character that a character vocabulary lacks; see
             `Vocabulary.encode`. Other tokenizers decide for themselves.
 
     Raises:
@@ -258,7 +253,7 @@ def encode(tokenizer: Tokenizer, text: Document, *, unknown: Unknown | None = No
         return tokenizer.encode(text, unknown=unknown)
     tokens = np.asarray(tokenizer.encode(text))
     if not tokens.size:
-        return tokens.astype(np.int32).reshape(0)
+        return tokens.astype(np.int32).reshape(0)  # NumPy makes an empty list a float array
     check_tokens(tokens, tokenizer.size, axes=1)
     return tokens
 
@@ -282,15 +277,16 @@ def end_of_document(tokenizer: Tokenizer) -> int | None:
 
 
 def token_name(tokenizer: Tokenizer) -> str:
-    """What a token is called in a sentence: "character", "byte" or "token"."""
+    """The name of a token in a message: "character", "byte" or "token"."""
     if isinstance(tokenizer, Vocabulary):
         return "character"
-    return "byte" if isinstance(tokenizer, ByteTokenizer) else "token"
+    if isinstance(tokenizer, ByteTokenizer):
+        return "byte"
+    return "token"
 
 
 def joined(documents: Sequence[Document]) -> Document:
     """The documents as one."""
-    texts = [document for document in documents if isinstance(document, str)]
-    if len(texts) == len(documents):
-        return "".join(texts)
-    return np.concatenate([np.asarray(document) for document in documents])
+    if all(isinstance(document, str) for document in documents):
+        return "".join(_texts(documents))
+    return np.concatenate(list(map(np.asarray, documents)))

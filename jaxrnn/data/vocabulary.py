@@ -13,13 +13,20 @@ from typing import Any, Literal
 
 import numpy as np
 
+# The padding character of the windowed models.
 PADDING = "\0"
-UNKNOWN, PAD, END = SPECIAL = ("<unk>", "<pad>", "<eos>")
+# The special tokens of the stateful models, named as in TorchText.
+UNKNOWN = "<unk>"
+PAD = "<pad>"
+END = "<eos>"
+SPECIAL = (UNKNOWN, PAD, END)
 
+# Number of code points in Unicode.
 CODE_POINTS = 0x110000
+# Number of characters encoded at once, which bounds the memory of encoding.
 CHUNK = 1 << 20
-"""Characters that are encoded at a time: it bounds the memory that encoding takes."""
 
+# Treatment of a character outside the vocabulary; see `Vocabulary.encode`.
 Unknown = Literal["error", "replace", "skip"]
 
 
@@ -29,7 +36,7 @@ class Vocabulary:
 
     Attributes:
         itos: the tokens; token i is `itos[i]`.
-        lowercase: whether text is lower-cased before it is looked up.
+        lowercase: whether text is lower-cased before it is encoded.
     """
 
     itos: tuple[str, ...]
@@ -38,9 +45,9 @@ class Vocabulary:
     def __post_init__(self) -> None:
         if not self.itos:
             raise ValueError("A vocabulary needs at least one token, got none.")
-        if len(set(self.itos)) != len(self.itos):
-            twice = next(token for token, count in Counter(self.itos).items() if count > 1)
-            raise ValueError(f"The vocabulary lists {twice!r} twice.")
+        for token, count in Counter(self.itos).items():
+            if count > 1:
+                raise ValueError(f"The vocabulary lists {token!r} twice.")
         for token in self.itos:
             if not isinstance(token, str) or (len(token) != 1 and token not in SPECIAL):
                 raise ValueError(
@@ -76,6 +83,7 @@ class Vocabulary:
         counts = count_characters(documents, lowercase=lowercase)
         counts[END] = len(documents)
         often = [token for token, count in counts.items() if count >= min_frequency]
+        # A vocabulary of nothing but special tokens would learn nothing.
         if not set(often) - {END}:
             raise ValueError(
                 f"No character occurs at least {min_frequency} times in the training text: give "
@@ -96,8 +104,8 @@ class Vocabulary:
 
         Args:
             documents: the documents.
-            min_frequency: how often a character must occur, for the stateful models; every
-                character is a token if None, as for the windowed ones.
+            min_frequency: minimum number of occurrences of a character, for the stateful models;
+                every character is a token if None, as for the windowed ones.
             lowercase: whether text is lower-cased; it goes with `min_frequency`.
         """
         if min_frequency is None:
@@ -113,9 +121,9 @@ class Vocabulary:
         """
         if not isinstance(values["itos"], list | tuple):
             raise ValueError("What is under itos is no list.")
-        wrong = [token for token in values["itos"] if not isinstance(token, str)]
-        if wrong:
-            raise ValueError(f"A token is text, got {wrong[0]!r:.60}.")
+        for token in values["itos"]:
+            if not isinstance(token, str):
+                raise ValueError(f"A token is text, got {token!r:.60}.")
         return cls(tuple(values["itos"]), bool(values.get("lowercase", False)))
 
     def to_dict(self) -> dict[str, Any]:
@@ -147,8 +155,8 @@ class Vocabulary:
         `"\\0"` is one of them where it is the padding, which comes first; elsewhere it is a
         character of the text.
         """
-        padding = (0,) if self.itos[0] == PADDING else ()
-        special = (self.stoi[token] for token in SPECIAL if token in self.stoi)
+        padding = [0] if self.itos[0] == PADDING else []
+        special = [self.stoi[token] for token in SPECIAL if token in self.stoi]
         return (*padding, *special)
 
     @property
@@ -159,14 +167,16 @@ class Vocabulary:
     @property
     def dtype(self) -> type[np.unsignedinteger]:
         """The smallest unsigned integer type that holds every token."""
-        return np.uint8 if len(self) <= 256 else np.uint16 if len(self) <= 65536 else np.uint32
+        if len(self) <= 256:
+            return np.uint8
+        return np.uint16 if len(self) <= 65536 else np.uint32
 
     def encode(self, text: str, *, unknown: Unknown | None = None) -> np.ndarray:
-        """Look up each character of `text`: an array (characters,) of `dtype`.
+        """The token of each character of `text`: an array (characters,) of `dtype`.
 
         Args:
             text: any text.
-            unknown: what becomes of a character outside the vocabulary: "error" raises, "replace"
+            unknown: treatment of a character outside the vocabulary: "error" raises, "replace"
                 puts `<unk>`, "skip" leaves it out. "replace" if None and there is an `<unk>`, else
                 "error".
 
@@ -179,7 +189,7 @@ class Vocabulary:
         return tokens.all()
 
     def _encode_into(self, tokens: "_Tokens", text: str, unknown: Unknown | None) -> None:
-        """As `encode`, behind the tokens that are there."""
+        """As `encode`, appended to `tokens`."""
         if unknown is None:
             unknown = "error" if self.unknown is None else "replace"
         if unknown == "replace" and self.unknown is None:
@@ -189,13 +199,14 @@ class Vocabulary:
             )
         position = 0
         for points in _code_points(text, self.lowercase):
-            indices = self._table[points]
+            indices = self._table[points]  # (characters of the chunk,)
             outside = indices == len(self)
             if outside.any():
                 if unknown == "error":
                     raise ValueError(self._outside(points, outside, position))
-                indices = indices[~outside] if unknown == "skip" else indices.copy()
-                if unknown == "replace":
+                if unknown == "skip":
+                    indices = indices[~outside]
+                else:
                     indices[outside] = self.unknown
             tokens.add(indices)
             position += len(points)
@@ -208,8 +219,8 @@ class Vocabulary:
         Where `<eos>` is too rare to be a token, `<unk>` stands for it, and where there is no
         `<unk>` either, nothing does.
         """
-        end = [self.stoi.get(END, self.unknown)]
-        end_tokens = np.array([e for e in end if e is not None], self.dtype)
+        end = self.stoi.get(END, self.unknown)
+        end_tokens = np.array([] if end is None else [end], self.dtype)  # (0,) or (1,)
         documents = list(documents)
         tokens = _Tokens(sum(map(len, documents)) + len(documents), self.dtype)
         for document in documents:
@@ -225,20 +236,21 @@ class Vocabulary:
         """
         tokens = np.asarray(tokens)
         if tokens.size and (tokens.min() < 0 or tokens.max() >= len(self)):
-            bad = tokens[(tokens < 0) | (tokens >= len(self))][0]
-            raise ValueError(f"tokens must lie in [0, {len(self)}), got {bad}.")
+            outside = (tokens < 0) | (tokens >= len(self))
+            raise ValueError(f"tokens must lie in [0, {len(self)}), got {tokens[outside][0]}.")
         return "".join(self.itos[i] for i in tokens.tolist())
 
     @cached_property
     def _table(self) -> np.ndarray:
-        """The index of every code point; V where there is none."""
+        """(code points,) index of the token of every code point; V where there is none."""
         table = np.full(CODE_POINTS, len(self), np.uint32)
         for index, token in enumerate(self.itos):
-            if len(token) == 1:
+            if len(token) == 1:  # special tokens are no characters
                 table[ord(token)] = index
         return table
 
     def _outside(self, points: np.ndarray, outside: np.ndarray, position: int) -> str:
+        """The message about the first character of a chunk that is `outside` the vocabulary."""
         first = int(np.argmax(outside))
         character = chr(points[first])
         others = len(np.unique(points[outside])) - 1
@@ -250,16 +262,17 @@ class Vocabulary:
 
 
 class _Tokens:
-    """Tokens in one array from the first on: joining pieces at the end takes twice the memory."""
+    """A growing array of tokens: to join pieces at the end would take twice the memory."""
 
     def __init__(self, expected: int, dtype: type[np.unsignedinteger]) -> None:
         self._array = np.empty(expected, dtype)
         self._filled = 0
 
     def add(self, piece: np.ndarray) -> None:
-        """Put a piece behind the others."""
+        """Append a piece."""
         end = self._filled + len(piece)
-        if end > len(self._array):  # lower-casing may make a text longer
+        # Lower-casing may make a text longer than expected.
+        if end > len(self._array):
             self._array.resize(end + end // 8, refcheck=False)
         self._array[self._filled : end] = piece
         self._filled = end
@@ -271,12 +284,13 @@ class _Tokens:
 
 
 def count_characters(documents: Iterable[str], *, lowercase: bool) -> Counter[str]:
-    """How often each character occurs."""
+    """The number of occurrences of each character."""
     totals = np.zeros(CODE_POINTS, np.int64)
     for document in documents:
         for points in _code_points(document, lowercase):
             counts = np.bincount(points)
             totals[: len(counts)] += counts
+    # In code-point order, which breaks ties.
     return Counter({chr(point): int(totals[point]) for point in np.flatnonzero(totals)})
 
 
@@ -290,6 +304,9 @@ def _code_points(text: str, lowercase: bool) -> Iterator[np.ndarray]:
     while start < len(text):
         longest = start + 2 * CHUNK
         end = text.find("\n", start + CHUNK - 1, longest) + 1 or min(longest, len(text))
-        piece = text[start:end].lower() if lowercase else text[start:end]
+        piece = text[start:end]
+        if lowercase:
+            piece = piece.lower()
+        # Four bytes a character, halves of surrogate pairs among them.
         yield np.frombuffer(piece.encode("utf-32-le", "surrogatepass"), np.uint32)
         start = end

@@ -1,11 +1,11 @@
-"""Windows of a token array: what one training step reads.
+"""Windows of a token array, which the training steps read.
 
 Shapes: N tokens, T time steps, B batch.
 
-Both kinds of data set, shuffled windows (`WindowSet`) and contiguous streams (`BpttStream`), say
-where in the text the windows of a batch start; `Windows` holds that for some steps in a row. The
-characters themselves are cut out of the one token array where the training runs. Window k of
-epoch e is a pure function of (k, e), so that a resumed run reads on where it stopped.
+Both kinds of data set, shuffled windows (`WindowSet`) and contiguous streams (`BpttStream`), give
+the positions at which the windows of a batch start; `Windows` holds those of some steps in a row.
+The characters are cut out of the one token array where the training runs. Window k of epoch e is a
+pure function of (k, e), so that a resumed run continues where it stopped.
 """
 
 from dataclasses import dataclass, field, replace
@@ -17,28 +17,29 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from jaxrnn.checks import check_at_least_1, check_starts, check_tokens
 
+# Standard deviation of the random bptt, in characters (TorchText's).
 STREAM_DEVIATION = 5
-"""Standard deviation of the random bptt, in characters (TorchText's)."""
+# Minimum random bptt.
 SHORTEST = 5
-"""The shortest random bptt."""
+# Probability that a random bptt is sampled around half of bptt.
 HALVED = 0.05
-"""The probability with which the random bptt is drawn around half its value."""
+# Maximum excess of a random bptt over bptt: nothing lies beyond six standard deviations.
 FARTHEST = 6 * STREAM_DEVIATION
-"""A random bptt is at most bptt + FARTHEST: beyond six standard deviations nothing is drawn."""
+# Number of sizes to which random windows are padded: more waste less and take longer to compile.
 PADDED_SIZES = 6
-"""To how many sizes random windows are padded: more waste less and take longer to compile."""
 
+# Maximum number of tokens in a text: positions are int32 where training runs.
 LARGEST_TEXT = 2**31 - 1
-"""Tokens of a text at the most: positions are int32 where training runs."""
+# Number of windows of a large text that are processed at once.
 BLOCK = 1 << 16
-"""Windows of a large text that are looked at at once."""
 
+# Choice of the windows to validate on; see `split_starts`.
 Split = Literal["random", "contiguous", "last"]
 
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """What S steps read: step s reads `tokens[starts[s, b] + t]` for t < lengths[s].
+    """The windows of S steps: step s reads `tokens[starts[s, b] + t]` for t < lengths[s].
 
     The target of every token is the token after it. Of the B windows of a step the first `rows`
     count; the others only fill the array. `jaxrnn.training.steps` registers it with JAX: the arrays
@@ -46,9 +47,9 @@ class Windows:
 
     Attributes:
         tokens: (N,) the text, on the host or on the device.
-        starts: (S, B) int32, where the windows of each step start.
-        lengths: (S,) int32, how many tokens each row of a step reads.
-        rows: (S,) int32, how many rows of a step count.
+        starts: (S, B) int32, positions at which the windows of each step start.
+        lengths: (S,) int32, number of tokens that each row of a step reads.
+        rows: (S,) int32, number of rows of a step that count.
         sizes: the lengths to which windows are padded; one branch is compiled for each.
         padded: whether a window can be shorter than its size.
     """
@@ -61,15 +62,14 @@ class Windows:
     padded: bool
 
     def with_tokens(self, tokens: Any) -> "Windows":
-        """The same windows of `tokens`: the text where the steps run, put there once."""
+        """The same windows of `tokens`, the same text on the device of the steps."""
         return replace(self, tokens=tokens)
 
 
 class Progression(NDArrayOperatorsMixin):
-    """Where windows start, if that is evenly: an array that is computed where it is asked for.
+    """Evenly spaced starts of windows: an array whose elements are computed on demand.
 
-    Slices are progressions, all else that is asked of it is an array, of int32 where that holds
-    every start.
+    Slices are progressions; every other result is an array, of int32 where that holds every start.
 
     Attributes:
         places: the first start, the end and the step.
@@ -96,6 +96,7 @@ class Progression(NDArrayOperatorsMixin):
             return Progression(self.places[index])
         if isinstance(index, int | np.integer):
             return self.places[index]
+        # As NumPy indexes by a mask or by positions, negative ones counted from the end.
         index = np.asarray(index)
         if index.dtype == bool:
             chosen = _true_places(index, self.dtype)
@@ -104,16 +105,17 @@ class Progression(NDArrayOperatorsMixin):
             if chosen.size and not -len(self) <= chosen.min() <= chosen.max() < len(self):
                 raise IndexError(f"There are {len(self)} starts.")
             chosen[chosen < 0] += len(self)
-        # in place: of a large text, each copy is large
+        # From indices to starts, in place: each copy of a large text's starts is large.
         chosen *= self.places.step
         chosen += self.places.start
         return chosen
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        first, stop, step = self.places.start, self.places.stop, self.places.step
-        return np.arange(first, stop, step, dtype=dtype or self.dtype)
+        places = self.places
+        return np.arange(places.start, places.stop, places.step, dtype=dtype or self.dtype)
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        # Python numbers stay as they are: NumPy promotes an array with them otherwise.
         arrays = [np.asarray(i) if isinstance(i, Progression) else i for i in inputs]
         return getattr(ufunc, method)(*arrays, **options)
 
@@ -134,13 +136,13 @@ class Progression(NDArrayOperatorsMixin):
 
     def below(self, limit: int) -> "Progression":
         """The starts below `limit`."""
-        step = self.places.step
-        count = max(0, -((self.places.start - limit) // step))
+        # Rounded up: the number of steps from the first start to `limit`.
+        count = max(0, -((self.places.start - limit) // self.places.step))
         return self[:count]
 
 
 def _true_places(mask: np.ndarray, dtype: Any) -> np.ndarray:
-    """Where `mask` is true. `np.flatnonzero` gives it in int64, which takes 8 times the mask."""
+    """The indices at which `mask` is true, like `np.flatnonzero`, but not in int64: 8 times it."""
     places = np.empty(int(np.count_nonzero(mask)), dtype)
     filled = 0
     for first in range(0, len(mask), BLOCK):
@@ -157,15 +159,15 @@ def _numbers(count: int) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class WindowSet:
-    """Windows of one length, drawn in a new random order each epoch.
+    """Windows of one length, in a new random order each epoch.
 
     Attributes:
         tokens: (N,) the text.
-        starts: (windows,) where each window starts; a `Progression` takes no memory.
+        starts: (windows,) position at which each window starts; a `Progression` takes no memory.
         length: T.
         batch_size: B; the last batch of an epoch may have fewer rows.
         shuffled: whether the order is random; it is that of `starts` if not.
-        seed: of the order.
+        seed: seed of the order.
     """
 
     tokens: np.ndarray
@@ -196,33 +198,34 @@ class WindowSet:
 
     @property
     def steps_per_epoch(self) -> int:
-        """How many batches an epoch has."""
+        """Number of batches in an epoch."""
         return -(-len(self.starts) // self.batch_size)
 
     def steps(self, epoch: int) -> int:
-        """How many batches epoch `epoch` has."""
+        """Number of batches in epoch `epoch`."""
         return self.steps_per_epoch
 
     def windows(self, epoch: int, first: int, count: int) -> Windows:
         """Batches `first` to `first + count - 1` of epoch `epoch`."""
-        order = self._order(epoch) if self.shuffled else None
-        chosen = np.arange(first * self.batch_size, (first + count) * self.batch_size)
-        rows = np.clip(
-            len(self.starts) - self.batch_size * np.arange(first, first + count), 0, None
-        )
+        # Past the end of the epoch, the last window fills the batches, and no row of it counts.
+        batches = np.arange(first, first + count)  # (S,)
+        rows = np.clip(len(self.starts) - self.batch_size * batches, 0, self.batch_size)
+        chosen = np.arange(first * self.batch_size, (first + count) * self.batch_size)  # (S B,)
         chosen = np.minimum(chosen, len(self.starts) - 1)
-        starts = self.starts[chosen if order is None else order[chosen]]
+        if self.shuffled:
+            chosen = self._order(epoch)[chosen]
+        starts = self.starts[chosen]
         return Windows(
             tokens=self.tokens,
             starts=starts.reshape(count, self.batch_size).astype(np.int32),
             lengths=np.full(count, self.length, np.int32),
-            rows=np.minimum(rows, self.batch_size).astype(np.int32),
+            rows=rows.astype(np.int32),
             sizes=self.sizes,
             padded=self.padded,
         )
 
     def _order(self, epoch: int) -> np.ndarray:
-        """The order of an epoch; the last one that was asked for is kept."""
+        """(windows,) the order of an epoch; the last one is cached."""
         order = self._orders.get(epoch)
         if order is None:
             self._orders.clear()
@@ -243,17 +246,17 @@ class WindowSet:
 
 
 def trigram_starts(n: int) -> Progression:
-    """Where the course's windows of three characters start in n: every third, less two."""
+    """Starts of the course's windows of three characters in n: every third, less two."""
     return Progression(range(0, n - 1 - 3, 3)[:-2])
 
 
 def overlapping_starts(n: int, length: int = 8) -> Progression:
-    """Where overlapping windows start: at every character, so that 7 of 8 are shared."""
+    """Starts of overlapping windows: at every character, so that 7 of 8 are shared."""
     return Progression(range(0, n - length - 1))
 
 
 def non_overlapping_starts(n: int, length: int = 8) -> Progression:
-    """Where windows side by side start."""
+    """Starts of windows side by side."""
     return Progression(range(0, n - length - 1, length))
 
 
@@ -262,33 +265,37 @@ def split_starts(
     length: int,
     split: Split,
     *,
-    drawn_from: int | None = None,
+    sampled_from: int | None = None,
 ) -> tuple[np.ndarray | Progression, np.ndarray | Progression]:
     """Training and validation windows.
 
     Args:
-        starts: where all the windows start.
+        starts: (windows,) starts of all windows.
         length: their length.
-        split: "random" validates on the course's 20 %, drawn with seed 42; windows that overlap
+        split: "random" validates on the course's 20 %, sampled with seed 42; windows that overlap
             then share characters across the split. "contiguous" validates on the last 20 % and
             leaves out the training windows that would reach into them. "last" validates on the
             last window alone, as the course does for `Char3Model`.
-        drawn_from: how many windows, from the first on, "random" draws among; all if None. (The
-            course subtracts the window length once too often from the non-overlapping ones.)
+        sampled_from: number of windows, from the first on, for "random" to sample among; None for
+            all. (The course subtracts the window length once too often from the non-overlapping
+            ones.)
     """
     if split == "last":
         return starts[:-1], starts[-1:]
     if split == "random":
-        count = len(starts) if drawn_from is None else max(drawn_from, 0)
+        count = len(starts) if sampled_from is None else max(sampled_from, 0)
         numbers = _numbers(count)
+        # The legacy generator, as in the course: the same windows as there.
         np.random.RandomState(42).shuffle(numbers)
         chosen = numbers[: int(0.2 * count)].copy()
-        del numbers
-        training = np.ones(len(starts), bool)
-        training[chosen] = False
-        kept = starts[training]
-        del training  # of a large text, each array is large
-        return kept, starts[chosen]
+        del numbers  # of a large text, each array is large
+        mask = np.ones(len(starts), bool)
+        mask[chosen] = False
+        training = starts[mask]
+        del mask
+        return training, starts[chosen]
+
+    # "contiguous": no training window may share a character with the first window to validate on.
     training_count = len(starts) - int(0.2 * len(starts))
     validation = starts[training_count:]
     if len(validation) == 0:
@@ -301,7 +308,7 @@ def split_starts(
 
 @dataclass(frozen=True, eq=False)
 class BpttStream:
-    """A text as B parallel streams, read on and on in windows of about `bptt` characters.
+    """A text as B parallel streams, read in consecutive windows of about `bptt` characters.
 
     Column b is the b-th of B equal contiguous parts, so that row b of every window goes on where
     row b of the window before ended, and the carry can too.
@@ -315,7 +322,7 @@ class BpttStream:
         batch_size: B.
         bptt: the (mean) length of a window.
         random_bptt: whether lengths are random.
-        seed: of the lengths.
+        seed: seed of the lengths.
     """
 
     tokens: np.ndarray
@@ -336,7 +343,7 @@ class BpttStream:
 
     @property
     def rows(self) -> int:
-        """How many tokens each of the B streams has."""
+        """Number of tokens in each of the B streams."""
         return len(self.tokens) // self.batch_size
 
     @property
@@ -346,7 +353,7 @@ class BpttStream:
 
     @property
     def steps_per_epoch(self) -> int:
-        """How many windows an epoch has, at the most."""
+        """Maximum number of windows in an epoch."""
         if self.random_bptt:
             return max(1, self.rows // self.bptt - 1)
         return -(-(self.rows - 1) // self.bptt)
@@ -355,6 +362,7 @@ class BpttStream:
     def sizes(self) -> tuple[int, ...]:
         """The lengths to which windows are padded: few, so that few programs are compiled."""
         if not self.random_bptt:
+            # All windows but the last, and the last, which has what is left.
             left = (self.rows - 1) % self.bptt
             return tuple(sorted({min(self.bptt, self.rows - 1), left} - {0}))
         return _padded_sizes(self.bptt)
@@ -365,18 +373,18 @@ class BpttStream:
         return self.random_bptt
 
     def steps(self, epoch: int) -> int:
-        """How many windows epoch `epoch` has."""
+        """Number of windows in epoch `epoch`."""
         if not self.random_bptt:
             return self.steps_per_epoch
         return len(self._cuts(epoch)) - 1
 
     def windows(self, epoch: int, first: int, count: int) -> Windows:
         """Windows `first` to `first + count - 1` of epoch `epoch`; past its end, empty ones."""
-        cuts = self._cuts_at(epoch, np.arange(first, first + count + 1))
-        columns = np.arange(self.batch_size) * self.rows
+        cuts = self._cuts_at(epoch, np.arange(first, first + count + 1))  # (S + 1,)
+        columns = np.arange(self.batch_size) * self.rows  # (B,)
         return Windows(
             tokens=self.tokens,
-            starts=(cuts[:-1, None] + columns).astype(np.int32),
+            starts=(cuts[:-1, None] + columns).astype(np.int32),  # (S, B)
             lengths=np.diff(cuts).astype(np.int32),
             rows=np.full(count, self.batch_size, np.int32),
             sizes=self.sizes,
@@ -391,14 +399,14 @@ class BpttStream:
         return self.matrix[start:stop], self.matrix[start + 1 : stop + 1]
 
     def _cuts_at(self, epoch: int, k: np.ndarray) -> np.ndarray:
-        """Where windows k of an epoch begin, rows of `matrix`; past its end, where that is."""
+        """Rows of `matrix` at which windows k of an epoch begin; past its end, the end."""
         if not self.random_bptt:
             return np.minimum(k * self.bptt, self.rows - 1)
         cuts = self._cuts(epoch)
         return cuts[np.minimum(k, len(cuts) - 1)]
 
     def _cuts(self, epoch: int) -> np.ndarray:
-        """Where the random windows of an epoch begin, and where the last one ends."""
+        """The rows at which the random windows of an epoch begin, and the end of the last."""
         return _random_cuts(self.rows, self.bptt, self.steps_per_epoch, self.seed, epoch)
 
 
@@ -412,6 +420,7 @@ def _check_size(tokens: np.ndarray) -> None:
 
 @lru_cache(maxsize=4)
 def _random_cuts(rows: int, bptt: int, most: int, seed: int, epoch: int) -> np.ndarray:
+    # Up to `most` windows, or as many as the text has.
     lengths = _random_lengths(np.random.default_rng([seed, epoch]), bptt, most)
     ends = np.cumsum(lengths)
     count = min(most, int(np.searchsorted(ends, rows - 1)) + 1)
@@ -419,6 +428,7 @@ def _random_cuts(rows: int, bptt: int, most: int, seed: int, epoch: int) -> np.n
 
 
 def _random_lengths(rng: np.random.Generator, bptt: int, count: int) -> np.ndarray:
+    # TorchText's rule, around bptt or half of it; only the upper bound is ours.
     base = np.where(rng.random(count) < HALVED, bptt / 2, bptt)
     lengths = rng.normal(base, STREAM_DEVIATION).astype(np.int64)
     return np.clip(lengths, SHORTEST, max(bptt + FARTHEST, SHORTEST))
@@ -428,21 +438,24 @@ def _random_lengths(rng: np.random.Generator, bptt: int, count: int) -> np.ndarr
 def _padded_sizes(bptt: int) -> tuple[int, ...]:
     """The `PADDED_SIZES` sizes, the largest possible length among them, that pad the least.
 
-    Dynamic programming over the lengths that are drawn: `best[k, j]` is the least total of k sizes
-    that hold the first j distinct lengths, the largest of them exactly.
+    Dynamic programming over sampled lengths: `best[k, j]` is the least total of k sizes that hold
+    the first j distinct lengths, the largest of them exactly.
     """
-    drawn = _random_lengths(np.random.default_rng(0), bptt, 10_000)
-    lengths, counts = np.unique(drawn, return_counts=True)
-    before = np.concatenate([[0], np.cumsum(counts)])
+    sampled = _random_lengths(np.random.default_rng(0), bptt, 10_000)
+    lengths, counts = np.unique(sampled, return_counts=True)
+    before = np.concatenate([[0], np.cumsum(counts)])  # number of windows among the first j lengths
     best = np.full((PADDED_SIZES, len(lengths) + 1), np.inf)
     best[0, 0] = 0
     chosen = np.zeros_like(best, dtype=int)
     for k in range(1, PADDED_SIZES):
         for j in range(1, len(lengths) + 1):
-            totals = best[k - 1, :j] + lengths[j - 1] * (before[j] - before[:j])
+            # The k-th size pads the windows behind the first i lengths, for each i < j.
+            totals = best[k - 1, :j] + lengths[j - 1] * (before[j] - before[:j])  # (j,)
             chosen[k, j] = totals.argmin()
             best[k, j] = totals.min()
-    sizes, j = {max(bptt + FARTHEST, SHORTEST)}, len(lengths)
+    # Back from all the lengths to none, by the sizes that were chosen.
+    sizes = {max(bptt + FARTHEST, SHORTEST)}
+    j = len(lengths)
     for k in range(int(best[:, j].argmin()), 0, -1):
         sizes.add(int(lengths[j - 1]))
         j = chosen[k, j]

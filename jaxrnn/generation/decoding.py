@@ -18,16 +18,15 @@ from jaxrnn.checks import check_at_least_1, check_tokens
 from jaxrnn.generation.compiled import generate_compiled, runs_compiled
 from jaxrnn.generation.sampler import GREEDY, NOTHING, Rules, Sampler, choose_token, sample_uniforms
 from jaxrnn.nn.model import CharModel, apply_model, check_params, model_carry
+from jaxrnn.programs import power_of_two
 from jaxrnn.recurrent.cells import Carry
 
+# Maximum number of characters generated per call, over all texts, for the sake of memory.
 MOST_CHARACTERS = 100_000_000
-"""Maximum number of characters written in one call, over all texts: memory holds no more."""
-
-
+# Minimum padded length of a stateful model's prompt; longer ones are padded to a power of two.
 FEWEST_PROMPT_STEPS = 8
-"""A stateful model's prompts are padded to this many characters or a larger power of two."""
-FEWEST_WRITTEN = 64
-"""Room for this many characters, or a larger power of two, in a program that writes several."""
+# Minimum room for new characters in a program that generates several; else a power of two.
+FEWEST_GENERATED = 64
 
 
 def generate(
@@ -40,7 +39,7 @@ def generate(
     sampler: Sampler | None = None,
     carry: Carry | None = None,
 ) -> tuple[Carry, Int[Array, "N B"]]:
-    """Write on from a prompt, B texts at once.
+    """Continue a prompt, B texts at once.
 
     A stateful model reads the prompt once and then one character a step. A windowed model reads
     its whole window at every step: append a character, drop the first, as the course's
@@ -49,22 +48,24 @@ def generate(
     Args:
         model: the model.
         params: its parameters.
-        prompt: the tokens to go on from, time first, P at least 1. A windowed model uses them all
+        prompt: the tokens to continue, time first, P at least 1. A windowed model uses them all
             as its window.
         length: N, at least 1.
         key: the random key.
-        sampler: how to draw; from the model's own distribution if None.
+        sampler: the sampling rules; the model's own distribution if None.
         carry: a stateful model's carry before the prompt; zeros if None.
 
     Returns:
-        The carry before the last character that was written, and the written tokens.
+        The carry before the last generated character, and the generated tokens.
 
     Raises:
         ValueError: if the prompt has another shape or a token outside [0, V), N is below 1, the
             parameters are none of the model's, or it gives no character a finite probability, as
             where its weights hold NaN.
     """
-    prompt = prompt if isinstance(prompt, jax.Array) else np.asarray(prompt)
+    # Check the arguments.
+    if not isinstance(prompt, jax.Array):
+        prompt = np.asarray(prompt)
     if prompt.ndim != 2 or prompt.shape[0] < 1:
         raise ValueError(f"prompt must be (P, B) with P at least 1, got shape {prompt.shape}.")
     check_at_least_1(length=length)
@@ -77,35 +78,37 @@ def generate(
     check_params(model, params)
     sampler = sampler or Sampler()
     # A sampler's numbers are arguments of the program; rules of a subclass are part of it.
-    own = None if sampler.plain else sampler
-    rules = sampler.rules(model.vocab_size) if sampler.plain else None
+    own: Sampler | None = sampler
+    rules = None
+    if sampler.plain:
+        own = None
+        rules = sampler.rules(model.vocab_size)
     if carry is None:
         carry = model.initial_carry(prompt.shape[1], precision(params))
     carry = model_carry(model, params, carry, prompt.shape[1])
-    room = 1 if length == 1 else _power_of_two(length, FEWEST_WRITTEN)
+
+    # Generate, with room for a few more characters: one program for many lengths.
+    room = 1 if length == 1 else power_of_two(length, FEWEST_GENERATED)
     if model.reads == "streams":
         carry, log_probs = _read(model, params, carry, prompt)
-        carry, written = _generate_streams(
+        carry, generated = _generate_streams(
             model, room, own, params, carry, log_probs, rules, key, length
         )
     else:
         tokens = _int32(prompt)
-        written = _generate_windows(model, room, own, params, tokens, rules, key, length)
-    if isinstance(written, jax.core.Tracer):
-        return carry, written[:length]
-    found = np.asarray(written)[:length]  # on the host: a program of each length would be kept
-    _check_written(found)
+        generated = _generate_windows(model, room, own, params, tokens, rules, key, length)
+    if isinstance(generated, jax.core.Tracer):
+        return carry, generated[:length]
+    # On the host: a slice on the device is a program of its own for each length.
+    found = np.asarray(generated)[:length]  # (room, B) -> (N, B)
+    _check_generated(found)
     return carry, jax.device_put(found)
 
 
 def get_next(model: CharModel, params: Any, prompt: Int[Array, "P B"]) -> Int[Array, " B"]:
     """The most likely character after each prompt; the course's function of this name."""
-    return generate(model, params, prompt, 1, jax.random.key(0), sampler=GREEDY)[1][0]
-
-
-def _power_of_two(count: int, least: int) -> int:
-    """The smallest power of two that is at least `count` and `least`."""
-    return max(least, 1 << (count - 1).bit_length())
+    _, generated = generate(model, params, prompt, 1, jax.random.key(0), sampler=GREEDY)
+    return generated[0]  # (1, B) -> (B,)
 
 
 def _int32(prompt: Int[Array | np.ndarray, "P B"]) -> Int[Array | np.ndarray, "P B"]:
@@ -115,8 +118,8 @@ def _int32(prompt: Int[Array | np.ndarray, "P B"]) -> Int[Array | np.ndarray, "P
     return np.asarray(prompt, np.int32)
 
 
-def _check_written(tokens: np.ndarray) -> None:
-    """Refuse a text in which the model had nothing to say."""
+def _check_generated(tokens: np.ndarray) -> None:
+    """Refuse a text in which the model gave no character a finite probability."""
     nowhere = np.argwhere(tokens == NOTHING)
     if len(nowhere):
         place, text = nowhere[0] + 1
@@ -130,16 +133,17 @@ def _check_written(tokens: np.ndarray) -> None:
 def _read(
     model: CharModel, params: Any, carry: Carry, prompt: Int[Array | np.ndarray, "P B"]
 ) -> tuple[Carry, Float[Array, "B V"]]:
-    """The carry after the prompt, and what a stateful model says then.
+    """The carry after the prompt, and a stateful model's log probabilities of the next token.
 
     Prompts are padded, so that there are few programs for all their lengths.
     """
     tokens = _int32(prompt)
     count, batch_size = tokens.shape
+    # A user's model may take no lengths: its prompts are not padded.
     takes_lengths = "lengths" in inspect.signature(type(model).__call__).parameters
     if isinstance(tokens, jax.core.Tracer) or not takes_lengths:
         return _read_padded(model, params, carry, tokens, None)
-    padded = np.zeros((_power_of_two(count, FEWEST_PROMPT_STEPS), batch_size), np.int32)
+    padded = np.zeros((power_of_two(count, FEWEST_PROMPT_STEPS), batch_size), np.int32)
     padded[:count] = tokens
     return _read_padded(model, params, carry, padded, count)
 
@@ -152,10 +156,14 @@ def _read_padded(
     tokens: Int[Array, "P B"],
     count: Int[Array, ""] | None,
 ) -> tuple[Carry, Float[Array, "B V"]]:
-    """As `_read`, of which the first `count` steps count, or all."""
-    lengths = None if count is None else jnp.full(tokens.shape[1], count)
+    """As `_read`, of the first `count` steps, or of all."""
+    last: Any = -1
+    lengths = None
+    if count is not None:
+        last = count - 1
+        lengths = jnp.full(tokens.shape[1], count)  # (B,)
     carry, log_probs = apply_model(model, params, carry, tokens, lengths=lengths)
-    return carry, log_probs[-1 if count is None else count - 1]
+    return carry, log_probs[last]  # (P, B, V) -> (B, V)
 
 
 @partial(jax.jit, static_argnames=("model", "room", "own"))
@@ -171,34 +179,39 @@ def _generate_streams(
     length: Int[Array, ""],
 ) -> tuple[Carry, Int[Array, "room B"]]:
     """The carry before the last character, and the first `length` of `room` characters."""
-    uniforms = sample_uniforms(key, (room, len(log_probs)), log_probs.dtype)
+    uniforms = sample_uniforms(key, (room, len(log_probs)), log_probs.dtype)  # (room, B)
     first = choose_token(own, rules, uniforms[0], log_probs)
     if room == 1:
         return carry, first[None]
+
+    # The compiled loop, for models that it knows and rules that need no sorting.
     components = model.components(params)
-    uncut = rules is not None and rules.top_k is None and rules.top_p is None
-    if components is not None and uncut and runs_compiled(components):
+    simple = rules is not None and rules.top_k is None and rules.top_p is None
+    if components is not None and simple and runs_compiled(components):
         assert rules is not None
+        greedy = rules.temperature is None
         carry, rest = generate_compiled(
             components,
             carry,
-            jnp.maximum(first, 0),
-            None if rules.temperature is None else uniforms[1:],
+            jnp.maximum(first, 0),  # NOTHING is no token that could be embedded
+            None if greedy else uniforms[1:],
             room - 1,
-            temperature=1.0 if rules.temperature is None else jnp.asarray(rules.temperature),
+            temperature=1.0 if greedy else jnp.asarray(rules.temperature),
             banned=jnp.asarray(rules.banned),
             count=length - 1,
         )
         return carry, jnp.concatenate([first[None], rest])
 
+    # The plain loop: feed the last token, choose the next one.
     def step(i: Array, carried: tuple[Carry, Array]) -> tuple[Carry, Array]:
-        carry, written = carried
-        token = jnp.maximum(written[i - 1], 0)
-        carry, log_probs = apply_model(model, params, carry, token[None])
-        return carry, written.at[i].set(choose_token(own, rules, uniforms[i], log_probs[-1]))
+        carry, generated = carried
+        token = jnp.maximum(generated[i - 1], 0)  # (B,)
+        carry, log_probs = apply_model(model, params, carry, token[None])  # (1, B, V)
+        chosen = choose_token(own, rules, uniforms[i], log_probs[-1])
+        return carry, generated.at[i].set(chosen)
 
-    written = jnp.zeros(uniforms.shape, jnp.int32).at[0].set(first)
-    return lax.fori_loop(1, length, step, (carry, written))
+    generated = jnp.zeros(uniforms.shape, jnp.int32).at[0].set(first)
+    return lax.fori_loop(1, length, step, (carry, generated))
 
 
 @partial(jax.jit, static_argnames=("model", "room", "own"))
@@ -212,16 +225,19 @@ def _generate_windows(
     key: Array,
     length: Int[Array, ""],
 ) -> Int[Array, "room B"]:
-    """The first `length` of `room` characters that a windowed model writes."""
+    """The first `length` of `room` characters of a windowed model."""
     uniforms = sample_uniforms(key, (room, prompt.shape[1]), jax.tree.leaves(params)[0].dtype)
 
     def step(i: Array, carried: tuple[Array, Array]) -> tuple[Array, Array]:
-        window, written = carried
+        window, generated = carried
         _, log_probs = apply_model(model, params, (), window)
-        last = log_probs if log_probs.ndim == 2 else log_probs[-1]  # (B, V)
-        token = choose_token(own, rules, uniforms[i], last)
-        window = jnp.concatenate([window[1:], jnp.maximum(token, 0)[None]])
-        return window, written.at[i].set(token)
+        if log_probs.ndim == 3:
+            log_probs = log_probs[-1]  # (P, B, V) -> (B, V)
+        token = choose_token(own, rules, uniforms[i], log_probs)
+        # Drop the first character, append the new one.
+        window = jnp.concatenate([window[1:], jnp.maximum(token, 0)[None]])  # (P, B)
+        return window, generated.at[i].set(token)
 
-    written = jnp.zeros(uniforms.shape, jnp.int32)
-    return lax.fori_loop(0, length, step, (prompt, written))[1]
+    generated = jnp.zeros(uniforms.shape, jnp.int32)
+    _, generated = lax.fori_loop(0, length, step, (prompt, generated))
+    return generated

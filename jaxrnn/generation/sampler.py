@@ -15,23 +15,22 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn.array_checks import as_array, as_floats
 
+# Value in the place of a token where no character has a probability, as NaN leaves none.
 NOTHING = -1
-"""Stands in the place of a token where no character has a probability, as NaN leaves none."""
+# Bounds of the temperature. Below, only the most likely characters are left; above, all characters
+# are equally likely, and the inverse would be rounded to zero.
 SMALLEST_TEMPERATURE = float(np.finfo(np.float32).tiny)
-"""Whatever is below it is drawn as at it: only the most likely characters are left by then."""
 LARGEST_TEMPERATURE = 1 / SMALLEST_TEMPERATURE
-"""Whatever is above it is drawn as at it: all characters are equally likely by then. The inverse of
-a larger one would be rounded to zero."""
 
 
 class Rules(NamedTuple):
     """The numbers of a `Sampler` as arrays, so that a program can be used with any of them.
 
     Attributes:
-        temperature: what log probabilities are divided by; None is greedy.
-        top_k: how many of the most likely characters are drawn; None is all.
-        top_p: what probability the most likely characters that are drawn reach; None is all.
-        banned: which tokens are never drawn.
+        temperature: divisor of the log probabilities; None is greedy.
+        top_k: number of the most likely characters to sample among; None is all.
+        top_p: probability that the characters to sample among reach together; None is all.
+        banned: (V,) mask of the tokens that are never sampled.
     """
 
     temperature: Float[Array | np.ndarray, ""] | None
@@ -42,18 +41,18 @@ class Rules(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler:
-    """How the next character is drawn from the model's distribution.
+    """The rules by which the next character is sampled from the model's distribution.
 
-    A subclass may draw in another way: override `allowed` or `choose`.
+    A subclass may sample in another way: override `allowed` or `choose`.
 
     Attributes:
-        temperature: log probabilities are divided by it; at least 0. 1 draws from the model's own
+        temperature: divisor of the log probabilities, at least 0. 1 samples from the model's own
             distribution, less is bolder, 0 is greedy: always the most likely character.
-        top_k: only the k most likely characters are drawn, if given.
-        top_p: only the most likely characters that together reach this probability, in (0, 1],
-            are drawn, if given; the first is always among them. Holtzman et al. 2020,
+        top_k: number of the most likely characters to sample among; all if None.
+        top_p: probability, in (0, 1], that the most likely characters to sample among reach
+            together; the first is always among them. All if None. Holtzman et al. 2020,
             https://arxiv.org/abs/1904.09751.
-        banned: tokens that are never drawn.
+        banned: tokens that are never sampled.
     """
 
     temperature: float = 1.0
@@ -70,17 +69,18 @@ class Sampler:
             raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}.")
 
     def __call__(self, key: Array, log_probs: Float[Array, "B V"]) -> Int[Array, " B"]:
-        """Draw one token a row; see `choose`."""
+        """Sample one token a row; see `choose`."""
         log_probs = _as_log_probs(log_probs)
-        return self.choose(sample_uniforms(key, log_probs.shape[:1], log_probs.dtype), log_probs)
+        uniforms = sample_uniforms(key, log_probs.shape[:1], log_probs.dtype)  # (B,)
+        return self.choose(uniforms, log_probs)
 
     def choose(
         self, uniforms: Float[Array, " B"], log_probs: Float[Array, "B V"]
     ) -> Int[Array, " B"]:
-        """The token that each of the numbers from [0, 1) stands for.
+        """The tokens that uniform numbers from [0, 1) choose, by inverse transform sampling.
 
-        It is the first up to which the probabilities, in the order of the tokens, sum to more. It
-        is -1 where the model says NaN or leaves nothing to draw: that is no token.
+        It is the first token up to which the probabilities, in the order of the tokens, sum to
+        more. It is -1 where the log probabilities are NaN or leave nothing to choose: no token.
 
         Raises:
             ValueError: if `log_probs` has other axes or no floating numbers.
@@ -92,11 +92,11 @@ class Sampler:
 
     @property
     def plain(self) -> bool:
-        """Whether it draws by its numbers alone, without rules of a subclass."""
+        """Whether it samples by its numbers alone, without rules of a subclass."""
         return type(self) is Sampler
 
     def allowed(self, log_probs: Float[Array, "B V"]) -> Float[Array, "B V"]:
-        """The log probabilities of what may be drawn, not normalized; -inf for the rest."""
+        """The log probabilities of what may be sampled, not normalized; -inf for the rest."""
         return allowed_by(self.rules(log_probs.shape[-1]), log_probs)
 
     def rules(self, vocab_size: int) -> Rules:
@@ -115,12 +115,13 @@ class Sampler:
         if self.temperature == 0:
             return Rules(None, None, None, banned)
         temperature = float(min(max(self.temperature, SMALLEST_TEMPERATURE), LARGEST_TEMPERATURE))
-        return Rules(
-            np.asarray(temperature),
-            None if self.top_k is None else np.asarray(min(self.top_k, vocab_size), np.int32),
-            None if self.top_p is None else np.asarray(float(self.top_p)),
-            banned,
-        )
+        rules = Rules(np.asarray(temperature), None, None, banned)
+        # None instead of all, so that a program without top-k and top-p sorts nothing.
+        if self.top_k is not None:
+            rules = rules._replace(top_k=np.asarray(min(self.top_k, vocab_size), np.int32))
+        if self.top_p is not None:
+            rules = rules._replace(top_p=np.asarray(float(self.top_p)))
+        return rules
 
 
 def _as_log_probs(log_probs: Any) -> Float[Array, "B V"]:
@@ -129,51 +130,60 @@ def _as_log_probs(log_probs: Any) -> Float[Array, "B V"]:
 
 
 def allowed_by(rules: Rules, log_probs: Float[Array, "B V"]) -> Float[Array, "B V"]:
-    """As `Sampler.allowed`; NaN in a row that leaves nothing to draw."""
+    """As `Sampler.allowed`; NaN in a row that leaves nothing to choose."""
     log_probs = jnp.where(rules.banned, -jnp.inf, log_probs)
-    largest = log_probs.max(axis=-1, keepdims=True)
-    drawable = jnp.isfinite(largest)
+    largest = log_probs.max(axis=-1, keepdims=True)  # (B, 1)
+    possible = jnp.isfinite(largest)
+
+    # Greedy.
     if rules.temperature is None:
         best = jnp.argmax(log_probs, axis=-1, keepdims=True)
         only = jnp.where(jnp.arange(log_probs.shape[-1]) == best, 0, -jnp.inf)
-        return jnp.where(drawable, only, jnp.nan)
-    # Counted from the largest, which stays 0 whatever it is divided by.
+        return jnp.where(possible, only, jnp.nan)
+
+    # Temperature. Relative to the largest, which stays 0 whatever the divisor.
     dtype = jnp.promote_types(log_probs.dtype, jnp.float32)
     scaled = (log_probs - largest).astype(dtype) / rules.temperature.astype(dtype)
-    log_probs = jnp.where(drawable, jax.nn.log_softmax(scaled), jnp.nan)
+    log_probs = jnp.where(possible, jax.nn.log_softmax(scaled), jnp.nan)
     if rules.top_k is None and rules.top_p is None:
         return log_probs
-    falling, order = lax.top_k(log_probs, log_probs.shape[-1])
-    kept = jnp.ones(falling.shape, bool)
+
+    # Top-k and top-p, in falling order of the probabilities.
+    falling, order = lax.top_k(log_probs, log_probs.shape[-1])  # (B, V)
+    allowed = jnp.ones(falling.shape, bool)
     if rules.top_k is not None:
-        kept &= jnp.arange(falling.shape[-1]) < rules.top_k
+        allowed &= jnp.arange(falling.shape[-1]) < rules.top_k
     if rules.top_p is not None:
+        # The probability before a character, without its own: the first is always allowed.
         before = jnp.cumsum(jnp.exp(falling), axis=-1) - jnp.exp(falling)
-        kept &= before < rules.top_p.astype(dtype)
-    kept = jnp.take_along_axis(kept, jnp.argsort(order, axis=-1), axis=-1)
-    return jnp.where(kept | ~drawable, log_probs, -jnp.inf)
+        allowed &= before < rules.top_p.astype(dtype)
+    # Back to the order of the tokens.
+    allowed = jnp.take_along_axis(allowed, jnp.argsort(order, axis=-1), axis=-1)
+    return jnp.where(allowed | ~possible, log_probs, -jnp.inf)
 
 
 def _chosen(
     uniforms: Float[Array, " B"], allowed: Float[Array, "B V"], *, greedy: bool
 ) -> Int[Array, " B"]:
     """As `Sampler.choose`, of what is allowed."""
-    largest = allowed.max(axis=-1, keepdims=True)
+    largest = allowed.max(axis=-1, keepdims=True)  # (B, 1)
     if greedy:
         found = jnp.argmax(allowed, axis=-1)
     else:
         weights = jnp.exp(allowed - largest).astype(uniforms.dtype)
-        sums = jnp.cumsum(weights, axis=-1)
-        found = (sums <= uniforms[:, None] * sums[:, -1:]).sum(axis=-1)
+        # Scaled by the last sum instead of normalized: one rounding less.
+        sums = jnp.cumsum(weights, axis=-1)  # (B, V)
+        found = (sums <= uniforms[:, None] * sums[:, -1:]).sum(axis=-1)  # (B,)
+        # After rounding, no sum may be larger: then it is the last token that is allowed.
         last = weights.shape[-1] - 1 - jnp.argmax(weights[:, ::-1] > 0, axis=-1)
-        found = jnp.minimum(found, last)  # rounded, a sum may never be more
+        found = jnp.minimum(found, last)
     return jnp.where(jnp.isfinite(largest[:, 0]), found, NOTHING).astype(jnp.int32)
 
 
 def choose_token(
     own: Sampler | None, rules: Rules | None, uniforms: Array, log_probs: Float[Array, "B V"]
 ) -> Int[Array, " B"]:
-    """Draw by the rules, or by a sampler with rules of its own, which is part of the program."""
+    """Sample by the rules, or by a sampler with rules of its own, part of the program."""
     if rules is not None:
         return _chosen(uniforms, allowed_by(rules, log_probs), greedy=rules.temperature is None)
     assert own is not None
@@ -182,7 +192,7 @@ def choose_token(
 
 
 def sample_uniforms(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-    """Numbers from [0, 1), at least in float32: bfloat16 knows too few of them."""
+    """Uniform numbers from [0, 1), at least in float32: bfloat16 has too few of them."""
     return jax.random.uniform(key, shape, jnp.promote_types(dtype, jnp.float32))
 
 

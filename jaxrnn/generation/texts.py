@@ -25,17 +25,17 @@ def read_prompt(
     window: int,
     unknown: Unknown = "error",
 ) -> np.ndarray:
-    """The tokens of a prompt that the model can go on from; arguments as `generate_texts`.
+    """The tokens of a prompt that the model can continue; arguments as `generate_texts`.
 
     Raises:
         ValueError: if the prompt is too short or has unknown characters.
     """
     tokens = encode(vocabulary, prompt, unknown=unknown)
     if unknown == "skip" and isinstance(vocabulary, Vocabulary):
-        known = len(tokens)
-        given = len(prompt.lower() if vocabulary.lowercase else prompt)
-        if known < given:
-            logger.warning("%d unknown characters of the prompt are left out.", given - known)
+        given = prompt.lower() if vocabulary.lowercase else prompt  # may be longer
+        left_out = len(given) - len(tokens)
+        if left_out > 0:
+            logger.warning("%d unknown characters of the prompt are left out.", left_out)
     least = 1 if model.reads == "streams" else window
     if len(tokens) < least:
         raise ValueError(
@@ -59,7 +59,7 @@ def generate_texts(
     seed: int = 0,
     stop_at_eos: bool = False,
 ) -> list[str]:
-    """Texts that go on from a prompt, with the prompt in front.
+    """Texts that continue a prompt, with the prompt in front.
 
     Where the model ends a document, by `<eos>`, the text goes on as a new document, behind a line
     end in the place of `<eos>`.
@@ -67,14 +67,15 @@ def generate_texts(
     Args:
         model: the model.
         params: its parameters.
-        vocabulary: text <-> tokens. Tokens that stand for no text, but `<eos>`, are never written.
-        prompt: what to go on from.
-        window: how many characters a windowed model reads; a stateful one reads the whole prompt.
-        length: characters to write.
-        count: how many texts.
-        sampler: how to draw.
-        unknown: what becomes of characters that the vocabulary lacks; see `Vocabulary.encode`.
-        seed: of the drawing.
+        vocabulary: text <-> tokens. Tokens that stand for no text, but `<eos>`, are never sampled.
+        prompt: the text to continue.
+        window: number of characters that a windowed model reads; a stateful one reads the whole
+            prompt.
+        length: number of characters to generate.
+        count: number of texts.
+        sampler: the sampling rules; the model's own distribution if None.
+        unknown: treatment of characters that the vocabulary lacks; see `Vocabulary.encode`.
+        seed: seed of the sampling.
         stop_at_eos: whether a text ends where the model ends a document, after fewer characters.
 
     Raises:
@@ -85,12 +86,14 @@ def generate_texts(
     check_seed(seed)
     tokens = read_prompt(model, vocabulary, prompt, window=window, unknown=unknown)
     read = tokens if model.reads == "streams" else tokens[-window:]
-    end = end_of_document(vocabulary)
-    banned = tuple(token for token in unprintable(vocabulary) if token != end)
-    sampler = replace(sampler or Sampler(), banned=banned)
-    prompts = np.broadcast_to(read[:, None], (len(read), count))
-    _, written = generate(model, params, prompts, length, jax.random.key(seed), sampler=sampler)
-    columns = np.asarray(written).T  # (count, length)
+
+    # Nothing that cannot be printed, but the end of a document.
+    banned = set(unprintable(vocabulary)) - {end_of_document(vocabulary)}
+    sampler = replace(sampler or Sampler(), banned=tuple(sorted(banned)))
+    prompts = np.broadcast_to(read[:, None], (len(read), count))  # (P, B)
+    _, generated = generate(model, params, prompts, length, jax.random.key(seed), sampler=sampler)
+
+    columns = np.asarray(generated).T  # (N, B) -> (B, N)
     # Prompt and continuation are decoded together: a character may have bytes in both.
     texts = [np.concatenate([tokens, column]) for column in columns]
     return [_text(vocabulary, text, stop_at_eos) for text in texts]
@@ -104,7 +107,9 @@ def _text(vocabulary: Tokenizer, tokens: np.ndarray, stop_at_eos: bool) -> str:
     ends = np.flatnonzero(tokens == end)
     if stop_at_eos and len(ends):
         return vocabulary.decode(tokens[: ends[0]])
-    documents = np.split(tokens, ends)
-    first, *others = (vocabulary.decode(document) for document in documents)
-    name = vocabulary.decode(np.array([end]))  # begins each document but the first
-    return "\n".join([first, *(other.removeprefix(name) for other in others)])
+    first, *others = np.split(tokens, ends)
+    name = vocabulary.decode(np.array([end]))  # the text of <eos>, which begins each of the others
+    lines = [vocabulary.decode(first)]
+    for other in others:
+        lines.append(vocabulary.decode(other).removeprefix(name))
+    return "\n".join(lines)

@@ -20,9 +20,9 @@ def nll_loss(
 
     Args:
         log_probs: log probabilities, of a model's last step (B, V) or of every step (T, B, V).
-        targets: the true tokens, in [0, V). A value outside is nobody's: it adds nothing to the
-            sum, so check ids before they get here (`Vocabulary.encode` never makes one).
-        weights: how much each target counts, at least 0; one each if None. The mean is over the
+        targets: the true tokens, in [0, V). A value outside adds nothing to the sum, so check
+            tokens before they get here (`Vocabulary.encode` never makes one).
+        weights: the weight of each target, at least 0; one each if None. The mean is over the
             sum of the weights, and NaN when that is zero, as in torch when all are ignored.
 
     Raises:
@@ -35,8 +35,10 @@ def nll_loss(
     targets = as_integers("targets", targets, log_probs.shape[:-1])
     if weights is not None:
         weights = as_array("weights", weights, targets.shape)
-    tokens = jnp.arange(log_probs.shape[-1], dtype=targets.dtype)
-    chosen = jnp.where(targets[..., None] == tokens, log_probs, 0).sum(-1)
+    # A comparison instead of a gather: a target outside [0, V) adds nothing, and the gradient needs
+    # no scatter.
+    tokens = jnp.arange(log_probs.shape[-1], dtype=targets.dtype)  # (V,)
+    chosen = jnp.where(targets[..., None] == tokens, log_probs, 0).sum(-1)  # (..., V) -> (...)
     if weights is None:
         return -chosen.mean()
     return -(chosen * weights).sum() / weights.sum()
@@ -51,8 +53,8 @@ def nll_loss_seq(
     log_probs = as_array("log_probs", log_probs, ("T", "B", "V"))
     if lengths is None:
         return nll_loss(log_probs, targets)
-    steps, batch_size = log_probs.shape[:2]
-    mask = jnp.arange(steps)[:, None] < as_lengths(lengths, batch_size, steps)[None, :]
+    lengths = as_lengths(lengths, log_probs.shape[1], log_probs.shape[0])
+    mask = jnp.arange(log_probs.shape[0])[:, None] < lengths[None, :]  # (T, B)
     return nll_loss(log_probs, targets, mask.astype(log_probs.dtype))
 
 
@@ -62,5 +64,7 @@ def bits_per_character(nats: float) -> float:
 
 
 def perplexity(nats: float) -> float:
-    """exp(nats): among how many equally likely characters the model hesitates, on average."""
-    return math.exp(nats) if nats < 700 else math.inf
+    """exp(nats): the number of equally likely characters that would have the same loss."""
+    if nats >= 700:
+        return math.inf  # exp of more is no float
+    return math.exp(nats)

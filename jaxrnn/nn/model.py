@@ -1,4 +1,4 @@
-"""What the models share, and how any of them is run.
+"""The base classes of the models, and the function that runs any of them.
 
 Shapes: T time steps, B batch, V vocabulary, F embedding size, H hidden size.
 """
@@ -16,23 +16,24 @@ from jaxrnn.array_checks import as_carry, as_integers, precision
 from jaxrnn.nn.layers import RNN, dense, embed, embedded_tokens
 from jaxrnn.recurrent.cells import Carry
 
+# Maximum number of parameters that a message names.
 FAULTS_NAMED = 5
-"""Parameters that a message names at the most."""
+# Number of models whose parameters' shapes are cached: to derive them takes a trace.
 MODELS_REMEMBERED = 32
-"""Models whose parameters' shapes are kept, so that they are not derived for every call."""
 
+# Data set of a model: the trigrams of the course, shuffled windows, or contiguous streams.
 Reads = Literal["trigrams", "overlapping", "non-overlapping", "streams"]
 
 
 class Components(NamedTuple):
-    """A model of an embedding, recurrent layers and an output layer, taken apart.
+    """The parts of a model of an embedding, recurrent layers and an output layer.
 
     Attributes:
         stack: the recurrent layers, unbound.
-        embedding: (V, F) the table.
-        rnn: the layers' parameters, by their names.
-        kernel: (H, V) of the output layer.
-        bias: (V,) of the output layer.
+        embedding: (V, F) table of the embedding.
+        rnn: the recurrent layers' parameters, by their names.
+        kernel: (H, V) kernel of the output layer.
+        bias: (V,) bias of the output layer.
     """
 
     stack: RNN
@@ -43,15 +44,15 @@ class Components(NamedTuple):
 
     @property
     def arrays(self) -> tuple[Any, ...]:
-        """All that is not the description of the layers."""
+        """All but the description of the layers, which is no array."""
         return self[1:]
 
 
 class CharModel(nn.Module):
-    """What all the models share.
+    """The base class of all models.
 
     Attributes:
-        vocab_size: V, the number of different tokens.
+        vocab_size: V, number of different tokens.
         embedding_size: F, the width of a token's vector (the course's `n_fac`).
         hidden_size: H, the width of the carry (the course's `n_hidden`).
     """
@@ -60,8 +61,7 @@ class CharModel(nn.Module):
     embedding_size: int = 42
     hidden_size: int = 256
 
-    reads: ClassVar[Reads]
-    """The data set that the model is made for."""
+    reads: ClassVar[Reads]  # the data set that the model is made for
 
     @property
     def stack(self) -> RNN | None:
@@ -69,11 +69,11 @@ class CharModel(nn.Module):
         return None
 
     def initial_carry(self, batch_size: int, dtype: DTypeLike = jnp.float32) -> Carry:
-        """The carry from which a text starts; the empty tuple for a model without memory."""
+        """The carry at the beginning of a text; the empty tuple for a model without memory."""
         return ()
 
     def components(self, params: Any) -> Components | None:
-        """What the model computes, for a faster way to write; None if it is something else."""
+        """The parts of the model, for faster generation; None if it computes something else."""
         return None
 
 
@@ -84,7 +84,7 @@ def check_params(model: CharModel, params: Any) -> None:
         ValueError: if one is missing, unknown, of another shape, or holds no floating numbers.
     """
     expected = _param_shapes(model)
-    got = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    got = _named(params)
     faults = []
     for name, shape in expected.items():
         if name not in got:
@@ -94,12 +94,12 @@ def check_params(model: CharModel, params: Any) -> None:
         elif not jnp.issubdtype(jnp.result_type(got[name]), jnp.floating):
             kind = jnp.result_type(got[name])
             faults.append(f"{name} must have floating numbers, got {kind}")
-    faults += [
-        f"{name or 'an array without a name'} is unknown" for name in sorted(got.keys() - expected)
-    ]
+    for name in sorted(got.keys() - expected):
+        faults.append(f"{name or 'an array without a name'} is unknown")
     if faults:
-        more = f"; and {len(faults) - FAULTS_NAMED} more" if len(faults) > FAULTS_NAMED else ""
-        listed = "; ".join(faults[:FAULTS_NAMED]) + more
+        listed = "; ".join(faults[:FAULTS_NAMED])
+        if len(faults) > FAULTS_NAMED:
+            listed += f"; and {len(faults) - FAULTS_NAMED} more"
         raise ValueError(f"The parameters are not those of {type(model).__name__}: {listed}.")
 
 
@@ -108,12 +108,13 @@ def _param_shapes(model: CharModel) -> dict[str, tuple[int, ...]]:
     """The shapes of the model's parameters, by their names."""
     tokens = jax.ShapeDtypeStruct((3, 1), jnp.int32)  # three characters, as Char3Model reads them
     init = jax.eval_shape(model.init, jax.random.key(0), model.initial_carry(1), tokens)
-    leaves = jax.tree_util.tree_leaves_with_path(init["params"])
-    return {_name(path): leaf.shape for path, leaf in leaves}
+    return {name: leaf.shape for name, leaf in _named(init["params"]).items()}
 
 
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")
+def _named(params: Any) -> dict[str, Any]:
+    """The arrays by name, such as "rnn.weight_hh_l0"."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
 def model_carry(model: CharModel, params: Any, carry: Carry, batch_size: int) -> Carry:
@@ -126,10 +127,11 @@ def model_carry(model: CharModel, params: Any, carry: Carry, batch_size: int) ->
         batch_size: B.
 
     Raises:
-        ValueError: if it has another structure or other shapes than `model.initial_carry(batch)`,
+        ValueError: if it has another structure or other shapes than `initial_carry(batch_size)`,
             or the parameters are none of the model's.
     """
     check_params(model, params)
+    # Shapes alone: an array of zeros for every call would cost time.
     like = jax.eval_shape(partial(model.initial_carry, batch_size, precision(params)))
     return as_carry(carry, like)
 
@@ -150,15 +152,18 @@ def apply_model(
         params: its parameters.
         carry: the carry before the tokens, from `model.initial_carry` or an earlier call.
         tokens: the characters, time first.
-        lengths: for a stateful model, how many of the T steps of each row count.
-        dropout_key: of the dropout masks; None leaves dropout out.
+        lengths: for a stateful model, number of the T steps of each row that count.
+        dropout_key: random key of the dropout masks; None leaves dropout out.
 
     Raises:
         ValueError: if the tokens are no integers of two axes, or the carry is none of the model's.
     """
     tokens = as_integers("tokens", tokens, ("T", "B"))
     carry = model_carry(model, params, carry, tokens.shape[1])
-    options: dict[str, Any] = {} if lengths is None else {"lengths": lengths}
+    # A windowed model takes no lengths.
+    options: dict[str, Any] = {}
+    if lengths is not None:
+        options["lengths"] = lengths
     rngs = None if dropout_key is None else {"dropout": dropout_key}
     result: Any = model.apply({"params": params}, carry, tokens, rngs=rngs, **options)
     return result
@@ -178,6 +183,7 @@ class StatefulModel(CharModel):
         return self.stack.initial_carry(batch_size, dtype)
 
     def components(self, params: Any) -> Components | None:
+        # A subclass with a `__call__` of its own may compute something else.
         if type(self).__call__ is not StatefulModel.__call__:
             return None
         out = params["l_out"]
@@ -192,6 +198,9 @@ class StatefulModel(CharModel):
         *,
         lengths: Int[Array, " B"] | None = None,
     ) -> tuple[tuple[Carry, ...], Float[Array, "T B V"]]:
-        xs = embedded_tokens(embed(self.vocab_size, self.embedding_size, name="e"), tokens)
-        carry, ys = self.stack.copy(name="rnn")(carry, xs, lengths=lengths)
-        return carry, nn.log_softmax(dense(self.vocab_size, self.hidden_size, name="l_out")(ys))
+        # (T, B, F), or the table and the tokens where a product with the table is less work.
+        e = embed(self.vocab_size, self.embedding_size, name="e")
+        xs = embedded_tokens(e, tokens)
+        carry, ys = self.stack.copy(name="rnn")(carry, xs, lengths=lengths)  # (T, B, H)
+        logits = dense(self.vocab_size, self.hidden_size, name="l_out")(ys)  # (T, B, V)
+        return carry, nn.log_softmax(logits)

@@ -46,11 +46,11 @@ class Char3Model(CharModel):
         e = embed(self.vocab_size, self.embedding_size, name="e")
         l_in = dense(self.hidden_size, self.embedding_size, name="l_in")
         l_hidden = dense(self.hidden_size, self.hidden_size, name="l_hidden")
-        x1, x2, x3 = nn.relu(l_in(e(tokens)))
-        h = jnp.zeros_like(x1)
-        h = jnp.tanh(l_hidden(h + x1))
-        h = jnp.tanh(l_hidden(h + x2))
-        h = jnp.tanh(l_hidden(h + x3))
+        xs = nn.relu(l_in(e(tokens)))  # (3, B) -> (3, B, F) -> (3, B, H)
+        h = jnp.zeros_like(xs[0])  # (B, H)
+        h = jnp.tanh(l_hidden(h + xs[0]))
+        h = jnp.tanh(l_hidden(h + xs[1]))
+        h = jnp.tanh(l_hidden(h + xs[2]))
         return carry, nn.log_softmax(dense(self.vocab_size, self.hidden_size, name="l_out")(h))
 
 
@@ -64,10 +64,10 @@ class CharLoopModel(CharModel):
         self, carry: tuple[()], tokens: Int[Array, "T B"]
     ) -> tuple[tuple[()], Float[Array, "B V"]]:
         e = embed(self.vocab_size, self.embedding_size, name="e")
-        xs = nn.relu(
-            dense(self.hidden_size, self.embedding_size, name="l_in")(e(tokens))
-        )  # (T, B, H)
-        h = jnp.zeros_like(xs[0])
+        l_in = dense(self.hidden_size, self.embedding_size, name="l_in")
+        xs = nn.relu(l_in(e(tokens)))  # (T, B) -> (T, B, F) -> (T, B, H)
+        h = jnp.zeros_like(xs[0])  # (B, H)
+        # A Linen module may not be called inside of a scan: `pure` takes its parameters out.
         l_hidden = pure(dense(self.hidden_size, self.hidden_size, name="l_hidden"), h)
 
         def step(h: Array, x: Array) -> tuple[Array, None]:
@@ -90,15 +90,14 @@ class CharLoopConcatModel(CharModel):
         self, carry: tuple[()], tokens: Int[Array, "T B"]
     ) -> tuple[tuple[()], Float[Array, "B V"]]:
         xs = embed(self.vocab_size, self.embedding_size, name="e")(tokens)  # (T, B, F)
-        h = jnp.zeros((tokens.shape[1], self.hidden_size), xs.dtype)
+        h = jnp.zeros((tokens.shape[1], self.hidden_size), xs.dtype)  # (B, H)
         width = self.hidden_size + self.embedding_size
-        l_in = pure(
-            dense(self.hidden_size, width, name="l_in"), jnp.concatenate([h, xs[0]], axis=-1)
-        )
+        example = jnp.concatenate([h, xs[0]], axis=-1)  # (B, H + F)
+        l_in = pure(dense(self.hidden_size, width, name="l_in"), example)
         l_hidden = pure(dense(self.hidden_size, self.hidden_size, name="l_hidden"), h)
 
         def step(h: Array, x: Array) -> tuple[Array, None]:
-            z = nn.relu(l_in(jnp.concatenate([h, x], axis=-1)))
+            z = nn.relu(l_in(jnp.concatenate([h, x], axis=-1)))  # (B, H + F) -> (B, H)
             return jnp.tanh(l_hidden(z)).astype(h.dtype), None
 
         h, _ = lax.scan(step, h, xs)
@@ -118,10 +117,11 @@ class CharRnn(CharModel):
     def __call__(
         self, carry: tuple[()], tokens: Int[Array, "T B"]
     ) -> tuple[tuple[()], Float[Array, "B V"]]:
-        xs = embed(self.vocab_size, self.embedding_size, name="e")(tokens)
+        xs = embed(self.vocab_size, self.embedding_size, name="e")(tokens)  # (T, B, F)
         rnn = self.stack.copy(name="rnn")
-        _, ys = rnn(rnn.initial_carry(tokens.shape[1], xs.dtype), xs)
-        return carry, nn.log_softmax(dense(self.vocab_size, self.hidden_size, name="l_out")(ys[-1]))
+        _, ys = rnn(rnn.initial_carry(tokens.shape[1], xs.dtype), xs)  # (T, B, H)
+        logits = dense(self.vocab_size, self.hidden_size, name="l_out")(ys[-1])  # (B, V)
+        return carry, nn.log_softmax(logits)
 
 
 class CharSeqRnn(CharModel):
@@ -144,14 +144,15 @@ class CharSeqRnn(CharModel):
     def __call__(
         self, carry: tuple[()], tokens: Int[Array, "T B"]
     ) -> tuple[tuple[()], Float[Array, "T B V"]]:
-        xs = embed(self.vocab_size, self.embedding_size, name="e")(tokens)
+        xs = embed(self.vocab_size, self.embedding_size, name="e")(tokens)  # (T, B, F)
         rnn = self.stack.copy(name="rnn")
-        _, ys = rnn(rnn.initial_carry(tokens.shape[1], xs.dtype), xs)
-        return carry, nn.log_softmax(dense(self.vocab_size, self.hidden_size, name="l_out")(ys))
+        _, ys = rnn(rnn.initial_carry(tokens.shape[1], xs.dtype), xs)  # (T, B, H)
+        logits = dense(self.vocab_size, self.hidden_size, name="l_out")(ys)  # (T, B, V)
+        return carry, nn.log_softmax(logits)
 
 
 class CharSeqStatefulRnn(StatefulModel):
-    """`CharSeqRnn` with a memory: the carry is handed in and handed back."""
+    """`CharSeqRnn` with a memory: the carry is an argument and a result."""
 
     @property
     def stack(self) -> RNN:
@@ -176,26 +177,28 @@ class CharSeqStatefulRnn2(StatefulModel):
         tokens = as_integers("tokens", tokens, ("T", "B"))
         steps, batch_size = tokens.shape
         e = embed(self.vocab_size, self.embedding_size, name="e")
-        xs = e(tokens)
-        example = as_carry(carry, jax.eval_shape(partial(self.initial_carry, batch_size)))[0].h
-        rnn = pure(
-            RNNCell(self.hidden_size, name="rnn"), example, e(jnp.zeros(batch_size, tokens.dtype))
-        )
+        xs = e(tokens)  # (T, B, F)
+
+        # The cell as a pure function, traced with an example: T may be 0.
+        like = jax.eval_shape(partial(self.initial_carry, batch_size))
+        h = as_carry(carry, like)[0].h  # (B, H)
+        x = e(jnp.zeros(batch_size, tokens.dtype))  # (B, F)
+        rnn = pure(RNNCell(self.hidden_size, name="rnn"), h, x)
+        # A scan's carry must have the dtype that the cell returns.
         h = carry[0].h.astype(self.get_variable("params", "rnn")["weight_hh"].dtype)
-        lengths = (
-            jnp.full(batch_size, steps)
-            if lengths is None
-            else as_lengths(lengths, batch_size, steps)
-        )
-        mask = length_mask(lengths, steps)
+
+        if lengths is None:
+            lengths = jnp.full(batch_size, steps)
+        mask = length_mask(as_lengths(lengths, batch_size, steps), steps)  # (T, B)
 
         def step(h: Array, x: tuple[Array, Array]) -> tuple[Array, Array]:
-            x_t, mask_t = x
+            x_t, mask_t = x  # (B, F), (B,)
+            # Behind its end, a row keeps its carry and gives zeros.
             after = jnp.where(mask_t[:, None], rnn(h, x_t), h)
             return after, jnp.where(mask_t[:, None], after, 0)
 
-        h, ys = lax.scan(step, h, (xs, mask))
-        logits = dense(self.vocab_size, self.hidden_size, name="l_out")(ys)
+        h, ys = lax.scan(step, h, (xs, mask))  # (T, B, H)
+        logits = dense(self.vocab_size, self.hidden_size, name="l_out")(ys)  # (T, B, V)
         return (Hidden(h),), nn.log_softmax(logits)
 
 
@@ -211,8 +214,8 @@ class CharSeqStatefulLSTM(StatefulModel):
     """The stateful model with a stack of LSTM layers and dropout between them.
 
     Attributes:
-        num_layers: the number of LSTM layers.
-        dropout: the share of each layer's outputs, but the last's, that is dropped in training.
+        num_layers: number of LSTM layers.
+        dropout: the fraction of each layer's outputs, but the last's, that is dropped in training.
     """
 
     hidden_size: int = 512
@@ -229,8 +232,8 @@ class CharLM(StatefulModel):
 
     Attributes:
         cell: the recurrent cell.
-        num_layers: the number of recurrent layers.
-        dropout: the share of each layer's outputs, but the last's, that is dropped in training.
+        num_layers: number of recurrent layers.
+        dropout: the fraction of each layer's outputs, but the last's, that is dropped in training.
         tied: whether the output layer uses the embedding's table as its kernel (Press and Wolf
             2017, https://arxiv.org/abs/1608.05859), which then starts as that kernel would; the
             bias is its own. Needs F = H.
@@ -246,11 +249,14 @@ class CharLM(StatefulModel):
         return RNN(self.cell, self.hidden_size, self.num_layers, dropout=self.dropout, parent=None)
 
     def components(self, params: Any) -> Components | None:
+        # A subclass with a `__call__` of its own may compute something else.
         if type(self).__call__ is not CharLM.__call__:
             return None
-        table, out = params["e"]["embedding"], params.get("l_out")
-        kernel, bias = (table.T, params["bias_out"]) if self.tied else (out["kernel"], out["bias"])
-        return Components(self.stack, table, params["rnn"], kernel, bias)
+        table = params["e"]["embedding"]  # (V, F)
+        if self.tied:
+            return Components(self.stack, table, params["rnn"], table.T, params["bias_out"])
+        out = params["l_out"]
+        return Components(self.stack, table, params["rnn"], out["kernel"], out["bias"])
 
     @nn.compact
     def __call__(
@@ -265,12 +271,14 @@ class CharLM(StatefulModel):
                 f"A tied output needs embedding_size = hidden_size, got {self.embedding_size} and "
                 f"{self.hidden_size}."
             )
+        # A tied table starts as the kernel of a dense layer would, not as an embedding.
         init = uniform(1 / math.sqrt(self.hidden_size)) if self.tied else None
         e = embed(self.vocab_size, self.embedding_size, init=init, name="e")
-        carry, ys = self.stack.copy(name="rnn")(carry, embedded_tokens(e, tokens), lengths=lengths)
+        xs = embedded_tokens(e, tokens)  # (T, B, F)
+        carry, ys = self.stack.copy(name="rnn")(carry, xs, lengths=lengths)  # (T, B, H)
         if self.tied:
             bias = self.param("bias_out", jax.nn.initializers.zeros, (self.vocab_size,))
-            logits = e.attend(ys) + bias
+            logits = e.attend(ys) + bias  # (T, B, V)
         else:
             logits = dense(self.vocab_size, self.hidden_size, name="l_out")(ys)
         return carry, nn.log_softmax(logits)
@@ -293,7 +301,7 @@ def check_model(model: Any) -> None:
     """Refuse what is no class of models.
 
     Raises:
-        ValueError: if it does not derive from `CharModel`, or does not say what it reads.
+        ValueError: if it does not derive from `CharModel`, or has no valid `reads`.
     """
     if not isinstance(model, type) or not issubclass(model, CharModel):
         raise ValueError("it does not derive from CharModel or StatefulModel.")
@@ -305,4 +313,4 @@ def check_model(model: Any) -> None:
 MODELS: Registry[type[CharModel]] = Registry(
     "model", check_model, {model.__name__: model for model in (*COURSE_MODELS, CharLM)}
 )
-"""The models by name. One of your own is named as FILE.py:NAME, or put in."""
+"""The models by name. A user's model has the name FILE.py:NAME, or is put in."""

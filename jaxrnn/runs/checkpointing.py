@@ -19,9 +19,8 @@ from jaxrnn.runs.history import RowLog, RowWriter
 from jaxrnn.runs.judging import is_sensible, measured_loss
 from jaxrnn.runs.plots import losses_picture
 from jaxrnn.runs.run import Run, RunError, Saved
-from jaxrnn.training.chunks import Progress
 from jaxrnn.training.diagnosis import NonFiniteLossError
-from jaxrnn.training.history import Position
+from jaxrnn.training.history import Position, Progress
 from jaxrnn.training.loop import training
 from jaxrnn.training.schedules import parse_schedule
 from jaxrnn.training.state import TrainState, copied

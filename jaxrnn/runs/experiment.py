@@ -32,10 +32,9 @@ from jaxrnn.nn.model import CharModel
 from jaxrnn.registry import absolute_reference
 from jaxrnn.runs.config import Config
 from jaxrnn.training.evaluation import Source
-from jaxrnn.training.memory import check_memory
 from jaxrnn.training.optimizers import Optimizer
 from jaxrnn.training.schedules import Schedule, parse_schedule
-from jaxrnn.training.state import TrainState, cast_floats, make_state
+from jaxrnn.training.state import TrainState, cast_floats, check_memory, make_state
 
 STARTS = {
     "trigrams": lambda n, length: trigram_starts(n),
@@ -192,9 +191,9 @@ def _windows(
         validation_starts = STARTS[reads](len(validation_tokens), config.bptt)
     else:
         validation_tokens = tokens
-        drawn_from = len(starts) - config.bptt - 1 if reads == "non-overlapping" else None
+        sampled_from = len(starts) - config.bptt - 1 if reads == "non-overlapping" else None
         starts, validation_starts = split_starts(
-            starts, config.bptt, config.split, drawn_from=drawn_from
+            starts, config.bptt, config.split, sampled_from=sampled_from
         )
     return (
         vocabulary,

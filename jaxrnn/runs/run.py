@@ -59,8 +59,7 @@ from jaxrnn.runs.config import Config
 from jaxrnn.runs.environment import computation, named_versions, versions
 from jaxrnn.runs.experiment import Experiment, fresh_state, prepare
 from jaxrnn.runs.history import RowLog
-from jaxrnn.training.chunks import Progress
-from jaxrnn.training.history import Position, Row
+from jaxrnn.training.history import Position, Progress, Row
 from jaxrnn.training.state import TrainState
 
 logger = logging.getLogger(__name__)

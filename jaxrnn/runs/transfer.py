@@ -30,8 +30,7 @@ from jaxrnn.output import check_output
 from jaxrnn.runs.config import Config
 from jaxrnn.runs.experiment import Experiment
 from jaxrnn.runs.run import Run
-from jaxrnn.training.chunks import Progress
-from jaxrnn.training.history import Position
+from jaxrnn.training.history import Position, Progress
 from jaxrnn.tree import named_leaves
 
 COURSE_MODELS_OF = {

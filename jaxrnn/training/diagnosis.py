@@ -1,4 +1,4 @@
-"""What went wrong in a step whose loss or gradient is no longer finite.
+"""The origin of NaN or infinity in a step whose loss or gradient is no longer finite.
 
 Training notices only that a loss or a norm is not finite, some steps later. The step is then made
 again from a copy of the state, and the values that it computes are looked through in their order.
@@ -24,7 +24,7 @@ class NonFiniteLossError(FloatingPointError):
     """The loss or the gradient is no longer a number.
 
     Attributes:
-        good: how far training had come when all was still finite, as `training` yields it, or None.
+        good: the last progress at which all was finite, as `training` yields it, or None.
     """
 
     good: Any = None
@@ -36,7 +36,7 @@ def first_bad(model: CharModel, state: TrainState, batch: Batch) -> str:
     Args:
         model: the model.
         state: the state before the step.
-        batch: what the step reads.
+        batch: the characters that the step reads.
     """
     for name, leaf in _values(model, state, batch):
         values = np.asarray(leaf, float)
@@ -54,26 +54,36 @@ def first_bad_operation(model: CharModel, state: TrainState, batch: Batch) -> st
     key = jax.random.fold_in(state.key, state.step)
     try:
         with jax.debug_nans(True), jax.debug_infs(True), jax.disable_jit():
-            jax.value_and_grad(lambda p: batch_loss(model, p, state.carry, batch, key)[0])(
-                state.params
+            jax.grad(batch_loss, argnums=1, has_aux=True)(
+                model, state.params, state.carry, batch, key
             )
     except FloatingPointError as error:
         frames = traceback.extract_tb(error.__traceback__)
-        ours = [f for f in frames if PACKAGE in Path(f.filename).parents]
-        where = ours[-1] if ours else frames[-1]
+        where = frames[-1]
+        # The innermost line of this package says more than one inside of JAX.
+        for frame in frames:
+            if PACKAGE in Path(frame.filename).parents:
+                where = frame
         file = Path(where.filename).name
         return f"{str(error).splitlines()[0]} ({file}, line {where.lineno}: {where.line})"
     return "no single operation gives NaN or infinity when the step is made slowly"
 
 
 def _values(model: CharModel, state: TrainState, batch: Batch) -> Iterator[tuple[str, Any]]:
+    """The tensors of a step by name, in the order of computation."""
+    # What the step starts from.
     yield from _named("params", state.params)
     yield from _named("carry", state.carry)
-    key = jax.random.fold_in(state.key, state.step)
-    gradient = jax.jit(
-        jax.value_and_grad(lambda p: batch_loss(model, p, state.carry, batch, key), has_aux=True)
-    )
+    key = jax.random.fold_in(state.key, state.step)  # the step's own dropout masks
+
+    @jax.jit
+    def gradient(params: Any) -> Any:
+        return jax.value_and_grad(batch_loss, argnums=1, has_aux=True)(
+            model, params, state.carry, batch, key
+        )
+
     (loss, carry), gradients = gradient(state.params)
+    # Forward, then backward.
     yield from _named("carry", carry, " after the window")
     yield "The loss", loss
     yield from _named("The gradient of params", gradients)

@@ -1,9 +1,9 @@
-"""Is training healthy? Cheap numbers for the history, measured where a row ends.
+"""Diagnostics of training: cheap numbers for the history, measured where a row ends.
 
 Shapes: T time steps, B batch, H hidden size, N tokens of the corpus.
 
-Which gates there are is read off the cell itself: its step is traced, and every sigmoid and tanh
-in it is looked at. So a cell of one's own is measured like the built-in ones.
+The gates are found in the cell itself: its step is traced, and every sigmoid and tanh in the jaxpr
+is measured. So a user's cell is measured like the built-in ones.
 """
 
 from collections import namedtuple
@@ -25,16 +25,19 @@ from jaxrnn.programs import bounded_jit
 from jaxrnn.recurrent.cells import Carry, Cell
 from jaxrnn.recurrent.recurrence import backend
 
+# Saturated part of the range of a sigmoid or tanh, at either end.
 END_OF_RANGE = 0.05
-"""A sigmoid or tanh is saturated in the outermost 5 % of its range, at either end."""
+# T, number of characters over which saturation is measured.
 LOOKED_AT = 8
-"""Characters that the gates are watched over."""
 
+# Saturation of a primitive's results, by the name of the primitive.
 _NEAR_AN_END: dict[str, Callable[[Array], Array]] = {
     "logistic": lambda y: jnp.abs(y - 0.5) > 0.5 - END_OF_RANGE,
     "tanh": lambda y: jnp.abs(y) > 1 - 2 * END_OF_RANGE,
-    "max": lambda y: y <= 0,  # relu
+    # relu; the saturated end is zero, the other end is infinite.
+    "max": lambda y: y <= 0,
 }
+# Primitives that call another jaxpr, which is searched as well.
 _CALLS = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call")
 
 
@@ -46,19 +49,19 @@ def update_ratio(params: Any, update_norm: float) -> float:
 def saturated_share(
     model: CharModel, params: Any, carry: Carry, tokens: Int[Array, " N"], starts: np.ndarray
 ) -> float | None:
-    """The share of sigmoids and tanhs in the cells that are near an end, over a few characters.
+    """The fraction of sigmoids and tanhs in the cells that are near an end, over a few characters.
 
-    For relu, the share of zeros.
+    For relu, the fraction of zeros.
 
     Args:
         model: the model.
         params: its parameters.
         carry: the carry to start from.
         tokens: the corpus, on the device.
-        starts: (B,) where in it the characters to read start.
+        starts: (B,) positions of the first characters to read.
 
     Returns:
-        The share in [0, 1], or None for a model without recurrent layers of gated cells.
+        The fraction in [0, 1], or None for a model without recurrent layers of gated cells.
     """
     if _gated_stack(model) is None:
         return None
@@ -86,65 +89,73 @@ def _saturated_share(
 ) -> Array:
     stack = _gated_stack(model)
     assert stack is not None
-    layers = {_layer_name(name): value for name, value in params["rnn"].items()}
+    layers = {}
+    for name, value in params["rnn"].items():
+        # A single cell's parameters lack the number of the layer: weight_hh, not weight_hh_l0.
+        layers[name if "_l" in name else f"{name}_l0"] = value
     table = params["e"]["embedding"]
-    positions = starts[None, :] + jnp.arange(LOOKED_AT)[:, None]
-    xs = table[tokens.at[positions].get(mode="clip").astype(jnp.int32)]  # (T, B, F)
+    positions = starts[None, :] + jnp.arange(LOOKED_AT)[:, None]  # (T, B)
+    read = tokens.at[positions].get(mode="clip").astype(jnp.int32)
+    xs = table[read]  # (T, B, F)
+
+    # Run the layers with cells that count.
     rnn = stack.clone(cell=watched(stack.cell), parent=None)
-    zeros = rnn.initial_carry(len(starts), xs.dtype)
-    begin = (
-        [z._replace(**c._asdict()) for z, c in zip(zeros, carry, strict=True)] if carry else zeros
-    )
-    with backend("scan"):  # the watched cell runs a few steps: not worth compiling
-        after, _ = rnn.apply({"params": layers}, begin, xs)
-    near = sum(layer.near.sum() for layer in after)
+    begin = list(rnn.initial_carry(len(starts), xs.dtype))
+    for layer, given in enumerate(carry):
+        begin[layer] = begin[layer]._replace(**given._asdict())
+    with backend("scan"):  # a few steps of a cell made for them: not worth compiling
+        after, _ = rnn.apply({"params": layers}, tuple(begin), xs)
+
+    near = sum(layer.near.sum() for layer in after)  # (B, H) each -> ()
     return near / sum(layer.counted.sum() for layer in after)
 
 
-def _layer_name(name: str) -> str:
-    """torch's name of a parameter; those of a single cell lack the layer."""
-    return name if "_l" in name else f"{name}_l0"
-
-
 def watched(cell: Cell) -> Cell:
-    """The same cell, whose carry also counts, unit by unit: values seen, and those near an end."""
+    """The same cell, whose carry also counts, per unit: values measured, and those near an end."""
     fields = cell.carry._fields
     watching = namedtuple("Watching", [*fields, "near", "counted"])  # type: ignore[misc]
 
     def step(carry: Any, x_gates: Array, h_gates: Array, **params: Array) -> Any:
-        before = cell.carry(*carry[: len(fields)])
-        own_step = partial(cell.step, **params)
-        after, seen = _values_near_an_end(own_step, before, x_gates, h_gates)
-        rows, width = carry.h.shape
-        near = [s.reshape(rows, -1, width).sum(1).astype(carry.h.dtype) for s in seen]
-        count = sum(s.size for s in seen) / carry.h.size
-        return watching(*after, sum(near, carry.near), carry.counted + count)  # type: ignore[call-arg]
+        # Run the step's jaxpr instead of the step.
+        arguments = (cell.carry(*carry[: len(fields)]), x_gates, h_gates)
+        closed, shape = jax.make_jaxpr(partial(cell.step, **params), return_shape=True)(*arguments)
+        seen: list[Array] = []
+        results = _evaluate(closed.jaxpr, closed.consts, jax.tree.leaves(arguments), seen)
+        after = jax.tree.unflatten(jax.tree.structure(shape), results)
+
+        # Count.
+        near = carry.near
+        count = 0.0
+        for saturated in seen:
+            # Several gates may lie side by side: (B, G H) -> (B, G, H) -> (B, H).
+            by_unit = saturated.reshape(len(carry.h), -1, carry.h.shape[1])
+            near = near + by_unit.sum(1).astype(carry.h.dtype)
+            count += saturated.size / carry.h.size
+        return watching(*after, near, carry.counted + count)  # type: ignore[call-arg]
 
     return replace(cell, step=step, carry=watching)
-
-
-def _values_near_an_end(function: Callable[..., Any], *arguments: Any) -> tuple[Any, list[Array]]:
-    """What a function returns, and for each sigmoid, tanh or relu in it, where it is saturated."""
-    closed, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
-    seen: list[Array] = []
-    results = _evaluate(closed.jaxpr, closed.consts, jax.tree.leaves(arguments), seen)
-    return jax.tree.unflatten(jax.tree.structure(shape), results), seen
 
 
 def _evaluate(
     jaxpr: Jaxpr, constants: list[Any], arguments: list[Any], seen: list[Array]
 ) -> list[Any]:
-    """Run a traced function, equation by equation, and note the saturated values on the way."""
+    """Run a jaxpr, equation by equation, and append the saturated places of each gate to `seen`."""
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *arguments], strict=True))
-    read = lambda atom: atom.val if isinstance(atom, Literal) else values[atom]  # noqa: E731
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, Literal) else values[atom]
+
     for equation in jaxpr.eqns:
-        inputs, kind = [read(atom) for atom in equation.invars], equation.primitive
+        inputs = [read(atom) for atom in equation.invars]
+        kind = equation.primitive
+        # Into the functions that it calls: `nn.relu` and others are jitted.
         inner = equation.params.get("jaxpr") or equation.params.get("call_jaxpr")
         if inner is not None and kind.name in _CALLS:
             results = _evaluate(inner.jaxpr, inner.consts, inputs, seen)
         else:
-            made = kind.bind(*inputs, **equation.params)
-            results = made if kind.multiple_results else [made]
+            results = kind.bind(*inputs, **equation.params)
+            if not kind.multiple_results:
+                results = [results]
         if kind.name in _NEAR_AN_END:
             seen.append(_NEAR_AN_END[kind.name](results[0]))
         values.update(zip(equation.outvars, results, strict=True))

@@ -18,12 +18,12 @@ from jaxrnn.recurrent.cells import Carry
 from jaxrnn.training.state import carry_for, zero_carry
 from jaxrnn.training.steps import eval_steps
 
+# S, maximum number of steps in a compiled program, of training and of evaluation.
 STEPS_IN_ONE_PROGRAM = 64
-"""Room for this many steps in a compiled program, of training and of evaluation."""
 
 
 class Source(Protocol):
-    """Where windows come from: a `BpttStream` or a `WindowSet`."""
+    """A source of windows: a `BpttStream` or a `WindowSet`."""
 
     @property
     def tokens(self) -> np.ndarray: ...
@@ -31,8 +31,6 @@ class Source(Protocol):
     def batch_size(self) -> int: ...
     @property
     def sizes(self) -> tuple[int, ...]: ...
-    @property
-    def padded(self) -> bool: ...
     @property
     def steps_per_epoch(self) -> int: ...
     def steps(self, epoch: int) -> int: ...
@@ -43,10 +41,10 @@ class Evaluated(NamedTuple):
     """How far an evaluation has come.
 
     Attributes:
-        share: of the windows, in (0, 1].
+        share: the fraction of the windows read, in (0, 1].
         carry: the carry after the last window read.
         nats: the mean loss so far, in nats per character.
-        predicted: how many characters were predicted so far, a closing `<eos>` among them.
+        predicted: number of characters predicted so far, a closing `<eos>` among them.
     """
 
     share: float
@@ -81,27 +79,33 @@ def evaluation(
     Args:
         model: the model.
         params: its parameters.
-        source: what to evaluate on.
+        source: the windows to evaluate on.
         carry: the carry to start from; zeros if None or of another batch size.
-        epoch: whose windows to read.
+        epoch: the epoch whose windows are read.
         tokens: `source.tokens` on the device, if they are there already.
     """
     if carry is None:
         carry = zero_carry(model, source.batch_size, precision(params))
     carry = carry_for(model, params, carry, source.batch_size)
-    tokens = on_device(source, model) if tokens is None else tokens
-    total, weight, count = 0.0, 0.0, source.steps(epoch)
+    if tokens is None:
+        tokens = on_device(source, model)
     last_only = model.reads in ("trigrams", "overlapping")  # one prediction a window
+    count = source.steps(epoch)
+    total = 0.0
+    weight = 0.0
     predicted = 0
     for first in range(0, count, STEPS_IN_ONE_PROGRAM):
         windows = source.windows(epoch, first, STEPS_IN_ONE_PROGRAM).with_tokens(tokens)
         steps = min(STEPS_IN_ONE_PROGRAM, count - first)
         carry, losses = eval_steps(model, params, carry, windows, steps)
-        weights = (windows.lengths * windows.rows)[:steps].astype(float)
+        rows = windows.rows[:steps]
+        characters = rows * windows.lengths[:steps]
+        # Sums in float64: the mean of a long text would lose digits in float32.
+        weights = characters.astype(float)  # (S,)
         total += float(np.asarray(losses, float)[:steps] @ weights)
         weight += float(weights.sum())
-        rows = windows.rows[:steps]
-        predicted += int((rows if last_only else rows * windows.lengths[:steps]).sum())
+        counted = rows if last_only else characters
+        predicted += int(counted.sum())
         yield Evaluated((first + steps) / count, carry, total / weight, predicted)
 
 

@@ -3,18 +3,18 @@
 import json
 import math
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxrnn.data.windows import Windows
 from jaxrnn.nn.losses import bits_per_character, perplexity
+from jaxrnn.training.state import TrainState
 
+# Decay of the exponential average of the training loss, as in the course's fastai.
 AVERAGE_DECAY = 0.98
-"""Of the exponential average that is shown as the training loss, as in the course's fastai."""
-
+# Largest plausible count of updates, windows or characters in a file.
 LARGEST_COUNT = 2**62
-"""Updates, windows and the like that a file is believed to count."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +22,13 @@ class Row:
     """One row of the history.
 
     Attributes:
-        epoch: epochs done, the current one counted by its share.
+        epoch: epochs done, with the fraction of the current one.
         step: updates made.
         train: exponential average of the loss, nats per character.
         gradient_norm: mean norm of the gradient, unclipped, since the row before.
         rate: the learning rate of the last step; None where the optimizer brings its own.
         update_ratio: norm of the last update over the norm of the parameters; near 1e-3 is usual.
-        saturated: the share of sigmoids and tanhs in the cells that are near an end of their
+        saturated: the fraction of sigmoids and tanhs in the cells that are near an end of their
             range, in [0, 1]; None where the model has no recurrent layer.
         characters_per_second: trained on since the row before; measured, so it is no part of what
             a resumed run repeats, and None in rows that are read from a file.
@@ -54,13 +54,18 @@ class Row:
             value = getattr(self, field.name)
             if isinstance(value, bool) or not isinstance(value, int | float | None):
                 raise ValueError(f"{field.name} of a row must be a number, got {value!r:.40}.")
-            if isinstance(value, int) and abs(value) > LARGEST_COUNT:  # no float holds it
+            # A Python integer may be larger than any float.
+            if isinstance(value, int) and abs(value) > LARGEST_COUNT:
                 raise ValueError(f"{field.name} of a row makes no sense: {value!r:.40}.")
 
     def with_validation(self, nats: float) -> "Row":
         """The same row with a validation loss, in all three units."""
-        bits, among = bits_per_character(nats), perplexity(nats)
-        return replace(self, validation=nats, bits_per_character=bits, perplexity=among)
+        return replace(
+            self,
+            validation=nats,
+            bits_per_character=bits_per_character(nats),
+            perplexity=perplexity(nats),
+        )
 
     @property
     def line(self) -> str:
@@ -69,9 +74,9 @@ class Row:
 
     def repeatable(self) -> dict[str, Any]:
         """The fields, without the speed: those that are the same whenever a run is repeated."""
-        return {
-            name: value for name, value in asdict(self).items() if name != "characters_per_second"
-        }
+        values = asdict(self)
+        del values["characters_per_second"]
+        return values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,13 +85,14 @@ class Position:
 
     Attributes:
         epoch: the epoch under way, from 0.
-        window: the windows of it that have been read.
+        window: number of its windows already read.
         average: the exponential average of the loss, not yet corrected for its start at 0.
-        averaged: over how many steps; it starts anew with each phase of the schedule.
+        averaged: number of steps in that average; it starts anew with each phase of the
+            schedule.
         norms: the sum of the gradient norms since the last row.
         steps: the steps since the last row.
         characters: the characters trained on since the last row.
-        seconds: the time that took.
+        seconds: training time since the last row.
         rate: the learning rate of the last step; None where the optimizer brings its own.
         update_norm: the norm of the last update.
     """
@@ -109,17 +115,25 @@ class Position:
             ValueError: for the first of them.
         """
         for field in fields(self):
-            value, whole = getattr(self, field.name), field.type is int
-            right = isinstance(value, int) if whole else isinstance(value, int | float)
-            optional = value is None and field.name == "rate"
-            most = LARGEST_COUNT if whole else math.inf  # an update may be infinite
-            if not optional and (not right or isinstance(value, bool) or not 0 <= value <= most):
+            value = getattr(self, field.name)
+            if value is None and field.name == "rate":
+                continue
+            kinds: Any = int | float
+            highest = math.inf  # an update may be infinite
+            if field.type is int:
+                kinds = int
+                highest = LARGEST_COUNT
+            # For isinstance, True is an integer.
+            right = isinstance(value, kinds) and not isinstance(value, bool)
+            if not right or not 0 <= value <= highest:
                 raise ValueError(f"{field.name} makes no sense: {value!r:.40}")
 
     @property
     def train(self) -> float:
         """The training loss, in nats per character: the average corrected for its start."""
-        return self.average / (1 - AVERAGE_DECAY**self.averaged) if self.averaged else np.nan
+        if not self.averaged:
+            return np.nan
+        return self.average / (1 - AVERAGE_DECAY**self.averaged)
 
     def after(
         self,
@@ -138,16 +152,20 @@ class Position:
             losses: (S,) the loss of each step.
             norms: (S,) the norm of each gradient.
             updates: (S,) the norm of each update.
-            windows: what the steps read; the first S count.
+            windows: the windows that the steps read; the first S count.
             rates: the learning rates, of which the first S count; None where the optimizer brings
                 its own.
         """
-        average, total = self.average, self.norms
+        average = self.average
+        total = self.norms
         for loss, norm in zip(losses.tolist(), norms.tolist(), strict=True):
             average = AVERAGE_DECAY * average + (1 - AVERAGE_DECAY) * loss
             total += norm
         steps = len(losses)
-        read = int((windows.lengths * windows.rows)[:steps].sum())
+        read = int((windows.lengths * windows.rows)[:steps].sum())  # (S,) -> ()
+        rate = None
+        if rates is not None:
+            rate = float(rates[steps - 1])
         return replace(
             self,
             window=self.window + steps,
@@ -156,7 +174,7 @@ class Position:
             norms=total,
             steps=self.steps + steps,
             characters=self.characters + read,
-            rate=None if rates is None else float(rates[steps - 1]),
+            rate=rate,
             update_norm=float(updates[-1]),
         )
 
@@ -164,13 +182,13 @@ class Position:
         """The position with the sums for the next row begun anew."""
         return replace(self, norms=0.0, steps=0, characters=0, seconds=0.0)
 
-    def row(self, step: int, of: int, **health: float | None) -> Row:
+    def row(self, step: int, of: int, **diagnostics: float | None) -> Row:
         """The row of history at this position.
 
         Args:
-            step: updates made.
-            of: windows of the epoch.
-            health: `update_ratio` and `saturated`.
+            step: number of updates made.
+            of: number of windows in the epoch.
+            diagnostics: `update_ratio` and `saturated`.
         """
         return Row(
             epoch=round(self.epoch + self.window / of, 3),
@@ -179,5 +197,23 @@ class Position:
             gradient_norm=self.norms / max(self.steps, 1),
             rate=self.rate,
             characters_per_second=self.characters / max(self.seconds, 1e-9),
-            **health,  # type: ignore[arg-type]
+            **diagnostics,  # type: ignore[arg-type]
         )
+
+
+class Progress(NamedTuple):
+    """How far a run has come.
+
+    Attributes:
+        state: the training state. The next step donates its buffers: save it before going on.
+        position: where the run stands; `training(..., state, position)` goes on from there.
+        of: number of windows in the epoch under way.
+        row: the row of history that has just become complete, if any.
+        validating: the fraction of the validation that is done, while it is under way.
+    """
+
+    state: TrainState
+    position: Position
+    of: int
+    row: Row | None = None
+    validating: float | None = None

@@ -2,8 +2,8 @@
 
 So one compiled step serves every schedule, and Adam's moments go on when the rate is set by hand
 between two blocks. An `Optimizer` and a transformation of optax's are applied in the same way:
-their updates carry the minus sign, and `optax.apply_updates` adds them to the parameters. What
-tells the two apart is the type: an `Optimizer` needs a rate, a transformation brings its own.
+their updates carry the minus sign, and `optax.apply_updates` adds them to the parameters. The type
+distinguishes the two: an `Optimizer` needs a rate, a transformation brings its own.
 """
 
 from collections.abc import Callable
@@ -17,8 +17,8 @@ import optax
 
 from jaxrnn.registry import Registry
 
+# torch.nn.utils.clip_grad_norm_ divides by norm + 1e-6; optax divides by the norm.
 CLIP_EPSILON = 1e-6
-"""torch.nn.utils.clip_grad_norm_ divides by norm + 1e-6; optax divides by the norm."""
 
 
 def clip_by_norm(norm: float) -> optax.GradientTransformation:
@@ -31,6 +31,7 @@ def clip_by_norm(norm: float) -> optax.GradientTransformation:
     def update(
         updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, optax.OptState]:
+        # One norm over all parameters together, not one for each.
         scale = jnp.minimum(1, norm / (optax.tree.norm(updates) + CLIP_EPSILON))
         return jax.tree.map(lambda g: g * scale, updates), state
 
@@ -62,7 +63,8 @@ def scale_by_adam(
     """
 
     def init(params: optax.Params) -> AdamState:
-        mu, nu = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
+        mu = jax.tree.map(jnp.zeros_like, params)
+        nu = jax.tree.map(jnp.zeros_like, params)  # not the same buffers: both are donated
         return AdamState(jnp.zeros((), jnp.int32), mu, nu)
 
     def update(
@@ -74,8 +76,10 @@ def scale_by_adam(
         nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.nu, updates)
 
         def direction(m: jax.Array, v: jax.Array) -> jax.Array:
-            correct_m, correct_v = _bias(b1, count, m.dtype), _bias(b2, count, v.dtype)
-            return m / correct_m / (jnp.sqrt(v / correct_v) + eps)
+            # Both moments start at zero: divided by 1 - b ** count, they are unbiased.
+            unbiased_m = m / _bias(b1, count, m.dtype)
+            unbiased_v = v / _bias(b2, count, v.dtype)
+            return unbiased_m / (jnp.sqrt(unbiased_v) + eps)
 
         return jax.tree.map(direction, mu, nu), AdamState(count, mu, nu)
 
@@ -84,22 +88,24 @@ def scale_by_adam(
 
 def _bias(decay: float, count: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """1 - decay ** count, to the last digit of the wider of float32 and `dtype`."""
+    # 1 - b^n = -expm1(n log b): no difference of two numbers close to 1.
     wide = jnp.promote_types(dtype, jnp.float32)
-    return (-jnp.expm1(count.astype(wide) * jnp.log1p(jnp.asarray(decay - 1, wide)))).astype(dtype)
+    log_decay = jnp.log1p(jnp.asarray(decay - 1, wide))
+    return (-jnp.expm1(count.astype(wide) * log_decay)).astype(dtype)
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """An optimizer that is told the learning rate with each update.
+    """An optimizer whose learning rate is an argument of each update.
 
-    Equal ones are equal and have the same hash, so a second training compiles nothing anew.
+    Optimizers of equal settings are equal and hash alike, so a second training compiles nothing.
     Any direction of optax's makes one: `Optimizer(optax.scale_by_lion)`.
 
     Attributes:
-        direction: a function that makes an `optax.GradientTransformation` of the options. Its
-            results point uphill, as those of `optax.scale_by_adam` do.
+        direction: a function from the options to an `optax.GradientTransformation`, whose results
+            point uphill, as those of `optax.scale_by_adam` do.
         options: the options, as (name, value).
-        clip: the largest norm of the gradient, above 0, or None.
+        clip: maximum norm of the gradient, above 0, or None.
     """
 
     direction: Callable[..., optax.GradientTransformation]
@@ -132,6 +138,7 @@ class Optimizer:
         if rate is None:
             raise ValueError(NEEDS_A_RATE)
         direction, state = self._transformation.update(updates, state, params)
+        # The rate may be wider than the parameters: the update has their dtype.
         like = updates if params is None else params
         moved = jax.tree.map(lambda d, p: -(rate * d).astype(p.dtype), direction, like)
         return moved, state
@@ -145,8 +152,8 @@ class Optimizer:
         return optax.chain(clip_by_norm(self.clip), direction)
 
 
+# An optimizer that needs a rate, or one that brings its own.
 AnyOptimizer: TypeAlias = Optimizer | optax.GradientTransformation
-"""An optimizer that needs a rate, or one that brings its own."""
 
 NEEDS_A_RATE = (
     "An optimizer made by name or by make_optimizer needs a learning rate with each update: give "
@@ -172,13 +179,12 @@ def check_optimizer(optimizer: Any) -> None:
             )
 
 
-def check_rate(optimizer: AnyOptimizer, rate: Any, given: str = "rate") -> None:
+def check_rate(optimizer: AnyOptimizer, rate: Any) -> None:
     """Refuse a rate beside an optimizer that brings its own, and none beside one that needs it.
 
     Args:
         optimizer: the optimizer.
         rate: the rate, the rates, or None.
-        given: what the caller calls it.
 
     Raises:
         ValueError: if optimizer and rate do not fit.
@@ -187,7 +193,7 @@ def check_rate(optimizer: AnyOptimizer, rate: Any, given: str = "rate") -> None:
     if isinstance(optimizer, Optimizer) and rate is None:
         raise ValueError(NEEDS_A_RATE)
     if not isinstance(optimizer, Optimizer) and rate is not None:
-        raise ValueError(HAS_A_RATE.format(given=given))
+        raise ValueError(HAS_A_RATE.format(given="rate"))
 
 
 def updated(
@@ -196,7 +202,7 @@ def updated(
     state: optax.OptState,
     params: optax.Params,
     rate: jax.Array | float | None,
-    **seen: Any,
+    **extra: Any,
 ) -> tuple[optax.Params, optax.Updates, optax.OptState]:
     """The parameters after one update, what was added to them, and the optimizer's state.
 
@@ -206,14 +212,15 @@ def updated(
         state: the optimizer's state.
         params: the parameters.
         rate: the learning rate, or None for an optimizer that brings its own.
-        seen: what some transformations want to know besides (`optax.lbfgs`, `reduce_on_plateau`):
+        extra: further arguments of some transformations (`optax.lbfgs`, `reduce_on_plateau`):
             `value`, the loss; `grad`, the gradients; `value_fn`, from parameters to the loss.
     """
     if isinstance(optimizer, Optimizer):
         updates, state = optimizer.update(gradients, state, params, rate=rate)
     else:
-        told = optax.with_extra_args_support(optimizer)
-        updates, state = told.update(gradients, state, params, **seen)
+        # Transformations without extra arguments ignore them.
+        with_extra = optax.with_extra_args_support(optimizer)
+        updates, state = with_extra.update(gradients, state, params, **extra)
     return optax.apply_updates(params, updates), updates, state
 
 
@@ -229,6 +236,7 @@ def adam(*, weight_decay: float = 0.0, decoupled: bool = False) -> Optimizer:
 
 def _adam_direction(weight_decay: float, decoupled: bool) -> optax.GradientTransformation:
     if decoupled:
+        # Behind the moments: they do not see the decay.
         return optax.chain(scale_by_adam(), optax.add_decayed_weights(weight_decay))
     if weight_decay:
         return optax.chain(optax.add_decayed_weights(weight_decay), scale_by_adam())
@@ -241,8 +249,7 @@ def sgd(*, momentum: float = 0.0, weight_decay: float = 0.0) -> Optimizer:
 
 
 def _sgd_direction(momentum: float, weight_decay: float) -> optax.GradientTransformation:
-    decay = optax.add_decayed_weights(weight_decay)
-    return optax.chain(decay, optax.trace(momentum) if momentum else optax.identity())
+    return optax.chain(optax.add_decayed_weights(weight_decay), _momentum(momentum))
 
 
 def rmsprop(*, momentum: float = 0.0, weight_decay: float = 0.0) -> Optimizer:
@@ -253,9 +260,15 @@ def rmsprop(*, momentum: float = 0.0, weight_decay: float = 0.0) -> Optimizer:
 def _rmsprop_direction(momentum: float, weight_decay: float) -> optax.GradientTransformation:
     return optax.chain(
         optax.add_decayed_weights(weight_decay),
+        # torch adds eps behind the square root, optax by default inside.
         optax.scale_by_rms(decay=0.99, eps=1e-8, eps_in_sqrt=False),
-        optax.trace(momentum) if momentum else optax.identity(),
+        _momentum(momentum),
     )
+
+
+def _momentum(momentum: float) -> optax.GradientTransformation:
+    # Without momentum, no running sum: it would be one more array for each parameter.
+    return optax.trace(momentum) if momentum else optax.identity()
 
 
 def make_optimizer(
@@ -274,7 +287,7 @@ def make_optimizer(
         name: "adam", "adamw", "sgd" or "rmsprop", or one of your own: see `OPTIMIZERS`.
         weight_decay: L2, added to the gradient; for "adamw", decoupled.
         momentum: for "sgd" and "rmsprop", in [0, 1).
-        clip: the largest gradient norm, above 0.
+        clip: maximum norm of the gradient, above 0.
 
     Raises:
         ValueError: if the name is unknown or an option out of range.
@@ -289,7 +302,9 @@ def make_optimizer(
             raise ValueError(
                 f"{name} is an optimizer with its options: leave weight_decay and momentum out."
             )
-        return replace(found, clip=clip if clip is not None else found.clip)
+        if clip is None:
+            clip = found.clip
+        return replace(found, clip=clip)
     return replace(found(weight_decay, momentum), clip=clip)
 
 

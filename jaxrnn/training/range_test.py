@@ -18,24 +18,22 @@ from jaxrnn.training.optimizers import Optimizer
 from jaxrnn.training.state import TrainState
 from jaxrnn.training.steps import train_steps
 
+# Maximum number of steps: more rates than anybody could distinguish in a picture.
 MOST_STEPS = 1_000_000
-"""More rates than anybody could tell apart in a picture."""
+# Ratio of the averaged loss to the lowest so far at which the test ends.
 DIVERGED = 4.0
-"""The test ends when the averaged loss is this many times the lowest so far."""
-
-
+# Standard deviation of the smoothing, as a fraction of the steps: about a sixth of a decade.
 SMOOTHED = 1 / 40
-"""Standard deviation of the smoothing, as a share of the steps: about a sixth of a decade."""
+# Width of either end of the range, as a fraction of the steps.
 MARGIN = 1 / 20
-"""What counts as an end of the range, as a share of the steps."""
+# Maximum number of points of the analyzed curve; of more steps, some in a row are averaged.
 MOST_POINTS = 1000
-"""Points of the curve that is looked at; of more steps, some in a row are averaged."""
+# Minimum fall of the loss, as a fraction of itself, that counts as one.
 LEAST_FALL = 0.02
-"""A loss that falls by less, as a share of itself, does not fall."""
 
 
 class Suggestion(NamedTuple):
-    """What a range test says.
+    """The result of a range test.
 
     Attributes:
         rate: the learning rate to take, or None where the range does not show one.
@@ -63,18 +61,6 @@ class RangeTest(NamedTuple):
     diverged: bool = False
     by_frequency: float | None = None
 
-    @property
-    def suggested(self) -> float:
-        """The rate at which the smoothed loss falls fastest, over the logarithm of the rate.
-
-        Raises:
-            ValueError: if the range does not show one; the message says what to change.
-        """
-        rate, sentence = self.suggestion()
-        if rate is None:
-            raise ValueError(sentence)
-        return rate
-
     def suggestion(self) -> Suggestion:
         """The rate to take, or what to change.
 
@@ -91,10 +77,15 @@ class RangeTest(NamedTuple):
                 None, "The loss is not finite from the first steps on: nothing to suggest."
             )
         losses = np.asarray(self.losses if self.raw is None else self.raw, float)
+
+        # Average steps in a row down to at most MOST_POINTS points, and smooth.
         together = -(-count // MOST_POINTS)
-        rates = np.asarray(self.rates)[: count // together * together : together]
-        grouped = losses[: len(rates) * together].reshape(len(rates), together).mean(axis=1)
-        curve = smoothed(grouped)
+        points = count // together
+        rates = np.asarray(self.rates)[: points * together : together]  # (points,)
+        grouped = losses[: points * together].reshape(points, together)
+        curve = smoothed(grouped.mean(axis=1))  # (points,)
+
+        # Is there a minimum inside the range?
         lowest = int(np.argmin(curve))
         margin = max(1, round(MARGIN * len(curve)))
         little = LEAST_FALL * abs(curve[0])
@@ -115,6 +106,8 @@ class RangeTest(NamedTuple):
                 f"The loss is still falling at the highest rate tried, {self.rates[-1]:.1e}: "
                 "raise --highest.",
             )
+
+        # The steepest fall before it, behind the first plunge.
         slopes = np.gradient(curve, np.log(rates))
         first = 0
         if self.by_frequency is not None and curve[lowest] < self.by_frequency - little:
@@ -132,18 +125,20 @@ class RangeTest(NamedTuple):
 
 def entropy(tokens: np.ndarray) -> float:
     """The mean loss, in nats, of a guess by the tokens' frequencies."""
-    counts = np.unique(tokens, return_counts=True)[1]
-    shares = counts / counts.sum()
-    return float(-(shares * np.log(shares)).sum())
+    _, counts = np.unique(tokens, return_counts=True)
+    frequencies = counts / counts.sum()
+    return float(-(frequencies * np.log(frequencies)).sum())
 
 
 def smoothed(losses: Sequence[float]) -> np.ndarray:
-    """The losses, averaged with a Gaussian on both sides of each; one that explodes is cut off."""
+    """The losses, averaged with a Gaussian on both sides of each; one that explodes is clipped."""
     values = np.asarray(losses, float)
     values = np.minimum(values, DIVERGED * values.min())
     width = max(1.0, SMOOTHED * len(values))
-    apart = np.subtract.outer(np.arange(len(values)), np.arange(len(values)))
-    weights = np.exp(-0.5 * np.square(apart / width))
+    steps = np.arange(len(values))
+    differences = np.subtract.outer(steps, steps)  # (points, points)
+    weights = np.exp(-0.5 * np.square(differences / width))
+    # Divided by the sum, because at the ends a part of the Gaussian lies outside.
     return weights @ values / weights.sum(axis=1)
 
 
@@ -171,42 +166,43 @@ def range_test(
     Args:
         model: the model to find a rate for.
         source: the windows that it is trained on.
-        optimizer: the optimizer that is given the rates.
-        state: a fresh state; it is used up.
+        optimizer: the optimizer of the steps.
+        state: a fresh state; its buffers are donated.
         lowest: the first rate, above 0.
         highest: the last rate, above `lowest`.
-        steps: how many steps to make at the most, at least 3.
+        steps: maximum number of steps, at least 3.
     """
     check_range(lowest, highest, steps)
     rates = np.geomspace(lowest, highest, steps)
     tokens = jnp.asarray(source.tokens)
     raw: list[float] = []
     curve = RangeTest([], [], raw, by_frequency=entropy(source.tokens))
-    average, epoch, window = 0.0, 0, 0
+    average = 0.0
+    epoch = 0
+    window = 0
     while len(curve.rates) < steps:
         done = len(curve.rates)
         count = min(STEPS_IN_ONE_PROGRAM, steps - done, source.steps(epoch) - window)
+        # The program has a fixed number of steps, of which the first `count` are made.
         padded = np.resize(rates[done:], STEPS_IN_ONE_PROGRAM)
-        state, metrics = train_steps(
-            model,
-            optimizer,
-            state,
-            source.windows(epoch, window, STEPS_IN_ONE_PROGRAM).with_tokens(tokens),
-            padded.astype(jax.tree.leaves(state.params)[0].dtype),
-            count,
-        )
-        for rate, loss in zip(
-            padded[:count].tolist(), np.asarray(metrics.loss)[:count].tolist(), strict=True
-        ):
+        windows = source.windows(epoch, window, STEPS_IN_ONE_PROGRAM).with_tokens(tokens)
+        dtype = jax.tree.leaves(state.params)[0].dtype
+        state, metrics = train_steps(model, optimizer, state, windows, padded.astype(dtype), count)
+
+        losses = np.asarray(metrics.loss)[:count]  # (count,)
+        for rate, loss in zip(padded[:count].tolist(), losses.tolist(), strict=True):
             average = AVERAGE_DECAY * average + (1 - AVERAGE_DECAY) * loss
-            shown = average / (1 - AVERAGE_DECAY ** (len(curve.rates) + 1))
-            if not np.isfinite(shown) or shown > DIVERGED * min([*curve.losses, shown]):
+            # The average starts at 0: as Adam's moments, it is corrected for that.
+            corrected = average / (1 - AVERAGE_DECAY ** (len(curve.rates) + 1))
+            lowest_loss = min([*curve.losses, corrected])
+            if not np.isfinite(corrected) or corrected > DIVERGED * lowest_loss:
                 yield curve._replace(diverged=True)
                 return
             raw.append(loss)
             curve.rates.append(rate)
-            curve.losses.append(shown)
+            curve.losses.append(corrected)
         yield curve
         window += count
         if window == source.steps(epoch):
-            epoch, window = epoch + 1, 0
+            epoch += 1
+            window = 0

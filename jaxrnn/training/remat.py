@@ -1,9 +1,9 @@
-"""Long windows in little memory: only a segment's activations are kept at once.
+"""Rematerialization: long windows in little memory.
 
-Shapes: T time steps, B batch, V vocabulary, S time steps of a segment.
+Shapes: T time steps, B batch, V vocabulary, S time steps between two stored carries.
 
-The forward pass keeps the carry at the beginning of each segment; the backward pass computes a
-segment again before it goes through it. Memory grows with T / S + S instead of T, for one more
+The forward pass stores the carry at every S-th step; the backward pass computes the S steps behind
+it again before it goes through them. Memory grows with T / S + S instead of T, for one more
 forward pass. The gradient flows through the whole window as ever. Chen et al. 2016,
 https://arxiv.org/abs/1604.06174.
 """
@@ -36,15 +36,16 @@ def remat_loss(
     """The mean loss on a window, in nats per character, and the carry after it.
 
     Args:
-        model: a model that predicts at every step and takes the carry on.
+        model: a model that predicts at every step and returns its carry.
         params: its parameters.
         carry: the carry before the window.
         inputs: (T, B) tokens.
         targets: (T, B), the token after each.
-        remat_every: S, at least 1. The last segment may be shorter.
-        weights: how much each target counts; one each if None.
-        lengths: (B,), how many of the T steps of each row count; all if None.
-        key: of the dropout masks, of which each segment draws its own; None leaves dropout out.
+        remat_every: S, at least 1, and not necessarily a divisor of T.
+        weights: the weight of each target; one each if None.
+        lengths: (B,), number of the T steps of each row that count; all if None.
+        key: the random key of the dropout masks, which are sampled anew every S steps; None leaves
+            dropout out.
 
     Raises:
         ValueError: if S is below 1 or the model reads no streams.
@@ -57,26 +58,33 @@ def remat_loss(
             "carry goes on."
         )
     steps, batch_size = inputs.shape
-    weights = jnp.ones((steps, batch_size), _dtype(params)) if weights is None else weights
-    whole = steps // remat_every * remat_every
-    loss_of = jax.checkpoint(partial(_loss_of_segment, model, params, lengths, key))
+    if weights is None:
+        weights = jnp.ones((steps, batch_size), jax.tree.leaves(params)[0].dtype)
+    # jax.checkpoint stores the arguments of the function alone, not what is inside of it.
+    loss_of = jax.checkpoint(partial(_partial_loss, model, params, lengths, key))
 
     def body(carried: tuple[Carry, Array], part: Any) -> tuple[tuple[Carry, Array], None]:
         carry, total = carried
         carry, loss = loss_of(carry, *part)
         return (carry, total + loss), None
 
-    parts = [_cut(array[:whole], remat_every) for array in (inputs, targets, weights)]
-    starts = jnp.arange(0, whole, remat_every)
+    # S steps at a time.
+    whole = steps // remat_every * remat_every
+    arrays = (inputs, targets, weights)  # (T, B) each
+    parts = [
+        array[:whole].reshape(-1, remat_every, batch_size) for array in arrays
+    ]  # (T / S, S, B)
+    starts = jnp.arange(0, whole, remat_every)  # (T / S,)
     zero = jnp.zeros((), weights.dtype)
     (carry, total), _ = lax.scan(body, (carry, zero), (*parts, starts))
+    # The rest, fewer than S.
     if whole < steps:
         rest = (inputs[whole:], targets[whole:], weights[whole:], jnp.asarray(whole))
         (carry, total), _ = body((carry, total), rest)
     return total / weights.sum(), carry
 
 
-def _loss_of_segment(
+def _partial_loss(
     model: CharModel,
     params: Any,
     lengths: Array | None,
@@ -87,25 +95,14 @@ def _loss_of_segment(
     weights: Array,
     start: Array,
 ) -> tuple[Carry, Array]:
-    """The carry after a segment, and the sum of its losses."""
-    steps = len(inputs)
-    carry, log_probs = apply_model(
-        model,
-        params,
-        carry,
-        inputs,
-        lengths=None if lengths is None else jnp.clip(lengths - start, 0, steps),
-        dropout_key=None if key is None else jax.random.fold_in(key, start),
-    )
+    """The carry after S steps from `start` on, and the sum of their losses."""
+    if lengths is not None:
+        lengths = jnp.clip(lengths - start, 0, len(inputs))
+    if key is not None:
+        key = jax.random.fold_in(key, start)
+    carry, log_probs = apply_model(model, params, carry, inputs, lengths=lengths, dropout_key=key)
+    # Where no target counts, the mean is NaN, and so would be its gradient: the loss is taken with
+    # other weights, and then not counted.
     count = weights.sum()
     mean = nll_loss(log_probs, targets, jnp.where(count == 0, 1, weights))
     return carry, jnp.where(count == 0, 0, mean * count)
-
-
-def _cut(array: Array, remat_every: int) -> Array:
-    """(T, B) to (T / S, S, B)."""
-    return array.reshape(-1, remat_every, *array.shape[1:])
-
-
-def _dtype(params: Any) -> Any:
-    return jax.tree.leaves(params)[0].dtype

@@ -1,6 +1,6 @@
 """Learning-rate schedules, as phases one after the other.
 
-A schedule is written as the course's table writes it:
+A schedule has the notation of the course's table:
 
     4 x 1e-3, 4 x 1e-4              four epochs at 1e-3, then four at 1e-4
     2 x 1e-2, sgdr(1e-2, 4)         two epochs at 1e-2, then cosine cycles of 1, 2, 4, 8 epochs
@@ -39,7 +39,7 @@ class Block:
 
     def rates(self, steps: np.ndarray, steps_per_epoch: int) -> np.ndarray:
         """`rate`, always."""
-        return np.full(len(steps), self.rate)
+        return np.full(len(steps), self.rate)  # (S,)
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,12 @@ class CosineRestarts:
 
     def rates(self, steps: np.ndarray, steps_per_epoch: int) -> np.ndarray:
         """The cosine of each step's place in its cycle."""
+        # Cycle k has 2^k epochs and begins behind 2^k - 1 of them.
         cycle = np.floor(np.log2(steps // steps_per_epoch + 1))
         length = steps_per_epoch * 2**cycle
-        place = (steps - (length - steps_per_epoch)) / length
+        place = (steps - (length - steps_per_epoch)) / length  # in [0, 1)
         rates = self.rate / 2 * (1 + np.cos(np.pi * place))
+        # fastai's warm-up: a twentieth of the first epoch.
         return np.where(steps < steps_per_epoch / 20, self.rate / 100, rates)
 
 
@@ -81,13 +83,14 @@ class OneCycle:
 
     def rates(self, steps: np.ndarray, steps_per_epoch: int) -> np.ndarray:
         """The rate at each step's share of the whole phase."""
-        place = np.minimum(steps / (self.epochs * steps_per_epoch), 1)
+        place = np.minimum(steps / (self.epochs * steps_per_epoch), 1)  # in [0, 1]
         up = _cosine(self.rate / 25, self.rate, place / 0.3)
         down = _cosine(self.rate, self.rate / 10_000, (place - 0.3) / 0.7)
         return np.where(place < 0.3, up, down)
 
 
 def _cosine(start: float, end: float, place: np.ndarray) -> np.ndarray:
+    """Half a cosine from `start` at place 0 to `end` at place 1."""
     return end + (start - end) / 2 * (1 + np.cos(np.pi * place))
 
 
@@ -114,7 +117,7 @@ class Schedule:
         return sum(phase.epochs for phase in self.phases)
 
     def phase(self, epoch: int) -> tuple[Phase, int]:
-        """The phase that epoch `epoch` belongs to, and the epoch in which that phase began."""
+        """The phase of epoch `epoch`, and the first epoch of that phase."""
         first = 0
         for phase in self.phases:
             if epoch < first + phase.epochs:
@@ -131,7 +134,7 @@ def length_of(
     Args:
         optimizer: the optimizer.
         schedule: the learning rates, for an optimizer that needs them.
-        epochs: how many epochs, for an optimizer that brings its own rates.
+        epochs: number of epochs, for an optimizer that brings its own rates.
 
     Raises:
         ValueError: if what is given does not fit the optimizer.
@@ -161,8 +164,7 @@ def check_schedule(optimizer: AnyOptimizer, schedule: Schedule) -> None:
     Raises:
         ValueError: if optimizer and schedule do not fit.
     """
-    without = any(isinstance(phase, OwnRates) for phase in schedule.phases)
-    if without:
+    if any(isinstance(phase, OwnRates) for phase in schedule.phases):
         length_of(optimizer, None, schedule.epochs)
     else:
         length_of(optimizer, schedule, None)
@@ -175,8 +177,15 @@ def parse_schedule(text: str) -> Schedule:
         ValueError: if a phase cannot be read, or a number of it is out of range.
     """
     phases = []
+    # At the commas between phases, not at those inside of brackets.
     for part in re.split(r",(?![^(]*\))", text):
-        name, numbers = _name_and_numbers(part.strip())
+        name = "x"
+        arguments = part.strip().split("x")
+        call = re.fullmatch(r"([a-z-]+)\s*\(([^)]*)\)", part.strip())
+        if call:
+            name = call[1]
+            arguments = call[2].split(",")
+        numbers = [argument.strip() for argument in arguments]
         if name not in _PHASES or len(numbers) != 2:
             raise ValueError(
                 f"Cannot read {part.strip()!r:.60} as a phase of a schedule: write "
@@ -187,13 +196,7 @@ def parse_schedule(text: str) -> Schedule:
     return Schedule(tuple(phases))
 
 
-def _name_and_numbers(part: str) -> tuple[str, list[str]]:
-    call = re.fullmatch(r"([a-z-]+)\s*\(([^)]*)\)", part)
-    if call:
-        return call[1], [number.strip() for number in call[2].split(",")]
-    return "x", [number.strip() for number in part.split("x")]
-
-
+# Constructors of phases by their notation. More than 12 cycles would be 4,095 epochs.
 _PHASES: dict[str, Callable[[str, str], Phase]] = {
     "x": lambda epochs, rate: Block(_count("epochs", epochs), _rate(rate)),
     "sgdr": lambda rate, cycles: CosineRestarts(_rate(rate), _count("cycles", cycles, most=12)),
@@ -202,6 +205,7 @@ _PHASES: dict[str, Callable[[str, str], Phase]] = {
 
 
 def _count(what: str, text: str, most: int = 1_000_000) -> int:
+    # `int` alone would also read "1_000" and digits of other scripts.
     if not re.fullmatch(r"\d{1,9}", text) or not 1 <= int(text) <= most:
         raise ValueError(
             f"{what} of a schedule must be a whole number from 1 to {most}, got {text!r:.60}."

@@ -1,5 +1,7 @@
-"""What training changes, in one value."""
+"""The state of training, in one value."""
 
+import math
+import os
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -16,19 +18,26 @@ from jaxrnn.programs import bounded_jit
 from jaxrnn.recurrent.cells import Carry
 from jaxrnn.training.optimizers import AnyOptimizer, check_optimizer
 
+# When the carry is set to zeros during training: never, at the start of each epoch, or at each
+# evaluation, as fastai does.
 CarryPolicy = Literal["never", "epoch", "evaluation"]
-"""When the carry is set to zeros during training: never, at the start of each epoch, or at each
-evaluation, as fastai does."""
+
+# Number of states in memory during a step: its input, and a copy or its result.
+STATES = 2
+# Number of float arrays (T, B, V) in memory during a step: logits, log probabilities, gradients.
+VALUES_PER_LOGIT = 4
+# Bytes of a float32.
+FLOAT = 4
 
 
 class TrainState(NamedTuple):
-    """Everything that a training step takes and gives back.
+    """Everything that a training step takes and returns.
 
     Attributes:
         params: the model's parameters.
         opt_state: the optimizer's state.
         carry: the carry after the last window; the next one starts from it.
-        step: the number of updates made, an int32 scalar.
+        step: number of updates made, an int32 scalar.
         key: the random key of the run; each step folds its number in, so it never changes.
     """
 
@@ -42,18 +51,22 @@ class TrainState(NamedTuple):
 def make_state(
     model: CharModel, optimizer: AnyOptimizer, batch_size: int, key: jax.Array
 ) -> TrainState:
-    """A fresh state: drawn parameters, a carry of zeros for `batch` streams, step 0."""
+    """A fresh state: initialized parameters, a carry of zeros for `batch_size` streams, step 0."""
     check_optimizer(optimizer)
     check_at_least_0(batch_size=batch_size)
     params_key, run_key = jax.random.split(key)
     params = _init(model, batch_size, params_key)
-    opt_state = _init_optimizer(optimizer, params)
-    step = jnp.zeros((), jnp.int32)
-    return TrainState(params, opt_state, zero_carry(model, batch_size), step, run_key)
+    return TrainState(
+        params=params,
+        opt_state=_init_optimizer(optimizer, params),
+        carry=zero_carry(model, batch_size),
+        step=jnp.zeros((), jnp.int32),
+        key=run_key,
+    )
 
 
-# Each of these is one bounded program: an operation outside of one is compiled for every shape
-# that it meets, and kept.
+# Each of these is one bounded program: JAX compiles an operation outside of one for every shape
+# and never forgets it.
 
 
 @bounded_jit(static_argnames=("model", "batch_size"))
@@ -68,7 +81,7 @@ def _init_optimizer(optimizer: AnyOptimizer, params: Any) -> optax.OptState:
 
 
 def zero_carry(model: CharModel, batch_size: int, dtype: DTypeLike = jnp.float32) -> Carry:
-    """The carry that a text starts from, for `batch` streams."""
+    """The carry at the beginning of a text, for `batch_size` streams."""
     return _zero_carry(model, batch_size, jnp.dtype(dtype))
 
 
@@ -91,6 +104,7 @@ def cast_floats(state: TrainState, dtype: str) -> TrainState:
     """The same state with its floats in another precision (`dtype` is static)."""
 
     def cast(leaf: jax.Array) -> jax.Array:
+        # The step counter and the key are no floats.
         return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
     return jax.tree.map(cast, state)
@@ -98,7 +112,7 @@ def cast_floats(state: TrainState, dtype: str) -> TrainState:
 
 @bounded_jit()
 def copied(state: TrainState) -> TrainState:
-    """A copy in buffers of its own, which a step that uses the state up leaves alone."""
+    """A copy in buffers of its own, which survives a step that the state is donated to."""
     return jax.tree.map(jnp.copy, state)
 
 
@@ -110,10 +124,12 @@ def carry_for(model: CharModel, params: Any, carry: Carry, batch_size: int) -> C
     Raises:
         ValueError: if it is no carry of the model's, of any batch size.
     """
-    leaves = jax.tree.leaves(carry)
-    sizes = {leaf.shape[0] for leaf in leaves if jnp.ndim(leaf)}
+    sizes: set[int] = set()
+    for leaf in jax.tree.leaves(carry):
+        sizes.update(jnp.shape(leaf)[:1])  # (B, H): the batch size
     if len(sizes) == 1 and sizes != {batch_size}:
-        model_carry(model, params, carry, *sizes)  # of that batch size, it must fit
+        # Zeros hide no mistake: the carry must fit the model at the batch size that it has.
+        model_carry(model, params, carry, *sizes)
         return zero_carry(model, batch_size, precision(params))
     return model_carry(model, params, carry, batch_size)
 
@@ -122,4 +138,35 @@ def all_finite(state: TrainState) -> bool:
     """Whether the weights, the optimizer's state and the carry are finite."""
     leaves = jax.tree.leaves((state.params, state.opt_state, state.carry))
     floats = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    # On the host, where a new shape compiles nothing.
     return all(np.isfinite(np.asarray(leaf)).all() for leaf in floats)
+
+
+def check_memory(state: TrainState, *, steps: int, batch_size: int, vocab_size: int) -> None:
+    """Refuse a run that cannot fit into memory, by a low estimate of what it needs.
+
+    Called before the run: during it, the system would kill the process without a message.
+
+    Args:
+        state: the shapes of the state.
+        steps: T, the longest window.
+        batch_size: B.
+        vocab_size: V.
+
+    Raises:
+        ValueError: if the estimate is above the machine's memory. Only where JAX computes in it:
+            a GPU reports by itself that it is full.
+    """
+    if jax.default_backend() != "cpu":
+        return
+    # In Python's integers: no size is too large for them.
+    values = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state))
+    logits = steps * batch_size * vocab_size  # (T, B, V)
+    needed = FLOAT * (STATES * values + VALUES_PER_LOGIT * logits)
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there:
+        raise ValueError(
+            f"The run needs at least {needed / 1e9:,.0f} GB of memory, and this machine has "
+            f"{there / 1e9:,.0f} GB: choose a smaller hidden_size, embedding_size, batch_size or "
+            "bptt."
+        )

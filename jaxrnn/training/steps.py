@@ -26,24 +26,25 @@ from jaxrnn.training.optimizers import AnyOptimizer, check_rate, updated
 from jaxrnn.training.remat import remat_loss
 from jaxrnn.training.state import TrainState, carry_for, repackage
 
+# Here and not beside the class: `data` needs NumPy alone. The sizes decide what is compiled.
 jax.tree_util.register_dataclass(
     Windows,
     data_fields=["tokens", "starts", "lengths", "rows"],
     meta_fields=["sizes", "padded"],
 )
 
+# Number of combinations of model, optimizer and `remat_every` whose single steps stay compiled: a
+# user's loop may go through many in turn.
 SINGLE_STEPS = 32
-"""Models, optimizers and segments whose single steps stay compiled: a loop of one's own may go
-through many in turn."""
 
 
 class Metrics(NamedTuple):
-    """What a step reports.
+    """The metrics of a step.
 
     Attributes:
         loss: in nats per character.
         gradient_norm: the gradient's norm, unclipped.
-        update_norm: the norm of what was added to the parameters.
+        update_norm: the norm of the update, which was added to the parameters.
     """
 
     loss: Float[Array, ""]
@@ -57,8 +58,8 @@ class Batch(NamedTuple):
     Attributes:
         inputs: (T, B) tokens.
         targets: (T, B), the token after each.
-        length: how many of the T steps count, or None for all.
-        rows: how many of the B rows count, or None for all.
+        length: number of the T steps that count, or None for all.
+        rows: number of the B rows that count, or None for all.
     """
 
     inputs: Int[Array, "T B"]
@@ -84,13 +85,14 @@ def batch_loss(
         carry: the carry before the window; its history is cut off here.
         batch: the characters. Where the model predicts only the next character, the target is
             the last one.
-        key: of the dropout masks; None leaves dropout out.
-        remat_every: keep the activations of this many steps at once and compute the rest again, to
-            save memory (`jaxrnn.training.remat`); None keeps all.
+        key: the random key of the dropout masks; None leaves dropout out.
+        remat_every: number of steps whose activations are in memory at once; the others are
+            computed again (`jaxrnn.training.remat`). None stores all.
     """
     inputs = as_integers("inputs", batch.inputs, ("T", "B"))
     targets = as_integers("targets", batch.targets, inputs.shape)
     steps, rows = inputs.shape
+    # Truncated backpropagation: no gradient flows into the window before.
     carry = repackage(carry_for(model, params, carry, rows))
     lengths = None if batch.length is None else jnp.full(rows, batch.length)
     if remat_every is not None:
@@ -107,11 +109,12 @@ def batch_loss(
             key=key,
         )
     carry, log_probs = apply_model(model, params, carry, inputs, lengths=lengths, dropout_key=key)
-    every_step = log_probs.ndim == 3
-    targets = targets if every_step else targets[-1]
     weights = _weights(batch, steps, rows, log_probs.dtype)
-    if weights is not None and not every_step:
-        weights = weights[-1]
+    if log_probs.ndim == 2:
+        # One prediction a window, (B, V): only the last target counts.
+        targets = targets[-1]  # (B,)
+        if weights is not None:
+            weights = weights[-1]
     return nll_loss(log_probs, targets, weights), carry
 
 
@@ -120,7 +123,7 @@ def host_checked(step: Any) -> Any:
 
     That is NumPy tokens outside [0, V) in a `Batch`, and leaves that are no arrays.
     """
-    names = list(inspect.signature(step).parameters)[1:]
+    names = list(inspect.signature(step).parameters)[1:]  # without the model
 
     @wraps(step)
     def checked(model: CharModel, *arguments: Any, **options: Any) -> Any:
@@ -129,6 +132,7 @@ def host_checked(step: Any) -> Any:
         for name, value in named.items():
             if isinstance(value, Batch):
                 for tokens in (value.inputs, value.targets):
+                    # Values on the device are not checked: the host would wait for them.
                     if not isinstance(tokens, jax.Array):
                         check_tokens(tokens, model.vocab_size)
             elif name in ("state", "params", "carry", "rate"):
@@ -154,7 +158,7 @@ def train_step(
     Args:
         model: the model (static).
         optimizer: from `make_optimizer`, or any of optax's (static).
-        state: the state, whose carry the window goes on from. If the batch size has changed, the
+        state: the state; the window goes on from its carry. If the batch size has changed, the
             carry starts from zeros.
         batch: the characters.
         rate: the learning rate of an optimizer from `make_optimizer`; None for one of optax's,
@@ -191,16 +195,16 @@ def train_steps(
     rates: Float[Array, " S"] | None,
     count: Int[Array, ""],
 ) -> tuple[TrainState, Metrics]:
-    """The first `count` of S updates in one program. `state` is given up.
+    """The first `count` of S updates in one program. The buffers of `state` are donated.
 
     Args:
         model: the model (static).
         optimizer: from `make_optimizer`, or any of optax's (static).
         state: the state; its carry must be of the windows' batch size.
-        windows: what the S steps read; its tokens are on the device already, or are copied there
-            at each call.
+        windows: the windows of the S steps; their tokens are on the device already, or are copied
+            there at each call.
         rates: the learning rate of each step; None where the optimizer brings its own.
-        count: how many steps to make, in [0, S].
+        count: number of steps to make, in [0, S].
 
     Returns:
         The state, and the metrics of each step, (S,); zeros from `count` on.
@@ -213,6 +217,7 @@ def train_steps(
         state, new = _at_size(update, windows, i)
         return state, jax.tree.map(lambda all_, one: all_.at[i].set(one), metrics, new)
 
+    # A loop whose length is an argument: any number of steps is the same program.
     zeros = jnp.zeros(len(windows.lengths), jax.tree.leaves(state.params)[0].dtype)
     return lax.fori_loop(0, count, body, (state, Metrics(zeros, zeros, zeros)))
 
@@ -228,7 +233,6 @@ def eval_steps(
     """The losses on the first `count` of S windows in one program; see `train_steps`."""
 
     def body(i: Array, carried: tuple[Carry, Array]) -> tuple[Carry, Array]:
-        """Window i."""
         carry, losses = carried
 
         def evaluate(batch: Batch) -> tuple[Carry, Array]:
@@ -252,7 +256,7 @@ def _update(
 ) -> tuple[TrainState, Metrics]:
     check_rate(optimizer, rate)
     check_params(model, state.params)
-    key = jax.random.fold_in(state.key, state.step)
+    key = jax.random.fold_in(state.key, state.step)  # of this step's dropout masks
 
     def loss_of(params: Any) -> tuple[Array, Carry]:
         return batch_loss(model, params, state.carry, batch, key, remat_every=remat_every)
@@ -269,6 +273,7 @@ def _update(
         value_fn=lambda params: loss_of(params)[0],
     )
     after = TrainState(params, opt_state, carry, state.step + 1, state.key)
+    # An optimizer may compute in a wider type than the model.
     update_norm = optax.tree.norm(updates).astype(loss.dtype)
     return after, Metrics(loss, optax.tree.norm(gradients), update_norm)
 
@@ -288,6 +293,7 @@ def _at_size(function: Callable[[Batch], Any], windows: Windows, i: Array) -> An
 
     if len(windows.sizes) == 1:
         return branch(windows.sizes[0])
+    # Shapes are static: one branch for each size.
     which = jnp.searchsorted(np.asarray(windows.sizes), windows.lengths[i])
     return lax.switch(which, [partial(branch, size) for size in windows.sizes])
 
@@ -295,10 +301,12 @@ def _at_size(function: Callable[[Batch], Any], windows: Windows, i: Array) -> An
 def _cut(windows: Windows, i: Array | int, size: int) -> Batch:
     """Cut `size` tokens and their targets at each start of step i out of the text."""
     starts = jnp.asarray(windows.starts[i])  # (B,)
+    # Without padding, a model needs no mask over the steps.
     length = jnp.asarray(windows.lengths[i]) if windows.padded else None
     rows = jnp.asarray(windows.rows[i])
     positions = starts[None, :] + jnp.arange(size + 1)[:, None]  # (size + 1, B)
     tokens = jnp.asarray(windows.tokens)
+    # Rows that only fill the array may lie behind the end of the text.
     found = tokens.at[positions].get(mode="clip").astype(jnp.int32)  # (size + 1, B)
     return Batch(found[:-1], found[1:], length, rows)
 
@@ -307,6 +315,8 @@ def _weights(batch: Batch, steps: int, rows: int, dtype: Any) -> Array | None:
     """1 where a target counts, 0 where it fills the array: (T, B)."""
     if batch.length is None and batch.rows is None:
         return None
-    mask = jnp.arange(steps) < (steps if batch.length is None else batch.length)
-    counted = jnp.arange(rows) < (rows if batch.rows is None else batch.rows)
-    return (mask[:, None] & counted[None, :]).astype(dtype)
+    length = steps if batch.length is None else batch.length
+    counted = rows if batch.rows is None else batch.rows
+    step_mask = jnp.arange(steps) < length  # (T,)
+    row_mask = jnp.arange(rows) < counted  # (B,)
+    return (step_mask[:, None] & row_mask[None, :]).astype(dtype)  # (T, B)

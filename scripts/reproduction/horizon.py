@@ -16,9 +16,9 @@ import torch
 
 from jaxrnn.exchange.weights import WeightMap
 from jaxrnn.runs.experiment import Experiment, prepare
-from jaxrnn.training.chunks import Trainer
 from jaxrnn.training.evaluation import STEPS_IN_ONE_PROGRAM
 from jaxrnn.training.history import Position
+from jaxrnn.training.loop import Trainer
 from jaxrnn.tree import named_leaves
 from parity.core.bridge import numpy_of
 from parity.core.compare import Arrays, relative_l2
