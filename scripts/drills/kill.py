@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from drills.worker import PLACES
-from jaxrnn.runs.checkpoints import seal
+from jaxrnn.runs.checkpoints import with_header_checksum
 from jaxrnn.runs.environment import POOL
 from jaxrnn.runs.run import Run
 
@@ -145,7 +145,7 @@ def _without_identity(folder: Path, name: str) -> bytes:
     data = (folder / name).read_bytes()
     identity = str(Run(folder).identity).encode()
     data = data.replace(identity, b"0" * len(identity))
-    return seal(data) if name.endswith(".safetensors") else data
+    return with_header_checksum(data) if name.endswith(".safetensors") else data
 
 
 def _kill_once(

@@ -18,7 +18,7 @@ from typing import Any
 
 from jaxrnn import cli, files
 from jaxrnn.data import windows
-from jaxrnn.runs import checkpointing
+from jaxrnn.runs import checkpointing, saved
 from jaxrnn.runs import run as runs
 from jaxrnn.training import loop
 
@@ -27,7 +27,7 @@ PLACES: dict[str, tuple[Any, str]] = {
     "before-rename": (os, "replace"),
     "after-write": (files, "sync_folder"),
     "after-row": (runs.Run, "add_row"),
-    "before-checkpoint": (runs, "save"),
+    "before-checkpoint": (saved, "save"),
     "validating": (loop, "evaluation"),
 }
 """Where a process can be made to die: in front of a call, or behind it for "after-row"."""
@@ -54,7 +54,7 @@ def _tell_phases(file: Path) -> None:
     """Keep the name of the phase under way in a file, by wrapping what marks its begin and end."""
     file.write_text("starting")
     _around(checkpointing, "training", lambda: file.write_text("training"), lambda: None)
-    _around(runs, "save", lambda: file.write_text("writing"), lambda: file.write_text("training"))
+    _around(saved, "save", lambda: file.write_text("writing"), lambda: file.write_text("training"))
     _around(loop, "evaluation", lambda: file.write_text("validating"), lambda: None)
     _around(loop.Trainer, "make", lambda: file.write_text("training"), lambda: None)
 
