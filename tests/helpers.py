@@ -74,9 +74,9 @@ def random_stack(
     return jax.tree.map(lambda p: p.astype(dtype), params), carry, xs
 
 
-def sealed_bytes(header, body=b""):
+def with_valid_checksum(header, body=b""):
     """A checkpoint with any header, whose checksum is right: as an attacker would make it."""
     described = {"sha256": "0" * 64, "format": checkpoints.FORMAT, "metadata": {}}
     begin = {"__metadata__": {"jaxrnn": json.dumps(described)}}
     text = json.dumps(begin | header, separators=(",", ":")).encode()
-    return checkpoints.seal(len(text).to_bytes(8, "little") + text + body)
+    return checkpoints.with_header_checksum(len(text).to_bytes(8, "little") + text + body)

@@ -20,8 +20,8 @@ from jaxrnn.runs.changes import (
     configs_of,
     moved,
     pack_changes,
-    sealed_changes,
     unpack_changes,
+    with_changes_checksum,
 )
 from jaxrnn.runs.checkpointing import train_run
 from jaxrnn.runs.checkpoints import load, pack, read
@@ -245,7 +245,7 @@ WRONG = [
 @pytest.mark.parametrize("wrong", WRONG, ids=str)
 def test_changes_of_a_wrong_kind_with_a_right_checksum_are_one_line(run, wrong):
     data = pack_changes((), run.identity).replace(b'"changes": []', b'"changes": NEW')
-    data = sealed_changes(data.replace(b"NEW", json.dumps(wrong).encode()))
+    data = with_changes_checksum(data.replace(b"NEW", json.dumps(wrong).encode()))
     (run.folder / CHANGES).write_bytes(data)
     with pytest.raises(RunError, match=r"changes.json is damaged") as caught:
         _ = run.config

@@ -74,7 +74,7 @@ def run(experiment, tmp_path, monkeypatch):
 def finish(run, experiment):
     """Go on to the end; what was said aloud."""
     said = []
-    for _ in train_run(run, experiment, resume=True, say=said.append):
+    for _ in train_run(run, experiment, resume=True, emit=said.append):
         pass
     return said
 

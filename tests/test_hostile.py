@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import sealed_bytes
+from helpers import with_valid_checksum
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -27,7 +27,7 @@ from jaxrnn import (
 from jaxrnn.data.vocabulary import SPECIAL
 from jaxrnn.generation.texts import read_prompt
 from jaxrnn.runs.checkpoints import CheckpointError, load, pack
-from jaxrnn.runs.checksums import make_sealed
+from jaxrnn.runs.checksums import make_run_folder
 from jaxrnn.runs.config import Config
 from jaxrnn.runs.experiment import prepare
 from jaxrnn.runs.run import Run
@@ -238,7 +238,7 @@ def test_any_sealed_checkpoint_is_read_or_refused(tmp_path, examples):
     whole = pack(like)
 
     def property_(header, body, at, bit):
-        for data in (sealed_bytes(header, body), body):
+        for data in (with_valid_checksum(header, body), body):
             path.write_bytes(data)
             with refusing(CheckpointError):
                 load(path, like)
@@ -266,7 +266,7 @@ def test_any_run_folder_is_read_or_refused(tmp_path, examples):
 
     def property_(described, listed, history):
         run = Run(tmp_path / str(next(numbers)))
-        make_sealed(
+        make_run_folder(
             run.folder,
             {"config.json": json.dumps(described), "vocabulary.json": json.dumps(listed)},
         )

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
-from helpers import sealed_bytes
+from helpers import with_valid_checksum
 
 import jaxrnn
 from jaxrnn import load_corpus
 from jaxrnn.runs import checkpoints
-from jaxrnn.runs.checkpoints import CheckpointError, load, pack, read, seal
-from jaxrnn.runs.checksums import make_sealed
+from jaxrnn.runs.checkpoints import CheckpointError, load, pack, read, with_header_checksum
+from jaxrnn.runs.checksums import make_run_folder
 from jaxrnn.runs.config import Config
 from jaxrnn.runs.experiment import prepare
 from jaxrnn.runs.run import Run, RunError, checked_name
@@ -20,7 +20,7 @@ DEEP = "[" * 100_000
 
 
 def test_deep_json_is_refused(tmp_path):
-    make_sealed(tmp_path / "deep", {"config.json": DEEP, "vocabulary.json": "{}"})
+    make_run_folder(tmp_path / "deep", {"config.json": DEEP, "vocabulary.json": "{}"})
     with pytest.raises(RunError, match=r"config\.json is damaged"):
         _ = Run(tmp_path / "deep").config
 
@@ -44,7 +44,7 @@ def test_deep_json_is_refused(tmp_path):
 )
 def test_crafted_headers_are_refused(tmp_path, header, body):
     path = tmp_path / "state"
-    path.write_bytes(sealed_bytes(header, body))
+    path.write_bytes(with_valid_checksum(header, body))
     with pytest.raises(CheckpointError, match="is no checkpoint"):
         read(path)
 
@@ -52,7 +52,7 @@ def test_crafted_headers_are_refused(tmp_path, header, body):
 @pytest.mark.parametrize("length", [2**60, 2**64 - 1, 10**6])
 def test_a_header_longer_than_the_file_is_refused(tmp_path, length):
     path, data = tmp_path / "state", pack({"a": jnp.ones(3)})
-    path.write_bytes(seal(length.to_bytes(8, "little") + data[8:]))
+    path.write_bytes(with_header_checksum(length.to_bytes(8, "little") + data[8:]))
     with pytest.raises(CheckpointError, match="is no checkpoint"):
         read(path)
 

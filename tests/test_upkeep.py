@@ -45,7 +45,7 @@ def test_writing_takes_two_percent_of_the_time_at_most(cost):
 
     state = TrainState({}, (), (), jnp.zeros(()), jax.random.key(0))
     for window in range(20_000):
-        keeper.see(Progress(state, Position(window=window), 1))
+        keeper.update(Progress(state, Position(window=window), 1))
         disk.now += 0.5
     share = (keeper.seconds - cost) / disk.now  # the first one, before training, is extra
     assert 0 < share <= checkpointing.LARGEST_SHARE

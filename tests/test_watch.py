@@ -52,8 +52,8 @@ def test_the_bar_shows_no_nonsense(value, validating):
     screen = Shown()
     positions = (Position(), Position(average=value, averaged=3), Position(seconds=value))
     for position in positions:
-        watch._show(screen, Progress(None, position, 5, validating=validating), 3)
-    watch._show(screen, Progress(None, Position(), 5, row(value, train=value)), 3)
+        watch._show(screen, Progress(None, position, 5, validating=validating), 3, "char")
+    watch._show(screen, Progress(None, Position(), 5, row(value, train=value)), 3, "char")
     for note in screen.notes:
         assert note.startswith("loss -")
         assert "nan" not in note

@@ -5,25 +5,21 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from tyro.conf import Positional
 
+from jaxrnn.cli import parse_command
 from jaxrnn.data.corpora import CORPORA, load_corpus
 from jaxrnn.data.tokenizers import Document, Tokenizer, encode, token_name
 from jaxrnn.data.vocabulary import Unknown, Vocabulary
 from jaxrnn.nn.losses import bits_per_character, perplexity
 from jaxrnn.nn.model import CharModel
-from jaxrnn.runs.run import (
-    Run,
-)
-from jaxrnn.terminal import (
-    Screen,
-    command_name,
-    parse,
-)
+from jaxrnn.runs.run import Run
+from jaxrnn.terminal import Screen
 from jaxrnn.training.documents import WARM, Reading, reading
 from jaxrnn.training.evaluation import Source, evaluation
 
@@ -31,12 +27,12 @@ logger = logging.getLogger(__name__)
 
 
 class Unit(NamedTuple):
-    """What a loss is per.
+    """The unit of a text that a loss is per.
 
     Attributes:
         name: "character", "byte" or "token".
-        per_character: how many of them a character of the text has on average, if it has
-            characters and is known.
+        per_character: the mean number of units in a character of the text; None where the text
+            has no characters or is not known.
     """
 
     name: str
@@ -50,9 +46,11 @@ class Unit(NamedTuple):
         tokens: Sequence[np.ndarray] = (),
     ) -> "Unit":
         """The unit of a tokenizer's losses on some documents."""
-        characters = sum(len(document) for document in documents if isinstance(document, str))
-        count = sum(len(read) for read in tokens)
-        return cls(token_name(vocabulary), count / characters if characters else None)
+        characters = sum(map(len, _texts(documents)))
+        per_character = None
+        if characters:
+            per_character = sum(map(len, tokens)) / characters
+        return cls(token_name(vocabulary), per_character)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +68,9 @@ class Evaluate:
     corpus: str | None = None
     """A corpus's name, a text file or a folder; the run's own validation text if None."""
     unknown: Literal["error", "replace", "skip"] | None = None
-    """What to do with a character that the model does not know; <unk> if it has one, else error."""
+    """Treatment of a character that the model does not know; <unk> if it has one, else error."""
     checkpoint: Literal["best", "last"] = "best"
-    """Which checkpoint to use."""
+    """The checkpoint to use."""
     per_character: bool = False
     """Print each character and its loss in nats, too, a line each: "-" where it is only read."""
     json: bool = False
@@ -80,46 +78,55 @@ class Evaluate:
 
     def __call__(self) -> int:
         run = Run(self.run)
-        config, vocabulary = run.config, run.vocabulary
+        config = run.config
+        vocabulary = run.vocabulary
         unit = Unit.of(vocabulary)
         model = config.make_model(vocabulary.size)
         params = run.load_params(self.checkpoint)
-        training = None
+
+        # The run's own validation text, measured as in training.
+        found: dict[str, Any] = {}
         if self.corpus is None:
             experiment = run.experiment()
-            training = _as_in_training(model, params, experiment.validation, unit)
+            found = _as_in_training(model, params, experiment.validation, unit)
             documents = experiment.held_out
         else:
             corpus = load_corpus(self.corpus)
             documents = (*corpus.documents, *(corpus.validation or ()))
+
+        # Whole documents. A model of windows may have none: its validation text is some windows.
         if documents:
             tokens = _tokens(vocabulary, documents, self.unknown)
             unit = Unit.of(vocabulary, documents, tokens)
             read = _read_all(model, params, tokens, config.bptt)
             whole = _whole(read, model, unit)
-        found = _together(training, whole if documents else None, ours=config.corpus in CORPORA)
-        if self.per_character:
-            if not documents:
-                raise ValueError(
-                    "--per-character needs a text of its own: name one with --corpus. Windows that "
-                    "are drawn from the training text are no text."
-                )
-            texts = [vocabulary.decode(token) for token in np.concatenate(tokens)[:, None]]
-            losses = [None if np.isnan(loss) else float(loss) for loss in read.losses]
-            found["per_character"] = list(zip(texts, losses, strict=True))
+            # The published losses of the recipes were measured as in training.
+            if not found:
+                found = whole
+            elif config.corpus in CORPORA:
+                found["every_character_once"] = whole
+            else:
+                found = {**whole, "as_in_training": found}
+            if self.per_character:
+                found["per_character"] = _per_character(vocabulary, tokens, read)
+        elif self.per_character:
+            raise ValueError(
+                "--per-character needs a text of its own: name one with --corpus. Windows that "
+                "are sampled from the training text are no text."
+            )
         _print_measured(found, unit, as_json=self.json)
         return 0
 
 
-def _together(
-    training: dict[str, Any] | None, whole: dict[str, Any] | None, *, ours: bool
-) -> dict[str, Any]:
-    """Both measures of a text; that of training comes first on the texts of the recipes."""
-    if training is None or whole is None:
-        return dict(training or whole or {})
-    if ours:
-        return {**training, "every_character_once": whole}
-    return {**whole, "as_in_training": training}
+def _per_character(
+    vocabulary: Tokenizer, tokens: Sequence[np.ndarray], read: Reading
+) -> list[tuple[str, float | None]]:
+    """Each token and its loss in nats; None where it is only read, which JSON can express."""
+    pairs = []
+    for token, loss in zip(np.concatenate(tokens), read.losses, strict=True):
+        nats = None if np.isnan(loss) else float(loss)
+        pairs.append((vocabulary.decode(token[None]), nats))
+    return pairs
 
 
 def _as_in_training(model: CharModel, params: Any, source: Source, unit: Unit) -> dict[str, Any]:
@@ -127,15 +134,16 @@ def _as_in_training(model: CharModel, params: Any, source: Source, unit: Unit) -
     with Screen() as screen:
         for evaluated in evaluation(model, params, source):
             screen.show("evaluating", evaluated.share, f"{evaluated.nats:.4f} nats")
-    streams = model.reads == "streams"
     how = "by its windows"
-    if streams:
+    if model.reads == "streams":
         how = f"{source.batch_size} streams side by side, from zeros"
-        how += ", a closing <eos> counted" if unit.name == "character" else ""
+        if unit.name == "character":
+            how += ", a closing <eos> counted"
     return _measured(evaluated.nats, evaluated.predicted, f"as in training: {how}", unit)
 
 
 def _read_all(model: CharModel, params: Any, tokens: Sequence[np.ndarray], window: int) -> Reading:
+    """Predict each token of some documents from those before it."""
     with Screen() as screen:
         for read in reading(model, params, tokens, window=window):
             screen.show("evaluating", read.share, f"{read.nats:.4f} nats")
@@ -144,6 +152,7 @@ def _read_all(model: CharModel, params: Any, tokens: Sequence[np.ndarray], windo
 
 def _whole(read: Reading, model: CharModel, unit: Unit) -> dict[str, Any]:
     """The mean loss on whole documents, and how they were read."""
+    # A text in one long document is cut into streams, each with a beginning to warm up its carry.
     way = f"every {unit.name} once, "
     if model.reads != "streams":
         way += "by windows of each document"
@@ -159,6 +168,8 @@ def _whole(read: Reading, model: CharModel, unit: Unit) -> dict[str, Any]:
 
 
 def _measured(nats: float, predicted: int, way: str, unit: Unit) -> dict[str, Any]:
+    """A mean loss in all units, as --json prints it."""
+    # JSON has no NaN.
     if math.isnan(nats):
         raise ValueError("The loss is NaN: the weights are not usable. Take another checkpoint.")
     found = {
@@ -168,6 +179,7 @@ def _measured(nats: float, predicted: int, way: str, unit: Unit) -> dict[str, An
         "perplexity": perplexity(nats),
         "way": way,
     }
+    # Bits per character of the text compare models with different tokenizers.
     if unit.name != "character" and unit.per_character is not None:
         found["bits_per_character"] = bits_per_character(nats) * unit.per_character
     return found
@@ -180,24 +192,34 @@ def _tokens(
     tokens = [encode(vocabulary, document, unknown=unknown) for document in documents]
     if not isinstance(vocabulary, Vocabulary):
         return tokens
-    texts = [document for document in documents if isinstance(document, str)]
-    replaced = sum(int((t == vocabulary.unknown).sum()) for t in tokens)
+    # The loss of <unk> is not that of the character it replaces.
+    replaced = np.count_nonzero(np.concatenate(tokens) == vocabulary.unknown)
     if replaced:
         logger.warning(
             "%s characters are unknown to the model and count as <unk>.", f"{replaced:,}"
         )
     if unknown == "skip":
-        given = sum(len(d.lower() if vocabulary.lowercase else d) for d in texts)
-        skipped = given - sum(map(len, tokens))
+        texts = _texts(documents)
+        # Lower-casing may change the number of characters.
+        if vocabulary.lowercase:
+            texts = list(map(str.lower, texts))
+        skipped = sum(map(len, texts)) - sum(map(len, tokens))
         if skipped:
             logger.warning("%s unknown characters are left out.", f"{skipped:,}")
     return tokens
 
 
+def _texts(documents: Sequence[Document]) -> list[str]:
+    """The documents with characters, and not those with tokens."""
+    return [document for document in documents if isinstance(document, str)]
+
+
 def _print_measured(found: dict[str, Any], unit: Unit, *, as_json: bool) -> None:
+    """Print one JSON object, or a line for each number."""
     if as_json:
         print(json.dumps(found))
         return
+    # Escaped, as a token may be a line end or a control character.
     for text, loss in found.get("per_character", []):
         print(f"{text!r:12}{'-' if loss is None else format(loss, '.6f')}")
     lines = {
@@ -211,6 +233,7 @@ def _print_measured(found: dict[str, Any], unit: Unit, *, as_json: bool) -> None
     lines["measured"] = found["way"]
     for name, value in lines.items():
         print(f"{name:20}{value}")
+    # The run's own text, in the other of the two ways.
     for name in ("every_character_once", "as_in_training"):
         if name in found:
             also = found[name]
@@ -219,7 +242,4 @@ def _print_measured(found: dict[str, Any], unit: Unit, *, as_json: bool) -> None
             print(f"the other way       {number}: {also['way']}")
 
 
-def command(given: Sequence[str]) -> Evaluate:
-    """The command of a command line, after its name."""
-    parsed: Evaluate = parse(Evaluate, given, program=f"{command_name()} evaluate")
-    return parsed
+command = partial(parse_command, Evaluate, "evaluate")

@@ -1,19 +1,18 @@
-"""The command that writes a run's weights for PyTorch."""
+"""The command that exports a run's weights for PyTorch."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from tyro.conf import Positional
 
+from jaxrnn.cli import parse_command
 from jaxrnn.exchange.files import check_suffix
 from jaxrnn.output import check_output
 from jaxrnn.runs.run import Run
-from jaxrnn.runs.transfer import (
-    export_run,
-)
-from jaxrnn.terminal import command_name, parse, printable
+from jaxrnn.runs.transfer import export_run
+from jaxrnn.terminal import printable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,16 +27,13 @@ class Export:
     """Which checkpoint to use; the last one where there is no best one."""
 
     def __call__(self) -> int:
+        # Before the run is read: a wrong name is what the user can put right first.
         check_suffix(self.file)
         check_output(self.file)
-        run = Run(self.run)
-        tensors = export_run(run, self.file, checkpoint=self.checkpoint)
+        tensors = export_run(Run(self.run), self.file, checkpoint=self.checkpoint)
         for name, tensor in tensors.items():
             print(f"{printable(name):24} {tensor.dtype}{list(tensor.shape)}")
         return 0
 
 
-def command(given: Sequence[str]) -> Export:
-    """The command of a command line, after its name."""
-    parsed: Export = parse(Export, given, program=f"{command_name()} export")
-    return parsed
+command = partial(parse_command, Export, "export")

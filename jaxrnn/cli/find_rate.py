@@ -6,39 +6,36 @@ from pathlib import Path
 
 from tyro.conf import OmitArgPrefixes
 
+from jaxrnn.cli import parse_command
 from jaxrnn.cli.flags import config_in, recipe_in, with_full_names
 from jaxrnn.output import check_output
 from jaxrnn.runs.config import Config
 from jaxrnn.runs.experiment import prepare
 from jaxrnn.runs.plots import draw_rates
 from jaxrnn.runs.recipes import RECIPES
-from jaxrnn.terminal import (
-    Screen,
-    command_name,
-    parse,
-    stop_requests,
-)
+from jaxrnn.terminal import Screen, stop_requests
 from jaxrnn.training.range_test import check_range, range_test
 
 
 @dataclass(frozen=True, kw_only=True)
 class FindRate:
-    """Raise the learning rate from step to step, draw the loss, and suggest a rate."""
+    """Raise the learning rate from step to step, plot the loss, and suggest a rate."""
 
     recipe: str = "python-docs"
-    """Where the other values come from; `recipes` lists them."""
+    """The recipe with the other values; `recipes` lists them."""
     steps: int = 320
-    """Steps to make at the most."""
+    """Maximum number of steps."""
     lowest: float = 1e-5
     """The first learning rate."""
     highest: float = 10.0
     """The last learning rate."""
     picture: Path = Path("learning-rates.png")
-    """Where to draw the curve: a .png file."""
+    """The .png file of the curve."""
     config: OmitArgPrefixes[Config] = RECIPES["python-docs"].config
     """The values of the recipe."""
 
     def __call__(self) -> int:
+        # Mistakes of the user's come before the work.
         check_output(self.picture, suffix=".png")
         check_range(self.lowest, self.highest, self.steps)
         experiment = prepare(self.config)
@@ -51,11 +48,13 @@ class FindRate:
             highest=self.highest,
             steps=self.steps,
         )
+        # Each step has a higher rate, until the loss explodes.
         with Screen() as screen, stop_requests() as stopping:
             for curve in curves:
                 screen.show("trying rates", len(curve.rates) / self.steps)
                 if stopping():
                     break
+        # Stopped early, the curve up to there is as good.
         rate, sentence = curve.suggestion()
         draw_rates(curve.rates, curve.losses, self.picture, suggested=rate)
         print(f"{sentence} The curve is {self.picture}.")
@@ -66,6 +65,4 @@ def command(given: Sequence[str]) -> FindRate:
     """The command of a command line, after its name."""
     given = with_full_names(given)
     default = FindRate(recipe=recipe_in(given), config=config_in(given))
-    program = f"{command_name()} find-rate"
-    parsed: FindRate = parse(FindRate, given, program=program, default=default)
-    return parsed
+    return parse_command(FindRate, "find-rate", given, default)

@@ -1,7 +1,8 @@
-"""Looks at a command line before it is parsed: flags that decide on the defaults of others."""
+"""A look at a command line before it is parsed, for flags that decide on the defaults of others."""
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import zip_longest
 
 from jaxrnn.data.corpora import CORPORA
 from jaxrnn.data.token_files import is_token_file
@@ -14,7 +15,7 @@ SHORT_NAMES = {
     "--embedding": "--embedding-size",
     "--batch": "--batch-size",
 }
-"""Flags that may be written shorter than the field of `Config` that they set."""
+"""Short names of flags, and the fields of `Config` that they set."""
 
 
 def with_full_names(given: Sequence[str]) -> list[str]:
@@ -27,17 +28,19 @@ def with_full_names(given: Sequence[str]) -> list[str]:
 
 
 def flags_in(given: Sequence[str]) -> set[str]:
-    """The names of the flags on a command line."""
+    """The names of the flags on a command line, without their values."""
     return {argument.split("=")[0] for argument in given if argument.startswith("--")}
 
 
 def value_of(flag: str, given: Sequence[str]) -> str | None:
     """The value of a flag on a command line, or None where it is not given."""
-    for index, argument in enumerate(given):
-        if argument.startswith(f"{flag}="):
-            return argument.removeprefix(f"{flag}=")
-        if argument == flag and index + 1 < len(given):
-            return given[index + 1]
+    # Both forms: --flag value and --flag=value.
+    for argument, following in zip_longest(given, given[1:]):
+        name, equals, value = argument.partition("=")
+        if name == flag and equals:
+            return value
+        if argument == flag and following is not None:
+            return following
     return None
 
 
@@ -58,10 +61,12 @@ def config_in(given: Sequence[str]) -> Config:
 
     A text that is the user's, and not one of ours, keeps its letter case. A .npy file holds tokens.
     """
+    # tyro parses with these defaults, so they must be known before it does.
     config = RECIPES[recipe_in(given)].config
     corpus = value_of("--corpus", given)
     if corpus is not None and is_token_file(corpus):
         config = replace(config, tokenizer="integers")
+    # The course lower-cases its text; a text of the user's own is kept as it is.
     own_text = corpus is not None and corpus not in CORPORA
     if own_text and flags_in(given).isdisjoint({"--recipe", "--lowercase", "--no-lowercase"}):
         return replace(config, lowercase=False)

@@ -10,12 +10,12 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, Suppress
 
+from jaxrnn.cli import parse_command
 from jaxrnn.cli.flags import flags_in, recipe_in, with_full_names
 from jaxrnn.data.corpora import CORPORA
-from jaxrnn.data.tokenizers import Tokenizer
 from jaxrnn.exchange.contents import Contents, TensorFileError
 from jaxrnn.exchange.files import read_contents
-from jaxrnn.exchange.identification import Identified, identify, summary
+from jaxrnn.exchange.identification import Identified, identify
 from jaxrnn.exchange.names import pairs
 from jaxrnn.runs.config import Config
 from jaxrnn.runs.experiment import Experiment, prepare, prompt_for
@@ -30,14 +30,16 @@ from jaxrnn.runs.transfer import (
     save_imported,
 )
 from jaxrnn.runs.trial import Trial, compared, tried
-from jaxrnn.terminal import command_name, parse, printable
+from jaxrnn.terminal import command_name, printable
 
 logger = logging.getLogger(__name__)
 
 NOT_OPENED = "(named by the file)"
-"""Stands for a path that a file names: it is not opened unless the user names it."""
+"""Placeholder of a path that a file names: it is not opened unless the user names it."""
 LOOK_ALIKES = ("tanh", "relu")
-"""The cells whose weights have the same shapes."""
+"""Cells whose weights have the same shapes."""
+TANH_MODELS = ("CharLM", "CharSeqStatefulRnn", "CharSeqStatefulRnn2")
+"""Models whose weights may be those of either."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +53,15 @@ class Import:
     file: Positional[Path]
     """The weights: a safetensors file, an index of shards, or what torch.save wrote."""
     listing: Annotated[bool, tyro.conf.arg(name="list")] = False
-    """Only show what is in the file."""
+    """Only list the contents of the file."""
     recipe: str = "python-docs"
-    """Where the other values come from; `recipes` lists them."""
+    """The recipe with the other values; `recipes` lists them."""
     name: str | None = None
     """The run's folder in runs/; the file's name if None."""
     key: str | None = None
-    """Where in a checkpoint the weights are, such as ema.model; where they usually are if None."""
+    """The place of the weights in a checkpoint, such as ema.model; the usual places if None."""
     rename: tuple[str, ...] = ()
-    """Modules that the file calls otherwise, as THEIRS=OURS: encoder=e decoder=l_out. "*" stands
+    """Modules with other names in the file, as THEIRS=OURS: encoder=e decoder=l_out. "*" stands
     for any text without a dot: rnns.*.weight_hh_l0=rnn.weight_hh_l*"""
     drop: tuple[str, ...] = ()
     """Tensors or modules to leave out; "*" stands for any text."""
@@ -71,24 +73,31 @@ class Import:
     """What samples begin with; the recipe's, or the beginning of the validation text, if None."""
     config: OmitArgPrefixes[Config] = RECIPES["python-docs"].config
     """The values of the recipe."""
-    told: Suppress[bool] = False
-    """Whether the user names the model or its cell."""
+    cell_is_known: Suppress[bool] = False
+    """Whether the user or the file names the model or its cell."""
 
     def __call__(self) -> int:
         contents = read_contents(self.file)
         if self.listing:
-            for line in self._listed(contents):
-                print(printable(line))
+            print(printable("\n".join(self._listed(contents))))
             return 0
+
+        # Mistakes of the user's come before the work.
         folder = RUNS / checked_name(self.name or self.file.stem)
         if folder.exists():
             raise TensorFileError(f"{folder} exists: choose another --name.")
         ours = described(contents, self.file)
         self._check_paths(ours)
         found = self._identified(contents)
-        vocabulary = self._vocabulary(ours)
-        experiment = prepare(self.config, vocabulary=vocabulary)
+
+        # The vocabulary that the user or the file gives; None leaves it to the corpus.
+        vocabulary = None if ours is None else ours.vocabulary
+        if self.vocabulary is not None:
+            vocabulary = read_vocabulary(self.vocabulary)
         assumed = vocabulary is None
+        experiment = prepare(self.config, vocabulary=vocabulary)
+
+        # The weights, and what they make of the beginning of the text.
         params, assumptions = params_of(
             found, experiment, path=self.file, zero_missing=self.zero_missing, assumed=assumed
         )
@@ -97,8 +106,10 @@ class Import:
             experiment = self._with_cell(experiment, params, notes)
         trial = tried(experiment, experiment.model, params)
         self._check(trial, experiment, notes, assumed=assumed)
-        prompt = RECIPES[self.recipe].prompt if ours is None else ours.prompt
-        prompt = prompt_for(experiment, self.prompt, prompt)
+
+        # The run.
+        usual = RECIPES[self.recipe].prompt if ours is None else ours.prompt
+        prompt = prompt_for(experiment, self.prompt, usual)
         run = save_imported(folder, experiment, params, prompt=prompt)
         if assumed:
             notes.append(
@@ -111,26 +122,27 @@ class Import:
         return 0
 
     def _identified(self, contents: Contents) -> Identified:
+        """The weights in the file, by the flags that say where and under which names."""
         names = pairs(self.rename)
         return identify(contents, key=self.key, drop=self.drop, names=names)
 
     def _listed(self, contents: Contents) -> list[str]:
-        """What is in the file, in lines."""
+        """The contents of the file, in lines."""
         lines = [f"{self.file} ({contents.kind})"]
         for keys, table in contents.tables.items():
             if keys:
                 lines.append(f"under {'.'.join(keys)}:")
             width = max(map(len, table))
             for name, stored in table.items():
-                sizes = list(stored.shape)
-                lines.append(f"  {name:{width}}  {stored.dtype}{sizes}")
+                lines.append(f"  {name:{width}}  {stored.dtype}{list(stored.shape)}")
         if contents.others:
             lines.append(f"no tensors: {', '.join(contents.others)}")
         ours = described(contents, self.file)
         if ours is not None:
             lines.append(f"Exported by jaxrnn from a {ours.config.model}.")
+        # What --list is often for: names to --rename and --drop.
         try:
-            lines.append(summary(self._identified(contents)))
+            lines.append(self._identified(contents).summary)
         except ValueError as error:
             lines.append(f"It cannot be imported as it is: {error}")
         return lines
@@ -141,6 +153,7 @@ class Import:
         Raises:
             TensorFileError: with the flag that names it.
         """
+        # It could be a device, a secret of the user's, or any slow or endless file.
         if self.config.corpus == NOT_OPENED:
             named = "a corpus" if ours is None else f"the corpus {ours.config.corpus!r}"
             raise TensorFileError(
@@ -148,33 +161,31 @@ class Import:
                 "Name the text yourself: --corpus FILE (and --validation FILE)."
             )
 
-    def _vocabulary(self, ours: Description | None) -> Tokenizer | None:
-        """The vocabulary that the user or the file gives; None leaves it to the corpus."""
-        if self.vocabulary is not None:
-            return read_vocabulary(self.vocabulary)
-        return None if ours is None else ours.vocabulary
-
     def _with_cell(self, experiment: Experiment, params: Any, notes: list[str]) -> Experiment:
-        """The experiment with tanh or relu, whichever predicts better, where nobody says which."""
+        """The experiment with tanh or relu, whichever predicts better, where neither is named."""
         config = experiment.config
-        recurrent = "rnn" in params and config.model not in ("CharLM",)
         cell = config.cell if config.model == "CharLM" else "tanh"
-        course = recurrent and config.model in ("CharSeqStatefulRnn", "CharSeqStatefulRnn2")
-        if self.told or cell not in LOOK_ALIKES or not (config.model == "CharLM" or course):
+        if self.cell_is_known or cell not in LOOK_ALIKES or config.model not in TANH_MODELS:
             return experiment
-        weights = params
+        # A loop over one cell, whose weights have no number.
+        weights = dict(params)
         if config.model == "CharSeqStatefulRnn2":
-            weights = params | {"rnn": {f"{name}_l0": w for name, w in params["rnn"].items()}}
+            weights["rnn"] = {f"{name}_l0": weight for name, weight in params["rnn"].items()}
         losses = compared(experiment, weights, LOOK_ALIKES)
-        best = min(losses, key=lambda name: (not losses[name] < math.inf, losses[name]))
+
+        def rank(name: str) -> tuple[bool, float]:
+            """NaN, which compares as no number does, comes last."""
+            return not losses[name] < math.inf, losses[name]
+
+        best = min(losses, key=rank)
         shown = ", ".join(f"{loss:.3f} nats with {name}" for name, loss in losses.items())
         notes.append(f"tanh and relu have the same weights: {shown}. {best} is taken (--cell).")
         if best == cell:
             return experiment
+        # The course has no relu, but the general model has.
         changed = replace(config, model="CharLM", cell=best)
-        return experiment._replace(
-            config=changed, model=changed.make_model(experiment.vocabulary.size)
-        )
+        model = changed.make_model(experiment.vocabulary.size)
+        return experiment._replace(config=changed, model=model)
 
     def _check(
         self, trial: Trial, experiment: Experiment, notes: list[str], *, assumed: bool
@@ -187,6 +198,7 @@ class Import:
             TensorFileError: if they do.
         """
         count = experiment.vocabulary.size
+        # NaN is no better, either.
         if trial.nats < math.log(count):
             return
         words = (
@@ -196,6 +208,7 @@ class Import:
         if not assumed:
             notes.append(f"{words} Are they trained, on such a text, with these tokens?")
             return
+        # With the tokens in another order, weights that are trained predict at chance or worse.
         raise TensorFileError(
             f"{words} The vocabulary is assumed to be that of the corpus {self.config.corpus}. "
             "Give the right one, also if the weights are not trained: --vocabulary FILE, a JSON "
@@ -203,7 +216,7 @@ class Import:
         )
 
     def _show(self, run: Run, experiment: Experiment, trial: Trial) -> None:
-        """Print what was made, and what to type next."""
+        """Print how well the weights predict, and what to type next."""
         count = experiment.vocabulary.size
         print(
             f"On the first {trial.characters:,} characters of the validation text: "
@@ -219,12 +232,13 @@ class _UncheckedConfig(Config):
     """A configuration as a command line has it before a file's sizes are known."""
 
     def __post_init__(self) -> None:
+        # The sizes of the recipe need not fit the options of the file's model.
         pass
 
 
 @dataclass(frozen=True, kw_only=True)
 class _FirstLook(Import):
-    """The flags of `import`, of which the file's decide on the defaults of the others."""
+    """The flags of `import`, of which those about the file decide on the defaults of the others."""
 
     config: OmitArgPrefixes[_UncheckedConfig] = _UncheckedConfig()  # noqa: RUF009 (frozen)
 
@@ -236,9 +250,7 @@ def command(given: Sequence[str]) -> Import:
         ValueError: if the file cannot be read, or the command line is wrong.
     """
     given = with_full_names(given)
-    default = with_defaults(given)
-    parsed: Import = parse(Import, given, program=f"{command_name()} import", default=default)
-    return parsed
+    return parse_command(Import, "import", given, with_defaults(given))
 
 
 def with_defaults(given: Sequence[str]) -> Import:
@@ -246,33 +258,35 @@ def with_defaults(given: Sequence[str]) -> Import:
     recipe = recipe_in(given)
     config = RECIPES[recipe].config
     usual = Import(file=tyro.MISSING, recipe=recipe, config=config)
+    # The help shows the defaults of the recipe, whether or not a file is named.
     if not set(given).isdisjoint({"-h", "--help"}):
         return usual
+
+    # Parsed twice: the first time for the file, whose sizes are the defaults of the second.
     unchecked = _UncheckedConfig(**asdict(config))
-    look: _FirstLook = parse(
-        _FirstLook,
-        given,
-        program=f"{command_name()} import",
-        default=_FirstLook(file=tyro.MISSING, recipe=recipe, config=unchecked),
-    )
+    first = _FirstLook(file=tyro.MISSING, recipe=recipe, config=unchecked)
+    look = parse_command(_FirstLook, "import", given, first)
     if look.listing:
         return usual
     flags = flags_in(given)
     contents = read_contents(look.file)
+    # A file that `export` wrote has its own configuration.
     ours = described(contents, look.file)
     if ours is not None:
-        return replace(usual, config=_without_paths(ours.config, flags), told=True)
+        return replace(usual, config=_without_paths(ours.config, flags), cell_is_known=True)
+    # Of any other file, the shapes tell the sizes, and the recipe the rest.
     found = identify(contents, key=look.key, drop=look.drop, names=pairs(look.rename))
     model = look.config.model if "--model" in flags else None
-    told = not flags.isdisjoint({"--model", "--cell"})
+    cell_is_known = not flags.isdisjoint({"--model", "--cell"})
     values = fitted(config, found.sizes, model=model, cell="--cell" in flags)
-    return replace(usual, config=values, told=told)
+    return replace(usual, config=values, cell_is_known=cell_is_known)
 
 
 def _without_paths(config: Config, flags: set[str]) -> Config:
     """A file's configuration without the paths that it names; see `NOT_OPENED`."""
     if config.corpus in CORPORA and config.validation is None:
         return config
+    # Nothing that matters happens in silence: it validated on another text.
     if config.validation is not None and "--corpus" in flags and "--validation" not in flags:
         logger.warning(
             "The file names the validation text %s, which is not opened: the end of the corpus "

@@ -1,10 +1,10 @@
 """The command that lists the recipes."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from jaxrnn.cli import parse_command
 from jaxrnn.runs.recipes import RECIPES
-from jaxrnn.terminal import command_name, parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,13 +14,12 @@ class Recipes:
     def __call__(self) -> int:
         width = max(map(len, RECIPES))
         for name, recipe in RECIPES.items():
-            losses = list(recipe.validation.values())
-            last = f" Published validation loss: {losses[-1]:.3f}." if losses else ""
-            print(f"{name:{width}}  {recipe.summary}{last}")
+            line = f"{name:{width}}  {recipe.summary}"
+            if recipe.validation:
+                last = max(recipe.validation)  # epoch
+                line += f" Published validation loss: {recipe.validation[last]:.3f}."
+            print(line)
         return 0
 
 
-def command(given: Sequence[str]) -> Recipes:
-    """The command of a command line, after its name."""
-    parsed: Recipes = parse(Recipes, given, program=f"{command_name()} recipes")
-    return parsed
+command = partial(parse_command, Recipes, "recipes")

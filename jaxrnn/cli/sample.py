@@ -1,60 +1,55 @@
 """The command that lets a trained model generate text."""
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from tyro.conf import Positional
 
+from jaxrnn.cli import parse_command
 from jaxrnn.data.tokenizers import end_of_document
 from jaxrnn.generation.sampler import Sampler
-from jaxrnn.runs.run import (
-    Run,
-)
+from jaxrnn.runs.run import Run
 from jaxrnn.runs.sampling import sample_run
-from jaxrnn.terminal import (
-    Screen,
-    command_name,
-    parse,
-    printable,
-)
+from jaxrnn.terminal import Screen, printable
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Let a trained model write."""
+    """Generate text with a trained model."""
 
     run: Positional[Path]
     """The run's folder."""
     prompt: str | None = None
-    """What to go on from; the run's own prompt if None."""
+    """The text to continue; the run's own prompt if None."""
     length: int = 400
-    """How many characters to write."""
+    """Number of characters to generate."""
     count: int = 1
-    """How many texts to write."""
+    """Number of texts to generate."""
     greedy: bool = False
     """Always take the most likely character (the same as --temperature 0)."""
     temperature: float = 1.0
-    """Below 1 bolder, above 1 wilder."""
+    """Divisor of the logits: below 1 the likely characters are likelier, above 1 the others are."""
     top_k: int | None = None
-    """Draw only among the K most likely characters."""
+    """Sample only among the K most likely characters."""
     top_p: float | None = None
-    """Draw only among the most likely characters that together reach this probability."""
+    """Sample only among the most likely characters that together reach this probability."""
     unknown: Literal["error", "replace", "skip"] = "error"
-    """What to do with a character of the prompt that the model does not know."""
+    """Treatment of a character of the prompt that the model does not know."""
     checkpoint: Literal["best", "last"] = "best"
-    """Which checkpoint to use."""
+    """The checkpoint to use."""
     seed: int = 0
-    """Of the drawing."""
+    """Seed of the sampling."""
     stop_at_eos: bool = False
-    """End a text where the model ends a document; else it goes on with a new one."""
+    """End a text where the model ends a document, instead of continuing with a new one."""
 
     def __call__(self) -> int:
         run = Run(self.run)
+        # A tokenizer of integers, or of one text without ends, has no such token.
         if self.stop_at_eos and end_of_document(run.vocabulary) is None:
             logger.warning("The model knows no end of a document: no text ends before --length.")
         sampler = Sampler(
@@ -63,7 +58,7 @@ class Sample:
             top_p=self.top_p,
         )
         with Screen() as screen:
-            screen.show("writing", 0.0)
+            screen.show("sampling", 0.0)
             texts = sample_run(
                 run,
                 self.prompt,
@@ -75,11 +70,9 @@ class Sample:
                 seed=self.seed,
                 stop_at_eos=self.stop_at_eos,
             )
+        # What a model generates may hold control characters.
         print(printable(f"\n{'-' * 40}\n".join(texts)))
         return 0
 
 
-def command(given: Sequence[str]) -> Sample:
-    """The command of a command line, after its name."""
-    parsed: Sample = parse(Sample, given, program=f"{command_name()} sample")
-    return parsed
+command = partial(parse_command, Sample, "sample")

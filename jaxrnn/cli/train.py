@@ -1,4 +1,4 @@
-"""The command that trains a model, or goes on with a run."""
+"""The command that trains a model, or resumes a run."""
 
 import contextlib
 import logging
@@ -6,10 +6,12 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from tyro.conf import OmitArgPrefixes, Suppress
 
+from jaxrnn.cli import parse_command
 from jaxrnn.cli.flags import config_in, flags_in, recipe_in, with_full_names
 from jaxrnn.cli.watch import watch
 from jaxrnn.runs.changes import CHANGEABLE
@@ -18,39 +20,28 @@ from jaxrnn.runs.environment import POOL, computation, differences, named_versio
 from jaxrnn.runs.experiment import Experiment, prepare, prompt_for
 from jaxrnn.runs.judging import change_run
 from jaxrnn.runs.recipes import RECIPES
-from jaxrnn.runs.run import (
-    PACKAGES,
-    RUNS,
-    Run,
-    RunError,
-    RunExistsError,
-    checked_name,
-)
-from jaxrnn.terminal import (
-    Screen,
-    command_name,
-    parse,
-)
+from jaxrnn.runs.run import PACKAGES, RUNS, Run, RunError, RunExistsError, checked_name
+from jaxrnn.terminal import Screen
 
 MOST_THREADS = 4096
-"""Threads that a run's record is believed to have had."""
+"""Maximum number of threads that is taken from a run's record."""
 TAKEN = "the run's own"
-"""Stands for the corpus of a run that is gone on with."""
+"""Placeholder of the corpus when a run is resumed without --corpus."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """Train a model, or go on with a run. Every value of the recipe can be overridden."""
+    """Train a model, or resume a run. Every value of the recipe can be overridden."""
 
     recipe: str = "python-docs"
-    """Where the other values come from; `recipes` lists them."""
+    """The recipe with the other values; `recipes` lists them."""
     name: str | None = None
     """The run's folder in runs/. If None: the recipe's name, or that of the text where it is
     another one, with a number if that is taken or another recipe's."""
     resume: Path | None = None
-    """The folder of a run to go on with, exactly where it stopped. Takes no other flag but
+    """The folder of a run to resume, exactly where it stopped. Takes no other flag but
     --corpus, where the same text lies elsewhere now, --debug-nans, and --schedule (counted from
     the run's first epoch) and --clip, which hold from there on and are recorded in the run."""
     debug_nans: bool = False
@@ -60,13 +51,15 @@ class Train:
     config: OmitArgPrefixes[Config] = RECIPES["python-docs"].config
     """The values of the recipe."""
     changed: Suppress[tuple[str, ...]] = ()
-    """The options of `config` that a run that is gone on with is given."""
+    """Names of the options of `config` that are changed when a run is resumed."""
 
     def __call__(self) -> int:
         if self.resume is not None:
             return self._resumed(Run(self.resume))
+        # Before the text is read, which may take long.
         if self.name is not None and os.path.lexists(RUNS / checked_name(self.name)):
-            raise RunExistsError.at(RUNS / self.name)  # before the text is read
+            raise RunExistsError.at(RUNS / self.name)
+        # A large text, or a download, takes a while.
         with Screen() as screen:
             screen.show("reading the text", 0.0)
             experiment = prepare(self.config)
@@ -77,21 +70,22 @@ class Train:
         return watch(run, experiment, debug_nans=self.debug_nans)
 
     def _resumed(self, run: Run) -> int:
+        """Resume a run, with the changes of its settings that are asked for."""
+        # As many threads as it had, for the same bits. XLA reads their number once, at its start.
         recorded = run.computation
-        # Before anything starts XLA, which reads it once.
         threads = recorded.get("threads")
         if POOL not in os.environ and isinstance(threads, int) and 1 <= threads <= MOST_THREADS:
             os.environ[POOL] = str(threads)
-        corpus = self.config.corpus if self.config.corpus != TAKEN else None
+        corpus = None if self.config.corpus == TAKEN else self.config.corpus
         experiment = run.experiment(corpus=corpus)
+        # Not an error: the run can be resumed, though not to the bit.
         now = {**named_versions(versions(PACKAGES)), **computation()}
         for sentence in differences(recorded, now):
             logger.warning("%s", sentence)
         wanted = {option: getattr(self.config, option) for option in self.changed}
         if wanted:
-            experiment = change_run(
-                run, experiment, wanted, say=lambda text: logger.warning("%s", text)
-            )
+            emit = partial(logger.warning, "%s")
+            experiment = change_run(run, experiment, wanted, emit=emit)
         return watch(run, experiment, resume=True, debug_nans=self.debug_nans)
 
     def _created(self, experiment: Experiment, prompt: str) -> Run:
@@ -104,6 +98,7 @@ class Train:
                     self.recipe,
                 )
             return Run.create(RUNS / self.name, experiment, prompt=prompt)
+        # The first name that nobody has at this moment.
         for name in self._names():
             with contextlib.suppress(RunExistsError):
                 return Run.create(RUNS / name, experiment, prompt=prompt)
@@ -111,11 +106,15 @@ class Train:
 
     def _names(self) -> Iterator[str]:
         """Names for the run: none is that of another recipe."""
-        own_text = self.config.corpus != RECIPES[self.recipe].config.corpus
-        base = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(self.config.corpus).stem).strip("-")[:50]
-        base = base if own_text and base else self.recipe
-        names = (base, *(f"{base}-{n}" for n in range(2, 10_000)))
-        yield from (name for name in names if name == self.recipe or name not in RECIPES)
+        base = self.recipe
+        # A run on another text than the recipe's has that text's name, as far as it can name one.
+        if self.config.corpus != RECIPES[self.recipe].config.corpus:
+            stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(self.config.corpus).stem)
+            base = stem.strip("-")[:50] or self.recipe
+        if base == self.recipe or base not in RECIPES:
+            yield base
+        for number in range(2, 10_000):
+            yield f"{base}-{number}"
 
 
 def command(given: Sequence[str]) -> Train:
@@ -127,17 +126,19 @@ def command(given: Sequence[str]) -> Train:
     given = with_full_names(given)
     flags = flags_in(given)
     config = config_in(given)
-    changed: tuple[str, ...] = ()
+    changed: list[str] = []
     if "--resume" in flags:
-        changeable = {f"--{option}" for option in CHANGEABLE}
-        if flags - {"--resume", "--corpus", "--debug-nans", "--help", *changeable}:
+        # What may change is recorded; everything else is as it was when the run began.
+        for option in CHANGEABLE:
+            if f"--{option}" in flags:
+                flags.remove(f"--{option}")
+                changed.append(option)
+        if flags - {"--resume", "--corpus", "--debug-nans", "--help"}:
             raise ValueError(
                 "--resume goes on with a run as it was begun and takes no other flag but "
                 "--debug-nans, --corpus where the same text lies elsewhere now, and --schedule and "
                 "--clip, which are changed from there on."
             )
-        changed = tuple(option for option in CHANGEABLE if f"--{option}" in flags)
         config = replace(config, corpus=TAKEN)
-    default = Train(recipe=recipe_in(given), config=config, changed=changed)
-    parsed: Train = parse(Train, given, program=f"{command_name()} train", default=default)
-    return parsed
+    default = Train(recipe=recipe_in(given), config=config, changed=tuple(changed))
+    return parse_command(Train, "train", given, default)

@@ -1,13 +1,13 @@
 """The command that allows the code of a file that a run or an exported file names."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tyro.conf import Positional
 
+from jaxrnn.cli import parse_command
 from jaxrnn.registry import trust
-from jaxrnn.terminal import command_name, parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class Trust:
     """
 
     file: Positional[Path]
-    """The file of code; read it first."""
+    """The file of code; read it before you trust it."""
 
     def __call__(self) -> int:
         trust(self.file)
@@ -26,7 +26,4 @@ class Trust:
         return 0
 
 
-def command(given: Sequence[str]) -> Trust:
-    """The command of a command line, after its name."""
-    parsed: Trust = parse(Trust, given, program=f"{command_name()} trust")
-    return parsed
+command = partial(parse_command, Trust, "trust")

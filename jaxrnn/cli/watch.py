@@ -1,4 +1,4 @@
-"""Watch a run: train it before the user's eyes, and say what came of it."""
+"""The progress display of a training run, and a summary of its result."""
 
 import math
 import re
@@ -16,41 +16,36 @@ from jaxrnn.runs.experiment import Experiment
 from jaxrnn.runs.judging import is_sensible, last_sensible
 from jaxrnn.runs.run import Run
 from jaxrnn.runs.sampling import sample_run
-from jaxrnn.terminal import (
-    FAILED,
-    SIGNALLED,
-    Screen,
-    command_name,
-    printable,
-    stop_requests,
-)
+from jaxrnn.terminal import FAILED, SIGNALLED, Screen, command_name, printable, stop_requests
 from jaxrnn.training.diagnosis import NonFiniteLossError
 from jaxrnn.training.history import Progress, Row
 
 SHORT = {"character": "char", "byte": "byte", "token": "tok"}
-"""Units of a text as the table of epochs abbreviates them."""
+"""Abbreviations of units of a text in the table of epochs."""
 FEW_UPDATES = 20
-"""Updates below which hardly anything is learned."""
+"""Number of updates below which hardly anything is learned."""
 SHOWN_TEMPERATURE = 0.5
-"""Of the sample after training: bold enough that words are spelled right after a minute."""
+"""Temperature of the sample after training: so low that words are spelled right after a minute."""
 
 
 def watch(
     run: Run, experiment: Experiment, *, resume: bool = False, debug_nans: bool = False
 ) -> int:
-    """Train with a progress bar and a line an epoch, draw the loss curve, show a sample.
+    """Train with a progress bar and a line an epoch, plot the loss curve, show a sample.
 
     Args:
         run: the run's folder.
         experiment: what to train.
-        resume: whether to go on from the run's last checkpoint.
+        resume: whether to resume from the run's last checkpoint.
         debug_nans: whether to look for the operation when something is not finite.
 
     Returns:
         The exit code.
     """
     epochs = experiment.schedule.epochs
-    updates = sum(experiment.source.steps(epoch) for epoch in range(min(epochs, FEW_UPDATES)))
+    # An epoch has a step at least, so these epochs show whether there are enough.
+    updates = sum(map(experiment.source.steps, range(min(epochs, FEW_UPDATES))))
+    unit = SHORT[token_name(experiment.vocabulary)]
     trained = False
     signal = 0
     with Screen() as screen, stop_requests() as stopping:
@@ -67,29 +62,35 @@ def watch(
             resume=resume,
             debug_nans=debug_nans,
             picture=True,
-            say=screen.notice,
+            emit=screen.notice,
         )
         try:
             for progress in progresses:
                 trained = True
-                _show(screen, progress, epochs, SHORT[token_name(experiment.vocabulary)])
-                if progress.position.epoch < epochs and (signal := stopping()):
-                    progresses.close()
+                _show(screen, progress, epochs, unit)
+                # After the last epoch there is nothing to stop.
+                signal = stopping() if progress.position.epoch < epochs else 0
+                if signal:
+                    progresses.close()  # saves the last checkpoint
                     break
+        # Diverged: what is left, and how to go on from there.
         except NonFiniteLossError as error:
             print(f"error: {printable(str(error))}", file=sys.stderr)
             print(printable(what_is_left(run, experiment)), file=sys.stderr)
             return FAILED
         if resume and not trained:
             screen.notice(f"{run.folder} is finished: its schedule has no more epochs to train.")
-        if (sentence := _worse(run.history, run.vocabulary.size)) is not None:
-            screen.notice(sentence)
+        warning = _worse(run.history, run.vocabulary.size)
+        if warning is not None:
+            screen.notice(warning)
+
     command = command_name()
     if signal:
         print(f"\nStopped and saved. Go on with:\n  {command} train --resume {run.folder}")
         return SIGNALLED + signal
-    print(f"\n{run.folder.name} writes:\n")
-    print(sample_run(run, None, length=400, sampler=Sampler(temperature=SHOWN_TEMPERATURE))[0])
+    print(f"\nSample of {run.folder.name}:\n")
+    [text] = sample_run(run, None, length=400, sampler=Sampler(temperature=SHOWN_TEMPERATURE))
+    print(text)
     print(f"\nThe loss curve is {run.folder / PICTURE}. What to type next:")
     print(f"  {command} sample {run.folder} --prompt {shlex.quote(run.prompt)} --temperature 0.8")
     print(f"  {command} evaluate {run.folder}")
@@ -99,70 +100,74 @@ def watch(
 
 def what_is_left(run: Run, experiment: Experiment) -> str:
     """Which checkpoints are left after a run that diverged, judged by their loss."""
+    # The same choice as that of a changed --schedule or --clip.
     good = last_sensible(run, experiment)
     if good is None:
         return (
             "No checkpoint is left whose loss is finite: begin again with a smaller rate or clip."
         )
     kind = "good" if is_sensible(good.nats, experiment.model.vocab_size) else "finite"
+
+    # The best checkpoint may be another one, or damaged, which is no reason to fail.
+    path = run.path("best")
+    best = "There is no best one yet: no validation came before."
+    if path.exists():
+        try:
+            step, nats = run.best()
+            best = f"The best one is {path}: validation loss {_number(nats, '.4f')} at step {step}."
+        except ValueError as error:
+            best = str(error)
     return (
         f"The last checkpoint with a {kind} loss is {run.path(good.name)}: {good.nats:.4f} nats at "
-        f"step {good.step}. {_best_of(run)} Go on from step {good.step} with --clip, or with a "
+        f"step {good.step}. {best} Go on from step {good.step} with --clip, or with a "
         "schedule of smaller rates, whose epochs count from the run's first one:\n"
         f"  {command_name()} train --resume {shlex.quote(str(run.folder))} "
         f"--schedule 'EPOCHS x RATE'"
     )
 
 
-def _best_of(run: Run) -> str:
-    """The best checkpoint and its loss, in a sentence."""
-    path = run.path("best")
-    if not path.exists():
-        return "There is no best one yet: no validation came before."
-    try:
-        step, nats = run.best()
-    except ValueError as error:
-        return str(error)
-    return f"The best one is {path}: validation loss {_number(nats, '.4f')} at step {step}."
-
-
 def _number(value: float | None, form: str) -> str:
-    """A number as `form` has it; "-" for one that is missing, NaN or infinite."""
+    """A number in a format; "-", as wide, for one that is missing, NaN or infinite."""
     if value is None or not math.isfinite(value):
-        width = re.match(r"\d*", form)
-        return "-".rjust(int(width[0]) if width and width[0] else 1)
+        width = re.sub(r"\D.*", "", form)  # the digits that it begins with, if any
+        return "-".rjust(int(width or 1))
     return format(value, form)
 
 
 def _worse(rows: Sequence[Row], tokens: int) -> str | None:
-    """What to say of a run that ends worse than it began, or than a guess among V = `tokens`."""
-    losses = [(row.epoch, row.validation) for row in rows if row.validation is not None]
-    finite = [(epoch, loss) for epoch, loss in losses if math.isfinite(loss)]
-    if not finite:
+    """A warning about a run that ends worse than it began, or than a guess among V = `tokens`."""
+    # Epochs and finite validation losses.
+    losses = []
+    for row in rows:
+        if row.validation is not None and math.isfinite(row.validation):
+            losses.append((row.epoch, row.validation))
+    if not losses:
         return None
-    if len(finite) == 1:
-        [(epoch, loss)] = finite
-        if loss <= math.log(tokens):
-            return None
+    first, before = losses[0]
+    last, after = losses[-1]
+    chance = math.log(tokens)
+    # With one epoch there is no earlier loss to compare with.
+    if len(losses) == 1 and after > chance:
         return (
-            f"The run ends worse than chance: validation loss {loss:.4f} after epoch {epoch:g}, "
-            f"where a guess among {tokens} tokens has {math.log(tokens):.4f}. A smaller rate may "
-            "help."
+            f"The run ends worse than chance: validation loss {after:.4f} after epoch {last:g}, "
+            f"where a guess among {tokens} tokens has {chance:.4f}. A smaller rate may help."
         )
-    (first, before), (last, after) = finite[0], finite[-1]
-    if after <= before:
-        return None
-    return (
-        f"The run ends worse than it began: validation loss {before:.4f} after epoch {first:g}, "
-        f"{after:.4f} after epoch {last:g}. A smaller rate may help."
-    )
+    if after > before:
+        return (
+            f"The run ends worse than it began: validation loss {before:.4f} after epoch "
+            f"{first:g}, {after:.4f} after epoch {last:g}. A smaller rate may help."
+        )
+    return None
 
 
 def _introduction(run: Run, experiment: Experiment) -> str:
-    config, source = experiment.config, experiment.source
+    """The lines above the table of epochs, and its head."""
+    config = experiment.config
+    source = experiment.source
     unit = token_name(experiment.vocabulary)
-    state = jax.eval_shape(experiment.fresh_state)
-    count = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state.params))
+    count = 0
+    for leaf in jax.tree.leaves(jax.eval_shape(experiment.fresh_state).params):
+        count += int(np.prod(leaf.shape))
     return (
         f"{config.model} with {count:,} parameters on {config.corpus}: "
         f"{len(source.tokens):,} {unit}s, {experiment.vocabulary.size} different tokens.\n"
@@ -175,13 +180,17 @@ def _introduction(run: Run, experiment: Experiment) -> str:
 
 
 def _show(screen: Screen, progress: Progress, epochs: int, unit: str) -> None:
-    position, row = progress.position, progress.row
+    """Show a line where an epoch ends, and the progress bar."""
+    position = progress.position
+    row = progress.row
     if row is not None and row.validation is not None:
         screen.line(_epoch_line(row))
+    # Of the whole training; windows of the epoch are counted as a part of it.
     share = (position.epoch + position.window / max(progress.of, 1)) / epochs
     if progress.validating is not None:
         screen.show("validating", share, f"loss {_number(position.train, '.3f')}")
         return
+    # Since the last row, whose sums are begun anew.
     speed = None if row is None else row.characters_per_second
     if speed is None:
         speed = position.characters / max(position.seconds, 1e-9)
@@ -190,6 +199,7 @@ def _show(screen: Screen, progress: Progress, epochs: int, unit: str) -> None:
 
 
 def _epoch_line(row: Row) -> str:
+    """A line of the table of epochs, as wide as its head."""
     cells = (
         _number(row.epoch, "5g"),
         _number(row.train, "6.3f"),

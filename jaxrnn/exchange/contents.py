@@ -1,5 +1,6 @@
-"""What a file of weights holds: tables of named tensors, whose values are read when asked for."""
+"""The contents of a file of weights: tables of named tensors, whose values are read when needed."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +20,9 @@ USUAL_KEYS = (
     "params",
     "generator",
 )
-"""Where training scripts keep the weights that they go on with, the likeliest first."""
+"""Keys under which training scripts keep the weights, the likeliest first."""
+OPTIMIZERS = re.compile(r"optim|sched|scaler", re.IGNORECASE)
+"""Parts of the keys of what belongs to an optimizer, a scheduler or a scaler."""
 
 
 class TensorFileError(ValueError):
@@ -31,11 +34,11 @@ class Stored:
     """A tensor in a file.
 
     Attributes:
-        name: what the file calls it.
-        dtype: what its numbers are, such as "float32".
-        shape: its sizes.
-        values: gives the numbers, in float32 or float64.
-        problem: why it can be no weight, such as "has integers (int64)"; None if it can.
+        name: its name in the file.
+        dtype: the type of its numbers, such as "float32".
+        shape: its shape.
+        values: reads the numbers, in float32 or float64.
+        problem: the reason why it can be no weight, such as "has integers (int64)"; None if it can.
     """
 
     name: str
@@ -46,7 +49,7 @@ class Stored:
 
     @property
     def size(self) -> int:
-        """How many numbers it has."""
+        """The number of its numbers."""
         return prod(self.shape)
 
     @cached_property
@@ -76,14 +79,14 @@ Table = Mapping[str, Stored]
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file of weights holds.
+    """The contents of a file of weights.
 
     Attributes:
         kind: the format, in words.
         tables: the tensors of each dictionary in the file, by the keys that lead to it; those of
             the file itself under the empty tuple.
-        others: what else is in the file, by name.
-        about: what we wrote into the file's header; None in files of others.
+        others: names of everything else in the file.
+        about: our description in the file's header; None in files of others.
     """
 
     kind: str
@@ -94,11 +97,11 @@ class Contents:
     def under(self, path: tuple[str, ...]) -> dict[str, Stored]:
         """All tensors below some keys, by the rest of their keys and their names."""
         found = {}
+        depth = len(path)
         for keys, table in self.tables.items():
-            if keys[: len(path)] != path:
-                continue
-            for name, stored in table.items():
-                found[".".join((*keys[len(path) :], name))] = stored
+            if keys[:depth] == path:
+                for name, stored in table.items():
+                    found[".".join((*keys[depth:], name))] = stored
         return found
 
     def at(self, key: str) -> dict[str, Stored]:
@@ -107,6 +110,7 @@ class Contents:
         Raises:
             TensorFileError: if there are none.
         """
+        # A key may have dots itself, so the whole is compared, and not split.
         for keys in self.tables:
             for end in range(1, len(keys) + 1):
                 if ".".join(keys[:end]) == key:
@@ -131,7 +135,11 @@ class Contents:
         yield ".".join(chosen), dict(self.tables[chosen])
         # A module saved piece by piece has its pieces under keys side by side.
         if chosen:
-            yield ".".join(chosen[:-1]), _without_optimizers(self.under(chosen[:-1]))
+            together = self.under(chosen[:-1])
+            for name in list(together):
+                if OPTIMIZERS.search(name.partition(".")[0]):
+                    del together[name]
+            yield ".".join(chosen[:-1]), together
 
     def _chosen(self) -> tuple[str, ...]:
         """The keys of the table that most likely holds the weights."""
@@ -141,19 +149,23 @@ class Contents:
                 f"This is no state_dict: it holds {there}, and no tensors under "
                 f"{', '.join(USUAL_KEYS[:3])}."
             )
+        # An optimizer's moments may have the names of the weights.
         recurrent = [keys for keys, table in self.tables.items() if _is_recurrent(table)]
-        usable = recurrent or [keys for keys in self.tables if not _is_optimizer(keys)]
-        usable = usable or list(self.tables)
-        ranked = sorted(usable, key=_rank)
-        best = [keys for keys in ranked if _rank(keys) == _rank(ranked[0])]
-        different = [keys for keys in best[1:] if not self._same(best[0], keys)]
-        if different and recurrent:
-            named = ", ".join(".".join(keys) for keys in [best[0], *different])
+        usable = [keys for keys in self.tables if not any(map(OPTIMIZERS.search, keys))]
+        ranked = sorted(recurrent or usable or self.tables, key=_rank)
+        best = ranked[0]
+
+        # The same numbers under two keys leave no question; a model and its average do.
+        different = [best]
+        for keys in ranked[1:]:
+            if _rank(keys) == _rank(best) and not self._same(best, keys):
+                different.append(keys)
+        if recurrent and len(different) > 1:
             raise TensorFileError(
-                f"Weights are under several keys: {named}. Say which to take: --key "
-                f"{'.'.join(best[0])}."
+                f"Weights are under several keys: {', '.join(map('.'.join, different))}. Say which "
+                f"to take: --key {'.'.join(best)}."
             )
-        return best[0]
+        return best
 
     def _same(self, one: tuple[str, ...], other: tuple[str, ...]) -> bool:
         """Whether two tables hold the same tensors."""
@@ -169,17 +181,11 @@ def _is_recurrent(table: Table) -> bool:
     return any("weight_hh" in name for name in table)
 
 
-def _is_optimizer(keys: tuple[str, ...]) -> bool:
-    """Whether a table belongs to an optimizer, a scheduler or a scaler."""
-    return any(part in key.lower() for key in keys for part in ("optim", "sched", "scaler"))
-
-
-def _without_optimizers(tensors: Table) -> dict[str, Stored]:
-    return {n: stored for n, stored in tensors.items() if not _is_optimizer((n.split(".")[0],))}
-
-
 def _rank(keys: tuple[str, ...]) -> tuple[int, int]:
     """How unlikely a table is to be the weights: by its usual key, and by its depth."""
-    places = [USUAL_KEYS.index(key) for key in keys[:1] if key in USUAL_KEYS]
-    place = places[0] if places else len(USUAL_KEYS)
-    return (-1 if not keys else place, len(keys))
+    if not keys:
+        return -1, 0
+    place = len(USUAL_KEYS)
+    if keys[0] in USUAL_KEYS:
+        place = USUAL_KEYS.index(keys[0])
+    return place, len(keys)

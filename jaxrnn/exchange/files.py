@@ -6,6 +6,7 @@ before the file is known to be what it seems.
 """
 
 import json
+import os
 import re
 import stat
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
 
-from jaxrnn.exchange.contents import Contents, Stored, Table
+from jaxrnn.exchange.contents import Contents, Stored
 from jaxrnn.exchange.contents import TensorFileError as TensorFileError
 from jaxrnn.exchange.names import short_names
 from jaxrnn.exchange.torch_files import read_torch
@@ -25,12 +26,12 @@ from jaxrnn.files import CHECKPOINT_BEGINNING, UnreadableError, parse_json, read
 from jaxrnn.output import write_output
 
 ABOUT = "jaxrnn"
-"""The entry of a safetensors header under which we say what the weights belong to."""
+"""Entry of a safetensors header with our description of what the weights belong to."""
 SUFFIX = ".safetensors"
 LARGEST_INDEX = 1 << 24
-"""Bytes that an index of shards may have."""
+"""Maximum size of an index of shards in bytes."""
 MOST_SHARDS = 1000
-"""Files that an index may name."""
+"""Maximum number of files that an index may name."""
 
 DTYPES: Mapping[str, Any] = {
     "F64": np.float64,
@@ -40,23 +41,22 @@ DTYPES: Mapping[str, Any] = {
     "F8_E4M3": ml_dtypes.float8_e4m3fn,
     "F8_E5M2": ml_dtypes.float8_e5m2,
 }
-"""The kinds of numbers in safetensors that can be weights."""
+"""Types of numbers in safetensors that can be weights."""
 
 TORCH = (b"PK\x03\x04", b"\x80\x02\x8a\x0a")
-"""How files of torch.save begin: an archive, or in the old format a number that is always the same.
-"""
+"""First bytes of files of torch.save: a zip archive, or in the old format a fixed number."""
 
-STRANGERS = (
-    (b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes"),
-    (b"\x93NUMPY", "a NumPy array"),
-    (b"GGUF", "a GGUF file"),
-    (b"\x1f\x8b", "compressed with gzip"),
-    (b"version https://git-lfs", "a pointer of Git LFS; fetch the file itself with git lfs pull"),
-    (b"%PDF", "a PDF"),
-    (b"\x89PNG", "a picture"),
-    (b"<", "HTML or XML, perhaps the page of a download"),
-)
-"""How files begin that hold no weights, and what they are."""
+OTHER_FORMATS = {
+    b"\x89HDF\r\n\x1a\n": "an HDF5 file, as Keras writes",
+    b"\x93NUMPY": "a NumPy array",
+    b"GGUF": "a GGUF file",
+    b"\x1f\x8b": "compressed with gzip",
+    b"version https://git-lfs": "a pointer of Git LFS; fetch the file itself with git lfs pull",
+    b"%PDF": "a PDF",
+    b"\x89PNG": "a picture",
+    b"<": "HTML or XML, perhaps the page of a download",
+}
+"""First bytes of files that hold no weights, and what those are."""
 
 
 def write_tensors(path: Path | str, tensors: Mapping[str, np.ndarray], about: Any) -> None:
@@ -66,7 +66,7 @@ def write_tensors(path: Path | str, tensors: Mapping[str, np.ndarray], about: An
         path: the file, whose name ends in .safetensors; one that exists is replaced at the end, in
             one move.
         tensors: the tensors by name.
-        about: what they belong to, as JSON can express it.
+        about: a description of what they belong to, as JSON can express it.
 
     Raises:
         TensorFileError: if the name says that the file is something else.
@@ -114,23 +114,8 @@ def read_tensors(path: Path | str, *, key: str | None = None) -> dict[str, np.nd
     return {short: table[name].array for name, short in short_names(table).items()}
 
 
-def read_about(path: Path | str) -> Any | None:
-    """What `write_tensors` said about the tensors, or None if this is not a file of ours.
-
-    Raises:
-        TensorFileError: if the file cannot be read.
-    """
-    about = read_contents(path).about
-    if about is None:
-        return None
-    try:
-        return parse_json(about, f"The description in {path}")
-    except UnreadableError as error:
-        raise TensorFileError(f"{path} is damaged: {error}") from error
-
-
 def read_contents(path: Path | str) -> Contents:
-    """What a file of weights holds.
+    """The contents of a file of weights.
 
     Args:
         path: a safetensors file, an index of shards, or a file of `torch.save`, whatever its name.
@@ -141,6 +126,7 @@ def read_contents(path: Path | str) -> Contents:
     path = Path(path)
     try:
         beginning = _beginning(path)
+        # A run's checkpoint is safetensors, too, but its names and shapes are not torch's.
         if beginning[8:].startswith(CHECKPOINT_BEGINNING):
             raise TensorFileError(
                 f"{path} is a checkpoint of a run. Go on with it (train --resume), or export the "
@@ -150,11 +136,17 @@ def read_contents(path: Path | str) -> Contents:
             return _read_safetensors(path)
         if path.suffix.lower() == ".json" or beginning.lstrip()[:1] in (b"{", b"["):
             return _read_index(path)
-        _check_stranger(path, beginning)
+        for start, what in OTHER_FORMATS.items():
+            if beginning.startswith(start):
+                raise TensorFileError(
+                    f"{path} is no file of weights: it is {what}. safetensors files, and what "
+                    "torch.save wrote of a state_dict, can be imported."
+                )
         return read_torch(path)
     except OSError as error:
         raise TensorFileError(f"Cannot read {path}: {error.strerror}.") from error
     except TensorFileError as error:
+        # Errors of `contents` do not know the file.
         if str(path) in str(error):
             raise
         raise TensorFileError(f"{path}: {error}") from error
@@ -167,14 +159,14 @@ def _beginning(path: Path) -> bytes:
         TensorFileError: if there is none, or it is empty.
     """
     try:
-        mode = path.stat().st_mode
+        mode = path.stat().st_mode  # of what a link leads to
     except FileNotFoundError:
         raise TensorFileError(f"There is no file {path}.") from None
     except ValueError as error:  # a name with a zero byte
         raise TensorFileError(f"There is no file {str(path)!r}: {error}.") from None
     if stat.S_ISDIR(mode):
         endings = (SUFFIX, ".pt", ".pth", ".bin", ".ckpt", ".index.json")
-        files = sorted(p.name for p in path.iterdir() if p.name.lower().endswith(endings))
+        files = [name for name in sorted(os.listdir(path)) if name.lower().endswith(endings)]
         named = f", such as {', '.join(files[:5])}" if files else ""
         raise TensorFileError(f"{path} is a folder: name a file of weights{named}.")
     if not stat.S_ISREG(mode):
@@ -190,25 +182,12 @@ def _beginning(path: Path) -> bytes:
 
 def _is_safetensors(path: Path, beginning: bytes) -> bool:
     """Whether a file claims to be safetensors: by its name, or by its first bytes."""
+    # Eight bytes with the length of the header, then the header, which is JSON.
     length = int.from_bytes(beginning[:8], "little")
     if beginning[8:9] == b"{" and length < path.stat().st_size:
         return True
-    known = beginning.startswith((*TORCH, *(start for start, _ in STRANGERS)))
+    known = beginning.startswith((*TORCH, *OTHER_FORMATS))
     return path.suffix.lower() == SUFFIX and not known
-
-
-def _check_stranger(path: Path, beginning: bytes) -> None:
-    """Refuse, with what it is, a file that holds no weights of PyTorch's.
-
-    Raises:
-        TensorFileError: if it is such a file.
-    """
-    for start, what in STRANGERS:
-        if beginning.startswith(start):
-            raise TensorFileError(
-                f"{path} is no file of weights: it is {what}. safetensors files, and what "
-                "torch.save wrote of a state_dict, can be imported."
-            )
 
 
 def _read_safetensors(path: Path) -> Contents:
@@ -225,7 +204,9 @@ def _read_safetensors(path: Path) -> Contents:
             f"{path} is damaged or no safetensors file: {error!s:.200}."
         ) from error
     header.pop("__metadata__", None)
-    table = {name: _stored(path, name, entry, 8 + length) for name, entry in header.items()}
+    table = {}
+    for name, entry in header.items():
+        table[name] = _stored(path, name, entry, 8 + length)  # offsets count from behind the header
     if not table:
         raise TensorFileError(f"{path} holds no tensors.")
     return Contents("safetensors", {(): table}, about=about)
@@ -243,11 +224,12 @@ def _stored(path: Path, name: str, entry: Mapping[str, Any], start: int) -> Stor
             file.seek(start + begin)
             data = file.read(end - begin)
         array = np.frombuffer(data, DTYPES[kind]).reshape(shape)
+        # Half precision is exact in float32.
         return array.astype(np.float64 if kind == "F64" else np.float32)
 
-    problem = None if kind in DTYPES else f"has numbers of the kind {kind}"
-    dtype = np.dtype(DTYPES[kind]).name if kind in DTYPES else kind
-    return Stored(name, dtype, shape, values, problem)
+    if kind not in DTYPES:
+        return Stored(name, kind, shape, values, f"has numbers of the kind {kind}")
+    return Stored(name, np.dtype(DTYPES[kind]).name, shape, values)
 
 
 def _read_index(path: Path) -> Contents:
@@ -262,7 +244,8 @@ def _read_index(path: Path) -> Contents:
             f"{path} is no file of weights: it is JSON, and no index of shards. (A list of tokens "
             "goes to --vocabulary.)"
         )
-    files = sorted({str(file) for file in places.values()})
+    # All names are checked before the first file is opened.
+    files = sorted(set(map(str, places.values())))
     for file in files:
         # A file of somebody else's does not make us open what it likes.
         if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", file):
@@ -273,14 +256,10 @@ def _read_index(path: Path) -> Contents:
     for file in files:
         contents = read_contents(path.with_name(file))
         _, table = next(contents.candidates(None))
-        merged |= _of_shard(path, file, table, places)
+        for name, place in places.items():
+            if place != file:
+                continue
+            if name not in table:
+                raise TensorFileError(f"{path} says that {name} is in {file}, where it is not.")
+            merged[name] = table[name]
     return Contents(f"index of {len(files)} shards", {(): merged})
-
-
-def _of_shard(path: Path, file: str, table: Table, places: Mapping[str, Any]) -> Table:
-    """The tensors that an index says are in a shard."""
-    named = [str(name) for name, place in places.items() if place == file]
-    missing = [name for name in named if name not in table]
-    if missing:
-        raise TensorFileError(f"{path} says that {missing[0]} is in {file}, where it is not.")
-    return {name: table[name] for name in named}

@@ -5,6 +5,7 @@ encoder2.weight. "*" stands for any text without a dot.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from jaxrnn.exchange.contents import Stored, TensorFileError
@@ -17,10 +18,10 @@ WRAPPERS = {
     "_fsdp_wrapped_module",
     "_checkpoint_wrapped_module",
 }
-"""Parts of names that say only that a module is wrapped in another one."""
+"""Parts of names that stand for a wrapper around a module."""
 
 WEIGHT = re.compile(r"(weight|bias)(_.*)?|kernel|embedding")
-"""The last part of the names of weights, and not of counters and buffers."""
+"""Last part of the names of weights, and not of counters and buffers."""
 
 
 def is_weight(name: str) -> bool:
@@ -34,27 +35,32 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
     Counters that stand outside, as `n_averaged` does, do not count as weights.
     """
     names = list(names)
-    parts = {name: [p for p in name.split(".") if p not in WRAPPERS] for name in names}
-    shortened = [".".join(parts[name]) for name in names]
-    for name, short in zip(names, shortened, strict=True):
-        if not short or shortened.count(short) > 1:
+    parts: dict[str, list[str]] = {}
+    for name in names:
+        parts[name] = [part for part in name.split(".") if part not in WRAPPERS]
+    # Two names may be one without wrappers, as of a model and its average: they stay whole.
+    count = Counter(map(tuple, parts.values()))
+    for name in names:
+        if not parts[name] or count[tuple(parts[name])] > 1:
             parts[name] = name.split(".")
-    weights = [name for name in names if is_weight(name)] or names
-    while _share_first(parts[name] for name in weights):
+
+    # What all weights begin with says nothing, layer for layer.
+    weights = list(filter(is_weight, names)) or names
+    while _share_first([parts[name] for name in weights]):
         first = parts[weights[0]][0]
         for name in names:
             if parts[name][0] == first and len(parts[name]) > 1:
-                parts[name] = parts[name][1:]
+                del parts[name][0]
     return {name: ".".join(parts[name]) for name in names}
 
 
-def _share_first(parts: Iterable[Sequence[str]]) -> bool:
+def _share_first(parts: Sequence[Sequence[str]]) -> bool:
     """Whether all names begin with the same part, which says nothing then."""
-    parts = list(parts)
-    first = {part[0] for part in parts}
+    depths = list(map(len, parts))
     # Where nothing lies deeper, it is the only module, and says what it is.
-    deep = any(len(part) > 2 for part in parts)
-    return deep and len(first) == 1 and all(len(part) > 1 for part in parts)
+    if max(depths, default=0) <= 2 or min(depths) == 1:
+        return False
+    return all(part[0] == parts[0][0] for part in parts)
 
 
 def pairs(renames: Sequence[str]) -> dict[str, str]:
@@ -63,7 +69,8 @@ def pairs(renames: Sequence[str]) -> dict[str, str]:
     Raises:
         ValueError: if one is written otherwise, or leaves open what "*" stands for.
     """
-    wrong = [rename for rename in renames if not re.fullmatch(r"[^=]+=[^=]*", rename)]
+    form = re.compile(r"[^=]+=[^=]*")
+    wrong = [rename for rename in renames if not form.fullmatch(rename)]
     if wrong:
         raise ValueError(f"--rename takes THEIRS=OURS, got {', '.join(wrong)}.")
     found = {}
@@ -82,16 +89,18 @@ def without(tensors: Mapping[str, Stored], patterns: Sequence[str]) -> dict[str,
         TensorFileError: if a pattern names none.
     """
     short = short_names(tensors)
-    dropped: set[str] = set()
+    kept = dict(tensors)
     for pattern in patterns:
+        # With everything below it, if it names a module.
         wanted = re.compile(_as_regex(pattern, ".*") + r"(\..*)?")
-        found = {n for n in tensors if wanted.fullmatch(n) or wanted.fullmatch(short[n])}
-        if not found:
+        named = [n for n in tensors if wanted.fullmatch(n) or wanted.fullmatch(short[n])]
+        if not named:
             raise TensorFileError(
                 f"There is no tensor {pattern} to drop; the file has {_listed(tensors)}."
             )
-        dropped |= found
-    return {name: stored for name, stored in tensors.items() if name not in dropped}
+        for name in named:
+            kept.pop(name, None)  # another pattern may have named it, too
+    return kept
 
 
 def renamed(tensors: Mapping[str, Stored], names: Mapping[str, str]) -> dict[str, Stored]:
@@ -105,20 +114,24 @@ def renamed(tensors: Mapping[str, Stored], names: Mapping[str, str]) -> dict[str
     Raises:
         TensorFileError: if a pattern names none, or two tensors would have one name.
     """
+    # The user sees both in --list and in messages, and may mean either.
     short = short_names(tensors)
     used: set[str] = set()
     found: dict[str, Stored] = {}
     for name, stored in tensors.items():
         new = short[name]
+        # The first pattern that fits decides.
         for pattern, ours in names.items():
             match = _match(pattern, short[name]) or _match(pattern, name)
             if match is not None:
                 used.add(pattern)
                 new = _replaced(match, ours)
                 break
+        # One would replace the other in silence.
         if new in found:
             raise TensorFileError(f"Two tensors would be called {new}: give each its own name.")
         found[new] = stored
+    # A pattern that names nothing is a mistake, as is a flag that does nothing.
     unused = [pattern for pattern in names if pattern not in used]
     if unused:
         raise TensorFileError(
@@ -128,6 +141,7 @@ def renamed(tensors: Mapping[str, Stored], names: Mapping[str, str]) -> dict[str
 
 
 def _as_regex(pattern: str, star: str) -> str:
+    """A pattern as a regular expression, with `star` in a group for each "*"."""
     return f"({star})".join(re.escape(piece) for piece in pattern.split("*"))
 
 
@@ -138,13 +152,13 @@ def _match(pattern: str, name: str) -> re.Match[str] | None:
 
 def _replaced(match: re.Match[str], ours: str) -> str:
     """The new name: what "*" stood for goes where "*" stands, in order."""
-    stars = iter(match.groups())
-    pieces = ours.split("*")
-    new = pieces[0]
-    for piece in pieces[1:]:
-        new += (next(stars) or "") + piece
+    stars = iter(match.groups(""))
+    new = re.sub(r"\*", lambda star: next(stars), ours)
+    # Without a new name, what was below the module moves up by one.
     rest = match["rest"] or ""
-    return new + rest if new else rest.removeprefix(".")
+    if not new:
+        return rest.removeprefix(".")
+    return new + rest
 
 
 def _listed(tensors: Mapping[str, Stored]) -> str:

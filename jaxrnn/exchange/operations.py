@@ -6,6 +6,7 @@ Each operation takes the list of an entry's arrays and gives the list of the oth
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 
@@ -14,8 +15,8 @@ class Operation:
     """What happens to the arrays of one entry of a weight map; as it stands, nothing.
 
     Attributes:
-        inexact: what the way from PyTorch loses, so that the way back cannot restore it; empty
-            if nothing is lost.
+        inexact: what is lost on the way from PyTorch, so that the way back cannot restore it;
+            empty if nothing is.
     """
 
     inexact: str = ""
@@ -46,6 +47,7 @@ class Transpose(Operation):
         """Exchange the two axes."""
         return [array.T for array in arrays]
 
+    # The same exchange undoes it.
     to_torch = from_torch
 
 
@@ -61,11 +63,11 @@ class PermuteGates(Operation):
 
     def to_torch(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
         """Reorder them back."""
-        back = [self.order.index(gate) for gate in range(len(self.order))]
+        back = np.argsort(self.order).tolist()  # the inverse of a permutation
         return [self._permuted(array, back) for array in arrays]
 
     def _permuted(self, array: np.ndarray, order: Iterable[int]) -> np.ndarray:
-        gates = np.split(array, len(self.order))
+        gates = np.split(array, len(self.order))  # G arrays of (H, ...)
         return np.concatenate([gates[k] for k in order])
 
 
@@ -77,12 +79,18 @@ class SplitGates(Operation):
 
     def from_torch(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
         """Cut along the first axis."""
-        return [gate for array in arrays for gate in np.split(array, self.count)]
+        gates: list[np.ndarray] = []
+        for array in arrays:
+            gates += np.split(array, self.count)  # (G * H, ...) to G times (H, ...)
+        return gates
 
     def to_torch(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
         """Concatenate along the first axis."""
-        firsts = range(0, len(arrays), self.count)
-        return [np.concatenate(arrays[k : k + self.count]) for k in firsts]
+        joined = []
+        for first in range(0, len(arrays), self.count):
+            gates = arrays[first : first + self.count]
+            joined.append(np.concatenate(gates))  # G times (H, ...) to (G * H, ...)
+        return joined
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,7 @@ class StackLayers(Operation):
 
     def from_torch(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
         """Stack along a new first axis."""
-        return [np.stack(arrays)]
+        return [np.stack(arrays)]  # L arrays of (...) to one of (L, ...)
 
     def to_torch(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
         """Take the layers apart."""
@@ -113,6 +121,7 @@ class FoldBiases(Operation):
 
     def from_torch(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
         """The sum of the two."""
+        # Both are added to the gates: only their sum matters to the output.
         return [arrays[0] + arrays[1]]
 
     def to_torch(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
@@ -129,7 +138,9 @@ class Absent(Operation):
     """A weight of PyTorch's, of this shape, that the other framework does not have."""
 
     shape: tuple[int, ...]
-    inexact: str = "PyTorch's weight has no counterpart, so no gate that depends on it can pass"
+    inexact: str = (
+        "PyTorch's weight has no counterpart, so no criterion that depends on it can pass"
+    )
 
     def from_torch(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
         """Nothing."""
@@ -148,7 +159,8 @@ class Chain(Operation):
     inexact: str = ""
 
     def __post_init__(self) -> None:
-        losses = "; ".join(o.inexact for o in self.operations if o.inexact)
+        losses = "; ".join(filter(None, map(attrgetter("inexact"), self.operations)))
+        # The class is frozen; what it is made of decides.
         object.__setattr__(self, "inexact", losses)
 
     def from_torch(self, arrays: list[np.ndarray]) -> list[np.ndarray]:

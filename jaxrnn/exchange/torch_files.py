@@ -15,23 +15,24 @@ import numpy as np
 from jaxrnn.exchange.contents import Contents, Stored, TensorFileError
 
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""How files began that `torch.save` wrote before it wrote zip archives."""
+"""First bytes of the files that `torch.save` wrote before it wrote zip archives."""
 ROOM = 1 << 26
-"""Numbers that a tensor may have beyond eight for each byte of the file."""
+"""Maximum number of numbers in a tensor, beyond eight for each byte of the file."""
 LARGEST_PROGRAM = 1 << 26
-"""Bytes of the description in a file that are searched for a hint."""
+"""Maximum number of bytes of a pickle that are searched for a hint."""
 STATE_DICT = b"X\x0a\x00\x00\x00state_dict"
 """The string "state_dict" in a pickle; a module's own attributes only begin or end so."""
 DEEPEST = 32
-"""Dictionaries in dictionaries that are looked into."""
+"""Maximum depth of dictionaries in dictionaries."""
 
 
 def read_torch(path: Path) -> Contents:
-    """What a file of `torch.save` holds.
+    """The contents of a file of `torch.save`.
 
     Raises:
         TensorFileError: if it is damaged, no such file, or holds code or objects.
     """
+    # Nothing else of this package needs PyTorch, which takes seconds to import.
     try:
         import torch
     except ImportError:
@@ -41,7 +42,7 @@ def read_torch(path: Path) -> Contents:
         ) from None
     description = _description(path)
     try:
-        # Opened here: PyTorch would go by the name, and read a .safetensors as such.
+        # Opened here: PyTorch would decide by the name, and read a .safetensors as such.
         with open(path, "rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecated kinds of tensors, which are refused below
             found = torch.load(file, map_location="cpu", weights_only=True)
@@ -60,17 +61,19 @@ def read_torch(path: Path) -> Contents:
         )
     tables: dict[tuple[str, ...], dict[str, Stored]] = {}
     others: list[str] = []
+    # A tensor may repeat its numbers by strides of 0, so that a small file unpacks to any size.
     most = ROOM + 8 * path.stat().st_size
     _collect(found, (), tables, others, most)
     return Contents("PyTorch", tables, tuple(others))
 
 
 def _description(path: Path) -> bytes:
-    """The part of a file that says what it holds, after a look at the kind of the file.
+    """The pickle in a file, which names its contents, after a check of the kind of the file.
 
     Raises:
         TensorFileError: if it is something else, or would take far more memory than disk.
     """
+    # The format before PyTorch 1.6: one pickle after the other.
     if not zipfile.is_zipfile(path):
         with open(path, "rb") as file:
             beginning = file.read(LARGEST_PROGRAM)
@@ -85,14 +88,14 @@ def _description(path: Path) -> bytes:
         return beginning
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            names = [entry.filename for entry in entries]
-            unpacked = sum(entry.file_size for entry in entries)
+            names = archive.namelist()
+            # From the directory of the archive: nothing is unpacked for it.
+            unpacked = sum(entry.file_size for entry in archive.infolist())
             _check_archive(path, names, unpacked)
-            described = next(e for e in entries if e.filename.endswith("data.pkl"))
-            if described.file_size > LARGEST_PROGRAM:
+            pickle = next(name for name in names if name.endswith("data.pkl"))
+            if archive.getinfo(pickle).file_size > LARGEST_PROGRAM:
                 return b""
-            return archive.read(described)
+            return archive.read(pickle)
     except TensorFileError:
         raise
     except Exception as error:  # BadZipFile, zlib.error, struct.error, RuntimeError if encrypted
@@ -105,6 +108,7 @@ def _check_archive(path: Path, names: list[str], unpacked: int) -> None:
     Raises:
         TensorFileError: with what it is.
     """
+    # TorchScript has the same archive, with code in it.
     if any("/code/" in name or name.endswith("constants.pkl") for name in names):
         raise TensorFileError(
             f"{path} is TorchScript, a program, which is never loaded. In Python: import torch; "
@@ -115,6 +119,7 @@ def _check_archive(path: Path, names: list[str], unpacked: int) -> None:
         arrays = any(name.endswith(".npy") for name in names)
         what = "an archive of NumPy arrays" if arrays else "a zip archive"
         raise TensorFileError(f"{path} is no file of weights: it is {what}.")
+    # A zip bomb: torch.save does not compress.
     if unpacked > 4 * path.stat().st_size + ROOM:
         raise TensorFileError(
             f"{path} is no file of PyTorch's: unpacked, it would have {unpacked:,} bytes."
@@ -137,6 +142,7 @@ def _how_to_save(path: Path, message: str, description: bytes) -> str:
             f"torch.load({path.name!r}, weights_only=False); torch.save({{name: "
             "torch.as_tensor(array) for name, array in found.items()}, 'weights.pt')."
         )
+    # A checkpoint of a training script, or a whole module.
     weights = "found['state_dict']" if STATE_DICT in description else "found.state_dict()"
     return (
         f"{path} holds code or objects beside tensors{what}, which are never loaded. If you trust "
@@ -170,6 +176,7 @@ def _stored(name: str, tensor: Any, most: int) -> Stored:
     """One of PyTorch's tensors."""
     import torch
 
+    # All is decided from the tensor's description; its numbers are converted in `values`.
     dtype = str(tensor.dtype).removeprefix("torch.")
     if tensor.is_nested:
         return Stored(name, dtype, (), lambda: np.zeros(0), "is a nested tensor")

@@ -11,6 +11,7 @@ together and by which operation. What comes out are copies: nothing is shared wi
     ])
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -53,11 +54,16 @@ class WeightMap:
 
     def __init__(self, entries: Iterable[Entry]) -> None:
         self.entries = tuple(entries)
-        self.keys = tuple(key for e in self.entries for key in e.keys)
-        self.paths = tuple(path for e in self.entries for path in e.paths)
-        twice = [n for names in (self.keys, self.paths) for n in set(names) if names.count(n) > 1]
+        self.keys: tuple[str, ...] = ()
+        self.paths: tuple[str, ...] = ()
+        for e in self.entries:
+            self.keys += e.keys
+            self.paths += e.paths
+        # A key may be called as a path is.
+        counts = Counter(self.keys) | Counter(self.paths)
+        twice = sorted(name for name, count in counts.items() if count > 1)
         if twice:
-            raise WeightMapError(f"The weight map names twice: {', '.join(sorted(twice))}.")
+            raise WeightMapError(f"The weight map names twice: {', '.join(twice)}.")
 
     @classmethod
     def for_flax(cls, paths: Iterable[str]) -> "WeightMap":
@@ -66,11 +72,11 @@ class WeightMap:
         `Dense` kernels are transposed and, with embeddings, called weights; everything else has
         the same name and shape.
         """
-        return cls(_flax_entry(path) for path in paths)
+        return cls(map(_flax_entry, paths))
 
     @property
     def inexact(self) -> dict[str, str]:
-        """For each path that an operation loses something at, or key without one: what is lost."""
+        """What an operation loses, by path, or by key where there is none."""
         lossy = [e for e in self.entries if e.operation.inexact]
         return {name: e.operation.inexact for e in lossy for name in e.paths or e.keys}
 
@@ -105,27 +111,35 @@ class WeightMap:
         move: Callable[[Operation], Callable[[list[np.ndarray]], list[np.ndarray]]],
         finite: bool = True,
     ) -> dict[str, np.ndarray]:
-        problems = _coverage(self.keys if forth else self.paths, arrays)
-        problems += _not_finite(arrays) if finite else []
-        targets = self.paths if forth else self.keys
-        problems += _coverage(targets, like) if like is not None else []
+        """The arrays of the other side. All problems are collected before any is reported."""
+        given, targets = (self.keys, self.paths) if forth else (self.paths, self.keys)
+        problems = coverage(given, arrays)
+        if finite:
+            problems += _not_finite(arrays)
+        if like is not None:
+            problems += coverage(targets, like)
         moved: dict[str, np.ndarray] = {}
         for e in self.entries:
             sources, names = (e.keys, e.paths) if forth else (e.paths, e.keys)
-            if not all(name in arrays for name in sources):
-                continue
+            if not arrays.keys() >= set(sources):
+                continue  # reported as missing
             try:
                 results = move(e.operation)([np.asarray(arrays[name]) for name in sources])
-                moved |= {n: np.array(r, order="C") for n, r in zip(names, results, strict=True)}
-            except ValueError as error:
+                for name, result in zip(names, results, strict=True):
+                    moved[name] = np.array(result, order="C")  # a copy, also of a transpose
+            except ValueError as error:  # of NumPy: shapes that the operation does not take
                 problems.append(f"{', '.join(sources)} cannot become {', '.join(names)}: {error}")
-        problems += _wrong_shapes(moved, like or {})
+        for name, array in moved.items():
+            expected = array.shape if like is None else tuple(like.get(name, array.shape))
+            if array.shape != expected:
+                problems.append(f"{name}: expected shape {expected}, got {array.shape}")
         if problems:
             raise WeightMapError("The weights do not fit: " + "; ".join(problems) + ".")
         return {name: moved[name] for name in targets}
 
 
 def _flax_entry(path: str) -> Entry:
+    """The entry of a parameter: "l_out/kernel" is "l_out.weight", transposed."""
     *modules, leaf = path.split("/")
     name, operation = FLAX_LEAVES.get(leaf, (leaf, Identity()))
     return Entry((".".join([*modules, name]),), (path,), operation)
@@ -135,28 +149,23 @@ FLAX_LEAVES: dict[str, tuple[str, Operation]] = {
     "kernel": ("weight", Transpose()),
     "embedding": ("weight", Identity()),
 }
-"""What Linen's own parameters are called in PyTorch, and how they lie there."""
+"""Names of Linen's own parameters in PyTorch, and the operation that brings them there."""
 
 
-def _coverage(expected: Sequence[str], got: Mapping[str, object]) -> list[str]:
+def coverage(expected: Iterable[str], got: Mapping[str, object]) -> list[str]:
+    """Names that are missing or unknown, a phrase each."""
+    expected = dict.fromkeys(expected)
     missing = [f"{name} is missing" for name in expected if name not in got]
-    return missing + [f"{name} is unknown" for name in got if name not in set(expected)]
+    return missing + [f"{name} is unknown" for name in got if name not in expected]
 
 
 def _not_finite(arrays: Arrays) -> list[str]:
-    counts = {
-        name: int((~np.isfinite(np.asarray(a, np.float64))).sum()) for name, a in arrays.items()
-    }
-    return [
-        f"{name} has {n} NaN or infinite values of {np.size(arrays[name])}"
-        for name, n in counts.items()
-        if n
-    ]
-
-
-def _wrong_shapes(moved: Arrays, like: Shapes) -> list[str]:
-    return [
-        f"{name}: expected shape {tuple(like[name])}, got {array.shape}"
-        for name, array in moved.items()
-        if name in like and array.shape != tuple(like[name])
-    ]
+    """Arrays with NaN or infinite values, a phrase each."""
+    problems = []
+    for name, array in arrays.items():
+        # float64 holds every number that a weight can be.
+        values = np.asarray(array, np.float64)
+        count = np.count_nonzero(~np.isfinite(values))
+        if count:
+            problems.append(f"{name} has {count} NaN or infinite values of {values.size}")
+    return problems

@@ -17,15 +17,15 @@ from jaxrnn.training.history import AVERAGE_DECAY, Position
 from jaxrnn.training.schedules import Schedule
 
 CHANGES = "changes.json"
-"""The file of a run's changes."""
+"""Name of the file of a run's changes."""
 CHANGEABLE = ("schedule", "clip")
-"""The options that may be changed when a run is gone on with."""
+"""Options that may be changed when a run is resumed."""
 LARGEST_CHANGES = 1 << 20
-"""Bytes that a file of changes may have."""
+"""Maximum size of a file of changes in bytes."""
 BEGINNING = b'{\n  "sha256": "'
-"""How the file begins; the checksum follows."""
+"""First bytes of the file; the checksum follows."""
 MOST_UPDATES = 2**31
-"""Updates are counted in int32."""
+"""Limit of the number of updates, which is an int32 in the training state."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,7 @@ class Change:
     new: Any
 
     def __post_init__(self) -> None:
+        # The values come from a file: bool is an int in Python, but no count.
         if isinstance(self.step, bool) or not isinstance(self.step, int):
             raise ValueError(f"step of a change must be a whole number, got {self.step!r:.40}.")
         if not 0 <= self.step < MOST_UPDATES:
@@ -64,15 +65,18 @@ def pack_changes(changes: Sequence[Change], identity: str | None) -> bytes:
 
     Args:
         changes: the changes, in order.
-        identity: of the run.
+        identity: the run's identity.
     """
-    listed = [asdict(change) for change in changes]
-    described = {"sha256": NO_CHECKSUM.decode(), "run": identity, "changes": listed}
-    return sealed_changes(json.dumps(described, indent=2).encode() + b"\n")
+    described = {
+        "sha256": NO_CHECKSUM.decode(),  # first, so that it has a known place
+        "run": identity,
+        "changes": [asdict(change) for change in changes],
+    }
+    return with_changes_checksum(json.dumps(described, indent=2).encode() + b"\n")
 
 
-def sealed_changes(data: bytes) -> bytes:
-    """A file of changes with its checksum put in."""
+def with_changes_checksum(data: bytes) -> bytes:
+    """The bytes of a file of changes, with its own checksum in place of the zeros."""
     return with_checksum(data, BEGINNING)
 
 
@@ -81,11 +85,12 @@ def unpack_changes(data: bytes, identity: str | None) -> tuple[Change, ...]:
 
     Args:
         data: the bytes of the file.
-        identity: of the run that it belongs to.
+        identity: the identity of the run that it belongs to.
 
     Raises:
         ValueError: if the checksum is another one, or the content makes no sense.
     """
+    # A file that belongs to another run has a right checksum, too, hence the identity.
     check_own_checksum(data, BEGINNING)
     described = parse_json(data, "it")
     if described["run"] != identity:
@@ -102,6 +107,7 @@ def changes_in(listed: Any) -> tuple[Change, ...]:
     """
     if not isinstance(listed, list):
         raise ValueError(f"changes must be a list, got {listed!r:.40}")
+    # Other fields than those of a change are a TypeError of its constructor.
     changes = tuple(Change(**values) for values in listed)
     steps = [change.step for change in changes]
     if steps != sorted(steps):
@@ -116,19 +122,20 @@ def configs_of(config: Config, changes: Sequence[Change]) -> list[Config]:
         ValueError: if a change is from another value than there was, or to one that does not fit.
     """
     configs = [config]
+    # Each change says what it replaces, so that a missing one is noticed.
     for change in changes:
-        before = configs[-1]
-        if getattr(before, change.option) != change.old:
+        value = getattr(configs[-1], change.option)
+        if value != change.old:
             raise ValueError(
-                f"{change.option} was {getattr(before, change.option)!r:.60} before update "
-                f"{change.step}, and not {change.old!r:.60}"
+                f"{change.option} was {value!r:.60} before update {change.step}, and not "
+                f"{change.old!r:.60}"
             )
-        configs.append(replace(before, **{change.option: change.new}))
+        configs.append(replace(configs[-1], **{change.option: change.new}))
     return configs
 
 
 def moved(position: Position, old: Schedule, new: Schedule, source: Source) -> Position:
-    """A position of one schedule as one of another, whose epochs count from the run's first, too.
+    """A position in one schedule as one in another; the epochs of both count from the run's first.
 
     The learning rate depends on the place within a phase, which may begin in another epoch now.
     The average of the loss stays what it is.
@@ -137,13 +144,17 @@ def moved(position: Position, old: Schedule, new: Schedule, source: Source) -> P
         position: where the run stands.
         old: the schedule up to here.
         new: the schedule from here on.
-        source: what is trained on.
+        source: the training text, which knows the steps of each epoch.
     """
+    # Nothing to move, or nothing left to train.
     if old == new or position.epoch >= new.epochs:
         return position
     _, first = new.phase(position.epoch)
     # Steps made in the new phase, had the run had it from its beginning.
-    place = sum(source.steps(epoch) for epoch in range(first, position.epoch)) + position.window
+    whole_epochs = range(first, position.epoch)
+    place = sum(map(source.steps, whole_epochs)) + position.window
+    # The average starts at 0 in each phase, and is corrected for that by its number of steps:
+    # this is the uncorrected one that shows the same training loss after `place` steps.
     average = 0.0
     if position.averaged:
         average = position.train * (1 - AVERAGE_DECAY**place)

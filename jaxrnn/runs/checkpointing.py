@@ -1,8 +1,8 @@
 """Train a run and keep its folder up to date, so that a crash at any moment loses nothing but time.
 
-Everything is a pure function of the last checkpoint: a run that is killed goes on from it and
-makes the same bits again. So a checkpoint may be late, but never half written; the best one is
-written before the last one that speaks of it, and the history is put back from the last one.
+Everything is a pure function of the last checkpoint: a run that is killed resumes from it and
+makes the same bits again. So a checkpoint may be late, but never half saved; the best one is
+saved before the last one that refers to it, and the history is restored from the last one.
 """
 
 import time
@@ -26,20 +26,20 @@ from jaxrnn.training.schedules import parse_schedule
 from jaxrnn.training.state import TrainState, copied
 
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
-"""At least, within an epoch: the most that a crash costs, and what spares the disk."""
+"""Minimum time between checkpoints within an epoch: the most that a crash costs."""
 PICTURE = "loss.png"
-"""The file of the loss curves."""
+"""Name of the file of the loss curves."""
 LARGEST_SHARE = 0.02
-"""Writing checkpoints takes at most this share of the time, on average."""
+"""Maximum share of the time that saving checkpoints takes, on average."""
 
 
 class Checkpointing:
-    """Writes a run's rows and checkpoints.
+    """Adds a run's rows and saves its checkpoints.
 
     Attributes:
         run: the run's folder.
         best: the lowest validation loss so far.
-        seconds: how long writing checkpoints has taken.
+        seconds: the time that saving checkpoints has taken.
     """
 
     def __init__(
@@ -53,74 +53,83 @@ class Checkpointing:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.run = run
-        self.best = saved.best if saved else float("inf")
+        self.best = float("inf")
+        self.seconds = 0.0
         self._rows = RowWriter(lines)
         self._changes = changes
         self._check = check
-        # One from before a change is written anew, as the first one after it.
-        as_it_is = saved is not None and len(saved.changes) == len(changes)
-        self._on_disk = saved.position if saved is not None and as_it_is else None
-        self.seconds = self._cost = 0.0
-        self._clock, self._written = clock, clock()
-        self._waiting: tuple[Progress, RowLog] | None = None
+        self._clock = clock
+        self._saved_at = clock()
+        self._cost = 0.0  # seconds that the last checkpoint took
+        # The best progress, until it is saved just before the next last checkpoint.
+        self._pending: tuple[Progress, RowLog] | None = None
+        self._on_disk: Position | None = None
+        if saved is not None:
+            self.best = saved.best
+            # A checkpoint from before a change is saved anew, as the first one after it.
+            if len(saved.changes) == len(changes):
+                self._on_disk = saved.position
 
-    def see(self, progress: Progress) -> None:
-        """Add the row that is complete, if any, and write the checkpoints that are due."""
+    def update(self, progress: Progress) -> None:
+        """Add the row that is complete, if any, and save the checkpoints that are due."""
         row = progress.row
+        validated = row is not None and row.validation is not None
+        # A row is on the disk before a checkpoint counts it.
         if row is not None:
             self._check()
             self._rows.add(row)
             self.run.add_row(row)
             if row.validation is not None and row.validation < self.best:
                 self.best = row.validation
-                waiting = progress._replace(state=copied(progress.state))
-                self._waiting = (waiting, self._rows.log)
-        if self._due(epoch_ends=row is not None and row.validation is not None):
-            self.write(progress)
+                # The next step donates the state's buffers.
+                best_progress = progress._replace(state=copied(progress.state))
+                self._pending = (best_progress, self._rows.log)
+        if self._is_due(epoch_ends=validated):
+            self.save(progress)
 
-    def write(self, progress: Progress) -> None:
-        """Write the last checkpoint, and before it the best one, if they are not there already.
+    def save(self, progress: Progress) -> None:
+        """Save the last checkpoint, and before it the best one, if they are not there already.
 
         Raises:
             RunError: if they cannot be written; the ones before them are whole.
         """
         if progress.position == self._on_disk:
             return
-        self._check()
         started = self._clock()
+        self.save_best()
         try:
-            self._write_best()
             self.run.save("last", progress, self.best, self._rows.log, self._changes)
         except OSError as error:
             raise _cannot_write(self.run, error) from error
         self._on_disk = progress.position
-        self._written = self._clock()
-        self._cost = self._written - started
+        self._saved_at = self._clock()
+        self._cost = self._saved_at - started
         self.seconds += self._cost
 
-    def write_best(self) -> None:
-        """Write the best checkpoint alone, if it is not there already.
+    def save_best(self) -> None:
+        """Save the best checkpoint alone, if it is not there already.
 
         Raises:
             RunError: if it cannot be written.
         """
         self._check()
+        if self._pending is None:
+            return
+        progress, log = self._pending
         try:
-            self._write_best()
+            self.run.save("best", progress, self.best, log, self._changes)
         except OSError as error:
             raise _cannot_write(self.run, error) from error
+        self._pending = None
 
-    def _write_best(self) -> None:
-        if self._waiting is not None:
-            progress, log = self._waiting
-            self.run.save("best", progress, self.best, log, self._changes)
-            self._waiting = None
-
-    def _due(self, *, epoch_ends: bool) -> bool:
-        """Whether time has come: the end of an epoch, or a while, and never above the share."""
-        passed = self._clock() - self._written
-        wanted = 0.0 if epoch_ends else SECONDS_BETWEEN_CHECKPOINTS
-        return passed >= max(wanted, self._cost * (1 / LARGEST_SHARE - 1))
+    def _is_due(self, *, epoch_ends: bool) -> bool:
+        """Whether it is time: the end of an epoch, or a while, and never above the share."""
+        passed = self._clock() - self._saved_at
+        # As long as this between two checkpoints, saving them takes LARGEST_SHARE of the time.
+        wait = self._cost * (1 / LARGEST_SHARE - 1)
+        if not epoch_ends:
+            wait = max(wait, SECONDS_BETWEEN_CHECKPOINTS)
+        return passed >= wait
 
 
 def train_experiment(
@@ -134,17 +143,19 @@ def train_experiment(
 
     Args:
         experiment: what to train.
-        state: the state to go on from; a fresh one if None. It is used up.
+        state: the state to start from; a fresh one if None. Its buffers are donated.
         position: where it stands; the beginning if None.
         debug_nans: see `training`.
     """
+    if state is None:
+        state = experiment.fresh_state()
     return training(
         experiment.model,
         experiment.source,
         experiment.validation,
         experiment.schedule,
         experiment.optimizer,
-        experiment.fresh_state() if state is None else state,
+        state,
         position,
         carry_policy=experiment.config.carry,
         debug_nans=debug_nans,
@@ -158,113 +169,112 @@ def train_run(
     resume: bool = False,
     debug_nans: bool = False,
     picture: bool = False,
-    say: Callable[[str], None] = warnings.warn,
+    emit: Callable[[str], None] = warnings.warn,
 ) -> Generator[Progress, None, None]:
     """Train, and keep the run's folder up to date; yields what `training` yields.
 
-    A caller that stops early calls `close()` on this generator: that writes the last checkpoint.
+    A caller that stops early calls `close()` on this generator: that saves the last checkpoint.
 
     Args:
         run: the run.
         experiment: what to train.
-        resume: whether to go on from the run's last checkpoint.
+        resume: whether to resume from the run's last checkpoint.
         debug_nans: see `training`.
-        picture: whether to draw the loss curves, `loss.png`, at the end or where it is stopped.
-        say: is told in a sentence what had to be repaired.
+        picture: whether to plot the loss curves, `loss.png`, at the end or where it is stopped.
+        emit: receives a sentence for everything that had to be repaired.
 
     Raises:
         RunError: if another process trains this run, or the folder cannot be read or written.
-        NonFiniteLossError: see `training`; the last good progress is written if its loss is
+        NonFiniteLossError: see `training`; the last good progress is saved if its loss is
             sensible, see `jaxrnn.runs.judging`.
     """
     try:
-        with locked(run.folder, say) as check:
-            yield from _train_run(run, experiment, resume, debug_nans, picture, say, check)
+        with locked(run.folder, emit) as check:
+            # Only within the lock: they may be another process's, which is still writing them.
+            remove_partial(run.folder)
+            progress, checkpointing = _start(run, experiment, resume, emit, check)
+            steps = train_experiment(
+                experiment, progress.state, progress.position, debug_nans=debug_nans
+            )
+
+            def finish() -> None:
+                """Save the last checkpoint, and the picture if it is asked for."""
+                checkpointing.save(progress)
+                if picture:
+                    figure = losses_picture(run.history, title=run.folder.name)
+                    check()
+                    write_whole(run.folder / PICTURE, figure)
+
+            try:
+                for progress in steps:
+                    checkpointing.update(progress)
+                    yield progress
+            except NonFiniteLossError as error:
+                checkpointing.save_best()
+                _save_if_sensible(checkpointing, experiment, error.good)
+                raise
+            except GeneratorExit:  # the caller stops early
+                finish()
+                raise
+            finish()
     except OSError as error:
         raise _cannot_write(run, error) from error
 
 
-def _train_run(
-    run: Run,
-    experiment: Experiment,
-    resume: bool,
-    debug_nans: bool,
-    picture: bool,
-    say: Callable[[str], None],
-    check: Callable[[], None],
-) -> Generator[Progress, None, None]:
-    remove_partial(run.folder)
-    progress, checkpointing = _begin(run, experiment, resume, say, check)
-    steps = train_experiment(experiment, progress.state, progress.position, debug_nans=debug_nans)
-    try:
-        for progress in steps:
-            checkpointing.see(progress)
-            yield progress
-    except NonFiniteLossError as error:
-        checkpointing.write_best()
-        if error.good is not None:
-            nats = measured_loss(experiment, error.good.state)
-            if is_sensible(nats, experiment.model.vocab_size):
-                checkpointing.write(error.good)
-        raise
-    except GeneratorExit:
-        _end(run, progress, checkpointing, check, picture)
-        raise
-    _end(run, progress, checkpointing, check, picture)
-
-
-def _end(
-    run: Run,
-    progress: Progress,
-    checkpointing: Checkpointing,
-    check: Callable[[], None],
-    picture: bool,
+def _save_if_sensible(
+    checkpointing: Checkpointing, experiment: Experiment, good: Progress | None
 ) -> None:
-    """Write the last checkpoint, and the picture if it is asked for."""
-    checkpointing.write(progress)
-    if picture:
-        figure = losses_picture(run.history, title=run.folder.name)
-        check()
-        write_whole(run.folder / PICTURE, figure)
+    """Save the last progress with a finite loss, if its weights are worth resuming from."""
+    # The loss that training saw is that of a single step; this one is of the validation text.
+    if good is None:
+        return
+    nats = measured_loss(experiment, good.state)
+    if is_sensible(nats, experiment.model.vocab_size):
+        checkpointing.save(good)
 
 
-def _begin(
+def _start(
     run: Run,
     experiment: Experiment,
     resume: bool,
-    say: Callable[[str], None],
+    emit: Callable[[str], None],
     check: Callable[[], None],
 ) -> tuple[Progress, Checkpointing]:
     """Where to start from, and the folder made to fit: the history is the checkpoint's."""
     saved = None
     if resume:
-        saved = run.latest(jax.eval_shape(experiment.fresh_state), say)
+        saved = run.latest(jax.eval_shape(experiment.fresh_state), emit)
     changes = run.changes
+
+    # From the beginning: the first checkpoint is there before the first step.
     if saved is None:
         if any(change.step for change in changes):
             raise RunError(f"{run.folder} was trained, and has no checkpoint to go on from.")
         progress = Progress(experiment.fresh_state(), Position(), experiment.source.steps(0))
         checkpointing = Checkpointing(run, changes=changes, check=check)
-        checkpointing.write(progress)
+        checkpointing.save(progress)
         return progress, checkpointing
-    if saved.best < float("inf") and not run.best_is_whole(say):
+
+    # From a checkpoint. Where the best one is lost, the next validation is the best so far.
+    if saved.best < float("inf") and not run.best_is_whole(emit):
         saved = saved._replace(best=float("inf"))
-    lines = run.restore_history(saved.log, say)
+    lines = run.restore_history(saved.log, emit)
     checkpointing = Checkpointing(run, saved, lines=lines, changes=changes, check=check)
-    position = _with_changes(run, experiment, saved)
+
+    # Changes that were made after its update move its place in the schedule.
+    position = saved.position
+    later = run.configs[len(saved.changes) :]
+    for old, new in pairwise(later):
+        position = moved(
+            position,
+            parse_schedule(old.schedule),
+            parse_schedule(new.schedule),
+            experiment.source,
+        )
     progress = Progress(saved.state, position, experiment.source.steps(position.epoch))
     if len(saved.changes) < len(changes):
-        checkpointing.write(progress)
+        checkpointing.save(progress)
     return progress, checkpointing
-
-
-def _with_changes(run: Run, experiment: Experiment, saved: Saved) -> Position:
-    """The position of a checkpoint after the changes that were made after its update."""
-    schedules = [parse_schedule(config.schedule) for config in run.configs[len(saved.changes) :]]
-    position = saved.position
-    for old, new in pairwise(schedules):
-        position = moved(position, old, new, experiment.source)
-    return position
 
 
 def _cannot_write(run: Run, error: OSError) -> RunError:

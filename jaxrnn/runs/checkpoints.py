@@ -18,16 +18,17 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as deserialize
 from safetensors.numpy import save as serialize
 
+from jaxrnn.exchange.weights import coverage
 from jaxrnn.files import CHECKPOINT_BEGINNING, UnreadableError, damage, read_regular, write_whole
 from jaxrnn.runs.checksums import NO_CHECKSUM, check_own_checksum, with_checksum
 from jaxrnn.tree import named_leaves
 
 FORMAT = 3
-"""What is written. Format 2 had the whole history of a run in it, format 1 no checksum."""
+"""Format of new files. Format 2 had the whole history of a run in it, format 1 no checksum."""
 READABLE = (2, 3)
-"""Files of another format are refused."""
+"""Formats that can be read; files of others are refused."""
 ROOM = 1 << 26
-"""Bytes that a file may have beyond four times those of the state that is asked for."""
+"""Maximum size of a file in bytes, beyond four times that of the state that is asked for."""
 
 
 class CheckpointError(ValueError):
@@ -35,7 +36,7 @@ class CheckpointError(ValueError):
 
 
 class DamagedCheckpointError(CheckpointError):
-    """A checkpoint that is missing or is not what was written."""
+    """A checkpoint that is missing, or whose bytes have changed since it was saved."""
 
 
 def save(
@@ -58,16 +59,19 @@ def save(
 
 def pack(tree: Any, metadata: dict[str, Any] | None = None) -> bytes:
     """The bytes of a checkpoint; the same for the same tree and metadata."""
-    arrays = {name: _as_array(leaf) for name, leaf in named_leaves(tree).items()}
-    room = len(json.dumps(metadata or {}))
+    metadata = metadata or {}
+    # Escaped in the header, it is longer; within this limit `load` always accepts the file.
+    room = len(json.dumps(metadata))
     if room > ROOM // 4:
         raise ValueError(f"The metadata of a checkpoint has {room:,} bytes: too many to be read.")
-    described = {"sha256": NO_CHECKSUM.decode(), "format": FORMAT, "metadata": metadata or {}}
-    return seal(serialize(arrays, {"jaxrnn": json.dumps(described)}))
+    arrays = {name: _as_array(leaf) for name, leaf in named_leaves(tree).items()}
+    described = {"sha256": NO_CHECKSUM.decode(), "format": FORMAT, "metadata": metadata}
+    return with_header_checksum(serialize(arrays, {"jaxrnn": json.dumps(described)}))
 
 
-def seal(data: bytes) -> bytes:
-    """A checkpoint's bytes with the checksum put in."""
+def with_header_checksum(data: bytes) -> bytes:
+    """A checkpoint's bytes with the checksum in place of the zeros in its header."""
+    # safetensors: eight bytes with the length of the header, then the header.
     return with_checksum(data, data[:8] + CHECKPOINT_BEGINNING)
 
 
@@ -85,13 +89,16 @@ def load(path: Path | str, like: Any) -> tuple[Any, dict[str, Any]]:
     """
     path = Path(path)
     arrays, metadata = read(path, at_most=most_bytes(like))
-    return fitted(path, arrays, like), metadata
+    tree = fitted(path, arrays, like)
+    return tree, metadata
 
 
 def most_bytes(like: Any) -> int:
-    """Bytes that a checkpoint of a tree of these shapes may have; see `load`."""
-    leaves = named_leaves(like).values()
-    return 4 * sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves) + ROOM
+    """Maximum size in bytes of a checkpoint of a tree of these shapes; see `load`."""
+    size = 0
+    for leaf in jax.tree.leaves(like):
+        size += int(np.prod(leaf.shape)) * leaf.dtype.itemsize
+    return 4 * size + ROOM
 
 
 def fitted(path: Path, arrays: dict[str, np.ndarray], like: Any) -> Any:
@@ -99,17 +106,24 @@ def fitted(path: Path, arrays: dict[str, np.ndarray], like: Any) -> Any:
 
     Args:
         path: the file, for the message.
-        arrays: what `read` gave.
+        arrays: the arrays by name, from `read`.
         like: see `load`.
 
     Raises:
         CheckpointError: if arrays are missing, unknown or of another shape; all of them are named.
     """
+    # Names and shapes first: all problems in one message.
     expected = named_leaves(like)
     problems = _problems(expected, arrays)
     if problems:
         raise CheckpointError(f"{path} does not fit the model: " + "; ".join(problems) + ".")
-    leaves = [_from_array(arrays[name], leaf.dtype) for name, leaf in expected.items()]
+    leaves = []
+    for name, leaf in expected.items():
+        array = jnp.asarray(arrays[name])
+        # A typed random key is saved as its words.
+        if _is_key(leaf.dtype):
+            array = jax.random.wrap_key_data(array)
+        leaves.append(array)
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
@@ -118,13 +132,14 @@ def read(path: Path, *, at_most: int | None = None) -> tuple[dict[str, np.ndarra
 
     Args:
         path: the file.
-        at_most: how many bytes it may have; a larger one is refused before it is read.
+        at_most: its maximum size in bytes; a larger one is refused before it is read.
 
     Raises:
         DamagedCheckpointError: if it is missing, too large, damaged or no checkpoint.
         CheckpointError: if it is of another format.
     """
     data = _bytes(path, at_most)
+    # The checksum comes first: nothing is parsed before the bytes are known to be what was saved.
     if not data[8:].startswith(CHECKPOINT_BEGINNING):
         raise DamagedCheckpointError(f"{path} is damaged or no checkpoint: its beginning is not.")
     try:
@@ -136,6 +151,7 @@ def read(path: Path, *, at_most: int | None = None) -> tuple[dict[str, np.ndarra
         described = json.loads(header["__metadata__"]["jaxrnn"])
         if described["format"] in READABLE:
             return deserialize(data), dict(described["metadata"])
+    # The checksum is right, so somebody made the file like this.
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedCheckpointError(f"{path} is no checkpoint: {damage(error)}.") from error
     raise CheckpointError(_other_format(path, described["format"]))
@@ -162,33 +178,33 @@ def _other_format(path: Path, found: Any) -> str:
 
 
 def _is_key(dtype: Any) -> bool:
+    """Whether an array holds typed random keys, which NumPy does not have."""
     return jnp.issubdtype(dtype, jax.dtypes.prng_key)
 
 
 def _as_array(leaf: Any) -> np.ndarray:
-    data = jax.random.key_data(leaf) if _is_key(leaf.dtype) else leaf
-    return np.asarray(data, order="C")
-
-
-def _from_array(array: np.ndarray, dtype: Any) -> jax.Array:
-    data = jnp.asarray(array)
-    return jax.random.wrap_key_data(data) if _is_key(dtype) else data
+    """A leaf as it is saved."""
+    if _is_key(leaf.dtype):
+        leaf = jax.random.key_data(leaf)
+    # safetensors takes the bytes as they lie.
+    return np.asarray(leaf, order="C")
 
 
 def _problems(expected: dict[str, Any], got: dict[str, np.ndarray]) -> list[str]:
-    problems = [f"{name} is missing" for name in expected if name not in got]
-    problems += [f"{name} is unknown" for name in got if name not in expected]
+    """What is missing, unknown or of another shape, a phrase each."""
+    problems = coverage(expected, got)
     for name, leaf in expected.items():
         if name not in got:
             continue
         if _is_key(leaf.dtype):
             leaf = jax.eval_shape(jax.random.key_data, leaf)
+        found = got[name]
         shape = tuple(leaf.shape)
-        free = name.startswith("carry/")
-        fits = got[name].shape[1:] == shape[1:] if free else got[name].shape == shape
-        if not fits or got[name].dtype != leaf.dtype:
+        # The first axis of a carry, (B, H), may be another batch size; see `load`.
+        first_checked = 1 if name.startswith("carry/") else 0
+        fits = found.shape[first_checked:] == shape[first_checked:]
+        if not fits or found.dtype != leaf.dtype:
             problems.append(
-                f"{name}: expected {leaf.dtype}{list(shape)}, "
-                f"got {got[name].dtype}{list(got[name].shape)}"
+                f"{name}: expected {leaf.dtype}{list(shape)}, got {found.dtype}{list(found.shape)}"
             )
     return problems

@@ -1,4 +1,4 @@
-"""A run's folder: it appears whole, and its settings cannot change unnoticed.
+"""Checksums of a run: its folder appears whole, and its settings cannot change unnoticed.
 
 SHA256SUMS lists the checksums of the files that a run begins with, as `sha256sum --check` reads
 them. A file that is not the one listed is refused: a flipped bit would train another model.
@@ -20,11 +20,11 @@ from jaxrnn.files import (
 
 SUMS = "SHA256SUMS"
 NO_CHECKSUM = b"0" * 64
-"""Stands in a file in the place of its own sha256 while that is computed."""
+"""Placeholder of a file's own sha256 while that is computed."""
 
 
 class RunError(ValueError):
-    """A run folder that cannot be made, read or gone on with; the message says what to do."""
+    """A run folder that cannot be made, read or resumed; the message says what to do."""
 
 
 class RunExistsError(RunError):
@@ -37,7 +37,7 @@ class RunExistsError(RunError):
 
 
 def with_checksum(data: bytes, beginning: bytes) -> bytes:
-    """A file's bytes, which begin with `beginning`, with their own sha256 put in behind it."""
+    """A file's bytes, which begin with `beginning`, with their own sha256 behind it."""
     assert data.startswith(beginning)
     end = len(beginning) + len(NO_CHECKSUM)
     return beginning + _own_checksum(data, beginning).encode() + data[end:]
@@ -57,7 +57,8 @@ def check_own_checksum(data: bytes, beginning: bytes) -> None:
 
 
 def _own_checksum(data: bytes, beginning: bytes) -> str:
-    """The sha256 of a file in whose place for it there are zeros."""
+    """The sha256 of a file that has zeros in place of its own checksum."""
+    # A view, because a checkpoint may have gigabytes, which a slice would copy.
     view = memoryview(data)
     digest = hashlib.sha256(view[: len(beginning)])
     digest.update(NO_CHECKSUM)
@@ -65,8 +66,12 @@ def _own_checksum(data: bytes, beginning: bytes) -> str:
     return digest.hexdigest()
 
 
-def make_sealed(folder: Path, files: dict[str, str]) -> None:
+def make_run_folder(folder: Path, files: dict[str, str]) -> None:
     """Make a run's folder with these files and their checksums, in one move.
+
+    Args:
+        folder: the new folder.
+        files: text by name.
 
     Raises:
         RunExistsError: if something is there already.
@@ -74,18 +79,25 @@ def make_sealed(folder: Path, files: dict[str, str]) -> None:
     """
     if os.path.lexists(folder):
         raise RunExistsError.at(folder)
-    sums = [f"{hashlib.sha256(t.encode()).hexdigest()}  {name}\n" for name, t in files.items()]
+    sums = ""
+    for name, text in files.items():
+        # Two spaces, as sha256sum has them.
+        sums += f"{hashlib.sha256(text.encode()).hexdigest()}  {name}\n"
+    # The process is in the name, so that what a dead one left is known as such.
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    # Files are written in a hidden folder, which gets its name last: a crash leaves no half run.
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         remove_partial_folders(folder.parent)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        for name, text in (files | {SUMS: "".join(sums)}).items():
+        for name, text in (files | {SUMS: sums}).items():
             write_whole(partial / name, text.encode())
         os.rename(partial, folder)
+        # Without this, a crash of the machine may lose the new name.
         sync_folder(folder.parent)
     except OSError as error:
+        # Another process was faster: a rename does not replace a folder with files in it.
         if folder.exists():
             raise RunExistsError.at(folder) from None
         raise RunError(f"Cannot make {folder}: {error.strerror}.") from error
@@ -93,13 +105,15 @@ def make_sealed(folder: Path, files: dict[str, str]) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def read_sealed(folder: Path, name: str) -> bytes:
-    """What a file of a run holds, if it is the one that was written.
+def read_listed(folder: Path, name: str) -> bytes:
+    """The bytes of a file of a run, if its checksum is the one in SHA256SUMS.
 
     Raises:
         RunError: if it is not, or cannot be read.
     """
-    data, listed = _read(folder / name), {}
+    # A damaged list of checksums lists nothing, and every file is refused.
+    data = _read(folder / name)
+    listed = {}
     for line in _read(folder / SUMS).decode(errors="replace").splitlines():
         checksum, _, file = line.partition("  ")
         listed[file] = checksum

@@ -23,7 +23,7 @@ LARGEST = {
     "bptt": 1 << 20,
     "min_frequency": 1 << 31,
 }
-"""Far above what is useful: larger numbers are mistakes, and some would never end."""
+"""Upper limits, far above what is useful: larger numbers are mistakes, and some would never end."""
 
 EARLIER_NAMES = {
     "embedding": "embedding_size",
@@ -34,19 +34,25 @@ EARLIER_NAMES = {
 """Names of fields in runs and exports of versions before 0.2, and today's."""
 
 MODEL_OPTIONS = ("cell", "num_layers", "dropout", "tied", "identity")
-"""The fields that only some models have."""
-
+"""Fields that only some models have."""
 
 NAMES = ("model", "cell", "optimizer", "tokenizer")
-"""The fields that name an object, which may be one of the user's own: FILE.py:NAME."""
+"""Fields that name an object, which may be one of the user's own: FILE.py:NAME."""
+
 LATER_FIELDS = {"tokenizer": "characters"}
-"""Fields that configurations of earlier versions lack, and what they meant."""
+"""Values of fields that configurations of earlier versions lack."""
+
+
+def has_field(model: type[CharModel], name: str) -> bool:
+    """Whether a class of models has an option."""
+    return any(field.name == name for field in fields(model))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """What to train, on what, and how. Losses are in nats per character."""
 
+    # The model.
     model: str = "CharSeqStatefulGRU"
     """The model, by the course's name; CharLM is the general one, FILE.py:NAME one of your own."""
     embedding_size: int = 42
@@ -64,6 +70,7 @@ class Config:
     identity: bool = False
     """CharSeqRnn: the recurrent weight starts as the identity."""
 
+    # The text.
     corpus: str = "python-docs"
     """python-docs, human-numbers, nietzsche, or the path of a text file, of a folder, or of a .npy
     file of integers."""
@@ -80,15 +87,17 @@ class Config:
     min_frequency: int = 3
     """Stateful models: rarer characters become <unk>."""
 
+    # Batches of windows: (bptt, B) tokens a step.
     batch_size: int = 64
     """B, the sequences trained side by side (--batch for short)."""
     bptt: int = 8
     """The characters of a window; backpropagation goes no further."""
     random_bptt: bool = True
-    """Stateful models: draw each window's length around bptt."""
+    """Stateful models: sample each window's length around bptt."""
     carry: CarryPolicy = "never"
     """When the carry starts from zeros: never (as the course), each epoch, for each evaluation."""
 
+    # Optimization.
     schedule: str = "4 x 1e-3, 2 x 1e-4"
     """Phases: 'EPOCHS x RATE', 'sgdr(RATE, CYCLES)', 'one-cycle(EPOCHS, RATE)'."""
     optimizer: str = "adam"
@@ -96,21 +105,25 @@ class Config:
     weight_decay: float = 0.0
     """L2 added to the gradient; decoupled for adamw."""
     momentum: float = 0.0
-    """For sgd and rmsprop."""
+    """Momentum of sgd and rmsprop."""
     clip: float | None = None
-    """Largest norm of the gradient; None leaves it as it is."""
+    """Maximum norm of the gradient; None leaves it as it is."""
     seed: int = 0
-    """Of the initial weights, the windows and the dropout masks."""
+    """Seed of the initial weights, the windows and the dropout masks."""
 
     def __post_init__(self) -> None:
         self._check_types()
+
+        # Ranges of numbers. They are written so that NaN, which a file can hold, is refused.
         for name, most in LARGEST.items():
-            check_at_least_1(**{name: getattr(self, name)})
-            if getattr(self, name) > most:
-                raise ValueError(f"{name} must be at most {most}, got {getattr(self, name)}.")
+            value = getattr(self, name)
+            check_at_least_1(**{name: value})
+            if value > most:
+                raise ValueError(f"{name} must be at most {most}, got {value}.")
         for name in ("dropout", "momentum"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}.")
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {value}.")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(
                 f"validation_fraction must lie in (0, 1), got {self.validation_fraction}."
@@ -118,22 +131,25 @@ class Config:
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay must be at least 0, got {self.weight_decay}.")
         check_seed(self.seed)
-        for name, kind in (
-            ("split", Split),
-            ("carry", CarryPolicy),
-        ):
-            if getattr(self, name) not in get_args(kind):
+
+        # Names and schedules: making what they stand for is the check.
+        for name, kind in (("split", Split), ("carry", CarryPolicy)):
+            value = getattr(self, name)
+            if value not in get_args(kind):
                 named = ", ".join(get_args(kind))
-                raise ValueError(f"{name} must be one of {named}; got {getattr(self, name)!r:.60}.")
+                raise ValueError(f"{name} must be one of {named}; got {value!r:.60}.")
         parse_schedule(self.schedule)
         self.make_optimizer()
         self._check_model_options()
 
     def make_model(self, vocab_size: int) -> CharModel:
         """The model, for V = `vocab_size`."""
+        # Most models have only some of the options.
         model = MODELS.find(self.model)
-        known = {field.name for field in fields(model)}
-        options = {name: getattr(self, name) for name in MODEL_OPTIONS if name in known}
+        options: dict[str, Any] = {}
+        for name in MODEL_OPTIONS:
+            if has_field(model, name):
+                options[name] = getattr(self, name)
         if "cell" in options:
             options["cell"] = CELLS.find(self.cell)
         return model(vocab_size, self.embedding_size, self.hidden_size, **options)
@@ -158,48 +174,60 @@ class Config:
         Sizes may have the names that they had in earlier versions. Code that it names is run only
         if it was run here before.
 
+        Args:
+            values: the fields by name.
+
         Raises:
             NotDefinedError: if something that it names is not defined here.
             ValueError: if a field is unknown or missing, or makes no sense.
         """
-        values = {EARLIER_NAMES.get(name, name): value for name, value in values.items()}
-        values = LATER_FIELDS | values
+        # Bring what earlier versions saved up to date.
+        current: dict[str, Any] = dict(LATER_FIELDS)
+        for name, value in values.items():
+            current[EARLIER_NAMES.get(name, name)] = value
+
         names = {field.name for field in fields(cls)}
-        if set(values) != names:
-            missing, unknown = sorted(names - set(values)), sorted(set(values) - names)
+        if current.keys() != names:
+            missing = sorted(names - current.keys())
+            unknown = sorted(current.keys() - names)
             raise ValueError(
                 f"The configuration does not fit: missing {missing}, unknown {unknown}."
             )
+        # Checking the fields imports the user's code that they name: only if it is trusted.
         for name in NAMES:
-            if isinstance(values[name], str) and is_reference(values[name]):
-                check_trusted(values[name])
-        return cls(**values)
+            reference = current[name]
+            if isinstance(reference, str) and is_reference(reference):
+                check_trusted(reference)
+        return cls(**current)
 
     def names(self) -> dict[str, str]:
-        """What the configuration names that may be the user's own, by field."""
+        """Names of objects that may be the user's own, by field."""
         return {name: getattr(self, name) for name in NAMES}
 
     def _check_types(self) -> None:
         """Refuse values of another type, which a file can hold."""
-        hints = get_type_hints(type(self))
-        for field in fields(self):
-            value, allowed = getattr(self, field.name), get_args(hints[field.name])
-            kinds = tuple(a for a in allowed if isinstance(a, type)) or (hints[field.name],)
-            if get_origin(hints[field.name]) is Literal:
+        for name, hint in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            # The members of a union such as `str | None`; a plain type has none.
+            kinds = get_args(hint) or (hint,)
+            if get_origin(hint) is Literal:
                 kinds = (str,)
             if float in kinds:
                 kinds = (*kinds, int)
+            # A bool is an int in Python, but no size and no rate.
             if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-                named = " or ".join(k.__name__ for k in kinds)
-                raise ValueError(f"{field.name} must be of type {named}, got {value!r:.60}.")
+                named = " or ".join(kind.__name__ for kind in kinds)
+                raise ValueError(f"{name} must be of type {named}, got {value!r:.60}.")
 
     def _check_model_options(self) -> None:
+        """Refuse names that are not defined, and options that the model does not have."""
         CELLS.find(self.cell)
         TOKENIZERS.find(self.tokenizer)
-        known = {field.name for field in fields(MODELS.find(self.model))}
+        model = MODELS.find(self.model)
         for name in MODEL_OPTIONS:
-            if name not in known and getattr(self, name) != getattr(Config, name):
-                having = [m for m in MODELS if name in {f.name for f in fields(MODELS[m])}]
+            # At its default, an option that the model lacks changes nothing.
+            if not has_field(model, name) and getattr(self, name) != getattr(Config, name):
+                having = [known for known in MODELS if has_field(MODELS[known], name)]
                 raise ValueError(
                     f"{self.model} has no option {name}; it is for {' and '.join(having)}."
                 )

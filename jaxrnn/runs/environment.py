@@ -1,5 +1,6 @@
-"""Where something is computed: what a file of results says of the machine and its software."""
+"""The machine and its software, as files of results record them."""
 
+import contextlib
 import os
 import platform
 from collections.abc import Iterable, Mapping
@@ -14,6 +15,7 @@ from jaxrnn.recurrent.compiled.library import vector_bytes, why_unavailable
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
     """The versions of Python and of those of the packages that are installed."""
+    # Not by import: some of them are slow to import, or are not needed.
     found = {"python": platform.python_version()}
     for package in packages:
         try:
@@ -24,11 +26,12 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 POOL = "PJRT_NPROC"
-"""The environment variable from which XLA takes the size of its pool of threads on a CPU."""
+"""Environment variable from which XLA takes the size of its thread pool on a CPU."""
 
 
 def pool_size() -> int:
-    """How many threads XLA computes with: on a CPU, the order of its sums depends on it."""
+    """Number of threads XLA computes with: on a CPU, the order of its sums depends on it."""
+    # As XLA reads it: anything but a positive number is ignored.
     chosen = os.environ.get(POOL, "")
     if chosen.isdigit() and int(chosen):
         return int(chosen)
@@ -44,41 +47,42 @@ def available_cores() -> list[int]:
 
 def computation() -> dict[str, Any]:
     """What the last bits of results depend on, beside the versions of packages."""
-    native = why_unavailable() is None if jax.default_backend() == "cpu" else False
+    device = jax.default_backend()
+    is_compiled = device == "cpu" and why_unavailable() is None
+    # Sums of floats depend on their order, which all of these decide.
     return {
-        "device": jax.default_backend(),
-        "threads": pool_size(),
-        "compiled recurrence": vector_bytes() * 8 if native else "off",
+        "device": device,
+        "threads": pool_size(),  # a sum is split among them
+        # The width of the vectors, in bits, that a sum is gathered in.
+        "compiled recurrence": vector_bytes() * 8 if is_compiled else "off",
         "x64": bool(jax.config.read("jax_enable_x64")),
-        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
-        "processor": cpu_model(),
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),  # may allow XLA to reorder sums
+        "processor": cpu_model(),  # by which XLA chooses its vectors
     }
 
 
 def named_versions(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Versions by what a sentence calls them."""
+    """Versions under the names that they have in a sentence."""
     return {f"The version of {package}": version for package, version in found.items()}
 
 
 def differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What is another value now than was recorded, a sentence each."""
-    return [
-        f"{name} was {_short(value)} when the run began, and is {_short(now.get(name))}: from here "
-        "on its last bits may be others."
-        for name, value in recorded.items()
-        if name in now and now[name] != value
-    ]
-
-
-def _short(value: Any) -> str:
-    return f"{value!r}"[:100]
+    """What has another value now than was recorded, a sentence each."""
+    sentences = []
+    for name, value in recorded.items():
+        if name in now and now[name] != value:
+            sentences.append(
+                f"{name} was {value!r:.100} when the run began, and is {now[name]!r:.100}: from "
+                "here on its last bits may be others."
+            )
+    return sentences
 
 
 def cpu_model() -> str:
     """The name of the processor, as far as the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    # Only Linux has this file; `platform.processor` is often empty there.
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,7 +1,7 @@
 """From a configuration to everything that a run needs: text, model, optimizer, schedule."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -36,28 +36,28 @@ from jaxrnn.training.optimizers import Optimizer
 from jaxrnn.training.schedules import Schedule, parse_schedule
 from jaxrnn.training.state import TrainState, cast_floats, check_memory, make_state
 
-STARTS = {
+STARTS: dict[str, Callable[[int, int], np.ndarray | Progression]] = {
     "trigrams": lambda n, length: trigram_starts(n),
     "overlapping": overlapping_starts,
     "non-overlapping": non_overlapping_starts,
 }
-"""Where windows start in n characters, by the data set that a model reads."""
+"""Starts of the windows in n characters, by the data set that a model reads."""
 
 
 class Experiment(NamedTuple):
     """A run, ready to start.
 
     Attributes:
-        config: what it was made from.
+        config: the configuration that it was made from.
         corpus_sha256: the checksum of the text.
-        vocabulary: text <-> tokens.
+        vocabulary: the tokenizer.
         model: the model.
         optimizer: the optimizer.
         schedule: the learning rates.
-        source: what to train on.
-        validation: what to validate on.
-        dtype: of the weights and all that is computed from them. Training in float64 needs
-            `jax.enable_x64`.
+        source: the windows to train on.
+        validation: the windows to validate on.
+        dtype: the type of the weights and of all that is computed from them. Training in float64
+            needs `jax.enable_x64`.
         held_out: the documents to validate on; empty where windows of the training text do.
     """
 
@@ -88,131 +88,139 @@ def prepare(config: Config, *, vocabulary: Tokenizer | None = None) -> Experimen
 
     Args:
         config: the configuration.
-        vocabulary: that of an earlier run, to go on with; made from the text if None.
+        vocabulary: the tokenizer of the run that is resumed; made from the text if None.
 
     Raises:
         ValueError: if the corpus cannot be loaded or is too short for the batch, or the run does
             not fit into memory.
     """
     corpus = load_corpus(config.corpus, validation=config.validation)
-    streams = config.make_model(1).reads == "streams"
-    make = _streams if streams else _windows
-    held_out = corpus.split(config.validation_fraction)[1] if streams else corpus.validation
-    made, source, validation = make(config, corpus, vocabulary)
+    # Which data set a model reads does not depend on V, which is not known yet.
+    reads = config.make_model(1).reads
+    if reads == "streams":
+        training, held_out = corpus.split(config.validation_fraction)
+        if vocabulary is None:
+            vocabulary = _make_vocabulary(config, training, held_out)
+        source, validation = _streams(config, vocabulary, training, held_out)
+    else:
+        held_out = corpus.validation or ()
+        if vocabulary is None:
+            documents = [joined(corpus.documents)]
+            if held_out:
+                documents.append(joined(held_out))
+            vocabulary = make_tokenizer(config.tokenizer, documents)
+        source, validation = _windows(config, vocabulary, corpus, STARTS[reads])
     experiment = Experiment(
         config=with_absolute_paths(config),
         corpus_sha256=corpus.sha256,
-        vocabulary=made,
-        model=config.make_model(made.size),
+        vocabulary=vocabulary,
+        model=config.make_model(vocabulary.size),
         optimizer=config.make_optimizer(),
         schedule=parse_schedule(config.schedule),
         source=source,
         validation=validation,
-        held_out=held_out or (),
+        held_out=held_out,
     )
+    # Before anything is compiled: the largest step must fit.
     check_memory(
         jax.eval_shape(experiment.fresh_state),
         steps=max(source.sizes),
         batch_size=config.batch_size,
-        vocab_size=made.size,
+        vocab_size=vocabulary.size,
     )
     return experiment
 
 
 def with_absolute_paths(config: Config) -> Config:
     """The same configuration, whose texts and code are found from every folder."""
-    corpus = config.corpus if config.corpus in CORPORA else os.path.abspath(config.corpus)
-    validation = None if config.validation is None else os.path.abspath(config.validation)
-    names: dict[str, Any] = {
-        field: absolute_reference(name) for field, name in config.names().items()
-    }
-    return replace(config, corpus=corpus, validation=validation, **names)
+    values: dict[str, Any] = {}
+    for field, name in config.names().items():
+        values[field] = absolute_reference(name)
+    if config.corpus not in CORPORA:
+        values["corpus"] = os.path.abspath(config.corpus)
+    if config.validation is not None:
+        values["validation"] = os.path.abspath(config.validation)
+    return replace(config, **values)
 
 
 def prompt_for(experiment: Experiment, asked: str | None, usual: str) -> str:
     """The prompt that is asked for, or the usual one, or one of the text if that cannot be read."""
-    model, vocabulary, window = experiment.model, experiment.vocabulary, experiment.config.bptt
+    vocabulary = experiment.vocabulary
+    window = experiment.config.bptt
     prompt = usual if asked is None else asked
     try:
-        read_prompt(model, vocabulary, prompt, window=window)
+        read_prompt(experiment.model, vocabulary, prompt, window=window)
         return prompt
     except ValueError:
         if asked is not None:
             raise
+    # The beginning of the validation text, or any token where that has none to print.
     tokens = experiment.validation.tokens
-    known = tokens[~np.isin(tokens, unprintable(vocabulary))][:window]
+    hidden = unprintable(vocabulary)
+    known = tokens[~np.isin(tokens, hidden)][:window]
     if not len(known):
-        printable = np.setdiff1d(np.arange(vocabulary.size), unprintable(vocabulary))
-        known = printable[:1]
+        known = np.setdiff1d(np.arange(vocabulary.size), hidden)[:1]
     return vocabulary.decode(known)
 
 
-def _streams(
-    config: Config, corpus: Corpus, vocabulary: Tokenizer | None
-) -> tuple[Tokenizer, BpttStream, BpttStream]:
-    training, held_out = corpus.split(config.validation_fraction)
-    if vocabulary is None:
-        vocabulary = make_tokenizer(
-            config.tokenizer,
-            _seen(config, training, held_out),
-            min_frequency=config.min_frequency,
-            lowercase=config.lowercase,
-        )
-
-    def stream(documents: Sequence[Document], batch_size: int | None, seed: int) -> BpttStream:
-        """The documents side by side in `batch_size` streams, or as many as they are enough for."""
-        tokens = encode_documents(vocabulary, documents)
-        return BpttStream(
-            tokens,
-            batch_size or _fitting_batch(tokens, config.batch_size),
-            config.bptt,
-            config.random_bptt,
-            seed,
-        )
-
-    source = stream(training, config.batch_size, 2 * config.seed)
-    return vocabulary, source, stream(held_out, None, 2 * config.seed + 1)
-
-
-def _windows(
-    config: Config, corpus: Corpus, vocabulary: Tokenizer | None
-) -> tuple[Tokenizer, WindowSet, WindowSet]:
-    text = joined(corpus.documents)
-    held_out = joined(corpus.validation) if corpus.validation else None
-    if vocabulary is None:
-        documents = [text] if held_out is None else [text, held_out]
-        vocabulary = make_tokenizer(config.tokenizer, documents)
-    tokens = encode(vocabulary, text)
-    reads = config.make_model(1).reads
-    starts: np.ndarray | Progression = STARTS[reads](len(tokens), config.bptt)
-    validation_starts: np.ndarray | Progression
-    if held_out is not None:
-        validation_tokens = encode(vocabulary, held_out)
-        validation_starts = STARTS[reads](len(validation_tokens), config.bptt)
-    else:
-        validation_tokens = tokens
-        sampled_from = len(starts) - config.bptt - 1 if reads == "non-overlapping" else None
-        starts, validation_starts = split_starts(
-            starts, config.bptt, config.split, sampled_from=sampled_from
-        )
-    return (
-        vocabulary,
-        WindowSet(tokens, starts, config.bptt, config.batch_size, seed=config.seed),
-        WindowSet(
-            validation_tokens, validation_starts, config.bptt, config.batch_size, shuffled=False
-        ),
+def _make_vocabulary(
+    config: Config, training: Sequence[Document], held_out: Sequence[Document]
+) -> Tokenizer:
+    """The tokenizer of the training text; that of integers knows all, as none may be unknown."""
+    documents = list(training)
+    if config.tokenizer == "integers":
+        documents += held_out
+    return make_tokenizer(
+        config.tokenizer,
+        documents,
+        min_frequency=config.min_frequency,
+        lowercase=config.lowercase,
     )
 
 
-def _seen(
-    config: Config, training: Sequence[Document], held_out: Sequence[Document]
-) -> Sequence[Document]:
-    """What a tokenizer is made of: the training text; of integers all, as none may be unknown."""
-    if config.tokenizer == "integers":
-        return [*training, *held_out]
-    return training
+def _streams(
+    config: Config,
+    vocabulary: Tokenizer,
+    training: Sequence[Document],
+    held_out: Sequence[Document],
+) -> tuple[Source, Source]:
+    """The texts to train and to validate on as B streams side by side."""
+    # Even seeds for training and odd ones for validation: no two runs share a sequence of lengths.
+    seed = 2 * config.seed
+    tokens = encode_documents(vocabulary, training)
+    source = BpttStream(tokens, config.batch_size, config.bptt, config.random_bptt, seed)
+    # A short text is enough for fewer streams, of at least 2 tokens each. Only the training text
+    # must be long enough for the batch that the user chose.
+    tokens = encode_documents(vocabulary, held_out)
+    batch_size = max(1, min(config.batch_size, len(tokens) // 2))
+    validation = BpttStream(tokens, batch_size, config.bptt, config.random_bptt, seed + 1)
+    return source, validation
 
 
-def _fitting_batch(tokens: np.ndarray, batch_size: int) -> int:
-    """`batch_size`, or as many streams as the text is enough for, with at least 2 tokens each."""
-    return max(1, min(batch_size, len(tokens) // 2))
+def _windows(
+    config: Config,
+    vocabulary: Tokenizer,
+    corpus: Corpus,
+    starts_in: Callable[[int, int], np.ndarray | Progression],
+) -> tuple[Source, Source]:
+    """The windows to train and to validate on."""
+    tokens = encode(vocabulary, joined(corpus.documents))
+    starts = starts_in(len(tokens), config.bptt)
+    validation_tokens = tokens
+    if corpus.validation:
+        validation_tokens = encode(vocabulary, joined(corpus.validation))
+        validation_starts = starts_in(len(validation_tokens), config.bptt)
+    else:
+        # Without a text of its own, validation takes some of the windows. Of those that do not
+        # overlap, the course never samples the last ones.
+        sampled_from = None
+        if starts_in is non_overlapping_starts:
+            sampled_from = len(starts) - config.bptt - 1
+        starts, validation_starts = split_starts(
+            starts, config.bptt, config.split, sampled_from=sampled_from
+        )
+    source = WindowSet(tokens, starts, config.bptt, config.batch_size, seed=config.seed)
+    validation = WindowSet(
+        validation_tokens, validation_starts, config.bptt, config.batch_size, shuffled=False
+    )
+    return source, validation

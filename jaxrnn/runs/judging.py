@@ -1,4 +1,4 @@
-"""Which checkpoint of a run is good to go on from, judged by the loss of its weights.
+"""Which checkpoint of a run is good to resume from, judged by the loss of its weights.
 
 Finite weights are not enough: those of a run that diverges are finite for some updates more, and
 their loss is not, or is far above that of a model that has learned nothing.
@@ -7,6 +7,7 @@ their loss is not, or is far above that of a model that has learned nothing.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -22,9 +23,9 @@ from jaxrnn.training.schedules import parse_schedule
 from jaxrnn.training.state import TrainState, all_finite
 
 CHANCES = 2.0
-"""A loss above this many times that of chance, ln V, and `MARGIN`, is not sensible."""
+"""Multiple of the loss of chance, ln V, above which, with `MARGIN`, a loss is not sensible."""
 MARGIN = 1.0
-"""Nats added to it, for vocabularies of a token or two, whose chance has hardly any loss."""
+"""Nats added to that limit, for vocabularies of a token or two, where ln V is near 0."""
 
 
 class Judged(NamedTuple):
@@ -32,8 +33,8 @@ class Judged(NamedTuple):
 
     Attributes:
         name: "last", "last-1", "last-2" or "best".
-        saved: what it holds.
-        nats: its loss on the first windows of the validation text, in nats per character.
+        saved: its content.
+        nats: the loss on the first windows of the validation text, in nats per character.
     """
 
     name: str
@@ -54,100 +55,118 @@ def measured_loss(
     Args:
         experiment: what is trained.
         state: the state, whose moments and carry must be finite, too.
-        tokens: those of the validation text on the device, if they are there already.
+        tokens: the validation text's tokens on the device, if they are there already.
     """
+    # The moments and the carry, too: with one that is infinite, the next update is.
     if not all_finite(state):
         return math.nan
     with np.errstate(all="ignore"):  # a loss may be infinite
-        found = next(
-            evaluation(experiment.model, state.params, experiment.validation, tokens=tokens)
-        )
-    return found.nats
+        windows = evaluation(experiment.model, state.params, experiment.validation, tokens=tokens)
+        first = next(windows)
+    return first.nats
 
 
 def is_sensible(nats: float, vocab_size: int) -> bool:
-    """Whether a loss is one that a model can go on from.
+    """Whether training can go on from weights with this loss.
 
     Args:
         nats: the loss, in nats per character.
         vocab_size: V.
     """
-    return math.isfinite(nats) and nats <= CHANCES * math.log(max(vocab_size, 1)) + MARGIN
+    chance = math.log(max(vocab_size, 1))
+    return math.isfinite(nats) and nats <= CHANCES * chance + MARGIN
 
 
 def last_sensible(run: Run, experiment: Experiment) -> Judged | None:
     """The checkpoint with the most updates whose loss is sensible.
 
     Where none is, the one with the most updates whose loss is at least finite. None where no
-    checkpoint that can be gone on from has one.
+    checkpoint that can be resumed from has one.
     """
+    # Once for all checkpoints.
     tokens = on_device(experiment.validation, experiment.model)
-    judged = []
+    like = jax.eval_shape(experiment.fresh_state)
+    finite: list[Judged] = []
+    sensible: list[Judged] = []
     for name in (*KEPT, "best"):
-        saved = _to_go_on_from(run, name, experiment)
-        if saved is not None:
-            judged.append(Judged(name, saved, measured_loss(experiment, saved.state, tokens)))
-    finite = [found for found in judged if math.isfinite(found.nats)]
-    vocab_size = experiment.model.vocab_size
-    sensible = [found for found in finite if is_sensible(found.nats, vocab_size)]
-    return max(sensible or finite, key=lambda found: found.step, default=None)
+        try:
+            saved = run.load(name, like)
+            leads_on = run.leads_on(name, saved)
+        except (CheckpointError, RunError):
+            continue
+        if not leads_on:
+            continue
+        nats = measured_loss(experiment, saved.state, tokens)
+        if math.isfinite(nats):
+            finite.append(Judged(name, saved, nats))
+        if is_sensible(nats, experiment.model.vocab_size):
+            sensible.append(Judged(name, saved, nats))
+    return max(sensible or finite, key=attrgetter("step"), default=None)
 
 
 def change_run(
     run: Run,
     experiment: Experiment,
     wanted: Mapping[str, Any],
-    say: Callable[[str], None] = lambda text: None,
+    emit: Callable[[str], None] = lambda text: None,
 ) -> Experiment:
     """Give a run another schedule or clip, from its last checkpoint with a sensible loss on.
 
-    It is recorded in the run's `changes.json`. Whoever goes on with the run goes on from there.
+    It is recorded in the run's `changes.json`, and every later training starts from there.
 
     Args:
         run: the run.
-        experiment: what it trains, as it is up to now.
+        experiment: the run's experiment up to now.
         wanted: the new values, by option; a schedule counts from the run's first epoch.
-        say: is told, in a sentence, what is changed.
+        emit: receives a sentence about what is changed.
 
     Returns:
-        What the run trains from now on.
+        The run's experiment from now on.
 
     Raises:
         ValueError: if a value is out of range.
         RunError: if another process trains the run, if it has no checkpoint with a finite loss, or
             if with the change nothing would be left to train.
     """
-    new = {k: v for k, v in wanted.items() if v != getattr(experiment.config, k)}
+    old = experiment.config.to_dict()
+    new = {option: value for option, value in wanted.items() if value != old[option]}
     if not new:
         named = " and ".join(wanted)
-        say(f"{named} of {run.folder} had this value already: nothing is changed.")
+        emit(f"{named} of {run.folder} had this value already: nothing is changed.")
         return experiment
+    # Refuses values out of range, before the lock.
     changed = with_options(experiment, new)
-    with locked(run.folder, say) as check:
-        # All checkpoints missing is no matter where nothing was trained.
-        begun = run.latest(jax.eval_shape(experiment.fresh_state), lambda text: None) is not None
-        base = last_sensible(run, experiment) if begun else None
-        if begun and base is None:
-            raise RunError(
-                f"{run.folder} has no checkpoint whose loss is finite to go on from: begin again."
-            )
-        step = 0 if base is None else base.step
-        epoch = 0 if base is None else base.saved.position.epoch
+    with locked(run.folder, emit) as check:
+        # From which update on. Where nothing was trained yet, there is no checkpoint: the first.
+        step = 0
+        epoch = 0
+        base = None
+        like = jax.eval_shape(experiment.fresh_state)
+        if run.latest(like, lambda text: None) is not None:
+            base = last_sensible(run, experiment)
+            if base is None:
+                raise RunError(
+                    f"{run.folder} has no checkpoint whose loss is finite to go on from: begin "
+                    "again."
+                )
+            step = base.step
+            epoch = base.saved.position.epoch
         if epoch >= changed.schedule.epochs:
             raise RunError(
                 f"{run.folder} has trained {epoch} epochs, and its schedule would have "
                 f"{changed.schedule.epochs}: nothing is left to train. A new --schedule counts "
                 "from the run's first epoch."
             )
-        made = [
-            Change(step=step, option=k, old=getattr(experiment.config, k), new=v)
-            for k, v in new.items()
-        ]
+        # One change an option, all at the same update.
+        changes = list(run.changes)
+        for option, value in new.items():
+            changes.append(Change(step=step, option=option, old=old[option], new=value))
         check()
-        data = pack_changes((*run.changes, *made), run.identity)
-        write_whole(run.folder / CHANGES, data)
+        write_whole(run.folder / CHANGES, pack_changes(changes, run.identity))
     if base is not None:
-        say(f"Going on from {run.path(base.name)}, at step {step}, with a loss of {base.nats:.4f}.")
+        emit(
+            f"Going on from {run.path(base.name)}, at step {step}, with a loss of {base.nats:.4f}."
+        )
     return changed
 
 
@@ -159,12 +178,3 @@ def with_options(experiment: Experiment, options: Mapping[str, Any]) -> Experime
         optimizer=config.make_optimizer(),
         schedule=parse_schedule(config.schedule),
     )
-
-
-def _to_go_on_from(run: Run, name: str, experiment: Experiment) -> Saved | None:
-    """What a checkpoint holds, if training can go on from it; else None."""
-    try:
-        saved = run.load(name, jax.eval_shape(experiment.fresh_state))
-    except (CheckpointError, RunError):
-        return None
-    return saved if run.leads_on(name, saved) else None

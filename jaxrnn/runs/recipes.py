@@ -35,6 +35,8 @@ def _epochs(losses: str) -> dict[int, float]:
     return {epoch: float(loss) for epoch, loss in enumerate(losses.split(), 1)}
 
 
+# The course's first models read windows of the text, its later ones streams. What the recipes of
+# each kind share is written once; every other value is `Config`'s.
 _WINDOWS = Config(
     corpus="nietzsche", batch_size=512, schedule="1 x 1e-2, 1 x 1e-3", model="CharRnn"
 )
@@ -48,15 +50,18 @@ _LSTM = replace(
     weight_decay=1e-5,
     schedule="2 x 1e-2",
 )
+# The LSTM recipes begin alike, so they share the losses that were published for these epochs.
 _LSTM_START = {1: 1.640, 2: 1.582}
 _LSTM_15 = {3: 1.447, 5: 1.399, 9: 1.358, 17: 1.315}
 
 RECIPES: dict[str, Recipe] = {
+    # Our own.
     "python-docs": Recipe(
         summary="A GRU that learns to write Python documentation, in about a minute.",
         config=Config(schedule="4 x 2e-3, 1 x 2e-4", bptt=16),
         prompt="an object ",
     ),
+    # Windows of the text, each from a carry of zeros.
     "three-characters": Recipe(
         summary="Three characters predict the fourth.",
         config=replace(_WINDOWS, model="Char3Model", bptt=3, split="last"),
@@ -93,6 +98,7 @@ RECIPES: dict[str, Recipe] = {
         train=_epochs("2.394 2.104 1.995 1.935 1.840 1.829 1.819 1.813"),
         validation=_epochs("2.211 2.033 1.964 1.918 1.857 1.849 1.843 1.838"),
     ),
+    # Streams, whose carry is kept from window to window.
     "stateful-rnn": Recipe(
         summary="The carry goes on from window to window.",
         config=replace(_STREAMS, model="CharSeqStatefulRnn"),
@@ -117,6 +123,7 @@ RECIPES: dict[str, Recipe] = {
         train=_epochs("1.720 1.629"),
         validation=_LSTM_START,
     ),
+    # sgdr(rate, n) has n cosine cycles, of 1, 2, 4, ... epochs.
     "stateful-lstm-15": Recipe(
         summary="The same, then cosine cycles of 1, 2, 4, 8 epochs.",
         config=replace(_LSTM, schedule="2 x 1e-2, sgdr(1e-2, 4)"),
@@ -129,6 +136,7 @@ RECIPES: dict[str, Recipe] = {
         train={17: 1.282, 80: 1.132},
         validation=_LSTM_START | _LSTM_15 | {80: 1.2524},
     ),
+    # The earlier edition of the course.
     "early-lstm": Recipe(
         summary="Earlier edition: one LSTM layer of 256.",
         config=replace(
@@ -147,4 +155,4 @@ RECIPES: dict[str, Recipe] = {
         validation={1: 1.591, 2: 1.506, 3: 1.385, 5: 1.336, 9: 1.309, 17: 1.279, 33: 1.263},
     ),
 }
-"""The runs by name: first our own for a start, then the course's in the course's order."""
+"""Recipes by name: first our own for a start, then the course's in the course's order."""

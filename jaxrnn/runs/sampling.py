@@ -1,4 +1,4 @@
-"""Texts of the model of a run."""
+"""Texts that the model of a run generates."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ from jaxrnn.runs.run import Run
 def sample_run(
     run: Run, prompt: str | None, *, length: int, checkpoint: str = "best", **options: Any
 ) -> list[str]:
-    """Texts of a trained model; see `generate_texts` for the options.
+    """Generate texts with a trained model; see `generate_texts` for the options.
 
     Args:
         run: the run.
-        prompt: what to go on from; the run's own prompt if None.
+        prompt: the text to continue; the run's own prompt if None.
         length: characters to generate.
-        checkpoint: whose parameters, "best" or "last".
+        checkpoint: the checkpoint with the parameters, "best" or "last".
         options: count, sampler, unknown, seed, stop_at_eos.
 
     Returns:
@@ -25,6 +25,7 @@ def sample_run(
         RunError: if the run or the checkpoint cannot be read.
         ValueError: if an option is wrong, or the prompt has unknown characters.
     """
+    # A run is read from the disk at each access: once is enough.
     config = run.config
     vocabulary = run.vocabulary
     return generate_texts(

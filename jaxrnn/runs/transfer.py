@@ -3,7 +3,7 @@
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,20 +14,19 @@ import numpy as np
 from jaxrnn.data.tokenizers import Tokenizer, restore_tokenizer
 from jaxrnn.data.vocabulary import Vocabulary
 from jaxrnn.exchange.contents import Contents, TensorFileError
-from jaxrnn.exchange.files import check_suffix, read_contents, write_tensors
+from jaxrnn.exchange.files import check_suffix, write_tensors
 from jaxrnn.exchange.identification import (
     EMBEDDING,
     OUTPUT,
     OUTPUT_BIAS,
     TIED_BIAS,
     Identified,
-    identify,
 )
 from jaxrnn.exchange.weights import WeightMap, WeightMapError
 from jaxrnn.files import LARGEST_TEXT, parse_json, read_regular
 from jaxrnn.nn.models import MODELS
 from jaxrnn.output import check_output
-from jaxrnn.runs.config import Config
+from jaxrnn.runs.config import Config, has_field
 from jaxrnn.runs.experiment import Experiment
 from jaxrnn.runs.run import Run
 from jaxrnn.training.history import Position, Progress
@@ -38,18 +37,18 @@ COURSE_MODELS_OF = {
     "gru": ("CharSeqStatefulGRU",),
     "lstm": ("CharSeqStatefulLSTM",),
 }
-"""The course's models with each recurrent cell."""
+"""Models of the course with each recurrent cell."""
 LOOPS = ("Char3Model", "CharLoopModel", "CharLoopConcatModel")
-"""The course's models that are a loop by hand."""
+"""Models of the course that are a loop by hand."""
 
 
 class Description(NamedTuple):
-    """What we wrote into an exported file's header.
+    """The description in the header of a file that `export_run` wrote.
 
     Attributes:
         config: the configuration of the run.
         vocabulary: the vocabulary.
-        prompt: what samples begin with.
+        prompt: the text that samples begin with.
     """
 
     config: Config
@@ -64,49 +63,52 @@ def export_run(run: Run, path: Path | str, *, checkpoint: str = "best") -> dict[
     `l_in`, `l_hidden` and `l_out` are torch's `Embedding` and `Linear`, `rnn` is its `RNN`, `GRU`
     or `LSTM` (an `RNNCell` for CharSeqStatefulRnn2). Where the output is tied, `l_out.weight` is
     there, too, as in the state dict of a module with `l_out.weight = e.weight`. The file's header
-    has the configuration and the vocabulary, so that `import_run` needs nothing else.
+    has the configuration and the vocabulary, so that importing it takes nothing else.
 
     Args:
         run: the run.
         path: the safetensors file to write.
-        checkpoint: whose weights, "best" or "last".
+        checkpoint: the checkpoint with the weights, "best" or "last".
 
     Returns:
-        The tensors that were written.
+        The tensors in the file.
 
     Raises:
         TensorFileError: if the file's name does not end in .safetensors.
         OutputError: if the path is refused, or cannot be written.
     """
+    # Before the checkpoint is read.
     check_suffix(path)
     check_output(path)
+
     leaves = named_leaves(run.load_params(checkpoint))
     tensors = WeightMap.for_flax(leaves).to_torch(leaves)
+    # A tied output layer has a bias and no weight of its own here; torch's state dict lists both.
     if TIED_BIAS in tensors:
         tensors[OUTPUT] = tensors[EMBEDDING].copy()
         tensors[OUTPUT_BIAS] = tensors.pop(TIED_BIAS)
-    vocabulary = run.vocabulary
     about = {
         "config": run.config.to_dict(),
         "prompt": run.prompt,
-        "vocabulary": vocabulary.to_dict(),
+        "vocabulary": run.vocabulary.to_dict(),
     }
     write_tensors(path, tensors, about)
     return tensors
 
 
 def described(contents: Contents, path: Path | str) -> Description | None:
-    """The description in a file of `export_run`'s; None in another's.
+    """The description in a file that `export_run` wrote; None in any other.
 
     Args:
-        contents: of the file.
-        path: of the file, for messages.
+        contents: the file's contents.
+        path: the file, for messages.
 
     Raises:
         TensorFileError: if the description does not make sense.
     """
     if contents.about is None:
         return None
+    # The header may be anyone's: each of these may fail in its own way.
     try:
         about = parse_json(contents.about, "its header")
         config = Config.from_dict(about["config"])
@@ -127,7 +129,8 @@ def read_vocabulary(path: Path | str) -> Vocabulary:
         TensorFileError: if there is no such file, or it is no vocabulary.
     """
     try:
-        return _vocabulary(parse_json(read_regular(path, at_most=LARGEST_TEXT), path))
+        data = read_regular(path, at_most=LARGEST_TEXT)
+        return _vocabulary(parse_json(data, path))
     except OSError as error:
         raise TensorFileError(f"Cannot read {path}: {error.strerror}.") from error
     except KeyError as error:
@@ -137,17 +140,19 @@ def read_vocabulary(path: Path | str) -> Vocabulary:
 
 
 def _vocabulary(listed: Any) -> Vocabulary:
-    """A vocabulary from what JSON says.
+    """A vocabulary from parsed JSON.
 
     Raises:
         ValueError: if it is none.
         KeyError: if something is missing.
     """
+    # Token to number, as many scripts save it: {"a": 0, "b": 1, ...}.
     if isinstance(listed, dict) and "itos" not in listed and listed:
         numbers = [number for number in listed.values() if type(number) is int]
         if sorted(numbers) != list(range(len(listed))):
             raise ValueError("It has no tokens under itos, and gives them no numbers 0, 1, 2, ...")
         listed = sorted(listed, key=listed.__getitem__)
+    # The tokens in their order.
     if isinstance(listed, list):
         listed = {"itos": listed, "lowercase": False}
     if not isinstance(listed, dict):
@@ -159,73 +164,45 @@ def fitted(config: Config, sizes: Mapping[str, Any], *, model: str | None, cell:
     """A configuration with the cell and the sizes of a file's weights.
 
     Args:
-        config: where all other values come from.
-        sizes: what the shapes tell; see `Identified`.
+        config: the configuration with all other values.
+        sizes: the values that follow from the shapes; see `Identified`.
         model: the model that the user names; None lets the cell decide.
         cell: whether the user names the cell, which only the general model takes.
     """
+    # A file whose weights are not known by their shapes: the recipe's values may fit.
     if not sizes:
         return config
     named = model or _model_for(config.model, sizes, cell=cell)
-    known = {field.name for field in fields(MODELS[named])} & set(sizes) if named in MODELS else ()
-    values = {name: sizes[name] for name in known}
-    if "cell" in values and values["cell"] == "tanh" and config.cell == "relu":
+    # Options of the recipe's model mean nothing for another one: they are the defaults again.
+    values: dict[str, Any] = {
+        "model": named,
+        "cell": Config.cell,
+        "num_layers": Config.num_layers,
+        "tied": Config.tied,
+        "identity": config.identity and named == config.model,
+        "dropout": 0.0,
+    }
+    if named in MODELS:
+        for name, value in sizes.items():
+            if has_field(MODELS[named], name):
+                values[name] = value
+    # tanh and relu have weights of the same shapes.
+    if values["cell"] == "tanh" and config.cell == "relu":
         values["cell"] = "relu"
-    depth = values.get("num_layers", 1)
-    usual = {name: getattr(Config, name) for name in ("cell", "num_layers", "tied", "identity")}
-    kept_identity = config.identity and named == config.model
-    dropout = config.dropout if depth > 1 and named in ("CharLM", "CharSeqStatefulLSTM") else 0.0
-    others = {"model": named, "dropout": dropout, "identity": kept_identity}
-    return replace(config, **(usual | others | values))
+    if values["num_layers"] > 1 and has_field(MODELS[named], "dropout"):
+        values["dropout"] = config.dropout
+    return replace(config, **values)
 
 
 def _model_for(usual: str, sizes: Mapping[str, Any], *, cell: bool) -> str:
     """The model that the weights fit: the usual one, if they do, else the general one."""
     if "cell" not in sizes:
-        return usual if usual in LOOPS else str(sizes.get("model", LOOPS[1]))
-    several = sizes["num_layers"] > 1 and sizes["cell"] != "lstm"
-    course = COURSE_MODELS_OF[sizes["cell"]]
-    if usual in course and not several and not sizes.get("tied") and not cell:
-        return usual
-    return "CharLM"
-
-
-def import_run(
-    path: Path | str,
-    folder: Path | str,
-    experiment: Experiment,
-    *,
-    renamed: Mapping[str, str] | None = None,
-    prompt: str = "",
-    key: str | None = None,
-    drop: Sequence[str] = (),
-    zero_missing: bool = False,
-) -> Run:
-    """Make a run that starts from the weights in a file of PyTorch's.
-
-    It evaluates and samples at once; training it starts at the beginning of the schedule, with a
-    fresh optimizer.
-
-    Args:
-        path: a safetensors file, an index of shards or a PyTorch checkpoint.
-        folder: the new run's.
-        experiment: what the weights belong to and are to be trained on.
-        renamed: modules that the file calls otherwise, its name to ours: {"encoder": "e"}; see
-            `jaxrnn.exchange.names`.
-        prompt: what samples begin with.
-        key: where in a checkpoint the weights are; where they usually are if None.
-        drop: patterns of tensors to leave out.
-        zero_missing: whether biases that are missing are taken as zeros.
-
-    Raises:
-        TensorFileError: if the file cannot be read, or it cannot be told what is what.
-        WeightMapError: if weights are missing, unknown, of another shape, NaN or infinite; all
-            problems are named, and no run is made.
-        RunError: if the folder cannot be made.
-    """
-    found = identify(read_contents(path), key=key, drop=drop, names=renamed)
-    params, _ = params_of(found, experiment, path=path, zero_missing=zero_missing)
-    return save_imported(folder, experiment, params, prompt=prompt)
+        return usual if usual in LOOPS else LOOPS[1]
+    # Of the course's models, the LSTM alone has several layers, and none is tied.
+    too_deep = sizes["num_layers"] > 1 and sizes["cell"] != "lstm"
+    if cell or too_deep or sizes.get("tied") or usual not in COURSE_MODELS_OF[sizes["cell"]]:
+        return "CharLM"
+    return usual
 
 
 def params_of(
@@ -240,24 +217,26 @@ def params_of(
 
     Args:
         found: the weights.
-        experiment: what they belong to.
-        path: of the file, for a hint on what is missing.
+        experiment: the experiment that they belong to.
+        path: the file, for a hint on what is missing.
         zero_missing: whether biases that are missing are taken as zeros.
         assumed: whether the vocabulary was made from the corpus, for a hint on what is wrong.
 
     Returns:
-        The parameters, and what was assumed, a sentence each.
+        The parameters, and the assumptions, a sentence each.
 
     Raises:
         WeightMapError: if weights are missing, unknown, of another shape, NaN or infinite; all
             problems are named.
     """
-    likes = named_leaves(jax.eval_shape(experiment.fresh_state).params)
-    shapes = {name: leaf.shape for name, leaf in likes.items()}
-    weight_map = WeightMap.for_flax(likes)
+    like = jax.eval_shape(experiment.fresh_state).params
+    leaves = named_leaves(like)
+    shapes = {name: leaf.shape for name, leaf in leaves.items()}
+    weight_map = WeightMap.for_flax(leaves)
     tensors = _as_model(found.tensors, weight_map.keys)
     notes = []
     if zero_missing:
+        # Through the map, for torch's names and shapes.
         zeros = weight_map.to_torch({name: np.zeros(shape) for name, shape in shapes.items()})
         for name in weight_map.keys:
             if name not in tensors and _is_bias(name):
@@ -268,20 +247,28 @@ def params_of(
     except WeightMapError as error:
         hints = _hints(found, experiment, tensors, weight_map.keys, path=path, assumed=assumed)
         raise WeightMapError(" ".join([str(error), *hints])) from error
-    dtype = experiment.dtype
-    leaves = [jnp.asarray(weights[name], dtype) for name in likes]
-    structure = jax.tree.structure(jax.eval_shape(experiment.fresh_state).params)
-    return jax.tree.unflatten(structure, leaves), notes
+    # Back into the tree, in the precision of the experiment.
+    arrays = [jnp.asarray(weights[name], experiment.dtype) for name in leaves]
+    return jax.tree.unflatten(jax.tree.structure(like), arrays), notes
 
 
 def save_imported(
     folder: Path | str, experiment: Experiment, params: Any, *, prompt: str = ""
 ) -> Run:
-    """Make a run that starts from `params`.
+    """Make a run that starts from `params`, at the beginning of the schedule.
+
+    It evaluates and samples at once; training it starts with a fresh optimizer.
+
+    Args:
+        folder: the new run's.
+        experiment: what the weights belong to and are to be trained on.
+        params: the weights.
+        prompt: the text that samples begin with.
 
     Raises:
         RunError: if the folder cannot be made.
     """
+    # A run whose only checkpoint is at update 0, with these weights.
     run = Run.create(folder, experiment, prompt=prompt)
     state = experiment.fresh_state()._replace(params=params)
     progress = Progress(state, Position(), experiment.source.steps(0))
@@ -296,12 +283,14 @@ def save_imported(
 def _as_model(tensors: Mapping[str, np.ndarray], keys: Sequence[str]) -> dict[str, np.ndarray]:
     """The weights under the names of one model, where it has others for the same thing."""
     found = dict(tensors)
+    # A tied model has the bias of the output layer alone.
     if TIED_BIAS in keys:
         if OUTPUT_BIAS in found:
             found[TIED_BIAS] = found.pop(OUTPUT_BIAS)
         embedding = found.get(EMBEDDING)
         if embedding is not None and np.array_equal(embedding, found.get(OUTPUT, embedding)):
             found.pop(OUTPUT, None)
+    # A model with one cell has torch's `RNNCell`, whose weights have no number.
     for name in list(found):
         of_cell = name.removesuffix("_l0")
         if name not in keys and of_cell in keys:
@@ -324,7 +313,8 @@ def _hints(
 ) -> list[str]:
     """What to do about weights that do not fit, a sentence each."""
     hints = []
-    missing = [name for name in keys if name not in tensors]
+
+    # Another V.
     known = experiment.vocabulary.size
     if found.vocabulary is not None and found.vocabulary != known:
         whose = f"that of the corpus {experiment.config.corpus}" if assumed else "the one given"
@@ -333,12 +323,18 @@ def _hints(
             f"{known}: give the right one, --vocabulary FILE, a JSON list of the "
             f"{found.vocabulary} tokens in their order."
         )
-    if missing and all(map(_is_bias, missing)):
+
+    # Names that are missing or unknown.
+    missing = [name for name in keys if name not in tensors]
+    only_biases = all(map(_is_bias, missing))
+    if missing and only_biases:
         hints.append("Missing biases are taken as zeros with --zero-missing.")
-    if any(name not in keys for name in tensors):
+    if not tensors.keys() <= set(keys):
         hints.append("What the model does not need is left out with --drop NAME.")
-    if missing and not all(map(_is_bias, missing)):
+    if missing and not only_biases:
         hints.append("--list shows what is in the file, and --rename THEIRS=OURS names it.")
+
+    # Transformers splits a large model: model-00001-of-00003.safetensors.
     shard = re.search(r"-\d+-of-(\d+)\.", Path(path).name)
     if missing and shard is not None and int(shard[1]) > 1:
         hints.append(f"This file is one of {int(shard[1])} shards: import their .index.json.")

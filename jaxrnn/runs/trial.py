@@ -1,4 +1,4 @@
-"""A little evaluation of imported weights: do they predict this text at all?"""
+"""A short evaluation of imported weights: do they predict this text at all?"""
 
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -11,9 +11,9 @@ from jaxrnn.runs.experiment import Experiment
 from jaxrnn.training.evaluation import Source, evaluate
 
 CHARACTERS = 4096
-"""Characters of the validation text that are predicted."""
+"""Number of characters of the validation text that are predicted."""
 STREAMS = 8
-"""Streams that they are cut into."""
+"""Number of streams that they are cut into, if they are enough."""
 
 
 class Trial(NamedTuple):
@@ -21,7 +21,7 @@ class Trial(NamedTuple):
 
     Attributes:
         nats: the mean loss, in nats per character.
-        characters: how many characters were read.
+        characters: the number of characters that were read.
     """
 
     nats: float
@@ -32,9 +32,11 @@ def tried(experiment: Experiment, model: CharModel, params: Any) -> Trial:
     """The loss of weights on the beginning of the validation text of `experiment`."""
     source = experiment.validation
     if isinstance(source, WindowSet):
+        # About as many characters, in whole windows.
         count = max(1, CHARACTERS // source.length)
         short = replace(source, starts=source.starts[:count])
         return Trial(_loss(model, params, short), len(short.starts) * source.length)
+    # Streams are cut from the text: a short one for a short text, at least 2 tokens each.
     stream = _beginning(experiment)
     return Trial(_loss(model, params, stream), len(stream.tokens))
 
@@ -43,11 +45,14 @@ def compared(experiment: Experiment, params: Any, cells: tuple[str, ...]) -> dic
     """The loss, in nats per character, of the same recurrent weights with each of some cells.
 
     Args:
-        experiment: whose validation text is read, as a stream, and whose sizes the weights have.
+        experiment: the experiment whose validation text is read, as streams, and whose sizes the
+            weights have.
         params: the parameters of an embedding, a recurrent layer and an output layer.
         cells: the names of cells with equally many gates.
     """
     config = experiment.config
+    stream = _beginning(experiment)
+    # The general model with the same parameters: theirs have its names and shapes.
     losses = {}
     for name in cells:
         model = CharLM(
@@ -58,7 +63,7 @@ def compared(experiment: Experiment, params: Any, cells: tuple[str, ...]) -> dic
             num_layers=config.num_layers,
             tied=config.tied,
         )
-        losses[name] = _loss(model, params, _beginning(experiment))
+        losses[name] = _loss(model, params, stream)
     return losses
 
 

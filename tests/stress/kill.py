@@ -17,7 +17,7 @@ from pathlib import Path
 
 from worker_process import WorkerEndedError, WorkerProcess, WorkerTimeoutError
 
-from jaxrnn.runs.checkpoints import seal
+from jaxrnn.runs.checkpoints import with_header_checksum
 from jaxrnn.runs.environment import POOL
 from jaxrnn.runs.run import Run
 from stress.paths import python_path
@@ -156,7 +156,7 @@ def _without_identity(folder: Path, name: str) -> bytes:
     data = (folder / name).read_bytes()
     identity = str(Run(folder).identity).encode()
     data = data.replace(identity, b"0" * len(identity))
-    return seal(data) if name.endswith(".safetensors") else data
+    return with_header_checksum(data) if name.endswith(".safetensors") else data
 
 
 def _kill_once(

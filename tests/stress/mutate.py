@@ -29,9 +29,9 @@ from jaxrnn.cli import watch
 from jaxrnn.files import LOCK
 from jaxrnn.generation.sampler import Sampler
 from jaxrnn.runs import checkpointing
-from jaxrnn.runs.changes import CHANGES, sealed_changes
+from jaxrnn.runs.changes import CHANGES, with_changes_checksum
 from jaxrnn.runs.checkpointing import train_run
-from jaxrnn.runs.checkpoints import seal
+from jaxrnn.runs.checkpoints import with_header_checksum
 from jaxrnn.runs.checksums import SUMS
 from jaxrnn.runs.config import Config
 from jaxrnn.runs.experiment import Experiment, prepare
@@ -177,7 +177,7 @@ def _ground(folder: Path) -> Ground:
 
 def _until(run: Run, experiment: Experiment, epoch: int, *, resume: bool) -> None:
     """Train until the middle of an epoch, and stop."""
-    progresses = train_run(run, experiment, resume=resume, say=lambda text: None)
+    progresses = train_run(run, experiment, resume=resume, emit=lambda text: None)
     for progress in progresses:
         if progress.position.epoch == epoch and progress.position.window > 2:
             break
@@ -284,7 +284,7 @@ def _changes(ground: Ground, target: str, rng: random.Random) -> None:
     value = json.loads(ground.files[target])
     part = rng.choice(("run", "changes", "changes", "changes"))
     value[part] = _with_odd(value[part], rng)
-    _write(ground, target, sealed_changes(json.dumps(value, indent=2).encode()))
+    _write(ground, target, with_changes_checksum(json.dumps(value, indent=2).encode()))
 
 
 def _rows(ground: Ground, target: str, rng: random.Random) -> None:
@@ -334,7 +334,7 @@ def _parts(data: bytes) -> tuple[dict[str, Any], bytes]:
 def _joined(header: dict[str, Any], body: bytes) -> bytes:
     """A checkpoint of header and body, whose checksum is right."""
     text = json.dumps(header, separators=(",", ":")).encode()
-    return seal(len(text).to_bytes(8, "little") + text + body)
+    return with_header_checksum(len(text).to_bytes(8, "little") + text + body)
 
 
 def _with_odd(value: Any, rng: random.Random) -> Any:
@@ -409,7 +409,7 @@ def _readers(ground: Ground, target: str) -> dict[str, Callable[[], Any]]:
 
 def _resume(run: Run, experiment: Experiment) -> None:
     """Go on with training until there is a row, save, and stop."""
-    progresses = train_run(run, experiment, resume=True, say=lambda text: None)
+    progresses = train_run(run, experiment, resume=True, emit=lambda text: None)
     try:
         with contextlib.closing(progresses):
             for progress in progresses:

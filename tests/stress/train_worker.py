@@ -21,7 +21,7 @@ from worker_process import Channel
 
 from jaxrnn import cli, files
 from jaxrnn.data import windows
-from jaxrnn.runs import checkpointing
+from jaxrnn.runs import checkpointing, saved
 from jaxrnn.runs import run as runs
 from jaxrnn.training import loop
 
@@ -30,7 +30,7 @@ PLACES: dict[str, tuple[Any, str]] = {
     "before-rename": (os, "replace"),
     "after-write": (files, "sync_folder"),
     "after-row": (runs.Run, "add_row"),
-    "before-checkpoint": (runs, "save"),
+    "before-checkpoint": (saved, "save"),
     "validating": (loop, "evaluation"),
 }
 """Where a process can be made to die: before a call, or after it for "after-row"."""
@@ -60,7 +60,7 @@ def _emit_phases(channel: Channel) -> None:
     writing = partial(channel.emit, "writing")
     validating = partial(channel.emit, "validating")
     _wrap(checkpointing, "training", before=training)
-    _wrap(runs, "save", before=writing, after=training)
+    _wrap(saved, "save", before=writing, after=training)
     _wrap(loop, "evaluation", before=validating)
     _wrap(loop.Trainer, "make", before=training)
 
