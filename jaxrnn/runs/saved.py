@@ -22,8 +22,7 @@ from jaxrnn.runs.checksums import RunError
 from jaxrnn.runs.experiment import fresh_state
 from jaxrnn.runs.history import HISTORY, RowLog
 from jaxrnn.runs.settings import RunSettings, damage_of
-from jaxrnn.training.chunks import Progress
-from jaxrnn.training.history import Position
+from jaxrnn.training.history import Position, Progress
 from jaxrnn.training.state import TrainState
 
 logger = logging.getLogger(__name__)
