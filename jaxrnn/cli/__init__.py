@@ -1,8 +1,7 @@
 """The command line: flags to calls, results to the screen.
 
-Each command is a module with a function `command`, which parses the rest of the command line, after
-the command's name. Only
-the module of the command that is given is imported, so that help comes at once.
+Each command is a module with a function `command`, which parses what follows the command's name.
+Only the module of the command that is given is imported, so that help comes at once.
 """
 
 import contextlib

@@ -39,7 +39,7 @@ NOT_OPENED = "(named by the file)"
 LOOK_ALIKES = ("tanh", "relu")
 """Cells whose weights have the same shapes."""
 TANH_MODELS = ("CharLM", "CharSeqStatefulRnn", "CharSeqStatefulRnn2")
-"""Models whose weights may be those of either."""
+"""Models that have one of them."""
 
 
 @dataclass(frozen=True, kw_only=True)

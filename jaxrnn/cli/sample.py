@@ -49,7 +49,7 @@ class Sample:
 
     def __call__(self) -> int:
         run = Run(self.run)
-        # A tokenizer of integers, or of one text without ends, has no such token.
+        # Not every tokenizer has a token for it.
         if self.stop_at_eos and end_of_document(run.vocabulary) is None:
             logger.warning("The model knows no end of a document: no text ends before --length.")
         sampler = Sampler(

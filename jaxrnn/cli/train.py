@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from tyro.conf import OmitArgPrefixes, Suppress
@@ -111,10 +112,11 @@ class Train:
         if self.config.corpus != RECIPES[self.recipe].config.corpus:
             stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(self.config.corpus).stem)
             base = stem.strip("-")[:50] or self.recipe
-        if base == self.recipe or base not in RECIPES:
-            yield base
-        for number in range(2, 10_000):
-            yield f"{base}-{number}"
+        # "stateful-rnn-2" is a recipe itself, so the check is one of every name.
+        numbered = (f"{base}-{number}" for number in range(2, 10_000))
+        for name in chain([base], numbered):
+            if name == self.recipe or name not in RECIPES:
+                yield name
 
 
 def command(given: Sequence[str]) -> Train:

@@ -92,10 +92,10 @@ def _description(path: Path) -> bytes:
             # From the directory of the archive: nothing is unpacked for it.
             unpacked = sum(entry.file_size for entry in archive.infolist())
             _check_archive(path, names, unpacked)
-            pickle = next(name for name in names if name.endswith("data.pkl"))
-            if archive.getinfo(pickle).file_size > LARGEST_PROGRAM:
+            program = next(name for name in names if name.endswith("data.pkl"))
+            if archive.getinfo(program).file_size > LARGEST_PROGRAM:
                 return b""
-            return archive.read(pickle)
+            return archive.read(program)
     except TensorFileError:
         raise
     except Exception as error:  # BadZipFile, zlib.error, struct.error, RuntimeError if encrypted
