@@ -169,9 +169,18 @@ def data_folder() -> Path:
     return Path(os.environ.get("JAXRNN_DATA") or pooch.os_cache("jaxrnn"))
 
 
-# Number words by number, and those of the tens by their first digit.
-_ONES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-_TEENS = [
+# Number words up to nineteen, and those of the tens by their first digit.
+_ONES = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
     "ten",
     "eleven",
     "twelve",
@@ -195,10 +204,8 @@ def number_in_words(n: int) -> str:
             head, tail = divmod(n, size)
             words = f"{number_in_words(head)} {word}"
             return f"{words} {number_in_words(tail)}" if tail else words
-    if n < 10:
-        return _ONES[n]
     if n < 20:
-        return _TEENS[n - 10]
+        return _ONES[n]
     tens, ones = divmod(n, 10)
     return f"{_TENS[tens]} {_ONES[ones]}" if ones else _TENS[tens]
 

@@ -221,7 +221,12 @@ class Trainer:
         """
         windows = self.source.windows(position.epoch, position.window, STEPS_IN_ONE_PROGRAM)
         windows = windows.with_tokens(self.tokens)
-        rates = self._rates(position)
+        rates = None  # the optimizer may bring its own
+        if isinstance(self.optimizer, Optimizer):
+            phase, _ = self.schedule.phase(position.epoch)
+            # `averaged` counts the steps of the phase so far.
+            places = position.averaged + np.arange(STEPS_IN_ONE_PROGRAM)  # (S,)
+            rates = phase.rates(places, self.source.steps_per_epoch)
         before = copied(state)  # to make a step again whose loss is not finite
         started = time.perf_counter()
         state, metrics = self._run(state, windows, rates, steps)
@@ -258,15 +263,6 @@ class Trainer:
         if rates is not None:
             rates = rates.astype(jax.tree.leaves(state.params)[0].dtype)
         return train_steps(self.model, self.optimizer, state, windows, rates, steps)
-
-    def _rates(self, position: Position) -> np.ndarray | None:
-        """The rates (S,) of the next steps; None where the optimizer brings its own."""
-        if not isinstance(self.optimizer, Optimizer):
-            return None
-        phase, _ = self.schedule.phase(position.epoch)
-        # `averaged` counts the steps of the phase so far.
-        places = position.averaged + np.arange(STEPS_IN_ONE_PROGRAM)
-        return phase.rates(places, self.source.steps_per_epoch)
 
     def _error(
         self,
