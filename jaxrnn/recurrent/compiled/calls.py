@@ -132,8 +132,9 @@ def _gradients(
     table = inputs.x_gates.table if isinstance(inputs.x_gates, EmbeddedTokens) else None
     # The gradients of the input half of the gates are stored where they are other ones than those
     # of the recurrent half; for a table, only those of the gates where they are.
-    separate = G - functions.shared(dtype)
-    stored = 0 if separate == 0 else separate if table is not None else G
+    stored = G - functions.shared(dtype)
+    if table is None and stored > 0:
+        stored = G
 
     def array(*shape: int, there: bool = True) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape if there else (0,), dtype)

@@ -7,7 +7,7 @@ are compared as functions, and two that were written alike compile to one file.
 
 import logging
 import subprocess
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -57,18 +57,19 @@ def generated(cell: Cell) -> Generated | None:
         source = write_source(cell)
         return Generated(load_cell(source.text), source)
     except NotElementwiseError as error:
-        _log.warning(
-            "The cell %r runs as lax.scan, which is slower on a CPU: %s.", cell.name, error
-        )
+        _warn_once(f"The cell {cell.name!r} runs as lax.scan, which is slower on a CPU: {error}.")
     except (OSError, subprocess.SubprocessError) as error:
-        _log.warning(
-            "The cell %r runs as lax.scan, which is slower on a CPU: %s. (%s=0 says that this is "
-            "meant.)",
-            cell.name,
-            reason_of(error),
-            SWITCH,
+        _warn_once(
+            f"The cell {cell.name!r} runs as lax.scan, which is slower on a CPU: "
+            f"{reason_of(error)}. ({SWITCH}=0 says that this is meant.)"
         )
     return None
+
+
+@cache
+def _warn_once(message: str) -> None:
+    """Log a warning once a process: a cell that is made again and again is one to its user."""
+    _log.warning("%s", message)
 
 
 def compile_usual() -> None:

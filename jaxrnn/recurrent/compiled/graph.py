@@ -221,17 +221,15 @@ class Graph:
         """
         found: dict[int, None] = {}
         ends = set(stop)
-
-        def visit(i: int) -> None:
-            if i in found:
-                return
-            if i not in ends:
-                for argument in self.arguments(i):
-                    visit(argument)
-            found[i] = None
-
-        for root in roots:
-            visit(root)
+        waiting = [*roots][::-1]
+        while waiting:
+            i = waiting[-1]
+            missing = [] if i in ends else [a for a in self.arguments(i) if a not in found]
+            if missing and i not in found:
+                waiting.extend(missing[::-1])
+            else:
+                waiting.pop()
+                found[i] = None
         return list(found)
 
     def moved(self, roots: Sequence[int], place: Place) -> list[int]:

@@ -206,7 +206,7 @@ def _locked(folder: Path) -> Iterator[None]:
 def _compile(targets: Sequence[_Target], scratch: Path) -> None:
     """Compile some files at the same time, and put them in their places."""
     started = []
-    try:
+    with contextlib.ExitStack() as stack:
         for target in targets:
             source = scratch / f"{target.path.stem}.cc"
             source.write_text(target.source)
@@ -215,16 +215,14 @@ def _compile(targets: Sequence[_Target], scratch: Path) -> None:
             process = subprocess.Popen(
                 [*command, "-o", str(made)], stderr=subprocess.PIPE, text=True
             )
+            stack.enter_context(process)  # waits for it
+            stack.callback(process.kill)  # before that; nothing happens to one that has ended
             started.append((process, target, made))
         for process, target, made in started:
             _, errors = process.communicate(timeout=LIMIT)
             if process.returncode != 0:
                 raise subprocess.SubprocessError(f"{_compiler()} failed: {errors}")
             _put(made, target.path)
-    finally:
-        for process, _, _ in started:
-            process.kill()  # nothing happens to one that has ended
-            process.wait()
 
 
 def _put(made: Path, path: Path) -> None:

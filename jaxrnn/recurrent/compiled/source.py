@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrnn.recurrent.cells import Cell
-from jaxrnn.recurrent.compiled.graph import Graph, NotElementwiseError
+from jaxrnn.recurrent.compiled.graph import OPERATIONS, Graph, NotElementwiseError
 from jaxrnn.recurrent.compiled.residuals import choose_residuals
 from jaxrnn.recurrent.compiled.tracing import StepGraph, trace
 
@@ -171,15 +171,16 @@ def _statements(
     for i in graph.reach([i for _, i in targets], given):
         if i in names:
             continue
-        if graph.value(i) is not None:
-            names[i] = _number(graph.value(i), rounded=rounded)
+        constant = graph.value(i)
+        if constant is not None:
+            names[i] = _number(constant, rounded=rounded)
             continue
         kind, *rest = graph.nodes[i]
         if kind == "leaf":
             expression = f"{_LEAVES[rest[0]]}[{rest[1]}]"
         else:
             arguments = _as_vectors(graph, i, [names[argument] for argument in rest])
-            expression = graph.operation(i).code.format(*arguments)
+            expression = OPERATIONS[kind].code.format(*arguments)
         names[i] = f"v{i}"
         lines.append(f"const auto {names[i]} = {expression};")
     # All is read before anything is assigned: the carry is an argument and a result.
@@ -203,7 +204,7 @@ def _number(value: float, *, rounded: bool) -> str:
 def _as_vectors(graph: Graph, i: int, names: list[str]) -> list[str]:
     """The arguments of an operation; a constant becomes a vector where a scalar will not do."""
     constant = [graph.value(argument) is not None for argument in graph.arguments(i)]
-    if graph.operation(i).infix and not all(constant):
+    if OPERATIONS[graph.nodes[i][0]].infix and not all(constant):
         return names
     pairs = zip(names, constant, strict=True)
     return [_splat(name) if is_constant else name for name, is_constant in pairs]

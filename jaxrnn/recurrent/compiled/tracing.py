@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from jaxrnn.recurrent.cells import Cell
-from jaxrnn.recurrent.compiled.graph import OPERATIONS, Graph, NotElementwiseError
+from jaxrnn.recurrent.compiled.graph import OPERATIONS, Graph, NotElementwiseError, Place
 
 Nodes = np.ndarray
 """An array of numbers of expressions."""
@@ -29,7 +29,9 @@ _CALLS = {
 """Primitives that only call another jaxpr."""
 _JAXPRS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 """The parameters in which they have it."""
-_IDENTITIES = {"copy", "copy_p", "stop_gradient", "reduce_precision_identity"}
+_IDENTITIES = {"copy", "copy_p", "stop_gradient", "optimization_barrier"}
+_OF_MASKS = {"and", "or", "xor", "not"}
+"""Operations whose arguments are masks."""
 _ROUNDING = {0: "round_half_away", 1: "round_half_even"}
 """`lax.RoundingMethod`."""
 
@@ -59,13 +61,17 @@ class StepGraph(NamedTuple):
         """All results of the pull-back."""
         return [*self.d_carry, *self.dx, *self.ds, *self.d_params]
 
+    @property
+    def of_each_row(self) -> list[int]:
+        """All results that each row has for itself: all but the gradients of the parameters."""
+        return [*self.after, *self.d_carry, *self.dx, *self.ds]
+
 
 def trace(cell: Cell, dtype: DTypeLike) -> StepGraph:
     """The step of a cell and its pull-back in one precision.
 
-    The pull-back is traced at one row and two units, which is enough to write it; the step once
-    more at three rows and three units, where anything that depends on other rows or units, or on
-    the sizes, shows.
+    They are traced at one row and two units, which is enough to write them, and once more at three
+    rows and three units: anything that depends on other rows or units, or on the sizes, shows.
 
     Args:
         cell: the cell.
@@ -76,61 +82,51 @@ def trace(cell: Cell, dtype: DTypeLike) -> StepGraph:
     """
     graph = Graph()
     with jax.enable_x64(np.dtype(dtype) == np.float64):
-        step, pulled = _pulled_back(cell, graph, dtype)
-        _check_places(cell, graph, dtype, step.after)
-    if graph.moved([*step.after, *step.gradients], (0, 1)) != pulled:
-        raise NotElementwiseError("its gradients at one unit depend on other units")
+        few = _traced(cell, graph, dtype, rows=1, units=2)
+        more = _traced(cell, graph, dtype, rows=3, units=3)
+    step = few[0, 0]
+    for place, other in (*few.items(), *more.items()):
+        if graph.moved(step.of_each_row, place) != other.of_each_row:
+            raise NotElementwiseError(
+                "a unit of it depends on other units or rows, or on how many there are"
+            )
+    if graph.moved(step.d_params, (0, 1)) != few[0, 1].d_params:
+        raise NotElementwiseError("the gradient of a parameter depends on other units")
     return step
 
 
-def _pulled_back(cell: Cell, graph: Graph, dtype: DTypeLike) -> tuple[StepGraph, list[int]]:
-    """The step and its pull-back at the first unit, and all their results at the second one."""
+def _traced(
+    cell: Cell, graph: Graph, dtype: DTypeLike, *, rows: int, units: int
+) -> dict[Place, StepGraph]:
+    """The step and its pull-back at every place; gradients of parameters are sums over rows."""
 
     def step_and_pull_back(carry: Any, x: Array, s: Array, params: Any, d: Any) -> Any:
         after, pull_back = jax.vjp(_step_of(cell), carry, x, s, params)
         return after, pull_back(d)
 
-    example = _example(cell, 1, 2, dtype)
+    example = _example(cell, rows, units, dtype)
     carry = example[0]
-    arguments = _leaves(cell, graph, 1, 2)
-    d = [_field(graph, "d", i, 1, 2) for i in range(len(carry))]
+    arguments = _leaves(cell, graph, rows, units)
+    d = [_field(graph, "d", i, rows, units) for i in range(len(carry))]
     after, (d_carry, dx, ds, d_params) = _run(
         graph, step_and_pull_back, (*example, carry), [*arguments, *d]
     )
-    if jax.tree.structure(after) != jax.tree.structure(carry):
+    structure: Any = jax.tree.structure(carry)
+    if structure != jax.tree.structure(after):
         raise NotElementwiseError("its result is no carry like the one that it takes")
 
-    def at(unit: int) -> StepGraph:
-        gate = [int(k) for k in range(unit, 2 * len(cell.gates), 2)]
+    def at(row: int, unit: int) -> StepGraph:
+        columns = range(unit, units * len(cell.gates), units)
         return StepGraph(
             graph,
-            [int(field[0, unit]) for field in after],
-            [int(field[0, unit]) for field in d_carry],
-            [int(dx[0, k]) for k in gate],
-            [int(ds[0, k]) for k in gate],
-            [int(vector[unit]) for vector in d_params],
+            after=[int(field[row, unit]) for field in after],
+            d_carry=[int(field[row, unit]) for field in d_carry],
+            dx=[int(dx[row, column]) for column in columns],
+            ds=[int(ds[row, column]) for column in columns],
+            d_params=[int(vector[unit]) for vector in d_params],
         )
 
-    second = at(1)
-    return at(0), [*second.after, *second.gradients]
-
-
-def _check_places(cell: Cell, graph: Graph, dtype: DTypeLike, after: list[int]) -> None:
-    """Refuse a step that differs from row to row or unit to unit, or with their number."""
-    rows = units = 3
-    result = _run(
-        graph,
-        _step_of(cell),
-        _example(cell, rows, units, dtype),
-        _leaves(cell, graph, rows, units),
-    )
-    for row in range(rows):
-        for unit in range(units):
-            got = [int(field[row, unit]) for field in result]
-            if got != graph.moved(after, (row, unit)):
-                raise NotElementwiseError(
-                    "a unit of it depends on other units or rows, or on how many there are"
-                )
+    return {(row, unit): at(row, unit) for row in range(rows) for unit in range(units)}
 
 
 def _step_of(cell: Cell) -> Callable[..., Any]:
@@ -175,16 +171,19 @@ def _run(graph: Graph, function: Callable[..., Any], example: Any, leaves: list[
     try:
         closed, shape = jax.make_jaxpr(function, return_shape=True)(*example)
     except Exception as error:  # whatever a user's function raises on sizes that it does not take
-        raise NotElementwiseError(
-            f"it cannot be traced at {example[1].shape[0]} rows: {error}"
-        ) from error
+        rows = example[1].shape[0]
+        raise NotElementwiseError(f"it cannot be traced at {rows} rows: {error}") from error
     if closed.effects:
         raise NotElementwiseError("it has side effects")
-    constants = [_constant(graph, value) for value in closed.consts]
-    results = _run_jaxpr(graph, closed.jaxpr, constants, leaves)
-    for result, like in zip(results, jax.tree.leaves(shape), strict=True):
-        if like.dtype != example[1].dtype or result.shape != like.shape:
+    for like in jax.tree.leaves(shape):
+        if like.dtype != example[1].dtype:
             raise NotElementwiseError(f"it gives {like.dtype}")
+    constants = [_constant(graph, value) for value in closed.consts]
+    try:
+        results = _run_jaxpr(graph, closed.jaxpr, constants, leaves)
+    except (LookupError, TypeError, AttributeError) as error:
+        # A primitive of a newer JAX may have other parameters: the scan runs it all the same.
+        raise NotElementwiseError(f"its jaxpr is not understood: {error!r}") from error
     return jax.tree.unflatten(jax.tree.structure(shape), results)
 
 
@@ -225,24 +224,25 @@ def _run_equation(graph: Graph, equation: Any, inputs: list[Nodes]) -> list[Node
         inner = next(params[key] for key in _JAXPRS if key in params)
         constants = [_constant(graph, value) for value in getattr(inner, "consts", ())]
         return _run_jaxpr(graph, getattr(inner, "jaxpr", inner), constants, inputs)
-    if name in _IDENTITIES or name == "optimization_barrier":
+    if name in _IDENTITIES:
         return inputs
     if name in _MOVES:
         moved = _MOVES[name](params, *inputs)
         return moved if isinstance(moved, list) else [moved]
     if name in _MADE_OF_OTHERS:
         return [_MADE_OF_OTHERS[name](graph, equation, *inputs)]
-    name = {"add_any": "add", "real": "copy"}.get(name, name)
+    if name == "add_any":  # the sum of two gradients
+        name = "add"
     if name not in OPERATIONS:
         raise NotElementwiseError(f"{name} has no C++ counterpart")
-    for variable in (*equation.invars, *equation.outvars):
-        kind = np.dtype(variable.aval.dtype).kind
-        whole = kind in "iu" and not isinstance(variable, Literal)
-        if whole and not _are_constants(graph, inputs):
-            raise NotElementwiseError(f"{name} computes with whole numbers")
-    if name in ("eq", "ne") and _is_bool(equation.invars[0]):
+    kinds = {np.dtype(atom.aval.dtype).kind for atom in (*equation.invars, *equation.outvars)}
+    if kinds & set("iu"):
+        raise NotElementwiseError(f"{name} computes with whole numbers")
+    if _is_bool(equation.invars[0]) and name in ("eq", "ne"):
         different = _each(graph, "xor", *inputs)
         return [different if name == "ne" else _each(graph, "not", different)]
+    if _is_bool(equation.invars[0]) and name not in _OF_MASKS:
+        raise NotElementwiseError(f"{name} computes with truth values")
     return [_each(graph, name, *inputs)]
 
 
@@ -252,8 +252,8 @@ def _each(graph: Graph, operation: str, *arrays: Nodes) -> Nodes:
     return np.asarray(np.vectorize(node, otypes=[int])(*arrays))
 
 
-def _are_constants(graph: Graph, arrays: list[Nodes]) -> bool:
-    return all(graph.value(int(i)) is not None for array in arrays for i in array.flat)
+def _are_constants(graph: Graph, nodes: Nodes) -> bool:
+    return all(graph.value(int(i)) is not None for i in nodes.flat)
 
 
 def _is_bool(atom: Any) -> bool:
@@ -282,10 +282,12 @@ def _converted(graph: Graph, equation: Any, x: Nodes) -> Nodes:
     (variable,) = equation.invars
     old = np.dtype(variable.aval.dtype)
     new = np.dtype(equation.params["new_dtype"])
-    if old == new or _are_constants(graph, [x]):
-        if old.kind == "f" and new.kind not in "f":
-            raise NotElementwiseError(f"it converts {old} to {new}")
+    if old == new:
         return x
+    if _are_constants(graph, x) and new.kind == "f":
+        values = [graph.value(int(i)) for i in x.flat]
+        rounded = np.asarray(values, old).astype(new)
+        return np.array([graph.constant(value) for value in rounded], int).reshape(x.shape)
     if old == np.bool_ and new.kind == "f":
         zero = np.full(x.shape, graph.constant(0.0))
         one = np.full(x.shape, graph.constant(1.0))

@@ -40,13 +40,15 @@ struct Forward {
     const Forward& f;
     const Packing<T> packing;
     const long first, count, width, field;
-    std::vector<Block> blocks;
+    const std::vector<Block> blocks;
+    const std::vector<Multiply<T>> multiply;  // for each block
     Buffer<T> carry, rows, next_rows;  // (F, count, width); h in blocks, now and after the step
 
     Part(const Forward& f, long begin, long end)
         : f(f), packing(f.cell.gates, f.n.H, f.n.H), first(begin), count(end - begin),
           width(packing.width()), field(count * width),
-          blocks(blocks_of(count, most_rows(packing.vectors))), carry(f.cell.fields * field),
+          blocks(blocks_of(count, most_rows(packing.vectors))),
+          multiply(multiply_for<T>(packing.vectors, blocks)), carry(f.cell.fields * field),
           rows(count * f.n.H), next_rows(count * f.n.H) {}
 
     void run(Team team) {
@@ -62,11 +64,11 @@ struct Forward {
           continue;
         }
         team.run(packing.panels, [&](long p) {
-          for (const Block& block : blocks) {
+          for (size_t i = 0; i < blocks.size(); ++i) {
+            const long from = blocks[i].first * f.n.H;
             Vec<T> tile[kAccumulators];
-            multiply_for<T>(packing.vectors, block.rows)(
-                now + block.first * f.n.H, f.packed + p * packing.size, f.n.H, tile);
-            run_step(step, t, p, block, tile, next + block.first * f.n.H);
+            multiply[i](now + from, f.packed + p * packing.size, f.n.H, tile);
+            run_step(step, t, p, blocks[i], tile, next + from);
           }
         });
         std::swap(now, next);

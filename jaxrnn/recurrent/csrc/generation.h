@@ -50,7 +50,8 @@ struct Generate {
     const Generate& f;
     const Packing<T> recurrent, output;
     const long first, count, width, field, choices;
-    std::vector<Block> blocks;
+    const std::vector<Block> blocks;
+    const std::vector<Multiply<T>> multiply_recurrent, multiply_output;  // for each block
     Buffer<T> carry, rows, logits;  // (F, D, count, width); h in blocks; (count, choices)
     std::vector<long> reads;
     long now = 0;  // which half of `rows` is the carry before the step
@@ -61,6 +62,8 @@ struct Generate {
           choices(output.width()),
           blocks(blocks_of(
               count, std::min(most_rows(recurrent.vectors), most_rows(output.vectors)))),
+          multiply_recurrent(multiply_for<T>(recurrent.vectors, blocks)),
+          multiply_output(multiply_for<T>(output.vectors, blocks)),
           carry(f.cell.fields * field), rows(2 * f.D * count * f.H), logits(count * choices),
           reads(count) {}
 
@@ -133,8 +136,9 @@ struct Generate {
           f.H, f.bias_hh + d * GH, looks_up ? nullptr : f.bias_ih + (d - 1) * GH,
           f.params + d * f.cell.params * f.H, f.table, reads.data(),
           {carry_of(0, d), width, field}};
-      for (const Block& block : blocks) {
-        const auto multiply = multiply_for<T>(recurrent.vectors, block.rows);
+      for (size_t i = 0; i < blocks.size(); ++i) {
+        const Block& block = blocks[i];
+        const auto multiply = multiply_recurrent[i];
         Vec<T> tile[kAccumulators], x_tile[kAccumulators];
         multiply(packed_rows(d, false) + block.first * f.H,
                  f.weight_hh + d * weight + p * recurrent.size, f.H, tile);
@@ -149,9 +153,10 @@ struct Generate {
 
     // The logits of panel p of the tokens.
     void predict(long p) {
-      for (const Block& block : blocks) {
+      for (size_t i = 0; i < blocks.size(); ++i) {
+        const Block& block = blocks[i];
         Vec<T> tile[kAccumulators];
-        multiply_for<T>(output.vectors, block.rows)(
+        multiply_output[i](
             packed_rows(f.D - 1, false) + block.first * f.H, f.weight_out + p * output.size, f.H,
             tile);
         for (int u = 0; u < output.U; ++u) {

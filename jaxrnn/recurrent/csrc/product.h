@@ -64,6 +64,14 @@ Multiply<T> multiply_for(int vectors, int rows) {
   return choose_vectors<T>(vectors, rows, std::make_integer_sequence<int, kMostGates>());
 }
 
+// The product for each of some blocks.
+template <typename T>
+std::vector<Multiply<T>> multiply_for(int vectors, const std::vector<Block>& blocks) {
+  std::vector<Multiply<T>> found;
+  for (const Block& block : blocks) found.push_back(multiply_for<T>(vectors, block.rows));
+  return found;
+}
+
 // Memory for vectors: aligned, and not yet written to.
 template <typename T>
 class Buffer {

@@ -8,10 +8,10 @@
 // those that were registered. No pointer and no number stands in a compiled program: JAX keeps
 // programs on the disk, and they outlive the process.
 
+#include <map>
 #include <mutex>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 
 #include "backward.h"
 #include "checks.h"
@@ -38,13 +38,13 @@ class Registry {
 
   const CellTable* find(std::string_view fingerprint) {
     std::lock_guard<std::mutex> lock(mutex_);
-    const auto found = cells_.find(std::string(fingerprint));
+    const auto found = cells_.find(fingerprint);
     return found == cells_.end() ? nullptr : found->second;
   }
 
  private:
   std::mutex mutex_;
-  std::unordered_map<std::string, const CellTable*> cells_;
+  std::map<std::string, const CellTable*, std::less<>> cells_;  // finds a view without a copy
 };
 
 Registry& registry() {

@@ -44,6 +44,15 @@ struct StepsOf {
     for (int f = 0; f < F; ++f) store(to + f * field, carry[f]);
   }
 
+  // Writes the units of one row to where a product reads them, `rows` rows side by side.
+  static JAXRNN_INLINE void pack(V units, int lanes, int rows, T* to) {
+    if (rows == 1) {
+      store(to, units, lanes);
+    } else {
+      for (int l = 0; l < lanes; ++l) to[l * rows] = units[l];
+    }
+  }
+
   static void forward(ForwardStep<T> a, long t, long panel, Block block, const V* tile, T* next) {
     for (int u = 0; u < U; ++u) {
       const long unit = (panel * U + u) * L;
@@ -56,7 +65,7 @@ struct StepsOf {
         V s[G];
         for (int g = 0; g < G; ++g) s[g] = tile[r * G * U + g * U + u] + bias[g];
         const V after = forward_one(a, t, block.first + r, unit, lanes, s, params);
-        for (int l = 0; l < lanes; ++l) next[(unit + l) * block.rows + r] = after[l];
+        pack(after, lanes, block.rows, next + unit * block.rows + r);
       }
     }
   }
@@ -96,8 +105,7 @@ struct StepsOf {
         V ds[G] = {};
         backward_one(a, t, block.first + r, unit, lanes, params, ds);
         for (int g = 0; g < G; ++g) {
-          T* to = packed + (g * a.H + unit) * block.rows + r;
-          for (int l = 0; l < lanes; ++l) to[l * block.rows] = ds[g][l];
+          pack(ds[g], lanes, block.rows, packed + (g * a.H + unit) * block.rows + r);
         }
       }
     }
@@ -111,20 +119,25 @@ struct StepsOf {
     T* to_s = a.d_gates + place * G * H + unit;
     T* to_x = a.d_x_gates ? a.d_x_gates + place * (G - first_x) * H + unit : nullptr;
     T* to_params = P > 0 ? a.d_params + place * P * H + unit : nullptr;
-    V dx[G] = {}, d_params[P + 1] = {};
-    if (!a.mask || a.mask[place]) {
-      T* own = a.d_carry.data + row * a.d_carry.width + unit;
-      V d_carry[F], residuals[R + 1];
-      load_carry(own, a.d_carry.field, d_carry);
-      d_carry[0] += load(a.d_ys + place * H + unit, lanes);
-      for (int k = 0; k < R; ++k) {
-        residuals[k] = load(a.residuals + (place * R + k) * H + unit, lanes);
+    if (a.mask && !a.mask[place]) {
+      for (int g = 0; g < G; ++g) {
+        store(to_s + g * H, V{}, lanes);
+        if (to_x && g >= first_x) store(to_x + (g - first_x) * H, V{}, lanes);
       }
-      const V before = load(a.before + place * H + unit, lanes);
-      const V after = load(a.ys + place * H + unit, lanes);
-      Cell::backward(residuals, before, after, params, d_carry, dx, ds, d_params);
-      store_carry(own, a.d_carry.field, d_carry);
+      for (int p = 0; p < P; ++p) store(to_params + p * H, V{}, lanes);
+      return;
     }
+    T* own = a.d_carry.data + row * a.d_carry.width + unit;
+    V d_carry[F], residuals[R + 1], dx[G], d_params[P + 1];
+    load_carry(own, a.d_carry.field, d_carry);
+    d_carry[0] += load(a.d_ys + place * H + unit, lanes);
+    for (int k = 0; k < R; ++k) {
+      residuals[k] = load(a.residuals + (place * R + k) * H + unit, lanes);
+    }
+    const V before = load(a.before + place * H + unit, lanes);
+    const V after = load(a.ys + place * H + unit, lanes);
+    Cell::backward(residuals, before, after, params, d_carry, dx, ds, d_params);
+    store_carry(own, a.d_carry.field, d_carry);
     for (int g = 0; g < G; ++g) {
       store(to_s + g * H, ds[g], lanes);
       if (to_x && g >= first_x) store(to_x + (g - first_x) * H, dx[g], lanes);
@@ -154,7 +167,7 @@ struct StepsOf {
         load_carry(own, a.carry.field, carry);
         Cell::forward(x, s, params, carry, residuals);
         store_carry(own, a.carry.field, carry);
-        for (int l = 0; l < lanes; ++l) next[(unit + l) * block.rows + r] = carry[0][l];
+        pack(carry[0], lanes, block.rows, next + unit * block.rows + r);
       }
     }
   }
