@@ -10,6 +10,11 @@ from jaxrnn.data.vocabulary import count_characters
 TEXT = "Ein Uhr, 東京 😀!\nno\tend"
 
 
+def test_a_wrong_treatment_of_unknown_characters_is_refused():
+    with pytest.raises(ValueError, match="unknown must be one of error, replace, skip, got 'no'"):
+        Vocabulary.from_characters(["ab"]).encode("ab", unknown="no")
+
+
 def test_characters_are_sorted_behind_the_padding():
     vocabulary = Vocabulary.from_characters(["banana", "cab"])
     assert vocabulary.itos == ("\0", "a", "b", "c", "n")

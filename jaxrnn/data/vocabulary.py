@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -192,6 +192,9 @@ class Vocabulary:
         """As `encode`, appended to `tokens`."""
         if unknown is None:
             unknown = "error" if self.unknown is None else "replace"
+        if unknown not in get_args(Unknown):
+            known = ", ".join(get_args(Unknown))
+            raise ValueError(f"unknown must be one of {known}, got {unknown!r:.60}.")
         if unknown == "replace" and self.unknown is None:
             raise ValueError(
                 f"This vocabulary has no {UNKNOWN} token to replace a character with; "
