@@ -17,13 +17,8 @@ from helpers import with_valid_checksum
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from jaxrnn import (
-    CharLM,
-    Vocabulary,
-    cli,
-    load_corpus,
-    make_optimizer,
-)
+import jaxrnn.cli.train
+from jaxrnn import CharLM, Vocabulary, cli, load_corpus, make_optimizer
 from jaxrnn.data.vocabulary import SPECIAL
 from jaxrnn.generation.texts import read_prompt
 from jaxrnn.runs.checkpoints import CheckpointError, load, pack
@@ -182,7 +177,7 @@ def test_any_schedule_gives_finite_rates_or_is_refused(examples):
 def test_any_command_line_starts_a_whole_run_or_gives_one_line(tmp_path, monkeypatch, examples):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text("the quick brown fox\n" * 30)
-    monkeypatch.setattr(cli, "watch", lambda run, experiment, **options: 0)
+    monkeypatch.setattr(jaxrnn.cli.train, "watch", lambda run, experiment, **options: 0)
     monkeypatch.setattr(jax.config, "update", lambda *setting: None)  # leave the cache alone
 
     def property_(pairs):

@@ -220,6 +220,8 @@ def _constant(graph: Graph, value: Any) -> Nodes:
 def _run_equation(graph: Graph, equation: Any, inputs: list[Nodes]) -> list[Nodes]:
     name = equation.primitive.name
     params = equation.params
+    if params.get("name") == "exp_neg_sq":
+        return [_exp_neg_square(graph, *inputs)]
     if name in _CALLS:
         inner = next(params[key] for key in _JAXPRS if key in params)
         constants = [_constant(graph, value) for value in getattr(inner, "consts", ())]
@@ -273,6 +275,17 @@ def _power(graph: Graph, equation: Any, x: Nodes) -> Nodes:
     return power if exponent > 0 else _each(graph, "div", one, power)
 
 
+def _one_minus_square(graph: Graph, equation: Any, x: Nodes) -> Nodes:
+    """1 - x * x, which JAX 0.12 has in the derivative of tanh."""
+    one = np.full(x.shape, graph.constant(1.0))
+    return _each(graph, "sub", one, _each(graph, "mul", x, x))
+
+
+def _exp_neg_square(graph: Graph, x: Nodes) -> Nodes:
+    """exp(-x * x), which JAX 0.12 has in the derivative of erf, made there of the bits of x."""
+    return _each(graph, "exp", _each(graph, "neg", _each(graph, "mul", x, x)))
+
+
 def _clamp(graph: Graph, equation: Any, low: Nodes, x: Nodes, high: Nodes) -> Nodes:
     return _each(graph, "min", _each(graph, "max", x, low), high)
 
@@ -321,6 +334,7 @@ def _summed(graph: Graph, equation: Any, x: Nodes) -> Nodes:
 _MADE_OF_OTHERS: dict[str, Callable[..., Nodes]] = {
     "integer_pow": _power,
     "square": _power,
+    "one_minus_square": _one_minus_square,
     "clamp": _clamp,
     "convert_element_type": _converted,
     "select_n": _selected,
