@@ -102,6 +102,7 @@ class GatedLayer:
         reverse: bool,
     ) -> tuple[Carry, Float[Array, "T B H"]]:
         """Both products and the loop; all in the precision of `weight_hh`."""
+        # The parameters, by torch's names.
         H = self.hidden_size
         GH = len(self.cell.gates) * H
         init = uniform(1 / math.sqrt(H))
@@ -156,6 +157,7 @@ class FreeLayer:
         reverse: bool,
     ) -> tuple[Carry, Float[Array, "T B H"]]:
         """The loop over the cell's step; all in the precision of the first parameter."""
+        # Parameters by the names that the cell gives them, in one precision.
         params = self._params(param, xs.shape[-1])
         dtype = next(iter(params.values())).dtype
         params = {name: array.astype(dtype) for name, array in params.items()}
@@ -172,6 +174,7 @@ class FreeLayer:
             self._check(after, y, like, B)
             if running is None:
                 return after, y
+            # A step that does not count leaves the carry as it is.
             after = jax.tree.map(
                 lambda new, old: jnp.where(running[:, None], new, old), after, carry
             )

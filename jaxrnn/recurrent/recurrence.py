@@ -137,7 +137,8 @@ def recurrence(
             those of the cell.
     """
     weight_hh = jnp.asarray(weight_hh)
-    dtype, hidden_size = weight_hh.dtype, weight_hh.shape[-1] if weight_hh.ndim else 0
+    dtype = weight_hh.dtype  # the precision of everything that follows
+    hidden_size = weight_hh.shape[-1] if weight_hh.ndim else 0
     width = len(cell.gates) * hidden_size
     if hidden_size < 1:
         raise ValueError(f"weight_hh must have at least 1 unit, got shape {weight_hh.shape}.")
@@ -153,12 +154,14 @@ def recurrence(
     else:
         x_gates = as_floats("x_gates", x_gates, ("T", "B", width), dtype)
         steps, batch_size = x_gates.shape[:2]
+    # What the cell's carry must look like: every field (B, H).
     like = jax.ShapeDtypeStruct((batch_size, hidden_size), dtype)
     carry = as_carry(carry, cell.carry(*(like for _ in cell.carry._fields)))
     if mask is not None:
         mask = as_mask("mask", mask, (steps, batch_size))
     params = _checked_params(cell, params, hidden_size, dtype)
     check_step(cell, carry, (batch_size, width), dtype, params)
+    # Which way is decided at trace time; jit's key has the choice of `backend` in it.
     way = which_backend(cell, dtype)
     if way == "autodiff":
         return plain(cell, reverse, weight_hh, bias_hh, carry, x_gates, mask, params)

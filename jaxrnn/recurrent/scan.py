@@ -43,8 +43,8 @@ def plain(
     table, inputs = _split(x_gates)
 
     def body(carry: Carry, x: Any) -> tuple[Carry, Array]:
-        x_t, mask = x
-        h_gates = _recurrent(weight_hh, bias_hh, carry)
+        x_t, mask = x  # (B, G * H) or (B,) tokens; (B,)
+        h_gates = _recurrent(weight_hh, bias_hh, carry)  # (B, G * H)
         carry = _step(cell, mask, carry, _embedded_tokens(table, x_t), h_gates, params)
         return carry, _output(carry, mask)
 
@@ -80,11 +80,13 @@ def _forward(
 
     def body(carry: Carry, x: Any) -> tuple[Carry, Any]:
         x_t, mask = x
-        h_gates = _recurrent(weight_hh, bias_hh, carry)
+        # The product stays outside the pull-back: its gradients are made for all steps at once.
+        h_gates = _recurrent(weight_hh, bias_hh, carry)  # (B, G * H)
         step = partial(_step, cell, mask)
         after, pull = jax.vjp(step, carry, _embedded_tokens(table, x_t), h_gates, params)
         return after, (_output(after, mask), carry.h, pull)
 
+    # (T, B, H) each; a pull-back is a pytree of what the step keeps, stacked over time.
     last, (ys, hs_before, pulls) = _scan(body, carry, (inputs, mask), reverse)
     embedded = None if table is None else (len(table), inputs)
     return (last, ys), (weight_hh, hs_before, pulls, mask, embedded, params)
@@ -97,10 +99,13 @@ def _backward(cell: Cell, reverse: bool, kept: Any, gradients: tuple[Carry, Arra
     def body(d_state: tuple[Carry, Any], x: Any) -> tuple[tuple[Carry, Any], Any]:
         d_carry, d_params = d_state
         pull, d_y, mask = x
+        # The output of a step that is not run is zero, whatever the carry.
         d_h = d_carry.h + (d_y if mask is None else jnp.where(mask[:, None], d_y, 0))
         d_before, d_x_gates, d_h_gates, d_here = pull(d_carry._replace(h=d_h))
+        # `h` before the step also went through the recurrent product: (B, G * H) -> (B, H).
         d_before = d_before._replace(h=d_before.h + d_h_gates @ weight_hh)
         d_params = jax.tree.map(jnp.add, d_params, d_here)
+        # One tracer for both: the cell uses only their sum, and one array of gradients will do.
         d_gates = (None if d_x_gates is d_h_gates else d_x_gates, d_h_gates)
         return (d_before, d_params), d_gates
 
@@ -109,6 +114,7 @@ def _backward(cell: Cell, reverse: bool, kept: Any, gradients: tuple[Carry, Arra
         body, d_state, (pulls, d_ys, mask), not reverse
     )
     d_x_gates = d_h_gates if d_x_gates is None else d_x_gates
+    # One product over all T * B rows instead of T products that are added up.
     d_weight_hh = jnp.einsum("tbg,tbh->gh", d_h_gates, hs_before)
     if embedded is not None:
         rows, tokens = embedded
@@ -128,12 +134,14 @@ def _split(x_gates: Array | EmbeddedTokens) -> tuple[Array | None, Array]:
 
 
 def _embedded_tokens(table: Array | None, x_t: Array) -> Float[Array, "B GH"]:
+    # Tokens are checked where they come in, so that no step has to look.
     return x_t if table is None else table.at[x_t].get(mode="promise_in_bounds")
 
 
 def _gather_transposed(rows: int, tokens: Array, gradients: Array) -> Float[Array, "V GH"]:
     """For each row of the table, the sum of the gradients where it was looked up: a product."""
-    where = jnp.arange(rows)[:, None] == tokens.reshape(-1)[None, :]
+    where = jnp.arange(rows)[:, None] == tokens.reshape(-1)[None, :]  # (V, T * B)
+    # A scatter would add rows one by one; for a small table the product is faster.
     return where.astype(gradients.dtype) @ gradients.reshape(-1, gradients.shape[-1])
 
 
