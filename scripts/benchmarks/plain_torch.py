@@ -55,9 +55,9 @@ def make_vocabulary(text: str) -> list[str]:
     return ["<unk>", "<pad>", *sorted(frequent, key=lambda c: (-counts[c], c))]
 
 
-def make_streams(text: str, vocab_size: list[str], batch: int) -> torch.Tensor:
+def make_streams(text: str, vocabulary: list[str], batch: int) -> torch.Tensor:
     """The text as B parts side by side, (rows, B)."""
-    numbers = {token: number for number, token in enumerate(vocab_size)}
+    numbers = {token: number for number, token in enumerate(vocabulary)}
     tokens = [numbers.get(character, 0) for character in text]
     tokens.append(0)  # <eos> occurs once, which is rare: <unk>
     rows = len(tokens) // batch
@@ -100,14 +100,14 @@ def loss_of(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
-def save(model: CharacterModel, vocab_size: list[str], folder: Path) -> None:
+def save(model: CharacterModel, vocabulary: list[str], folder: Path) -> None:
     """Save the weights in both usual formats, and the tokens."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     torch.save({"model": model.state_dict()}, folder / "model.pt")
     save_file(model.state_dict(), folder / "model.safetensors")
-    (folder / "tokens.json").write_text(json.dumps(vocab_size))
+    (folder / "tokens.json").write_text(json.dumps(vocabulary))
 
 
 def read(options: argparse.Namespace) -> tuple[str, str]:
@@ -133,9 +133,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--keep-case", action="store_true", help="do not lower-case the text")
     found.add_argument("--cell", choices=sorted(LAYERS), default="gru")
     found.add_argument("--schedule", default="6 x 1e-3, 3 x 1e-4", help="epochs x rate, ...")
-    found.add_argument("--embedding", type=int, default=42)
-    found.add_argument("--hidden", type=int, default=256)
-    found.add_argument("--batch", type=int, default=64)
+    found.add_argument("--embedding-size", "--embedding", type=int, default=42)
+    found.add_argument("--hidden-size", "--hidden", type=int, default=256)
+    found.add_argument("--batch-size", "--batch", type=int, default=64)
     found.add_argument("--threads", type=int, default=1)
     found.add_argument("--seed", type=int, default=0)
     found.add_argument(
@@ -152,10 +152,12 @@ def main() -> None:
     torch.manual_seed(options.seed)
     rng = np.random.default_rng(options.seed)
     training_text, validation_text = read(options)
-    vocab_size = make_vocabulary(training_text)
-    training = make_streams(training_text, vocab_size, options.batch_size)
-    validation = make_streams(validation_text, vocab_size, options.batch_size)
-    model = CharacterModel(len(vocab_size), options.embedding, options.hidden_size, options.cell)
+    vocabulary = make_vocabulary(training_text)
+    training = make_streams(training_text, vocabulary, options.batch_size)
+    validation = make_streams(validation_text, vocabulary, options.batch_size)
+    model = CharacterModel(
+        len(vocabulary), options.embedding_size, options.hidden_size, options.cell
+    )
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     zeros = torch.zeros(1, options.batch_size, options.hidden_size)
     h = zeros
@@ -179,7 +181,7 @@ def main() -> None:
         h = h.clone()  # out of inference mode, so that training can go on from it
         print(f"{epoch:5d}  {average(losses):6.3f}  {float(total) / steps:10.4f}", flush=True)
     if options.save is not None:
-        save(model, vocab_size, options.save)
+        save(model, vocabulary, options.save)
         with torch.inference_mode():
             logits, _ = model(validation[:-1], zeros)
         print(float(loss_of(logits, validation[1:])))

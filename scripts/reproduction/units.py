@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from jaxrnn.checks import check_seed
-from jaxrnn.runs.config import Config
+from jaxrnn.runs.config import EARLIER_NAMES, Config
 from jaxrnn.runs.recipes import RECIPES
 from jaxrnn.training.schedules import parse_schedule
 
@@ -46,10 +46,12 @@ class Unit:
         check_seed(self.seed)
         if not re.fullmatch("[a-z0-9-]{0,40}", self.study):
             raise ValueError(f"study has up to 40 of a-z, 0-9 and '-', got {self.study!r:.60}.")
+        # Results of earlier versions have the sizes by the names that they had then.
+        changes = {EARLIER_NAMES.get(name, name): value for name, value in self.changes.items()}
         known = {f.name for f in fields(Config)} - {"seed"}  # a unit has its own
-        if unknown := sorted(set(self.changes) - known):
+        if unknown := sorted(set(changes) - known):
             raise ValueError(f"A configuration has no {', '.join(unknown)} to change.")
-        object.__setattr__(self, "changes", dict(self.changes))
+        object.__setattr__(self, "changes", changes)
         _ = self.config  # refuses values that do not fit
 
     @property
@@ -57,7 +59,10 @@ class Unit:
         """A name for its files: the same for the same unit, another for another one."""
         parts = [self.study, self.recipe, self.framework, self.dtype, f"seed{self.seed}"]
         if self.changes:
-            text = json.dumps(self.changes, sort_keys=True)
+            # By the names of the first version: results that there are keep their files.
+            first = {new: old for old, new in EARLIER_NAMES.items()}
+            named = {first.get(name, name): value for name, value in self.changes.items()}
+            text = json.dumps(named, sort_keys=True)
             parts.append(hashlib.sha256(text.encode()).hexdigest()[:8])
         return "_".join(part for part in parts if part)
 
