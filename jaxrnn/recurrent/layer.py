@@ -14,7 +14,7 @@ Another kind is a class with the two methods of `Layer` and an entry in `LAYERS`
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ Param = Callable[[str, Initializer, tuple[int, ...]], Array]
 """`param(name, init, shape) -> array`: a parameter of the layer, made where it is not there yet."""
 
 
+@runtime_checkable
 class Layer(Protocol):
     """One layer of a stack in one direction."""
 

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from jaxrnn.training.steps import eval_steps
 STEPS_IN_ONE_PROGRAM = 64
 
 
+@runtime_checkable
 class Source(Protocol):
     """A source of windows: a `BpttStream` or a `WindowSet`."""
 

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from jaxrnn.checks import check_at_least_1
 from jaxrnn.training.optimizers import HAS_A_RATE, AnyOptimizer, Optimizer, check_optimizer
 
 
+@runtime_checkable
 class Phase(Protocol):
     """Some epochs of training with one rule for the learning rate."""
 
