@@ -67,6 +67,7 @@ OWN = {
     "optimizer": ["--optimizer", "mine.py:LION"],
     "tokenizer": ["--tokenizer", "mine.py:Words"],
 }
+OWN["all others"] = [*OWN["cell"], *OWN["optimizer"], *OWN["tokenizer"]]
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("kind", OWN)
+@pytest.mark.parametrize("kind", ["model", "all others"])
 def test_what_a_file_defines_trains_goes_on_and_samples_from_any_folder(
     kind, folder, monkeypatch, capsys
 ):
@@ -227,6 +228,7 @@ def test_earlier_configurations_are_read(folder):
     assert Config.from_dict(json.loads(json.dumps(old))) == Config.from_dict(now)
 
 
+@pytest.mark.slow
 def test_a_copied_run_folder_works_where_the_code_is(folder, capsys):
     assert cli.main(["train", *FLAGS, *OWN["tokenizer"], "--name", "own"]) == 0
     shutil.copytree("runs/own", "copied")
