@@ -55,7 +55,7 @@ def embedding_with(rows: Callable[[Any, Any], Any]) -> Mutation:
     """The embedding as `rows(table, tokens)`: (V, F) and (T, B) to (T, B, F)."""
 
     def call(self: nn.Embed, tokens: Any) -> Any:
-        return rows(self.embedding_size, tokens)
+        return rows(self.embedding, tokens)
 
     return replaced(nn.Embed, "__call__", call)
 
