@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from jaxrnn.files import UnreadableError, read_regular, write_whole
+from jaxrnn.files import read_regular, write_whole
 
 T = TypeVar("T")
 
@@ -178,8 +178,6 @@ def _parts(reference: str) -> tuple[Path, str]:
 def _code(path: Path) -> bytes:
     try:
         return read_regular(path, at_most=LARGEST_CODE)
-    except UnreadableError as error:
-        raise ValueError(f"Cannot read code from {path}: {error}") from error
     except OSError as error:
         raise ValueError(f"Cannot read {path}: {error.strerror}.") from error
 

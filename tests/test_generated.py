@@ -111,6 +111,7 @@ CELLS = {
     "power": one_gate(
         lambda h, x, s: jnp.power(jnp.abs(x) + 1, tanh(s)) + lax.stop_gradient(h) / 9
     ),
+    "an error function": one_gate(lambda h, x, s: lax.erf(x + 0.1 * s) + jax.nn.gelu(h, False)),
     "a comparison": one_gate(lambda h, x, s: jnp.where(x > s, tanh(h), h / 2)),
     "a rounded constant": one_gate(
         lambda h, x, s: x * jnp.zeros((), jnp.float16).astype(x.dtype) + jnp.float32(0.1) * s
@@ -182,6 +183,7 @@ QUICK = {
     ("coupled-lstm", False),
     ("mgu", True),
     ("slstm", False),
+    ("an error function", True),
 }
 """The cells and directions of the quick run: XLA takes a second to compile each."""
 
