@@ -1,6 +1,8 @@
 """Oracles: slow, obvious versions of what the library does fast."""
 
 import json
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import jax
@@ -9,7 +11,10 @@ import numpy as np
 from jax import lax
 
 from jaxrnn import RNN, Cell
+from jaxrnn.recurrent import scan
 from jaxrnn.recurrent.cells import Carry
+from jaxrnn.recurrent.compiled import calls
+from jaxrnn.recurrent.inputs import inputs_of
 from jaxrnn.runs import checkpoints
 
 EXACT = 1e-12
@@ -53,6 +58,22 @@ def loop_oracle(
         carry = cell.step(carry, x_gates[t], carry.h @ weight_hh.T + bias_hh)
         ys[t] = carry.h
     return carry, jnp.stack(ys)
+
+
+def on_arrays(run: Callable[..., Any]) -> Callable[..., Any]:
+    """`scanned` or `compiled`, with the input half of the gates as an array too."""
+
+    @wraps(run)
+    def with_inputs(
+        cell: Cell, reverse: bool, weight: Any, bias: Any, carry: Carry, x_gates: Any, *rest: Any
+    ) -> Any:
+        return run(cell, reverse, weight, bias, carry, inputs_of(x_gates), *rest)
+
+    return with_inputs
+
+
+scanned = on_arrays(scan.scanned)
+compiled = on_arrays(calls.compiled)
 
 
 def random_tree(key: jax.Array, like: Any) -> Any:

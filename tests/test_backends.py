@@ -23,7 +23,7 @@ from jaxrnn import (
     make_state,
 )
 from jaxrnn.recurrent.compiled import library
-from jaxrnn.recurrent.embedded import EmbeddedTokens
+from jaxrnn.recurrent.inputs import Inputs
 from jaxrnn.recurrent.recurrence import backend, recurrence, which_backend, why_not_compiled
 from jaxrnn.training.steps import batch_loss
 
@@ -253,7 +253,7 @@ def test_a_token_outside_the_table_reads_the_nearest_row_on_every_backend(way, t
 
     def output(table, token):
         with backend(way):
-            tokens = EmbeddedTokens(table, jnp.array([[token]]))
+            tokens = Inputs(table, jnp.array([[token]]))
             carry = Hidden(jnp.zeros((1, 3)))
             return recurrence(TANH, False, weight, jnp.zeros(3), carry, tokens)[1].sum()
 

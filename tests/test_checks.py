@@ -23,8 +23,9 @@ from jaxrnn import (
     make_state,
     train_step,
 )
-from jaxrnn.recurrent.compiled.calls import Inputs, Residuals, _gradients, _run
+from jaxrnn.recurrent.compiled.calls import Arguments, Residuals, _gradients, _run
 from jaxrnn.recurrent.compiled.generated import USUAL_CELLS, generated
+from jaxrnn.recurrent.inputs import Inputs
 from jaxrnn.recurrent.recurrence import backend, recurrence, which_backend, why_not_compiled
 
 T, B, H, I = 5, 6, 4, 3
@@ -212,13 +213,13 @@ def test_the_library_itself_refuses_what_does_not_fit(cell):
     G = len(cell.gates)
     zeros = jnp.zeros
     carry = cell.zeros(B, H)
-    right = Inputs(zeros((G * H, H)), zeros(G * H), carry, zeros((T, B, G * H)), None)
+    right = Arguments(zeros((G * H, H)), zeros(G * H), carry, Inputs(zeros((T, B, G * H))), None)
     _run(cell, False, right, keep=True)
     wrong = [
         right._replace(bias_hh=zeros(G * H - 1)),
-        right._replace(x_gates=zeros((T, B + 1, G * H))),
-        right._replace(x_gates=zeros((T, B, G * H), jnp.float16)),
-        right._replace(x_gates=zeros((T, B))),
+        right._replace(x_gates=Inputs(zeros((T, B + 1, G * H)))),
+        right._replace(x_gates=Inputs(zeros((T, B, G * H), jnp.float16))),
+        right._replace(x_gates=Inputs(zeros((T, B)))),
         right._replace(carry=carry._replace(h=zeros((B, H, 1))[..., 0].T)),
         right._replace(bias_hh=zeros(G * H, jnp.bfloat16)),
         right._replace(mask=zeros((T, B - 1), bool)),

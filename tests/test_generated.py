@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import EXACT, relative
+from helpers import EXACT, compiled, relative, scanned
 from jax import lax
 from scipy.optimize import linprog
 
@@ -32,7 +32,7 @@ from jaxrnn import (
     gates_of,
 )
 from jaxrnn.recurrent.compiled import library
-from jaxrnn.recurrent.compiled.calls import compiled, runs_compiled
+from jaxrnn.recurrent.compiled.calls import runs_compiled
 from jaxrnn.recurrent.compiled.generated import generated
 from jaxrnn.recurrent.compiled.graph import Graph, NotElementwiseError
 from jaxrnn.recurrent.compiled.residuals import (
@@ -44,7 +44,6 @@ from jaxrnn.recurrent.compiled.residuals import (
 from jaxrnn.recurrent.compiled.source import write_source
 from jaxrnn.recurrent.compiled.tracing import trace
 from jaxrnn.recurrent.recurrence import recurrence, which_backend
-from jaxrnn.recurrent.scan import scanned
 
 needs_library = pytest.mark.skipif(
     jax.default_backend() != "cpu" or library.why_unavailable() is not None,

@@ -22,7 +22,7 @@ from jaxrnn import (
     generate,
 )
 from jaxrnn.nn.layers import dense, embed
-from jaxrnn.recurrent.embedded import EmbeddedTokens
+from jaxrnn.recurrent.inputs import Inputs
 from jaxrnn.recurrent.layer import LAYERS
 
 T, B, I, H, V = 7, 3, 4, 5, 6
@@ -93,7 +93,7 @@ def test_a_free_cell_computes_what_the_gated_one_does(embedded, bidirectional, l
 
     def run(stack):
         def loss(params, carry, table):
-            xs = EmbeddedTokens(table, tokens) if embedded else table[tokens]
+            xs = Inputs(table, tokens) if embedded else Inputs(table[tokens])
             after, ys = stack.apply(params, carry, xs, lengths=lengths)
             leaves = [jnp.cos(leaf).sum() for leaf in jax.tree.leaves((after, ys))]
             return sum(leaves), (after, ys)
@@ -206,7 +206,7 @@ def test_another_kind_of_cell_brings_its_layer(monkeypatch):
 
         def __call__(self, param, carry, xs, mask, *, reverse):
             scale = param("scale", jax.nn.initializers.ones, (self.hidden_size,))
-            ys = jnp.concatenate([carry.h[None], xs[:-1]]) * scale
+            ys = jnp.concatenate([carry.h[None], xs.dense()[:-1]]) * scale
             return carry._replace(h=xs[-1]), ys
 
     monkeypatch.setitem(LAYERS, Delay, DelayLayer)

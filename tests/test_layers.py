@@ -8,7 +8,7 @@ from helpers import EXACT, random_stack, relative
 
 from jaxrnn import CELLS, GRU, LSTM, RNN, TANH
 from jaxrnn.nn.layers import dense, embed, identity, product
-from jaxrnn.recurrent.embedded import EmbeddedTokens
+from jaxrnn.recurrent.inputs import Inputs
 
 T, B, I, H = 6, 4, 5, 7
 
@@ -61,7 +61,7 @@ def test_stack_that_looks_up_equals_stack_of_the_rows(bidirectional):
 
         return jax.jit(jax.value_and_grad(loss, (0, 1)))(params, table)
 
-    assert relative(run(lambda t: EmbeddedTokens(t, tokens)), run(lambda t: t[tokens])) < EXACT
+    assert relative(run(lambda t: Inputs(t, tokens)), run(lambda t: t[tokens])) < EXACT
 
 
 @pytest.mark.usefixtures("float64")

@@ -10,7 +10,7 @@ from helpers import EXACT, random_tree, relative
 from jaxrnn import GRU, LSTM, MODELS, Char3Model, CharLM
 from jaxrnn.nn.layers import embed, embedded_tokens
 from jaxrnn.nn.model import apply_model
-from jaxrnn.recurrent.embedded import EmbeddedTokens
+from jaxrnn.recurrent.inputs import Inputs
 
 V, F, H, B, T = 13, 5, 7, 4, 6
 
@@ -159,7 +159,7 @@ def test_characters_are_looked_up_where_that_is_less_work(vocabulary, tokens, em
             return embedded_tokens(embed(vocabulary, F), tokens)
 
     found, _ = Both().init_with_output(jax.random.key(0), jnp.zeros((1, tokens), jnp.int32))
-    assert isinstance(found, EmbeddedTokens) == embedded
+    assert (found.tokens is not None) == embedded
 
 
 @pytest.mark.parametrize("name", ["CharSeqStatefulGRU", "CharLM"])
@@ -176,5 +176,7 @@ def test_looking_the_characters_up_changes_nothing(name, monkeypatch):
 
     embedded = gradients()
     for module in ("model", "models"):
-        monkeypatch.setattr(f"jaxrnn.nn.{module}.embedded_tokens", lambda e, tokens: e(tokens))
+        monkeypatch.setattr(
+            f"jaxrnn.nn.{module}.embedded_tokens", lambda e, tokens: Inputs(e(tokens))
+        )
     assert relative(embedded, gradients()) < EXACT

@@ -8,14 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import EXACT, FLOAT32, random_tree, relative
+from helpers import EXACT, FLOAT32, compiled, random_tree, relative, scanned
 
 from jaxrnn import GRU, LSTM, RELU, TANH, Cell, Hidden
 from jaxrnn.recurrent.compiled import library
-from jaxrnn.recurrent.compiled.calls import compiled, runs_compiled
+from jaxrnn.recurrent.compiled.calls import runs_compiled
 from jaxrnn.recurrent.compiled.generated import USUAL_CELLS
-from jaxrnn.recurrent.embedded import EmbeddedTokens
-from jaxrnn.recurrent.scan import scanned
+from jaxrnn.recurrent.inputs import Inputs
 
 pytestmark = pytest.mark.skipif(
     jax.default_backend() != "cpu" or library.why_unavailable() is not None,
@@ -43,7 +42,7 @@ def outputs_and_gradients(run, cell, reverse, arguments, embedded, masked):
     *inputs, tokens, mask = arguments
 
     def loss(weight, bias, carry, table):
-        x_gates = EmbeddedTokens(table, tokens) if embedded else table[tokens]
+        x_gates = Inputs(table, tokens) if embedded else Inputs(table[tokens])
         outputs = run(cell, reverse, weight, bias, carry, x_gates, mask if masked else None)
         return sum(jnp.sin(leaf).sum() for leaf in jax.tree.leaves(outputs)), outputs
 
@@ -150,7 +149,7 @@ def test_a_token_outside_the_table_reads_its_nearest_row():
     weight, bias, carry, table, tokens, _ = arguments(TANH, jnp.float32, 3, 4, 5)
 
     def run(tokens):
-        _, outputs = compiled(TANH, False, weight, bias, carry, EmbeddedTokens(table, tokens))
+        _, outputs = compiled(TANH, False, weight, bias, carry, Inputs(table, tokens))
         return outputs
 
     np.testing.assert_array_equal(run(tokens.at[1].set(2**30)), run(tokens.at[1].set(8)))
@@ -160,7 +159,7 @@ def test_a_token_outside_the_table_reads_its_nearest_row():
 def test_vmap_equals_one_after_the_other():
     weight, bias, carry, table, tokens, _ = arguments(GRU, jnp.float32, 3, 4, 5)
     weights = jnp.stack([weight, -weight, weight / 2])
-    run = lambda w: compiled(GRU, False, w, bias, carry, EmbeddedTokens(table, tokens))[1]  # noqa: E731
+    run = lambda w: compiled(GRU, False, w, bias, carry, Inputs(table, tokens))[1]  # noqa: E731
     expected = jnp.stack([run(w) for w in weights])
     np.testing.assert_array_equal(jax.vmap(run)(weights), expected)
 

@@ -18,14 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import EXACT, relative
+from helpers import EXACT, compiled, relative, scanned
 
 from jaxrnn import GRU, LSTM, RNN, TANH
 from jaxrnn.recurrent.compiled import library
-from jaxrnn.recurrent.compiled.calls import compiled
 from jaxrnn.recurrent.compiled.generated import USUAL_CELLS
-from jaxrnn.recurrent.embedded import EmbeddedTokens
-from jaxrnn.recurrent.scan import scanned
+from jaxrnn.recurrent.inputs import Inputs
 
 pytestmark = pytest.mark.skipif(
     jax.default_backend() != "cpu" or library.why_unavailable() is not None,
@@ -111,7 +109,7 @@ def gradients_of(run, cell, variants):
         reverse, embedded, carried = variant
 
         def loss(weight, bias, inputs, carry):
-            x_gates = EmbeddedTokens(inputs, tokens) if embedded else inputs
+            x_gates = Inputs(inputs, tokens) if embedded else Inputs(inputs)
             outputs = run(cell, reverse, weight, bias, carry, x_gates, alive)
             return jax.tree.reduce(
                 jnp.add, jax.tree.map(lambda f, x: (f * x).sum(), factors, outputs)

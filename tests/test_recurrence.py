@@ -4,15 +4,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import EXACT, loop_oracle, random_stack, random_tree, relative, scan_oracle
+from helpers import (
+    EXACT,
+    compiled,
+    loop_oracle,
+    random_stack,
+    random_tree,
+    relative,
+    scan_oracle,
+    scanned,
+)
 
 from jaxrnn import CELLS, LSTM, RNN, TANH, Cell, Hidden, gates_of
-from jaxrnn.recurrent.compiled.calls import compiled
 from jaxrnn.recurrent.compiled.generated import USUAL_CELLS
 from jaxrnn.recurrent.compiled.library import why_unavailable
-from jaxrnn.recurrent.embedded import EmbeddedTokens
+from jaxrnn.recurrent.inputs import Inputs
 from jaxrnn.recurrent.recurrence import input_gates, length_mask
-from jaxrnn.recurrent.scan import scanned
 
 T, B, I, H = 6, 4, 5, 7  # all different, so that a swapped axis shows
 
@@ -142,7 +149,7 @@ def test_looking_up_equals_having_the_rows(cell, recurrence, reverse, lengths):
 
         return value_and_gradients(of_table, weight_hh, bias_hh, carry, table)
 
-    ours, plain = run(lambda table: EmbeddedTokens(table, tokens)), run(lambda table: table[tokens])
+    ours, plain = run(lambda table: Inputs(table, tokens)), run(lambda table: table[tokens])
     assert relative(ours, plain) < EXACT
     assert not np.any(ours[1][3][0])
 
@@ -151,8 +158,9 @@ def test_input_gates_of_a_table_are_those_of_its_rows():
     keys = jax.random.split(jax.random.key(0), 4)
     table, weight = jax.random.normal(keys[0], (9, I)), jax.random.normal(keys[1], (H, I))
     bias, tokens = jax.random.normal(keys[2], (H,)), jax.random.randint(keys[3], (T, B), 0, 9)
-    gates = input_gates(EmbeddedTokens(table, tokens), weight, bias)
-    assert relative(gates.table[gates.tokens], input_gates(table[tokens], weight, bias)) < EXACT
+    gates = input_gates(Inputs(table, tokens), weight, bias)
+    rows = input_gates(Inputs(table[tokens]), weight, bias)
+    assert relative(gates.dense(), rows.dense()) < EXACT
 
 
 @every_cell

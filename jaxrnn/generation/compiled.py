@@ -12,7 +12,7 @@ from jaxrnn.nn.model import Components
 from jaxrnn.recurrent.cells import Carry, Cell
 from jaxrnn.recurrent.compiled.calls import join_carry, pack, split_carry, stacked_params
 from jaxrnn.recurrent.compiled.generated import generated
-from jaxrnn.recurrent.recurrence import input_gates, which_backend
+from jaxrnn.recurrent.recurrence import which_backend
 
 
 def runs_compiled(components: Components) -> bool:
@@ -67,7 +67,7 @@ def generate_compiled(
     def params(layer: int) -> dict[str, Array]:
         return {name: rnn[f"{name}_l{layer}"] for name in cell.params}
 
-    table = input_gates(components.embedding, rnn["weight_ih_l0"], rnn["bias_ih_l0"])
+    table = components.embedding @ rnn["weight_ih_l0"].T + rnn["bias_ih_l0"]  # (V, G * H)
     bias = jnp.where(banned, -jnp.inf, components.bias)
     inverse_temperature = jnp.ones(()) if uniforms is None else 1 / jnp.asarray(temperature, dtype)
     like = jax.ShapeDtypeStruct

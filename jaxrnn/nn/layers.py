@@ -21,14 +21,13 @@ from jaxrnn.array_checks import (
     as_array,
     as_carry,
     as_floats,
-    as_integers,
     as_lengths,
     as_mask,
     nearest_rows,
 )
 from jaxrnn.checks import check_at_least_0, check_at_least_1
 from jaxrnn.recurrent.cells import AnyCell, Carry, Initializer
-from jaxrnn.recurrent.embedded import EmbeddedTokens
+from jaxrnn.recurrent.inputs import Inputs, as_inputs
 from jaxrnn.recurrent.layer import Layer, layer_of, uniform
 from jaxrnn.recurrent.recurrence import length_mask, uses_autodiff
 from jaxrnn.recurrent.reverse import reverse_mode_only
@@ -96,10 +95,8 @@ def embed(
     return nn.Embed(vocab_size, features, embedding_init=init, name=name)
 
 
-def embedded_tokens(
-    e: nn.Embed, tokens: Int[Array, "T B"]
-) -> Float[Array, "T B F"] | EmbeddedTokens:
-    """The embedded tokens, or where a recurrent layer can look them up if that is less work.
+def embedded_tokens(e: nn.Embed, tokens: Int[Array, "T B"]) -> Inputs:
+    """The embedded tokens, (T, B, F), as rows of the table where that is less work.
 
     Having the rows takes three products of F * T * B * GH (forward, and two gradients), looking
     them up F * V * GH and, for the table's gradient, V * T * B * GH: less for few characters. A
@@ -107,9 +104,9 @@ def embedded_tokens(
     """
     tokens = nearest_rows(tokens, e.num_embeddings)
     if e.num_embeddings > min(tokens.size, 3 * e.features):
-        return e(tokens)
+        return Inputs(e(tokens))
     e(jnp.zeros((1,), tokens.dtype))  # makes the parameters
-    return EmbeddedTokens(e.embedding, tokens)
+    return Inputs(e.embedding, tokens)
 
 
 def pure(layer: nn.Module, *example: Array) -> Callable[..., Any]:
@@ -214,7 +211,7 @@ class RNN(nn.Module):
     def __call__(
         self,
         carry: Sequence[Carry],
-        xs: Float[Array, "T B I"] | EmbeddedTokens,
+        xs: Float[Array, "T B I"] | Inputs,
         *,
         lengths: Int[Array, " B"] | None = None,
         dropout_masks: Sequence[Bool[Array, "T B DH"]] | None = None,
@@ -223,7 +220,7 @@ class RNN(nn.Module):
 
         Args:
             carry: one carry a layer and direction: layer 0 forward, layer 0 backward, layer 1 ...
-            xs: the inputs, time first, or where to look them up.
+            xs: the inputs, time first, as such or as rows of a table.
             lengths: how many steps of each sequence count, in [0, T]; all T if None. The others
                 leave the carry as it is and give zeros. Each sequence runs as if it were alone.
             dropout_masks: for each layer but the last, which outputs are kept, instead of masks
@@ -237,7 +234,8 @@ class RNN(nn.Module):
             ValueError: if an array has another shape, or no numbers of the right kind.
         """
         self._check_settings()
-        xs, steps, batch_size = _checked_inputs(xs)
+        inputs = as_inputs(xs)
+        steps, batch_size, _ = inputs.shape
         like = jax.eval_shape(lambda: self._layer().initial_carry(batch_size))
         # Each layer casts its own carry; here, only that there is one for each.
         carry = as_carry(carry, (like,) * self._runs, cast=False)
@@ -252,26 +250,22 @@ class RNN(nn.Module):
         directions = ("", "_reverse") if self.bidirectional else ("",)
         before = iter(carry)
         after: list[Carry] = []
-        ys: Any = xs
         for layer in range(self.num_layers):
-            if layer > 0:
-                ys = self._drop(ys, None if dropout_masks is None else dropout_masks[layer - 1])
             outputs = []
             for direction in directions:
-                last, output = self._run(f"l{layer}{direction}", next(before), ys, mask)
+                last, output = self._run(f"l{layer}{direction}", next(before), inputs, mask)
                 after.append(last)
                 outputs.append(output)
-            ys = (
-                jnp.concatenate(outputs, axis=-1) if self.bidirectional else output
-            )  # (T, B, D * H)
+            ys = jnp.concatenate(outputs, axis=-1)  # (T, B, D * H)
+            if layer < self.num_layers - 1:
+                kept = None if dropout_masks is None else dropout_masks[layer]
+                inputs = Inputs(self._drop(ys, kept))
         return tuple(after), ys
 
     def _layer(self) -> Layer:
         return layer_of(self.cell, self.hidden_size, self.recurrent_init)
 
-    def _run(
-        self, name: str, carry: Carry, xs: Array | EmbeddedTokens, mask: Array | None
-    ) -> tuple[Carry, Array]:
+    def _run(self, name: str, carry: Carry, xs: Inputs, mask: Array | None) -> tuple[Carry, Array]:
         """One layer and direction: "l0", "l0_reverse", "l1", ..."""
 
         def param(kind: str, init: Initializer, shape: tuple[int, ...]) -> Array:
@@ -286,14 +280,3 @@ class RNN(nn.Module):
             mask = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.dropout, xs.shape)
         mask = as_mask("dropout_masks", mask, xs.shape)
         return jnp.where(mask, xs / (1 - self.dropout), 0)
-
-
-def _checked_inputs(xs: Any) -> tuple[Array | EmbeddedTokens, int, int]:
-    """The inputs of a stack, how many time steps they have and how many sequences."""
-    if isinstance(xs, EmbeddedTokens):
-        tokens = as_integers("tokens", xs.tokens, ("T", "B"))
-        table = as_array("the table", xs.table, ("V", "I"))
-        table = as_floats("the table", table, table.shape, table.dtype)
-        return EmbeddedTokens(table, tokens), tokens.shape[0], tokens.shape[1]
-    xs = as_array("xs", xs, ("T", "B", "I"))
-    return as_floats("xs", xs, xs.shape, xs.dtype), xs.shape[0], xs.shape[1]

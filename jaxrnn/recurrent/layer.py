@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxrnn.array_checks import as_carry, as_floats, described
 from jaxrnn.recurrent.cells import Carry, Cell, FreeCell, Initializer
-from jaxrnn.recurrent.embedded import EmbeddedTokens
+from jaxrnn.recurrent.inputs import Inputs
 from jaxrnn.recurrent.recurrence import input_gates, recurrence
 
 Param = Callable[[str, Initializer, tuple[int, ...]], Array]
@@ -43,7 +43,7 @@ class Layer(Protocol):
         self,
         param: Param,
         carry: Carry,
-        xs: Float[Array, "T B I"] | EmbeddedTokens,
+        xs: Inputs,
         mask: Bool[Array, "T B"] | None,
         *,
         reverse: bool,
@@ -53,7 +53,7 @@ class Layer(Protocol):
         Args:
             param: gives the layer's parameters by name; the stack adds the layer's number.
             carry: the carry before the first step that is run.
-            xs: the inputs, or where to look them up.
+            xs: the inputs, (T, B, I), as such or as rows of a table.
             mask: where False, a step leaves the carry as it is and its output is zero.
             reverse: whether time runs from the last step to the first.
 
@@ -97,7 +97,7 @@ class GatedLayer:
         self,
         param: Param,
         carry: Carry,
-        xs: Float[Array, "T B I"] | EmbeddedTokens,
+        xs: Inputs,
         mask: Bool[Array, "T B"] | None,
         *,
         reverse: bool,
@@ -152,7 +152,7 @@ class FreeLayer:
         self,
         param: Param,
         carry: Carry,
-        xs: Float[Array, "T B I"] | EmbeddedTokens,
+        xs: Inputs,
         mask: Bool[Array, "T B"] | None,
         *,
         reverse: bool,
@@ -162,15 +162,13 @@ class FreeLayer:
         params = self._params(param, xs.shape[-1])
         dtype = next(iter(params.values())).dtype
         params = {name: array.astype(dtype) for name, array in params.items()}
-        xs = xs.astype(dtype)
-        if isinstance(xs, EmbeddedTokens):
-            xs = xs.table.at[xs.tokens].get(mode="clip")  # (T, B, I)
-        B = xs.shape[1]
+        inputs = xs.astype(dtype).dense()  # (T, B, I)
+        B = inputs.shape[1]
         like = jax.eval_shape(lambda: self.initial_carry(B, dtype))
         carry = as_carry(carry, like)
 
-        def step(carry: Carry, inputs: Any) -> tuple[Carry, Array]:
-            x, running = inputs  # (B, I), (B,)
+        def step(carry: Carry, here: Any) -> tuple[Carry, Array]:
+            x, running = here  # (B, I), (B,)
             after, y = self.cell.step(params, carry, x)
             self._check(after, y, like, B)
             if running is None:
@@ -181,7 +179,7 @@ class FreeLayer:
             )
             return after, jnp.where(running[:, None], y, 0)
 
-        return lax.scan(step, carry, (xs, mask), reverse=reverse)
+        return lax.scan(step, carry, (inputs, mask), reverse=reverse)
 
     def _params(self, param: Param, input_size: int) -> dict[str, Array]:
         """The cell's parameters, each with the shape that its `init` gives."""

@@ -28,7 +28,7 @@ from jaxrnn.array_checks import (
 from jaxrnn.recurrent.cells import Carry, Cell, Params
 from jaxrnn.recurrent.compiled.calls import compiled, runs_compiled
 from jaxrnn.recurrent.compiled.library import why_unavailable
-from jaxrnn.recurrent.embedded import EmbeddedTokens
+from jaxrnn.recurrent.inputs import Inputs, inputs_of
 from jaxrnn.recurrent.reverse import reverse_mode_only
 from jaxrnn.recurrent.scan import plain, scanned
 
@@ -93,12 +93,10 @@ def uses_autodiff() -> bool:
 
 
 def input_gates(
-    xs: Float[Array, "T B I"] | EmbeddedTokens, weight_ih: Float[Array, "GH I"], bias_ih: Array
-) -> Float[Array, "T B GH"] | EmbeddedTokens:
-    """The input half of the gates at every step: x @ weight_ih.T + bias_ih."""
-    if isinstance(xs, EmbeddedTokens):
-        return xs._replace(table=xs.table @ weight_ih.T + bias_ih)
-    return xs @ weight_ih.T + bias_ih
+    xs: Inputs, weight_ih: Float[Array, "GH I"], bias_ih: Float[Array, " GH"]
+) -> Inputs:
+    """The input half of the gates at every step: x @ weight_ih.T + bias_ih, (T, B, G * H)."""
+    return xs.map(lambda values: values @ weight_ih.T + bias_ih)
 
 
 def length_mask(lengths: Int[Array, " B"], steps: int) -> Bool[Array, "T B"]:
@@ -112,7 +110,7 @@ def recurrence(
     weight_hh: Float[Array, "GH H"],
     bias_hh: Float[Array, " GH"],
     carry: Carry,
-    x_gates: Float[Array, "T B GH"] | EmbeddedTokens,
+    x_gates: Inputs | Float[Array, "T B GH"],
     mask: Bool[Array, "T B"] | None = None,
     params: Params | None = None,
 ) -> tuple[Carry, Float[Array, "T B H"]]:
@@ -124,7 +122,7 @@ def recurrence(
         weight_hh: the recurrent weight; the other arrays are cast to its precision.
         bias_hh: the recurrent bias.
         carry: the carry before the first step that is run.
-        x_gates: the input half of the gates, or where to look it up.
+        x_gates: the input half of the gates, (T, B, G * H), as such or as rows of a table.
         mask: where False, the step leaves the carry as it is and its output is zero. None
             runs every step.
         params: the cell's parameters per unit by their names, (H,) each; None if it has none.
@@ -144,16 +142,8 @@ def recurrence(
         raise ValueError(f"weight_hh must have at least 1 unit, got shape {weight_hh.shape}.")
     weight_hh = as_floats("weight_hh", weight_hh, (width, hidden_size), dtype)
     bias_hh = as_floats("bias_hh", bias_hh, (width,), dtype)
-    if isinstance(x_gates, EmbeddedTokens):
-        tokens = as_integers("tokens", x_gates.tokens, ("T", "B"))
-        table = as_floats("the table of input gates", x_gates.table, ("V", width), dtype)
-        if not len(table):
-            raise ValueError("The table of input gates must have at least 1 row, got 0.")
-        x_gates = EmbeddedTokens(table, nearest_rows(tokens, len(table)))
-        steps, batch_size = tokens.shape
-    else:
-        x_gates = as_floats("x_gates", x_gates, ("T", "B", width), dtype)
-        steps, batch_size = x_gates.shape[:2]
+    x_gates = _checked_gates(inputs_of(x_gates), width, dtype)
+    steps, batch_size, _ = x_gates.shape
     # What the cell's carry must look like: every field (B, H).
     like = jax.ShapeDtypeStruct((batch_size, hidden_size), dtype)
     carry = as_carry(carry, cell.carry(*(like for _ in cell.carry._fields)))
@@ -170,6 +160,21 @@ def recurrence(
         weight_hh, bias_hh, carry, x_gates, params
     )
     return run(cell, reverse, weight_hh, bias_hh, carry, x_gates, mask, params)
+
+
+def _checked_gates(x_gates: Inputs, width: int, dtype: Any) -> Inputs:
+    """The input half of the gates in the recurrence's precision, G * H = `width` wide.
+
+    Raises:
+        ValueError: if they have other shapes, or no numbers of the right kind.
+    """
+    if x_gates.tokens is None:
+        return Inputs(as_floats("x_gates", x_gates.values, ("T", "B", width), dtype))
+    tokens = as_integers("tokens", x_gates.tokens, ("T", "B"))
+    table = as_floats("the table of input gates", x_gates.values, ("V", width), dtype)
+    if not len(table):
+        raise ValueError("The table of input gates must have at least 1 row, got 0.")
+    return Inputs(table, nearest_rows(tokens, len(table)))
 
 
 def _checked_params(

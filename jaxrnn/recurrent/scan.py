@@ -23,7 +23,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxrnn.recurrent.cells import Carry, Cell, Params
-from jaxrnn.recurrent.embedded import EmbeddedTokens
+from jaxrnn.recurrent.inputs import Inputs
 
 UNROLLED = 1
 """Time steps laid out one after the other in a loop body: a loop this long has no overhead."""
@@ -35,7 +35,7 @@ def plain(
     weight_hh: Array,
     bias_hh: Array,
     carry: Carry,
-    x_gates: Array | EmbeddedTokens,
+    x_gates: Inputs,
     mask: Array | None = None,
     params: Params | None = None,
 ) -> tuple[Carry, Array]:
@@ -45,7 +45,7 @@ def plain(
     def body(carry: Carry, x: Any) -> tuple[Carry, Array]:
         x_t, mask = x  # (B, G * H) or (B,) tokens; (B,)
         h_gates = _recurrent(weight_hh, bias_hh, carry)  # (B, G * H)
-        carry = _step(cell, mask, carry, _embedded_tokens(table, x_t), h_gates, params)
+        carry = _step(cell, mask, carry, _read(table, x_t), h_gates, params)
         return carry, _output(carry, mask)
 
     return _scan(body, carry, (inputs, mask), reverse)
@@ -58,7 +58,7 @@ def scanned(
     weight_hh: Array,
     bias_hh: Array,
     carry: Carry,
-    x_gates: Array | EmbeddedTokens,
+    x_gates: Inputs,
     mask: Array | None = None,
     params: Params | None = None,
 ) -> tuple[Carry, Array]:
@@ -72,7 +72,7 @@ def _forward(
     weight_hh: Array,
     bias_hh: Array,
     carry: Carry,
-    x_gates: Array | EmbeddedTokens,
+    x_gates: Inputs,
     mask: Array | None,
     params: Params | None,
 ) -> tuple[tuple[Carry, Array], Any]:
@@ -83,7 +83,7 @@ def _forward(
         # The product stays outside the pull-back: its gradients are made for all steps at once.
         h_gates = _recurrent(weight_hh, bias_hh, carry)  # (B, G * H)
         step = partial(_step, cell, mask)
-        after, pull = jax.vjp(step, carry, _embedded_tokens(table, x_t), h_gates, params)
+        after, pull = jax.vjp(step, carry, _read(table, x_t), h_gates, params)
         return after, (_output(after, mask), carry.h, pull)
 
     # (T, B, H) each; a pull-back is a pytree of what the step keeps, stacked over time.
@@ -113,27 +113,27 @@ def _backward(cell: Cell, reverse: bool, kept: Any, gradients: tuple[Carry, Arra
     (d_carry, d_params), (d_x_gates, d_h_gates) = _scan(
         body, d_state, (pulls, d_ys, mask), not reverse
     )
-    d_x_gates = d_h_gates if d_x_gates is None else d_x_gates
+    d_values = d_h_gates if d_x_gates is None else d_x_gates
     # One product over all T * B rows instead of T products that are added up.
     d_weight_hh = jnp.einsum("tbg,tbh->gh", d_h_gates, hs_before)
     if embedded is not None:
         rows, tokens = embedded
-        none: Any = None  # tokens have no gradient
-        d_x_gates = EmbeddedTokens(_gather_transposed(rows, tokens, d_x_gates), none)
-    return d_weight_hh, d_h_gates.sum((0, 1)), d_carry, d_x_gates, None, d_params
+        d_values = _gather_transposed(rows, tokens, d_values)
+    # Tokens and mask have no gradient.
+    return d_weight_hh, d_h_gates.sum((0, 1)), d_carry, Inputs(d_values), None, d_params
 
 
 scanned.defvjp(_forward, _backward)
 
 
-def _split(x_gates: Array | EmbeddedTokens) -> tuple[Array | None, Array]:
+def _split(x_gates: Inputs) -> tuple[Array | None, Array]:
     """The table, if any, and what the loop over time goes through."""
-    if isinstance(x_gates, EmbeddedTokens):
-        return x_gates.table, x_gates.tokens
-    return None, x_gates
+    if x_gates.tokens is None:
+        return None, x_gates.values
+    return x_gates.values, x_gates.tokens
 
 
-def _embedded_tokens(table: Array | None, x_t: Array) -> Float[Array, "B GH"]:
+def _read(table: Array | None, x_t: Array) -> Float[Array, "B GH"]:
     # Tokens are checked where they come in, so that no step has to look.
     return x_t if table is None else table.at[x_t].get(mode="promise_in_bounds")
 

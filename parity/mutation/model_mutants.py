@@ -14,7 +14,6 @@ from jax import lax
 import jaxrnn.recurrent.compiled.calls
 import jaxrnn.recurrent.scan
 import jaxrnn.training.steps
-from jaxrnn.recurrent.embedded import EmbeddedTokens
 from jaxrnn.recurrent.recurrence import backend, why_not_compiled
 from parity.mutation.mutants import (
     GRU_MODEL,
@@ -70,7 +69,7 @@ def _first_row_fixed(table: Any, tokens: Any) -> Any:
 
 def embedded_tokens_with(rows: Callable[[Any, Any], Any]) -> Mutation:
     """The gates of a step as `rows(table, tokens)`, in the scan."""
-    return both(backend("scan"), replaced(jaxrnn.recurrent.scan, "_embedded_tokens", rows))
+    return both(backend("scan"), replaced(jaxrnn.recurrent.scan, "_read", rows))
 
 
 def _row_before(table: Any, tokens: Any) -> Any:
@@ -100,10 +99,10 @@ def compiled_with(call: str, change: Callable[[Any], Any]) -> Mutation:
 
 def _table_gradient_shifted(inputs: Any) -> Any:
     x_gates = inputs.x_gates
-    if not isinstance(x_gates, EmbeddedTokens):
+    if x_gates.tokens is None:
         return inputs
-    shifted = jnp.roll(x_gates.table, 1, axis=0)
-    return inputs._replace(x_gates=x_gates._replace(table=shifted))
+    shifted = jnp.roll(x_gates.values, 1, axis=0)
+    return inputs._replace(x_gates=x_gates._replace(values=shifted))
 
 
 def _outputs_late(results: Any) -> Any:

@@ -19,17 +19,17 @@ from jaxtyping import Array, Bool, Float
 from jaxrnn.recurrent.cells import Carry, Cell, Params
 from jaxrnn.recurrent.compiled.generated import Generated, generated
 from jaxrnn.recurrent.compiled.library import vector_bytes, why_unavailable
-from jaxrnn.recurrent.embedded import EmbeddedTokens
+from jaxrnn.recurrent.inputs import Inputs
 from jaxrnn.recurrent.scan import scanned
 
 
-class Inputs(NamedTuple):
+class Arguments(NamedTuple):
     """What the recurrence runs on; see `jaxrnn.recurrent.recurrence.recurrence`."""
 
     weight_hh: Float[Array, "GH H"]
     bias_hh: Float[Array, " GH"]
     carry: Carry
-    x_gates: Float[Array, "T B GH"] | EmbeddedTokens
+    x_gates: Inputs
     mask: Bool[Array, "T B"] | None
     params: Params | None = None
 
@@ -73,18 +73,18 @@ def compiled(
     weight_hh: Array,
     bias_hh: Array,
     carry: Carry,
-    x_gates: Array | EmbeddedTokens,
+    x_gates: Inputs,
     mask: Array | None = None,
     params: Params | None = None,
 ) -> tuple[Carry, Array]:
     """`jaxrnn.recurrent.recurrence.recurrence` for the cells that `runs_compiled`, on a CPU."""
-    inputs = Inputs(weight_hh, bias_hh, carry, x_gates, mask, params)
+    inputs = Arguments(weight_hh, bias_hh, carry, x_gates, mask, params)
     last, residuals = _run(cell, reverse, inputs, keep=False)
     return last, residuals.ys
 
 
 def _forward(cell: Cell, reverse: bool, *arguments: Any) -> tuple[tuple[Carry, Array], Any]:
-    inputs = Inputs(*jax.tree.map(lambda argument: argument.value, arguments))
+    inputs = Arguments(*jax.tree.map(lambda argument: argument.value, arguments))
     carried = any(leaf.perturbed for leaf in jax.tree.leaves(arguments[2], is_leaf=_is_argument))
     last, residuals = _keeping(cell, reverse, inputs)
     return (last, residuals.ys), (inputs, residuals, () if carried else None)
@@ -116,10 +116,10 @@ def _gradients(
     cell: Cell,
     reverse: bool,
     carried: bool,
-    inputs: Inputs,
+    inputs: Arguments,
     residuals: Residuals,
     gradients: tuple[Carry, Array],
-) -> Inputs:
+) -> Arguments:
     """The gradients of the inputs, given those of the results; zero for the carry if not wanted.
 
     Where the carry's history is cut off, one product fewer is needed.
@@ -129,7 +129,7 @@ def _gradients(
     dtype = d_ys.dtype
     functions = _generated(cell)
     G, F, P = len(cell.gates), len(cell.carry._fields), len(cell.params)
-    table = inputs.x_gates.table if isinstance(inputs.x_gates, EmbeddedTokens) else None
+    table = None if inputs.x_gates.tokens is None else inputs.x_gates.values
     # The gradients of the input half of the gates are stored where they are other ones than those
     # of the recurrent half; for a table, only those of the gates where they are.
     stored = G - functions.shared(dtype)
@@ -165,13 +165,12 @@ def _gradients(
         reverse=reverse,
     )
     d_carry = join_carry(cell, dh, d_others) if carried else _zeros(d_last)
-    none: Any = None  # tokens and mask have no gradient
+    d_values = d_x_gates if stored else d_h_gates
     if table is not None:
-        d_x: Any = EmbeddedTokens(d_table, none)
-    else:
-        d_x = d_x_gates if stored else d_h_gates
+        d_values = d_table
     by_name = dict(zip(cell.params, d_params, strict=True)) if P else inputs.params
-    return Inputs(d_weight, d_bias, d_carry, d_x, none, by_name)
+    # Tokens and mask have no gradient.
+    return Arguments(d_weight, d_bias, d_carry, Inputs(d_values), None, by_name)
 
 
 # Gradients of gradients, which are rare, are those of `scanned`: neither call has any of its own.
@@ -179,15 +178,15 @@ def _gradients(
 
 def _gradients_forward(
     cell: Cell, reverse: bool, carried: bool, *arguments: Any
-) -> tuple[Inputs, Any]:
+) -> tuple[Arguments, Any]:
     inputs, _, gradients = arguments
     return _gradients(cell, reverse, carried, *arguments), (inputs, gradients)
 
 
 def _gradients_backward(
-    cell: Cell, reverse: bool, carried: bool, saved: Any, second: Inputs
+    cell: Cell, reverse: bool, carried: bool, saved: Any, second: Arguments
 ) -> Any:
-    def of_scanned(inputs: Inputs, gradients: Any) -> Any:
+    def of_scanned(inputs: Arguments, gradients: Any) -> Any:
         d = _without_integers(jax.vjp(partial(scanned, cell, reverse), *inputs)[1](gradients))
         return d if carried else d._replace(carry=_zeros(d.carry))
 
@@ -199,15 +198,17 @@ _gradients.defvjp(_gradients_forward, _gradients_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _keeping(cell: Cell, reverse: bool, inputs: Inputs) -> tuple[Carry, Residuals]:
+def _keeping(cell: Cell, reverse: bool, inputs: Arguments) -> tuple[Carry, Residuals]:
     return _run(cell, reverse, inputs, keep=True)
 
 
-def _keeping_forward(cell: Cell, reverse: bool, inputs: Inputs) -> tuple[Any, Inputs]:
+def _keeping_forward(cell: Cell, reverse: bool, inputs: Arguments) -> tuple[Any, Arguments]:
     return _keeping(cell, reverse, inputs), inputs
 
 
-def _keeping_backward(cell: Cell, reverse: bool, inputs: Inputs, gradients: Any) -> tuple[Inputs]:
+def _keeping_backward(
+    cell: Cell, reverse: bool, inputs: Arguments, gradients: Any
+) -> tuple[Arguments]:
     d_last, d_residuals = gradients
     pull = jax.vjp(partial(scanned, cell, reverse), *inputs)[1]
     return (_without_integers(pull((d_last, d_residuals.ys))),)
@@ -216,11 +217,10 @@ def _keeping_backward(cell: Cell, reverse: bool, inputs: Inputs, gradients: Any)
 _keeping.defvjp(_keeping_forward, _keeping_backward)
 
 
-def _run(cell: Cell, reverse: bool, inputs: Inputs, *, keep: bool) -> tuple[Carry, Residuals]:
+def _run(cell: Cell, reverse: bool, inputs: Arguments, *, keep: bool) -> tuple[Carry, Residuals]:
     """The weight is packed by a call of its own, which XLA lifts out of a loop over windows."""
     weight_hh, bias_hh, carry, x_gates, _, params = inputs
-    table = x_gates.table if isinstance(x_gates, EmbeddedTokens) else x_gates
-    T = len(x_gates.tokens if isinstance(x_gates, EmbeddedTokens) else x_gates)
+    T = x_gates.shape[0]
     B, H = carry.h.shape
     dtype = weight_hh.dtype
     functions = _generated(cell)
@@ -243,7 +243,7 @@ def _run(cell: Cell, reverse: bool, inputs: Inputs, *, keep: bool) -> tuple[Carr
         pack(weight_hh, len(cell.gates)),
         bias_hh,
         *split_carry(carry),
-        table,
+        x_gates.values,
         *_places(inputs),
         stacked_params(cell, params, like=bias_hh),
         cell=functions.fingerprint,
@@ -288,31 +288,26 @@ def stacked_params(
     return jnp.stack([params[name] for name in cell.params])
 
 
-def _without_integers(gradients: Any) -> Inputs:
+def _without_integers(gradients: Any) -> Arguments:
     """Gradients of the inputs, in the structure in which `_gradients` gives them."""
-    d = Inputs(*gradients)
-    none: Any = None  # tokens and mask have no gradient
-    d_x = (
-        EmbeddedTokens(d.x_gates.table, none)
-        if isinstance(d.x_gates, EmbeddedTokens)
-        else d.x_gates
-    )
-    return d._replace(x_gates=d_x, mask=none)
+    d = Arguments(*gradients)
+    # Tokens and mask have no gradient.
+    return d._replace(x_gates=Inputs(d.x_gates.values), mask=None)
 
 
 def _zeros(tree: Any) -> Any:
     return jax.tree.map(jnp.zeros_like, tree)
 
 
-def _places(inputs: Inputs) -> tuple[Array, Array]:
+def _places(inputs: Arguments) -> tuple[Array, Array]:
     """For each time step and row, which row of the table it reads, and whether it is run."""
-    x_gates, mask = inputs.x_gates, inputs.mask
-    return (
-        x_gates.tokens.astype(jnp.int32)
-        if isinstance(x_gates, EmbeddedTokens)
-        else _nothing(inputs.bias_hh, jnp.int32),
-        _nothing(inputs.bias_hh, jnp.bool_) if mask is None else mask,
-    )
+    tokens = inputs.x_gates.tokens
+    mask = inputs.mask
+    if tokens is None:
+        tokens = _nothing(inputs.bias_hh, jnp.int32)
+    if mask is None:
+        mask = _nothing(inputs.bias_hh, jnp.bool_)
+    return tokens.astype(jnp.int32), mask
 
 
 def _nothing(array: Array, dtype: Any) -> Array:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxrnn import *  # noqa: F403
 from jaxrnn import Cell, Hidden, TrainState, gates_of
 from jaxrnn.nn.model import apply_model as apply_model
-from jaxrnn.recurrent.embedded import EmbeddedTokens as EmbeddedTokens
+from jaxrnn.recurrent.inputs import Inputs as Inputs
 from jaxrnn.recurrent.recurrence import backend as backend
 from jaxrnn.recurrent.recurrence import recurrence as recurrence
 

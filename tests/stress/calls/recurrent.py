@@ -94,7 +94,7 @@ def _embedded_tokens(d: Draft, steps: int, batch: int, inputs: int) -> str:
         tokens = sample_tokens(d, steps, batch, rows)
         if not d.wrong:
             tokens = sample_rows(d, rows, (steps, batch))
-    return f"EmbeddedTokens({table}, {tokens})"
+    return f"Inputs({table}, {tokens})"
 
 
 def _rnn_options(d: Draft, made: dict[str, Any], steps: int, batch: int) -> str:
@@ -234,7 +234,7 @@ def _sample_gates(d: Draft, shape: tuple[int, int, int], *, wrong: bool) -> str:
         return d.floats(other)
     if d.chance(0.3):
         tokens = sample_rows(d, 7, (steps, batch))
-        return f"EmbeddedTokens({d.floats((7, width))}, {tokens})"
+        return f"Inputs({d.floats((7, width))}, {tokens})"
     return d.floats(shape)
 
 

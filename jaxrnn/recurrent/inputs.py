@@ -1,0 +1,72 @@
+"""What a layer reads at every time step: inputs of its own, or rows of a small table.
+
+Shapes: T time steps, B batch, V rows of the table, I input size.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from jaxrnn.array_checks import as_array, as_floats, as_integers
+
+
+class Inputs(NamedTuple):
+    """A sequence of inputs, or a table and which of its rows each step reads.
+
+    With a table, a product serves all the T * B places where its rows are read, and the loop over
+    time reads from a small table instead of from the inputs of all steps. A token outside the table
+    reads the nearest row, on every backend.
+
+    Attributes:
+        values: the inputs, (T, B, I); with `tokens`, the table, (V, I).
+        tokens: step t of sequence b reads `values[tokens[t, b]]`; None if `values` are the inputs.
+    """
+
+    values: Float[Array, "T B I"] | Float[Array, "V I"]
+    tokens: Int[Array, "T B"] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(T, B, I), whether the inputs are read from a table or not."""
+        if self.tokens is None:
+            return self.values.shape
+        return (*self.tokens.shape, self.values.shape[-1])
+
+    def map(self, function: Callable[[Array], Array]) -> "Inputs":
+        """The inputs after a function of the last axis, such as a product with a weight."""
+        return self._replace(values=function(self.values))
+
+    def astype(self, dtype: DTypeLike) -> "Inputs":
+        """The same inputs in another precision."""
+        return self._replace(values=self.values.astype(dtype))
+
+    def dense(self) -> Float[Array, "T B I"]:
+        """The inputs themselves: rows of a table are gathered."""
+        if self.tokens is None:
+            return self.values
+        return self.values.at[self.tokens].get(mode="clip")
+
+
+def inputs_of(xs: Any) -> Inputs:
+    """`Inputs` as they are, and anything else, such as an array, as inputs without a table."""
+    return xs if isinstance(xs, Inputs) else Inputs(xs)
+
+
+def as_inputs(xs: Any) -> Inputs:
+    """The inputs of a layer, checked.
+
+    Args:
+        xs: an array (T, B, I) of floating numbers, or `Inputs`.
+
+    Raises:
+        ValueError: if the inputs, the table or the tokens are no such arrays.
+    """
+    values, tokens = inputs_of(xs)
+    if tokens is None:
+        values = as_array("xs", values, ("T", "B", "I"))
+        return Inputs(as_floats("xs", values, values.shape, values.dtype))
+    tokens = as_integers("tokens", tokens, ("T", "B"))
+    values = as_array("the table", values, ("V", "I"))
+    return Inputs(as_floats("the table", values, values.shape, values.dtype), tokens)
