@@ -30,7 +30,7 @@ from .nn.models import CharSeqStatefulGRU as CharSeqStatefulGRU
 from .nn.models import CharSeqStatefulLSTM as CharSeqStatefulLSTM
 from .nn.models import CharSeqStatefulRnn as CharSeqStatefulRnn
 from .nn.models import CharSeqStatefulRnn2 as CharSeqStatefulRnn2
-from .recurrent.cells import CELLS as CELLS
+from .recurrent.catalog import CELLS as CELLS
 from .recurrent.cells import COUPLED_LSTM as COUPLED_LSTM
 from .recurrent.cells import GRU as GRU
 from .recurrent.cells import LSTM as LSTM
@@ -44,6 +44,16 @@ from .recurrent.cells import FreeCell as FreeCell
 from .recurrent.cells import Hidden as Hidden
 from .recurrent.cells import HiddenAndCell as HiddenAndCell
 from .recurrent.cells import gates_of as gates_of
+from .recurrent.linear import LinearCell as LinearCell
+from .recurrent.linear_cells import LRU as LRU
+from .recurrent.linear_cells import MIN_GRU as MIN_GRU
+from .recurrent.linear_cells import MIN_LSTM as MIN_LSTM
+from .recurrent.linear_cells import QRNN as QRNN
+from .recurrent.linear_cells import QRNN_1 as QRNN_1
+from .recurrent.linear_cells import QRNN_F as QRNN_F
+from .recurrent.linear_cells import RG_LRU as RG_LRU
+from .recurrent.linear_cells import SRU as SRU
+from .recurrent.linear_cells import qrnn as qrnn
 from .recurrent.recurrence import backend as backend
 from .runs.checkpoints import load as load
 from .runs.checkpoints import save as save

@@ -163,8 +163,10 @@ def _is_floating(leaf: Any) -> bool:
 def precision(params: Any) -> Any:
     """The dtype of what a model computes: that of its recurrent weight, or of its first weight."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    recurrent = [leaf for path, leaf in leaves if "weight_hh" in jax.tree_util.keystr(path)]
-    weights = recurrent or [leaf for _, leaf in leaves]
+    named = [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
+    recurrent = [leaf for name, leaf in named if "weight_hh" in name]
+    inputs = [leaf for name, leaf in named if "weight_ih" in name]  # cells without recurrent gates
+    weights = recurrent or inputs or [leaf for _, leaf in leaves]
     if not weights:
         raise ValueError("The model has no parameters.")
     return weights[0].dtype

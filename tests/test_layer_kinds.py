@@ -201,7 +201,7 @@ def test_another_kind_of_cell_brings_its_layer(monkeypatch):
         hidden_size: int
         recurrent_init: object = None
 
-        def initial_carry(self, batch_size, dtype=jnp.float32):
+        def initial_carry(self, batch_size, dtype=jnp.float32, *, input_size=None):
             return CELLS["tanh"].zeros(batch_size, self.hidden_size, dtype)
 
         def __call__(self, param, carry, xs, mask, *, reverse):

@@ -17,10 +17,12 @@ from jaxrnn.recurrent.recurrence import which_backend
 
 def runs_compiled(components: Components) -> bool:
     """Whether `generate_compiled` can run a model on this machine."""
-    if not isinstance(components.stack.cell, Cell):
+    cell = components.stack.cell
+    # Where a step sees two inputs, a row of the table is not enough.
+    if not isinstance(cell, Cell) or getattr(cell, "window", 1) > 1:
         return False
     dtypes = {array.dtype for array in jax.tree.leaves(components.arrays)}
-    way = which_backend(components.stack.cell, components.rnn["weight_hh_l0"].dtype)
+    way = which_backend(cell, components.rnn["weight_ih_l0"].dtype)
     return way == "compiled" and len(dtypes) == 1 and not components.stack.bidirectional
 
 
@@ -67,7 +69,17 @@ def generate_compiled(
     def params(layer: int) -> dict[str, Array]:
         return {name: rnn[f"{name}_l{layer}"] for name in cell.params}
 
-    table = components.embedding @ rnn["weight_ih_l0"].T + rnn["bias_ih_l0"]  # (V, G * H)
+    table = components.embedding @ rnn["weight_ih_l0"].T  # (V, G * H)
+    if cell.recurrent:
+        table = table + rnn["bias_ih_l0"]
+        weights_hh = [pack(rnn[f"weight_hh_l{d}"], gates) for d in layers]
+        biases_hh = [rnn[f"bias_hh_l{d}"] for d in layers]
+        biases_ih = [rnn[f"bias_ih_l{d}"] for d in layers[1:]]
+    else:
+        # The only bias takes the place of the recurrent half of the gates.
+        weights_hh = []
+        biases_hh = [rnn[f"bias_ih_l{d}"] for d in layers]
+        biases_ih = []
     bias = jnp.where(banned, -jnp.inf, components.bias)
     inverse_temperature = jnp.ones(()) if uniforms is None else 1 / jnp.asarray(temperature, dtype)
     like = jax.ShapeDtypeStruct
@@ -81,10 +93,10 @@ def generate_compiled(
         vmap_method="sequential",
     )
     generated_tokens, h, others = call(
-        stacked([pack(rnn[f"weight_hh_l{d}"], gates) for d in layers]),
+        stacked(weights_hh),
         stacked([pack(rnn[f"weight_ih_l{d}"], gates) for d in layers[1:]]),
-        stacked([rnn[f"bias_hh_l{d}"] for d in layers]),
-        stacked([rnn[f"bias_ih_l{d}"] for d in layers[1:]]),
+        stacked(biases_hh),
+        stacked(biases_ih),
         stacked([stacked_params(cell, params(d), like=bias) for d in layers if cell.params]),
         table,
         pack(components.kernel.T, 1),

@@ -190,12 +190,26 @@ class RNN(nn.Module):
     dropout: float = 0.0
     recurrent_init: Initializer | None = None
 
-    def initial_carry(self, batch_size: int, dtype: DTypeLike = jnp.float32) -> tuple[Carry, ...]:
-        """The carry from which a text starts: zeros, one a layer and direction."""
+    def initial_carry(
+        self, batch_size: int, dtype: DTypeLike = jnp.float32, *, input_size: int | None = None
+    ) -> tuple[Carry, ...]:
+        """The carry from which a text starts: zeros, one a layer and direction.
+
+        Args:
+            batch_size: B.
+            dtype: its precision.
+            input_size: I; only a cell whose carry has inputs (a QRNN with a window of 2) needs it.
+        """
         self._check_settings()
         check_at_least_0(batch_size=batch_size)
         layer = self._layer()
-        return tuple(layer.initial_carry(batch_size, dtype) for _ in range(self._runs))
+        directions = 2 if self.bidirectional else 1
+        carries: list[Carry] = []
+        for _ in range(self.num_layers):
+            for _ in range(directions):
+                carries.append(layer.initial_carry(batch_size, dtype, input_size=input_size))
+            input_size = directions * self.hidden_size  # of the layer above
+        return tuple(carries)
 
     @property
     def _runs(self) -> int:
@@ -215,6 +229,7 @@ class RNN(nn.Module):
         *,
         lengths: Int[Array, " B"] | None = None,
         dropout_masks: Sequence[Bool[Array, "T B DH"]] | None = None,
+        resets: Bool[Array, "T B"] | None = None,
     ) -> tuple[tuple[Carry, ...], Float[Array, "T B DH"]]:
         """Run the stack over time.
 
@@ -225,6 +240,8 @@ class RNN(nn.Module):
                 leave the carry as it is and give zeros. Each sequence runs as if it were alone.
             dropout_masks: for each layer but the last, which outputs are kept, instead of masks
                 drawn from the "dropout" key.
+            resets: where True, a step starts from the initial carry, as where a document begins;
+                None continues everywhere.
 
         Returns:
             The carry after the last step, in the order of `carry`, and the last layer's outputs.
@@ -236,12 +253,14 @@ class RNN(nn.Module):
         self._check_settings()
         inputs = as_inputs(xs)
         steps, batch_size, _ = inputs.shape
-        like = jax.eval_shape(lambda: self._layer().initial_carry(batch_size))
+        like = jax.eval_shape(lambda: self.initial_carry(batch_size, input_size=inputs.shape[-1]))
         # Each layer casts its own carry; here, only that there is one for each.
-        carry = as_carry(carry, (like,) * self._runs, cast=False)
+        carry = as_carry(carry, like, cast=False)
         mask = None
         if lengths is not None:
             mask = length_mask(as_lengths(lengths, batch_size, steps), steps)  # (T, B)
+        if resets is not None:
+            resets = as_mask("resets", resets, (steps, batch_size))
         if dropout_masks is not None and len(dropout_masks) != self.num_layers - 1:
             raise ValueError(
                 f"dropout_masks must have one mask for each layer but the last, "
@@ -253,7 +272,8 @@ class RNN(nn.Module):
         for layer in range(self.num_layers):
             outputs = []
             for direction in directions:
-                last, output = self._run(f"l{layer}{direction}", next(before), inputs, mask)
+                name = f"l{layer}{direction}"
+                last, output = self._run(name, next(before), inputs, mask, resets)
                 after.append(last)
                 outputs.append(output)
             ys = jnp.concatenate(outputs, axis=-1)  # (T, B, D * H)
@@ -265,13 +285,19 @@ class RNN(nn.Module):
     def _layer(self) -> Layer:
         return layer_of(self.cell, self.hidden_size, self.recurrent_init)
 
-    def _run(self, name: str, carry: Carry, xs: Inputs, mask: Array | None) -> tuple[Carry, Array]:
+    def _run(
+        self, name: str, carry: Carry, xs: Inputs, mask: Array | None, resets: Array | None
+    ) -> tuple[Carry, Array]:
         """One layer and direction: "l0", "l0_reverse", "l1", ..."""
 
         def param(kind: str, init: Initializer, shape: tuple[int, ...]) -> Array:
             return weight(self, f"{kind}_{name}", init, shape)
 
-        return self._layer()(param, carry, xs, mask, reverse=name.endswith("_reverse"))
+        reverse = name.endswith("_reverse")
+        layer = self._layer()
+        if resets is None:  # a layer of the user's may know none
+            return layer(param, carry, xs, mask, reverse=reverse)
+        return layer(param, carry, xs, mask, reverse=reverse, resets=resets)
 
     def _drop(self, xs: Array, mask: Array | None) -> Array:
         if mask is None:

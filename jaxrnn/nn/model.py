@@ -180,7 +180,7 @@ class StatefulModel(CharModel):
         raise TypeError(f"{type(self).__name__} does not say which recurrent layers it has.")
 
     def initial_carry(self, batch_size: int, dtype: DTypeLike = jnp.float32) -> Carry:
-        return self.stack.initial_carry(batch_size, dtype)
+        return self.stack.initial_carry(batch_size, dtype, input_size=self.embedding_size)
 
     def components(self, params: Any) -> Components | None:
         # A subclass with a `__call__` of its own may compute something else.

@@ -19,6 +19,10 @@ lines and gets everything that is built on cells: layers, directions, training, 
     FORGETFUL = Cell("forgetful", gates=("f", "n"), step=step)
 
 On a CPU it also runs at the speed of ours: the compiled recurrence is generated from the step.
+
+A cell with `recurrent_gates=()` has no product with h: `h_gates` is then its bias alone, (G * H,)
+for every row, and the layer has `weight_ih` and `bias_ih` only. If its next carry is linear in the
+one before, it is better written as a `jaxrnn.recurrent.linear.LinearCell`.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,8 +33,6 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
-
-from jaxrnn.registry import Registry
 
 
 class Hidden(NamedTuple):
@@ -82,6 +84,10 @@ class Cell:
             A layer makes and trains them: `p_i` is `p_i_l0` in layer 0.
         param_init: how some of them start, by name; the others as the weights do, uniform in
             +-1 / sqrt(H).
+        recurrent_gates: the gates that have a product with h: all of them (None), or none (()).
+
+    Raises:
+        ValueError: if `recurrent_gates` names only some of the gates.
     """
 
     name: str
@@ -90,6 +96,19 @@ class Cell:
     carry: Any = Hidden
     params: tuple[str, ...] = ()
     param_init: Mapping[str, Initializer] = field(default_factory=dict, hash=False)
+    recurrent_gates: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.recurrent_gates not in (None, (), self.gates):
+            raise ValueError(
+                f"recurrent_gates must be all gates, {self.gates}, or none, (); got "
+                f"{self.recurrent_gates}."
+            )
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether there is a product with h, and a `weight_hh`."""
+        return self.recurrent_gates != ()
 
     def zeros(self, batch_size: int, hidden_size: int, dtype: DTypeLike = jnp.float32) -> Carry:
         """The carry from which a text starts: zeros, (B, H) a field."""
@@ -283,17 +302,5 @@ recurrent weight, are one full weight here.
 """
 
 
-def check_cell(cell: Any) -> None:
-    """Refuse what is neither a `Cell` nor a `FreeCell`.
-
-    Raises:
-        ValueError: if it is not.
-    """
-    if not isinstance(cell, Cell | FreeCell):
-        raise ValueError(f"it is of type {type(cell).__name__}, not a jaxrnn.Cell or FreeCell.")
-
-
-BUILT_IN = (TANH, RELU, GRU, LSTM, PEEPHOLE_LSTM, COUPLED_LSTM, MGU, SLSTM)
-
-CELLS: Registry[AnyCell] = Registry("cell", check_cell, {cell.name: cell for cell in BUILT_IN})
-"""The cells by name. One of your own is FILE.py:NAME, or is put in: `CELLS["mine"] = MINE`."""
+GATED_CELLS = (TANH, RELU, GRU, LSTM, PEEPHOLE_LSTM, COUPLED_LSTM, MGU, SLSTM)
+"""The cells of this file."""

@@ -3,9 +3,11 @@
 Shapes: T time steps, B batch, I input size, H hidden size, G the number of gates of the cell.
 
 A stack (`jaxrnn.nn.layers.RNN`) knows no cell. It asks `layer_of` for the layer of its cell, gives
-it its parameters, carry and inputs, and puts the layers on top of each other. There are two kinds:
+it its parameters, carry and inputs, and puts the layers on top of each other. There are three
+kinds:
 
 - `GatedLayer` runs a `Cell`, an elementwise step between two products, on the fastest backend;
+- `LinearLayer` runs a `LinearCell`, which has no product with h and may see the input before;
 - `FreeLayer` runs a `FreeCell`, any step at all, as a plain `lax.scan` with JAX's derivatives.
 
 Another kind is a class with the two methods of `Layer` and an entry in `LAYERS`.
@@ -14,7 +16,7 @@ Another kind is a class with the two methods of `Layer` and an entry in `LAYERS`
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +27,7 @@ from jaxtyping import Array, Bool, Float
 from jaxrnn.array_checks import as_carry, as_floats, described
 from jaxrnn.recurrent.cells import Carry, Cell, FreeCell, Initializer
 from jaxrnn.recurrent.inputs import Inputs
+from jaxrnn.recurrent.linear import LinearCell, carry_of, previous, state_of
 from jaxrnn.recurrent.recurrence import input_gates, recurrence
 
 Param = Callable[[str, Initializer, tuple[int, ...]], Array]
@@ -35,8 +38,16 @@ Param = Callable[[str, Initializer, tuple[int, ...]], Array]
 class Layer(Protocol):
     """One layer of a stack in one direction."""
 
-    def initial_carry(self, batch_size: int, dtype: DTypeLike = jnp.float32) -> Carry:
-        """The carry from which a text starts; a NamedTuple whose first field is `h`, (B, H)."""
+    def initial_carry(
+        self, batch_size: int, dtype: DTypeLike = jnp.float32, *, input_size: int | None = None
+    ) -> Carry:
+        """The carry from which a text starts; a NamedTuple whose first field is `h`, (B, H).
+
+        Args:
+            batch_size: B.
+            dtype: its precision.
+            input_size: I, for layers whose carry has inputs.
+        """
         ...
 
     def __call__(
@@ -47,6 +58,7 @@ class Layer(Protocol):
         mask: Bool[Array, "T B"] | None,
         *,
         reverse: bool,
+        resets: Bool[Array, "T B"] | None = None,
     ) -> tuple[Carry, Float[Array, "T B H"]]:
         """Run over time.
 
@@ -56,6 +68,7 @@ class Layer(Protocol):
             xs: the inputs, (T, B, I), as such or as rows of a table.
             mask: where False, a step leaves the carry as it is and its output is zero.
             reverse: whether time runs from the last step to the first.
+            resets: where True, the step starts from the initial carry, if it is run.
 
         Returns:
             The carry after the last step that is run, and the output of every step.
@@ -77,19 +90,30 @@ class GatedLayer:
     """A layer of a `Cell`, with the parameters of `torch.nn.RNN`, `GRU` and `LSTM`.
 
     `weight_ih` (G * H, I), `weight_hh` (G * H, H), `bias_ih` and `bias_hh` (G * H,), and the cell's
-    own parameters (H,).
+    own parameters (H,). A cell without recurrent gates has no `weight_hh` and no `bias_hh`.
 
     Attributes:
         cell: what one step does.
         hidden_size: H.
         recurrent_init: how `weight_hh` starts; as the others, uniform in +-1 / sqrt(H), if None.
+
+    Raises:
+        ValueError: if there is a `recurrent_init` for a cell without recurrent gates.
     """
 
     cell: Cell
     hidden_size: int
     recurrent_init: Initializer | None = None
 
-    def initial_carry(self, batch_size: int, dtype: DTypeLike = jnp.float32) -> Carry:
+    def __post_init__(self) -> None:
+        if self.recurrent_init is not None and not self.cell.recurrent:
+            raise ValueError(
+                f"recurrent_init is for cells with recurrent gates; {self.cell.name} has none."
+            )
+
+    def initial_carry(
+        self, batch_size: int, dtype: DTypeLike = jnp.float32, *, input_size: int | None = None
+    ) -> Carry:
         """Zeros, (B, H) a field."""
         return self.cell.zeros(batch_size, self.hidden_size, dtype)
 
@@ -101,24 +125,88 @@ class GatedLayer:
         mask: Bool[Array, "T B"] | None,
         *,
         reverse: bool,
+        resets: Bool[Array, "T B"] | None = None,
     ) -> tuple[Carry, Float[Array, "T B H"]]:
-        """Both products and the loop; all in the precision of `weight_hh`."""
+        """Both products and the loop; all in the precision of `weight_hh`, or of `weight_ih`."""
         # The parameters, by torch's names.
         H = self.hidden_size
         GH = len(self.cell.gates) * H
         init = uniform(1 / math.sqrt(H))
         weight_ih = param("weight_ih", init, (GH, xs.shape[-1]))
-        weight_hh = param("weight_hh", self.recurrent_init or init, (GH, H))
         bias_ih = param("bias_ih", init, (GH,))
-        bias_hh = param("bias_hh", init, (GH,))
         own = {
             name: param(name, self.cell.param_init.get(name, init), (H,))
             for name in self.cell.params
         }
+        if not self.cell.recurrent:
+            # The bias is added where the gates are read: a pass over them less.
+            x_gates = xs.astype(weight_ih.dtype).map(lambda values: values @ weight_ih.T)
+            bias = bias_ih.astype(weight_ih.dtype)
+            return recurrence(self.cell, reverse, None, bias, carry, x_gates, mask, own, resets)
+        weight_hh = param("weight_hh", self.recurrent_init or init, (GH, H))
+        bias_hh = param("bias_hh", init, (GH,))
         dtype = weight_hh.dtype
         # The input half of the gates needs no carry: one product for all steps, (T, B, G * H).
         x_gates = input_gates(xs.astype(dtype), weight_ih.astype(dtype), bias_ih.astype(dtype))
-        return recurrence(self.cell, reverse, weight_hh, bias_hh, carry, x_gates, mask, own)
+        return recurrence(self.cell, reverse, weight_hh, bias_hh, carry, x_gates, mask, own, resets)
+
+
+class WithInput(NamedTuple):
+    """The carry of a linear cell that also sees the input before: output, state and that input."""
+
+    h: Float[Array, "B H"]
+    c: Float[Array, "B H"]
+    x: Float[Array, "B I"]
+
+
+@dataclass(frozen=True)
+class LinearLayer(GatedLayer):
+    """A layer of a `LinearCell`: as `GatedLayer`, with `weight_ih` (G * H, window * I)."""
+
+    cell: LinearCell
+
+    def initial_carry(
+        self, batch_size: int, dtype: DTypeLike = jnp.float32, *, input_size: int | None = None
+    ) -> Carry:
+        """Zeros; in a window of 2, a `WithInput`.
+
+        Raises:
+            ValueError: if the window is 2 and the size of the inputs is not given.
+        """
+        zeros = self.cell.zeros(batch_size, self.hidden_size, dtype)
+        if self.cell.window == 1:
+            return zeros
+        if input_size is None:
+            raise ValueError(
+                f"The carry of the cell {self.cell.name!r} has an input: initial_carry needs "
+                "input_size."
+            )
+        x = jnp.zeros((batch_size, input_size), dtype)
+        return WithInput(zeros.h, state_of(zeros), x)
+
+    def __call__(
+        self,
+        param: Param,
+        carry: Carry,
+        xs: Inputs,
+        mask: Bool[Array, "T B"] | None,
+        *,
+        reverse: bool,
+        resets: Bool[Array, "T B"] | None = None,
+    ) -> tuple[Carry, Float[Array, "T B H"]]:
+        """The product with the inputs of the window, and the recurrence."""
+        if self.cell.window == 1:
+            return super().__call__(param, carry, xs, mask, reverse=reverse, resets=resets)
+        _, batch_size, input_size = xs.shape
+        like = jax.eval_shape(lambda: self.initial_carry(batch_size, input_size=input_size))
+        carry = as_carry(carry, like, cast=False)
+        inputs = xs.dense()  # (T, B, I)
+        last = carry.x.astype(inputs.dtype)
+        before, after = previous(inputs, last, mask, resets, reverse=reverse)
+        windows = Inputs(jnp.concatenate([inputs, before], axis=-1))  # (T, B, 2 * I)
+        inner = carry_of(self.cell, carry.h, carry.c)
+        inner, ys = super().__call__(param, inner, windows, mask, reverse=reverse, resets=resets)
+        return WithInput(inner.h, state_of(inner), after.astype(ys.dtype)), ys
 
 
 @dataclass(frozen=True)
@@ -144,7 +232,9 @@ class FreeLayer:
                 f"recurrent_init is for gated cells; {self.cell.name} makes its own parameters."
             )
 
-    def initial_carry(self, batch_size: int, dtype: DTypeLike = jnp.float32) -> Carry:
+    def initial_carry(
+        self, batch_size: int, dtype: DTypeLike = jnp.float32, *, input_size: int | None = None
+    ) -> Carry:
         """What the cell says."""
         return self.cell.initial_carry(batch_size, self.hidden_size, dtype)
 
@@ -156,6 +246,7 @@ class FreeLayer:
         mask: Bool[Array, "T B"] | None,
         *,
         reverse: bool,
+        resets: Bool[Array, "T B"] | None = None,
     ) -> tuple[Carry, Float[Array, "T B H"]]:
         """The loop over the cell's step; all in the precision of the first parameter."""
         # Parameters by the names that the cell gives them, in one precision.
@@ -168,18 +259,20 @@ class FreeLayer:
         carry = as_carry(carry, like)
 
         def step(carry: Carry, here: Any) -> tuple[Carry, Array]:
-            x, running = here  # (B, I), (B,)
+            x, running, reset = here  # (B, I), (B,), (B,)
+            if reset is not None:
+                fresh = self.initial_carry(B, dtype)
+                zeroed = reset if running is None else reset & running
+                carry = where_rows(zeroed, fresh, carry)
             after, y = self.cell.step(params, carry, x)
             self._check(after, y, like, B)
             if running is None:
                 return after, y
             # A step that does not count leaves the carry as it is.
-            after = jax.tree.map(
-                lambda new, old: jnp.where(running[:, None], new, old), after, carry
-            )
+            after = where_rows(running, after, carry)
             return after, jnp.where(running[:, None], y, 0)
 
-        return lax.scan(step, carry, (inputs, mask), reverse=reverse)
+        return lax.scan(step, carry, (inputs, mask, resets), reverse=reverse)
 
     def _params(self, param: Param, input_size: int) -> dict[str, Array]:
         """The cell's parameters, each with the shape that its `init` gives."""
@@ -212,8 +305,14 @@ class FreeLayer:
             )
 
 
+def where_rows(rows: Bool[Array, " B"], one: Carry, other: Carry) -> Carry:
+    """Of two carries, the first one in some rows, and the second one in the others."""
+    return jax.tree.map(lambda a, b: jnp.where(rows[:, None], a, b), one, other)
+
+
 LAYERS: dict[type, Callable[[Any, int, Initializer | None], Layer]] = {
     Cell: GatedLayer,
+    LinearCell: LinearLayer,
     FreeCell: FreeLayer,
 }
 """For each kind of cell, what makes a layer of it: `(cell, hidden_size, recurrent_init)`."""

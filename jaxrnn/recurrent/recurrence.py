@@ -3,13 +3,16 @@
 Shapes: T time steps, B batch, H hidden size, G the number of gates of the cell.
 
 The products with the input need no carry, so the caller makes them for all steps at once; what
-is left for the loop is one product with the recurrent weight and the cell's elementwise step.
-There are two ways to run it fast: `jaxrnn.recurrent.scan`, a `lax.scan` for any cell, and on CPUs,
+is left for the loop is one product with the recurrent weight and the cell's elementwise step, or,
+for a cell without recurrent gates, the step alone.
+There are three ways to run it fast: `jaxrnn.recurrent.scan`, a `lax.scan` for any cell; on CPUs,
 for elementwise cells, `jaxrnn.recurrent.compiled`, the same loop compiled with the product and the
-step in one, which is generated from the cell.
+step in one, which is generated from the cell; and on accelerators, for linear cells,
+`jaxrnn.recurrent.linear`, in parallel over time.
 `backend` chooses one, or JAX's own derivatives; `which_backend` tells which one a cell gets.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Literal, get_args
 
@@ -18,6 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn.array_checks import (
+    as_array,
     as_carry,
     as_floats,
     as_integers,
@@ -29,10 +33,11 @@ from jaxrnn.recurrent.cells import Carry, Cell, Params
 from jaxrnn.recurrent.compiled.calls import compiled, runs_compiled
 from jaxrnn.recurrent.compiled.library import why_unavailable
 from jaxrnn.recurrent.inputs import Inputs, inputs_of
+from jaxrnn.recurrent.linear import LinearCell, parallel
 from jaxrnn.recurrent.reverse import reverse_mode_only
 from jaxrnn.recurrent.scan import plain, scanned
 
-Backend = Literal["scan", "compiled", "autodiff"]
+Backend = Literal["scan", "compiled", "parallel", "autodiff"]
 """The ways to run the recurrence."""
 
 # Part of the key under which jit keeps a program: within `backend` none made outside it is run.
@@ -43,13 +48,14 @@ def backend(name: Backend) -> AbstractContextManager[None]:
     """Within it, the recurrence and generation run in this way; the innermost one counts.
 
     It is read when a program is traced. Programs that `jax.jit` made before, or within another
-    backend, are not used again. "compiled" is a permission: a cell that is not elementwise, or
-    bfloat16, runs in the scan all the same.
+    backend, are not used again. "compiled" and "parallel" are permissions: a cell that is not
+    elementwise, or bfloat16, and a cell that is not linear run in another way all the same.
 
     Args:
         name: "scan" for `lax.scan` with a backward pass written by hand, "compiled" for the
-            compiled library, "autodiff" for a plain `lax.scan` with JAX's own derivatives: slower
-            to train, and the one that takes forward mode (jvp, jacfwd, hessian).
+            compiled library, "parallel" for `lax.associative_scan`, "autodiff" for a plain
+            `lax.scan` with JAX's own derivatives: slower to train, and the one that takes forward
+            mode (jvp, jacfwd, hessian).
 
     Returns:
         A context manager, to be entered once.
@@ -79,12 +85,18 @@ def which_backend(cell: Cell, dtype: Any) -> Backend:
         dtype: the precision of its weights.
 
     Returns:
-        "compiled" if the cell, the precision, the machine and `backend` allow it; else "scan", or
-        "autodiff" where that was chosen.
+        What `backend` chose, if it can run the cell. Else "compiled" if the cell, the precision
+        and the machine allow it; "parallel" for a linear cell on an accelerator; "scan".
     """
-    if _chosen.value in ("scan", "autodiff"):
-        return _chosen.value
-    return "compiled" if runs_compiled(cell, jnp.dtype(dtype)) else "scan"
+    chosen = _chosen.value
+    is_linear = isinstance(cell, LinearCell)
+    if chosen in ("scan", "autodiff"):
+        return chosen
+    if chosen == "parallel" and is_linear:
+        return "parallel"
+    if runs_compiled(cell, jnp.dtype(dtype)):
+        return "compiled"
+    return "parallel" if is_linear and jax.default_backend() != "cpu" else "scan"
 
 
 def uses_autodiff() -> bool:
@@ -107,25 +119,29 @@ def length_mask(lengths: Int[Array, " B"], steps: int) -> Bool[Array, "T B"]:
 def recurrence(
     cell: Cell,
     reverse: bool,
-    weight_hh: Float[Array, "GH H"],
+    weight_hh: Float[Array, "GH H"] | None,
     bias_hh: Float[Array, " GH"],
     carry: Carry,
     x_gates: Inputs | Float[Array, "T B GH"],
     mask: Bool[Array, "T B"] | None = None,
     params: Params | None = None,
+    resets: Bool[Array, "T B"] | None = None,
 ) -> tuple[Carry, Float[Array, "T B H"]]:
     """Run `cell` over the T steps of `x_gates`, from the last one to the first if `reverse`.
 
     Args:
         cell: the cell.
         reverse: whether time runs backwards; `ys[t]` belongs to `x_gates[t]` either way.
-        weight_hh: the recurrent weight; the other arrays are cast to its precision.
-        bias_hh: the recurrent bias.
+        weight_hh: the recurrent weight; the other arrays are cast to its precision. None for a cell
+            without recurrent gates: then the bias decides the precision.
+        bias_hh: the recurrent bias; without recurrent gates, the only bias.
         carry: the carry before the first step that is run.
         x_gates: the input half of the gates, (T, B, G * H), as such or as rows of a table.
         mask: where False, the step leaves the carry as it is and its output is zero. None
             runs every step.
         params: the cell's parameters per unit by their names, (H,) each; None if it has none.
+        resets: where True, the carry is zeroed before the step, if the step is run. None zeroes
+            none.
 
     Returns:
         The carry after the last step that is run, and the output of every step.
@@ -134,14 +150,10 @@ def recurrence(
         ValueError: if an array has another shape, or no floating numbers, or the parameters are not
             those of the cell.
     """
-    weight_hh = jnp.asarray(weight_hh)
-    dtype = weight_hh.dtype  # the precision of everything that follows
-    hidden_size = weight_hh.shape[-1] if weight_hh.ndim else 0
-    width = len(cell.gates) * hidden_size
-    if hidden_size < 1:
-        raise ValueError(f"weight_hh must have at least 1 unit, got shape {weight_hh.shape}.")
-    weight_hh = as_floats("weight_hh", weight_hh, (width, hidden_size), dtype)
-    bias_hh = as_floats("bias_hh", bias_hh, (width,), dtype)
+    weight_hh, bias_hh = _checked_weights(cell, weight_hh, bias_hh)
+    dtype = bias_hh.dtype  # the precision of everything that follows
+    width = len(bias_hh)
+    hidden_size = width // len(cell.gates)
     x_gates = _checked_gates(inputs_of(x_gates), width, dtype)
     steps, batch_size, _ = x_gates.shape
     # What the cell's carry must look like: every field (B, H).
@@ -149,17 +161,54 @@ def recurrence(
     carry = as_carry(carry, cell.carry(*(like for _ in cell.carry._fields)))
     if mask is not None:
         mask = as_mask("mask", mask, (steps, batch_size))
+    if resets is not None:
+        resets = as_mask("resets", resets, (steps, batch_size))
     params = _checked_params(cell, params, hidden_size, dtype)
     check_step(cell, carry, (batch_size, width), dtype, params)
     # Which way is decided at trace time; jit's key has the choice of `backend` in it.
     way = which_backend(cell, dtype)
     if way == "autodiff":
-        return plain(cell, reverse, weight_hh, bias_hh, carry, x_gates, mask, params)
-    run = compiled if way == "compiled" else scanned
+        return plain(cell, reverse, weight_hh, bias_hh, carry, x_gates, mask, params, resets)
+    run = _RUNS[way]
     weight_hh, bias_hh, carry, x_gates, params = reverse_mode_only(
         weight_hh, bias_hh, carry, x_gates, params
     )
-    return run(cell, reverse, weight_hh, bias_hh, carry, x_gates, mask, params)
+    return run(cell, reverse, weight_hh, bias_hh, carry, x_gates, mask, params, resets)
+
+
+_RUNS: dict[Backend, Callable[..., Any]] = {
+    "scan": scanned,
+    "compiled": compiled,
+    "parallel": parallel,
+}
+
+
+def _checked_weights(cell: Cell, weight_hh: Any, bias_hh: Any) -> tuple[Array | None, Array]:
+    """The recurrent weight, if the cell has recurrent gates, and the bias, in one precision.
+
+    Raises:
+        ValueError: if one of them has another shape, or no floating numbers, or there is a weight
+            that the cell has no place for.
+    """
+    gates = len(cell.gates)
+    if not cell.recurrent:
+        if weight_hh is not None:
+            raise ValueError(f"The cell {cell.name!r} has no recurrent gates: weight_hh is None.")
+        bias_hh = as_array("bias_hh", bias_hh, ("G * H",))
+        width = len(bias_hh)
+        if width < gates or width % gates:
+            raise ValueError(
+                f"bias_hh must have the same number of units, at least 1, for each of {gates} "
+                f"gates, got shape {bias_hh.shape}."
+            )
+        return None, as_floats("bias_hh", bias_hh, (width,), bias_hh.dtype)
+    weight_hh = jnp.asarray(weight_hh)
+    hidden_size = weight_hh.shape[-1] if weight_hh.ndim else 0
+    if hidden_size < 1:
+        raise ValueError(f"weight_hh must have at least 1 unit, got shape {weight_hh.shape}.")
+    dtype = weight_hh.dtype
+    weight_hh = as_floats("weight_hh", weight_hh, (gates * hidden_size, hidden_size), dtype)
+    return weight_hh, as_floats("bias_hh", bias_hh, (gates * hidden_size,), dtype)
 
 
 def _checked_gates(x_gates: Inputs, width: int, dtype: Any) -> Inputs:

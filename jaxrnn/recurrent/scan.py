@@ -11,7 +11,8 @@ the gradient of the weight:
     d weight_hh = sum_t  d h_gates[t].T @ h[t - 1]
 
 It is the same for every cell: nothing in it knows which cell it runs. Where the cell only uses
-the sum of its two halves of the gates, their gradients are one array, and it is kept once.
+the sum of its two halves of the gates, their gradients are one array, and it is kept once. A cell
+without a product with h has no `weight_hh`: the bias alone is the recurrent half of its gates.
 """
 
 from functools import partial
@@ -32,54 +33,59 @@ UNROLLED = 1
 def plain(
     cell: Cell,
     reverse: bool,
-    weight_hh: Array,
+    weight_hh: Array | None,
     bias_hh: Array,
     carry: Carry,
     x_gates: Inputs,
     mask: Array | None = None,
     params: Params | None = None,
+    resets: Array | None = None,
 ) -> tuple[Carry, Array]:
     """`jaxrnn.recurrent.recurrence` with JAX's own derivatives, of any order and mode."""
     table, inputs = _split(x_gates)
 
     def body(carry: Carry, x: Any) -> tuple[Carry, Array]:
-        x_t, mask = x  # (B, G * H) or (B,) tokens; (B,)
+        x_t, mask, reset = x  # (B, G * H) or (B,) tokens; (B,); (B,)
+        carry = _reset(carry, mask, reset)
         h_gates = _recurrent(weight_hh, bias_hh, carry)  # (B, G * H)
         carry = _step(cell, mask, carry, _read(table, x_t), h_gates, params)
         return carry, _output(carry, mask)
 
-    return _scan(body, carry, (inputs, mask), reverse)
+    return _scan(body, carry, (inputs, mask, resets), reverse)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def scanned(
     cell: Cell,
     reverse: bool,
-    weight_hh: Array,
+    weight_hh: Array | None,
     bias_hh: Array,
     carry: Carry,
     x_gates: Inputs,
     mask: Array | None = None,
     params: Params | None = None,
+    resets: Array | None = None,
 ) -> tuple[Carry, Array]:
     """`jaxrnn.recurrent.recurrence.recurrence`, for any cell and on any device."""
-    return plain(cell, reverse, weight_hh, bias_hh, carry, x_gates, mask, params)
+    return plain(cell, reverse, weight_hh, bias_hh, carry, x_gates, mask, params, resets)
 
 
 def _forward(
     cell: Cell,
     reverse: bool,
-    weight_hh: Array,
+    weight_hh: Array | None,
     bias_hh: Array,
     carry: Carry,
     x_gates: Inputs,
     mask: Array | None,
     params: Params | None,
+    resets: Array | None,
 ) -> tuple[tuple[Carry, Array], Any]:
     table, inputs = _split(x_gates)
 
     def body(carry: Carry, x: Any) -> tuple[Carry, Any]:
-        x_t, mask = x
+        x_t, mask, reset = x
+        carry = _reset(carry, mask, reset)
         # The product stays outside the pull-back: its gradients are made for all steps at once.
         h_gates = _recurrent(weight_hh, bias_hh, carry)  # (B, G * H)
         step = partial(_step, cell, mask)
@@ -87,23 +93,26 @@ def _forward(
         return after, (_output(after, mask), carry.h, pull)
 
     # (T, B, H) each; a pull-back is a pytree of what the step keeps, stacked over time.
-    last, (ys, hs_before, pulls) = _scan(body, carry, (inputs, mask), reverse)
+    last, (ys, hs_before, pulls) = _scan(body, carry, (inputs, mask, resets), reverse)
     embedded = None if table is None else (len(table), inputs)
-    return (last, ys), (weight_hh, hs_before, pulls, mask, embedded, params)
+    return (last, ys), (weight_hh, hs_before, pulls, mask, embedded, params, resets)
 
 
 def _backward(cell: Cell, reverse: bool, kept: Any, gradients: tuple[Carry, Array]) -> Any:
-    weight_hh, hs_before, pulls, mask, embedded, params = kept
+    weight_hh, hs_before, pulls, mask, embedded, params, resets = kept
     d_last, d_ys = gradients
 
     def body(d_state: tuple[Carry, Any], x: Any) -> tuple[tuple[Carry, Any], Any]:
         d_carry, d_params = d_state
-        pull, d_y, mask = x
+        pull, d_y, mask, reset = x
         # The output of a step that is not run is zero, whatever the carry.
         d_h = d_carry.h + (d_y if mask is None else jnp.where(mask[:, None], d_y, 0))
         d_before, d_x_gates, d_h_gates, d_here = pull(d_carry._replace(h=d_h))
-        # `h` before the step also went through the recurrent product: (B, G * H) -> (B, H).
-        d_before = d_before._replace(h=d_before.h + d_h_gates @ weight_hh)
+        if weight_hh is not None:
+            # `h` before the step also went through the product: (B, G * H) -> (B, H).
+            d_before = d_before._replace(h=d_before.h + d_h_gates @ weight_hh)
+        # The carry before a step that starts anew has no part in it.
+        d_before = _reset(d_before, mask, reset)
         d_params = jax.tree.map(jnp.add, d_params, d_here)
         # One tracer for both: the cell uses only their sum, and one array of gradients will do.
         d_gates = (None if d_x_gates is d_h_gates else d_x_gates, d_h_gates)
@@ -111,16 +120,19 @@ def _backward(cell: Cell, reverse: bool, kept: Any, gradients: tuple[Carry, Arra
 
     d_state = (d_last, jax.tree.map(jnp.zeros_like, params))
     (d_carry, d_params), (d_x_gates, d_h_gates) = _scan(
-        body, d_state, (pulls, d_ys, mask), not reverse
+        body, d_state, (pulls, d_ys, mask, resets), not reverse
     )
     d_values = d_h_gates if d_x_gates is None else d_x_gates
-    # One product over all T * B rows instead of T products that are added up.
-    d_weight_hh = jnp.einsum("tbg,tbh->gh", d_h_gates, hs_before)
+    d_weight_hh = None
+    if weight_hh is not None:
+        # One product over all T * B rows instead of T products that are added up.
+        d_weight_hh = jnp.einsum("tbg,tbh->gh", d_h_gates, hs_before)
     if embedded is not None:
         rows, tokens = embedded
         d_values = _gather_transposed(rows, tokens, d_values)
-    # Tokens and mask have no gradient.
-    return d_weight_hh, d_h_gates.sum((0, 1)), d_carry, Inputs(d_values), None, d_params
+    d_bias = d_h_gates.sum((0, 1))
+    # Tokens, mask and resets have no gradient.
+    return d_weight_hh, d_bias, d_carry, Inputs(d_values), None, d_params, None
 
 
 scanned.defvjp(_forward, _backward)
@@ -145,7 +157,17 @@ def _gather_transposed(rows: int, tokens: Array, gradients: Array) -> Float[Arra
     return where.astype(gradients.dtype) @ gradients.reshape(-1, gradients.shape[-1])
 
 
-def _recurrent(weight_hh: Array, bias_hh: Array, carry: Carry) -> Float[Array, "B GH"]:
+def _reset(carry: Carry, mask: Array | None, reset: Array | None) -> Carry:
+    """Zeros in the rows that start anew before a step; where it is not run, nothing changes."""
+    if reset is None:
+        return carry
+    zeroed = reset if mask is None else reset & mask  # (B,)
+    return jax.tree.map(lambda field: jnp.where(zeroed[:, None], 0, field), carry)
+
+
+def _recurrent(weight_hh: Array | None, bias_hh: Array, carry: Carry) -> Float[Array, "B GH"]:
+    if weight_hh is None:
+        return jnp.broadcast_to(bias_hh, (len(carry.h), len(bias_hh)))
     return carry.h @ weight_hh.T + bias_hh
 
 

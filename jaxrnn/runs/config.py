@@ -9,7 +9,7 @@ from jaxrnn.data.tokenizers import TOKENIZERS
 from jaxrnn.data.windows import Split
 from jaxrnn.nn.model import CharModel
 from jaxrnn.nn.models import MODELS
-from jaxrnn.recurrent.cells import CELLS
+from jaxrnn.recurrent.catalog import CELLS
 from jaxrnn.registry import check_trusted, is_reference
 from jaxrnn.training.optimizers import Optimizer, make_optimizer
 from jaxrnn.training.schedules import parse_schedule

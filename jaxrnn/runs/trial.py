@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from jaxrnn.data.windows import BpttStream, WindowSet
 from jaxrnn.nn.model import CharModel
 from jaxrnn.nn.models import CharLM
-from jaxrnn.recurrent.cells import CELLS
+from jaxrnn.recurrent.catalog import CELLS
 from jaxrnn.runs.experiment import Experiment
 from jaxrnn.training.evaluation import Source, evaluate
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from jaxrnn.nn import models
-from jaxrnn.recurrent.cells import CELLS
+from jaxrnn.recurrent.catalog import CELLS
 
 # torch's carry: (), h, or (h, c).
 Carry = Any

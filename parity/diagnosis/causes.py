@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrnn.recurrent.cells import CELLS
+from jaxrnn.recurrent.catalog import CELLS
 from parity.core.compare import MEANING_LIMIT, relative_l2
 from parity.diagnosis.identify import layer_weights, match
 from parity.diagnosis.stacks import (

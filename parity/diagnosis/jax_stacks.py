@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn.nn.layers import RNN
+from jaxrnn.recurrent.inputs import Inputs
 from parity.core.bridge import jax_arrays, numpy_arrays, numpy_of
 from parity.core.pairs import named_fields, projection
 from parity.core.runners import precision
@@ -27,15 +28,15 @@ class OnePart(RNN):
     @nn.compact
     def __call__(self, name: str, carry: Any, xs: Any, mask: Any) -> Any:  # type: ignore[override]
         """The carry after the last step and the outputs."""
-        return self._run(name, carry, xs, mask)
+        return self._run(name, carry, Inputs(xs), mask, None)
 
 
 class Recorded(RNN):
     """The library's stack, which records what every layer and direction reads and computes."""
 
-    def _run(self, name: str, carry: Any, xs: Any, mask: Any) -> Any:
-        last, ys = super()._run(name, carry, xs, mask)
-        self.sow("intermediates", name, (tuple(carry), xs, tuple(last), ys))
+    def _run(self, name: str, carry: Any, xs: Inputs, mask: Any, resets: Any) -> Any:
+        last, ys = super()._run(name, carry, xs, mask, resets)
+        self.sow("intermediates", name, (tuple(carry), xs.dense(), tuple(last), ys))
         return last, ys
 
 

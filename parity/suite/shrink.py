@@ -86,7 +86,7 @@ class SmallCase:
             check = "values_check(pair)"
         else:
             check = f"update_check(pair, RULES_BY_NAME[{self.check.rule.name!r}])"
-        return f"""from jaxrnn.recurrent.cells import CELLS
+        return f"""from jaxrnn.recurrent.catalog import CELLS
 from jaxrnn.nn.layers import RNN
 from jaxrnn.nn.models import *
 from parity.suite.checks import on_path, update_check, values_check

@@ -26,12 +26,13 @@ from jaxrnn.recurrent.scan import scanned
 class Arguments(NamedTuple):
     """What the recurrence runs on; see `jaxrnn.recurrent.recurrence.recurrence`."""
 
-    weight_hh: Float[Array, "GH H"]
+    weight_hh: Float[Array, "GH H"] | None
     bias_hh: Float[Array, " GH"]
     carry: Carry
     x_gates: Inputs
     mask: Bool[Array, "T B"] | None
     params: Params | None = None
+    resets: Bool[Array, "T B"] | None = None
 
 
 class Residuals(NamedTuple):
@@ -39,7 +40,7 @@ class Residuals(NamedTuple):
 
     Attributes:
         ys: the outputs, (T, B, H).
-        before: `h` before each step, (T, B, H).
+        before: `h` before each step, (T, B, H); no elements where the step does not need it.
         gates: what the cell keeps of each step, (T, B, R * H).
     """
 
@@ -70,15 +71,16 @@ def _generated(cell: Cell) -> Generated:
 def compiled(
     cell: Cell,
     reverse: bool,
-    weight_hh: Array,
+    weight_hh: Array | None,
     bias_hh: Array,
     carry: Carry,
     x_gates: Inputs,
     mask: Array | None = None,
     params: Params | None = None,
+    resets: Array | None = None,
 ) -> tuple[Carry, Array]:
     """`jaxrnn.recurrent.recurrence.recurrence` for the cells that `runs_compiled`, on a CPU."""
-    inputs = Arguments(weight_hh, bias_hh, carry, x_gates, mask, params)
+    inputs = Arguments(weight_hh, bias_hh, carry, x_gates, mask, params, resets)
     last, residuals = _run(cell, reverse, inputs, keep=False)
     return last, residuals.ys
 
@@ -145,7 +147,7 @@ def _gradients(
             array(T, B, G * H),
             array(T, B, stored * H, there=stored > 0),
             array(0 if table is None else len(table), G * H, there=table is not None),
-            array(G * H, H),
+            array(G * H, H, there=cell.recurrent),
             array(G * H),
             array(P, H, there=P > 0),
             array(B, H, there=carried),
@@ -153,10 +155,13 @@ def _gradients(
         ),
         vmap_method="sequential",
     )(
-        inputs.weight_hh,
+        _nothing(d_ys, dtype) if inputs.weight_hh is None else inputs.weight_hh,
         residuals.before,
         residuals.gates,
         residuals.ys,
+        # Without a product, the gates are cheaper to read again than to keep.
+        _nothing(d_ys, dtype) if cell.recurrent else inputs.bias_hh,
+        _nothing(d_ys, dtype) if cell.recurrent else inputs.x_gates.values,
         *_places(inputs),
         stacked_params(cell, inputs.params, like=d_ys),
         d_ys,
@@ -169,8 +174,9 @@ def _gradients(
     if table is not None:
         d_values = d_table
     by_name = dict(zip(cell.params, d_params, strict=True)) if P else inputs.params
-    # Tokens and mask have no gradient.
-    return Arguments(d_weight, d_bias, d_carry, Inputs(d_values), None, by_name)
+    # Tokens, mask and resets have no gradient.
+    d_weight_hh = d_weight if cell.recurrent else None
+    return Arguments(d_weight_hh, d_bias, d_carry, Inputs(d_values), None, by_name)
 
 
 # Gradients of gradients, which are rare, are those of `scanned`: neither call has any of its own.
@@ -219,10 +225,10 @@ _keeping.defvjp(_keeping_forward, _keeping_backward)
 
 def _run(cell: Cell, reverse: bool, inputs: Arguments, *, keep: bool) -> tuple[Carry, Residuals]:
     """The weight is packed by a call of its own, which XLA lifts out of a loop over windows."""
-    weight_hh, bias_hh, carry, x_gates, _, params = inputs
+    weight_hh, bias_hh, carry, x_gates, _, params, _ = inputs
     T = x_gates.shape[0]
     B, H = carry.h.shape
-    dtype = weight_hh.dtype
+    dtype = bias_hh.dtype
     functions = _generated(cell)
     others = len(cell.carry._fields) - 1
 
@@ -235,12 +241,12 @@ def _run(cell: Cell, reverse: bool, inputs: Arguments, *, keep: bool) -> tuple[C
             array(T, B, H),
             array(B, H),
             array(others, B, H, there=others > 0),
-            array(T, B, H, there=keep),
+            array(T, B, H, there=keep and functions.needs_before(dtype)),
             array(T, B, functions.residuals(dtype) * H, there=keep),
         ),
         vmap_method="sequential",
     )(
-        pack(weight_hh, len(cell.gates)),
+        _nothing(bias_hh, dtype) if weight_hh is None else pack(weight_hh, len(cell.gates)),
         bias_hh,
         *split_carry(carry),
         x_gates.values,
@@ -291,23 +297,27 @@ def stacked_params(
 def _without_integers(gradients: Any) -> Arguments:
     """Gradients of the inputs, in the structure in which `_gradients` gives them."""
     d = Arguments(*gradients)
-    # Tokens and mask have no gradient.
-    return d._replace(x_gates=Inputs(d.x_gates.values), mask=None)
+    # Tokens, mask and resets have no gradient.
+    return d._replace(x_gates=Inputs(d.x_gates.values), mask=None, resets=None)
 
 
 def _zeros(tree: Any) -> Any:
     return jax.tree.map(jnp.zeros_like, tree)
 
 
-def _places(inputs: Arguments) -> tuple[Array, Array]:
-    """For each time step and row, which row of the table it reads, and whether it is run."""
+def _places(inputs: Arguments) -> tuple[Array, Array, Array]:
+    """For each time step and row: which row of the table it reads, whether it is run, and whether
+    its carry is zeroed before."""
     tokens = inputs.x_gates.tokens
     mask = inputs.mask
+    resets = inputs.resets
     if tokens is None:
         tokens = _nothing(inputs.bias_hh, jnp.int32)
     if mask is None:
         mask = _nothing(inputs.bias_hh, jnp.bool_)
-    return tokens.astype(jnp.int32), mask
+    if resets is None:
+        resets = _nothing(inputs.bias_hh, jnp.bool_)
+    return tokens.astype(jnp.int32), mask, resets
 
 
 def _nothing(array: Array, dtype: Any) -> Array:

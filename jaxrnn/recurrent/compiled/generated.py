@@ -46,6 +46,10 @@ class Generated(NamedTuple):
         """Of how many gates, from the first one on, both halves have the same gradient."""
         return self.source.shared[np.dtype(dtype)]
 
+    def needs_before(self, dtype: DTypeLike) -> bool:
+        """Whether the backward step needs `h` before the step."""
+        return self.source.needs_before[np.dtype(dtype)]
+
 
 @lru_cache(maxsize=CELLS_REMEMBERED)
 def generated(cell: Cell) -> Generated | None:

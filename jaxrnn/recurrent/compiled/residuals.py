@@ -59,10 +59,19 @@ class _Network:
 
 
 def is_given(step: StepGraph, i: int) -> bool:
-    """Whether the backward step has a value anyway: `h` before and after, parameters, constants."""
+    """Whether the backward step has a value anyway.
+
+    It has `h` before and after the step, parameters and constants. Where there is no recurrent
+    product, it also reads the gates again: they are there, and residuals would have to be written.
+    """
     kind, *rest = step.graph.nodes[i]
-    carried = kind == "leaf" and rest[:2] == ["carry", 0]
-    return i == step.after[0] or carried or kind == "constant" or rest[:1] == ["params"]
+    if i == step.after[0] or kind == "constant":
+        return True
+    if kind != "leaf":
+        return False
+    name, index, _ = rest
+    is_gate = name in ("x", "s")
+    return name == "params" or (name == "carry" and index == 0) or (is_gate and not step.recurrent)
 
 
 def depends_on_gradient(graph: Graph, roots: Iterable[int]) -> set[int]:

@@ -34,14 +34,15 @@ struct Step{specialization} {{{alias}
   using V = Vec<T>;
   static constexpr int gates = {gates}, fields = {fields}, params = {params};
   static constexpr int residuals = {residuals}, shared = {shared};
+  static constexpr bool recurrent = {recurrent}, needs_before = {needs_before};
 
   static JAXRNN_INLINE void forward(const V* x, const V* s, const V* params, V* carry,
                                     V* residuals) {{
 {forward}
   }}
 
-  static JAXRNN_INLINE void backward(const V* residuals, V before, V after, const V* params,
-                                     V* d_carry, V* dx, V* ds, V* d_params) {{
+  static JAXRNN_INLINE void backward(const V* residuals, const V* x, const V* s, V before, V after,
+                                     const V* params, V* d_carry, V* dx, V* ds, V* d_params) {{
 {backward}
   }}
 }};
@@ -56,11 +57,13 @@ class Source(NamedTuple):
         residuals: by dtype, how many numbers a unit the forward step keeps for the backward one.
         shared: by dtype, of how many gates, from the first one on, the input half and the recurrent
             half have the same gradient.
+        needs_before: by dtype, whether the backward step needs `h` before the step.
     """
 
     text: str
     residuals: Mapping[np.dtype, int]
     shared: Mapping[np.dtype, int]
+    needs_before: Mapping[np.dtype, bool]
 
 
 def write_source(cell: Cell) -> Source:
@@ -77,11 +80,13 @@ def write_source(cell: Cell) -> Source:
     bodies = {}
     residuals = {}
     shared = {}
+    needs_before = {}
     for dtype in (np.dtype(np.float32), np.dtype(np.float64)):
         step = trace(cell, dtype)
         kept = choose_residuals(step)
         residuals[dtype] = len(kept)
         shared[dtype] = _shared(step)
+        needs_before[dtype] = _needs_before(step, kept)
         bodies[dtype] = _Body(step, kept)
     single, double = bodies.values()
     # Usually both precisions have the same expressions, and float32's constants are the rounded
@@ -91,7 +96,7 @@ def write_source(cell: Cell) -> Source:
     else:
         structs = "template <typename T>\nstruct Step;\n\n"
         structs += _struct(single, "float") + "\n" + _struct(double, "double")
-    return Source(_TEMPLATE.format(structs=structs), residuals, shared)
+    return Source(_TEMPLATE.format(structs=structs), residuals, shared, needs_before)
 
 
 def _shared(step: StepGraph) -> int:
@@ -99,6 +104,12 @@ def _shared(step: StepGraph) -> int:
     pairs = zip(step.dx, step.ds, strict=True)
     different = [gate for gate, (dx, ds) in enumerate(pairs) if dx != ds]
     return different[0] if different else len(step.ds)
+
+
+def _needs_before(step: StepGraph, kept: Sequence[int]) -> bool:
+    """Whether the backward step, or the gradient of the weight, needs `h` before the step."""
+    before = step.graph.leaf("carry", 0, (0, 0))
+    return step.recurrent or before in step.graph.reach(step.gradients, [*kept, step.after[0]])
 
 
 class _Body(NamedTuple):
@@ -126,6 +137,8 @@ def _struct(body: _Body, precision: str = "", *, rounded: bool = False) -> str:
         params=len(step.d_params),
         residuals=len(kept),
         shared=_shared(step),
+        recurrent=str(step.recurrent).lower(),
+        needs_before=str(_needs_before(step, kept)).lower(),
         forward=_forward(step, kept, rounded=rounded),
         backward=_backward(step, kept, rounded=rounded),
     )

@@ -47,6 +47,7 @@ class StepGraph(NamedTuple):
         dx: the gradients of the input half of the gates.
         ds: the gradients of the recurrent half.
         d_params: the gradients of the parameters per unit.
+        recurrent: whether the recurrent half is a product with `h`; else it is the bias alone.
     """
 
     graph: Graph
@@ -55,6 +56,7 @@ class StepGraph(NamedTuple):
     dx: list[int]
     ds: list[int]
     d_params: list[int]
+    recurrent: bool = True
 
     @property
     def gradients(self) -> list[int]:
@@ -124,6 +126,7 @@ def _traced(
             dx=[int(dx[row, column]) for column in columns],
             ds=[int(ds[row, column]) for column in columns],
             d_params=[int(vector[unit]) for vector in d_params],
+            recurrent=cell.recurrent,
         )
 
     return {(row, unit): at(row, unit) for row in range(rows) for unit in range(units)}

@@ -20,16 +20,17 @@ struct Backward {
 
   const CellTable& cell;
   Sizes n;
-  const T *weight, *params;              // (GH, H), (P, H)
+  const T *weight, *params;              // (GH, H), or null without a product; (P, H)
   const T *before, *residuals, *ys;      // what the forward run kept, and its outputs
+  const T *bias, *x;                     // without a product, what the forward run read; else null
   const int32_t* tokens;                 // (T, B) or null
-  const bool* mask;                      // (T, B) or null
+  const bool *mask, *resets;             // (T, B) or null
   const T *d_ys, *dh_last;               // (T, B, H), (B, H)
   const T* d_others_last;                // (F - 1, B, H)
   T* d_gates;                            // (T, B, GH): of the recurrent half of the gates
   T* d_x_gates;                          // of the input half, or null where it is the same; for
                                          // a table, only the gates that are not shared
-  T *d_table, *d_weight, *d_bias;        // (V, GH) or null, (GH, H), (GH,)
+  T *d_table, *d_weight, *d_bias;        // (V, GH) or null, (GH, H) or null, (GH,)
   T* d_params;                           // (P, H) or null
   T *dh_first, *d_others_first;          // (B, H), (F - 1, B, H), or both null
 
@@ -37,15 +38,17 @@ struct Backward {
     const int shared = cell.steps<T>().shared;
     const long panels = (n.H + U * L - 1) / (U * L), GH = cell.gates * n.H;
     const long PH = cell.params * n.H;
-    Buffer<T> packed(panels * panel_size()), d_params_of_places(n.T * n.B * PH);
-    const double operations = 2.0 * n.T * n.B * n.H * GH;
+    const long weight_size = cell.recurrent ? GH * n.H : 0;
+    Buffer<T> packed(cell.recurrent ? panels * panel_size() : 0);
+    Buffer<T> d_params_of_places(n.T * n.B * PH);
+    const double operations = n.operations(cell.gates, cell.recurrent);
     const Chunks chunks(n.B, pool.num_threads(), operations);
-    const long helpers = helpers_for(pool, chunks.count, GH * n.H * sizeof(T), operations);
+    const long helpers = helpers_for(pool, chunks.count, weight_size * sizeof(T), operations);
     const auto pack_one = [&](long p) { pack(p, packed.data() + p * panel_size()); };
-    if (n.H * GH < kWorthPacking) {
-      for (long p = 0; p < panels; ++p) pack_one(p);
-    } else {
+    if (weight_size >= kWorthPacking) {
       parallel_for(pool, panels, pack_one);
+    } else if (cell.recurrent) {
+      for (long p = 0; p < panels; ++p) pack_one(p);
     }
     parallel_for(pool, chunks.count, [&](long i) {
       Part(*this, packed.data(), d_params_of_places.data(), chunks.begin(i), chunks.end(i))
@@ -53,7 +56,8 @@ struct Backward {
     });
     const long places = steps_run(mask, n.T, n.B) * n.B;
     const TableGradient<T> table{n.V, GH, tokens, d_gates, shared * n.H, d_x_gates, d_table};
-    OuterProducts<T>{places, GH, n.H, d_gates, before, d_weight, d_bias, table}.run(pool);
+    const long columns = cell.recurrent ? n.H : 0;  // of the weight's gradient
+    OuterProducts<T>{places, GH, columns, d_gates, before, d_weight, d_bias, table}.run(pool);
     ColumnSums<T>{places, PH, d_params_of_places.data(), d_params}.run(pool);
   }
 
@@ -84,8 +88,8 @@ struct Backward {
 
     void run(Team team) {
       begin();
-      const BackwardStep<T> step{b.n.B, b.n.H, first, b.d_table != nullptr, b.params, b.before,
-                                 b.residuals, b.ys, b.mask, b.d_ys,
+      const BackwardStep<T> step{b.n.B, b.n.H, b.n.V, first, b.d_table != nullptr, b.params,
+                                 b.before, b.residuals, b.ys, b.bias, b.x, b.tokens, b.mask, b.d_ys,
                                  {d_carry.data(), width, field}, b.d_gates, b.d_x_gates, d_params,
                                  rows.data()};
       const auto run_step = b.cell.steps<T>().backward;
@@ -95,9 +99,12 @@ struct Backward {
         if (!any_run(b.mask, t, b.n.B, first, count)) continue;
         const bool last = i == b.n.T - 1;
         if (last && !b.dh_first) break;  // what goes on to the first carry, nobody asked for
-        team.run(panels, [&](long p) {
-          for (const Block& block : blocks) through_weight(p, block);
-        });
+        if (b.cell.recurrent) {
+          team.run(panels, [&](long p) {
+            for (const Block& block : blocks) through_weight(p, block);
+          });
+        }
+        if (b.resets) reset(t);
       }
       if (b.dh_first) end();
     }
@@ -116,6 +123,16 @@ struct Backward {
         T* to = k == 0 ? b.dh_first : b.d_others_first + (k - 1) * b.n.B * b.n.H;
         for (long r = 0; r < count; ++r) {
           std::copy_n(d_carry.data() + k * field + r * width, b.n.H, to + (first + r) * b.n.H);
+        }
+      }
+    }
+
+    // The carry before a step that starts anew has no part in it.
+    void reset(long t) {
+      for (long r = 0; r < count; ++r) {
+        if (!starts_anew(b.resets, b.mask, t * b.n.B + first + r)) continue;
+        for (int k = 0; k < b.cell.fields; ++k) {
+          std::fill_n(d_carry.data() + k * field + r * width, width, T(0));
         }
       }
     }

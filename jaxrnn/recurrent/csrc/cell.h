@@ -36,19 +36,22 @@ struct ForwardStep {
   const bool* mask;       // (T, B), or null where every step is run
   Rows<T> carry;
   T* ys;                  // (T, B, H)
-  T* before;              // (T, B, H), or null where no residuals are kept
+  T* before;              // (T, B, H), or null where it is not kept
   T* residuals;           // (T, B, R, H), or null
 };
 
 template <typename T>
 struct BackwardStep {
-  long B, H, first;
+  long B, H, V, first;
   bool looked_up;      // of the gradient of the input gates, only those of gates S ... G - 1 are
                        // stored: the table's gradient takes the others from `d_gates`
   const T* params;     // (P, H)
-  const T* before;     // (T, B, H)
+  const T* before;     // (T, B, H), or null where the step does not need it
   const T* residuals;  // (T, B, R, H)
   const T* ys;         // (T, B, H)
+  // For a cell without a recurrent product, what the forward step read; else null.
+  const T *bias, *x;      // (GH,); (T, B, GH), or the table (V, GH)
+  const int32_t* tokens;  // (T, B), or null where there is no table
   const bool* mask;    // (T, B), or null
   const T* d_ys;       // (T, B, H)
   Rows<T> d_carry;     // without the part of dh that comes through the product, which is added
@@ -70,9 +73,12 @@ struct GenerateStep {
 
 // The functions of a cell in one precision. A tile has the sums of a product: for each row of the
 // block G * U vectors, gate by gate. `next` gets h after the step, packed for the next product.
+// Where there is no recurrent product, there are no tiles and no `next`, and a call of `forward` or
+// `backward` does the step for all units of a block.
 template <typename T>
 struct Steps {
   int residuals, shared;  // R, S
+  bool needs_before;      // whether the backward step needs h before the step
   void (*forward)(ForwardStep<T>, long t, long panel, Block, const Vec<T>* tile, T* next);
   void (*backward)(BackwardStep<T>, long t, Block);
   void (*generate)(GenerateStep<T>, long panel, Block, const Vec<T>* tile, const Vec<T>* x_tile,
@@ -81,6 +87,8 @@ struct Steps {
 
 struct CellTable {
   int gates, fields, params;  // G, F, P
+  bool recurrent;             // whether there is a product with h; without it, the bias alone is
+                              // the recurrent half of the gates
   Steps<float> float32;
   Steps<double> float64;
 

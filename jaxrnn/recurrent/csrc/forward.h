@@ -16,18 +16,18 @@ template <typename T>
 struct Forward {
   const CellTable& cell;
   Sizes n;
-  const T *packed, *bias, *params;       // `Packing`'s, (GH,), (P, H)
+  const T *packed, *bias, *params;       // `Packing`'s, or null without a product; (GH,), (P, H)
   const T *h_first, *others_first;       // (B, H), (F - 1, B, H)
   const T* x;                            // (T, B, GH), or the table (V, GH)
   const int32_t* tokens;                 // (T, B) or null
-  const bool* mask;                      // (T, B) or null
+  const bool *mask, *resets;             // (T, B) or null
   T *ys, *h_last, *others_last;          // (T, B, H), (B, H), (F - 1, B, H)
-  T *before, *residuals;                 // (T, B, H), (T, B, R, H), or both null
+  T *before, *residuals;                 // (T, B, H), (T, B, R, H), or null
 
   void run(xla::ffi::ThreadPool& pool) {
-    const double operations = 2.0 * n.T * n.B * n.H * n.H * cell.gates;
+    const double operations = n.operations(cell.gates, cell.recurrent);
     const Chunks chunks(n.B, pool.num_threads(), operations);
-    const long bytes = cell.gates * n.H * n.H * sizeof(T);
+    const long bytes = cell.recurrent ? cell.gates * n.H * n.H * sizeof(T) : 0;
     const long helpers = helpers_for(pool, chunks.count, bytes, operations);
     parallel_for(pool, chunks.count, [&](long i) {
       Part(*this, chunks.begin(i), chunks.end(i)).run(Team(pool, helpers));
@@ -61,6 +61,11 @@ struct Forward {
         const long t = f.n.step(i, false);
         if (!any_run(f.mask, t, f.n.B, first, count)) {
           pass_over(t);
+          continue;
+        }
+        if (f.resets) reset(t, now);
+        if (!f.cell.recurrent) {
+          run_step(step, t, 0, {0, static_cast<int>(count)}, nullptr, nullptr);
           continue;
         }
         team.run(packing.panels, [&](long p) {
@@ -98,6 +103,22 @@ struct Forward {
         T* to = k == 0 ? f.h_last : f.others_last + (k - 1) * f.n.B * f.n.H;
         for (long r = 0; r < count; ++r) {
           std::copy_n(carry.data() + k * field + r * width, f.n.H, to + (first + r) * f.n.H);
+        }
+      }
+    }
+
+    // Zeroes the carry of the rows that start anew at step t; `now` is their h in blocks.
+    void reset(long t, T* now) {
+      for (const Block& block : blocks) {
+        for (int r = 0; r < block.rows; ++r) {
+          const long row = block.first + r;
+          if (!starts_anew(f.resets, f.mask, t * f.n.B + first + row)) continue;
+          for (int k = 0; k < f.cell.fields; ++k) {
+            std::fill_n(carry.data() + k * field + row * width, width, T(0));
+          }
+          for (long unit = 0; unit < f.n.H; ++unit) {
+            now[block.first * f.n.H + unit * block.rows + r] = T(0);
+          }
         }
       }
     }

@@ -23,7 +23,7 @@ struct Generate {
   const CellTable& cell;
   long N, B, D, H, V;
   const T *weight_hh, *weight_ih;    // (D, packed), (D - 1, packed): the first layer has a table
-  const T *bias_hh, *bias_ih;        // (D, GH), (D - 1, GH)
+  const T *bias_hh, *bias_ih;        // (D, GH), (D - 1, GH); without a product, the latter is null
   const T* params;                   // (D, P, H)
   const T* table;                    // (V, GH): the input half of the first layer's gates
   const T *weight_out, *bias_out;    // (packed), (V,); -inf where a token is never to be chosen
@@ -35,7 +35,8 @@ struct Generate {
   T *h_last, *others_last;           // (D, B, H), (F - 1, D, B, H)
 
   void run(xla::ffi::ThreadPool& pool) {
-    const long numbers = (2 * D - 1) * cell.gates * H * H + V * H;
+    const long products = (cell.recurrent ? D : 0) + D - 1;
+    const long numbers = products * cell.gates * H * H + V * H;
     const double operations = 2.0 * N * B * numbers;
     const Chunks chunks(B, pool.num_threads(), operations);
     const long helpers = helpers_for(pool, chunks.count, numbers * sizeof(T), operations);
@@ -133,15 +134,17 @@ struct Generate {
       const long weight = recurrent.panels * recurrent.size, GH = f.cell.gates * f.H;
       const bool looks_up = d == 0;
       const GenerateStep<T> arrays{
-          f.H, f.bias_hh + d * GH, looks_up ? nullptr : f.bias_ih + (d - 1) * GH,
+          f.H, f.bias_hh + d * GH, looks_up || !f.bias_ih ? nullptr : f.bias_ih + (d - 1) * GH,
           f.params + d * f.cell.params * f.H, f.table, reads.data(),
           {carry_of(0, d), width, field}};
       for (size_t i = 0; i < blocks.size(); ++i) {
         const Block& block = blocks[i];
         const auto multiply = multiply_recurrent[i];
         Vec<T> tile[kAccumulators], x_tile[kAccumulators];
-        multiply(packed_rows(d, false) + block.first * f.H,
-                 f.weight_hh + d * weight + p * recurrent.size, f.H, tile);
+        if (f.cell.recurrent) {
+          multiply(packed_rows(d, false) + block.first * f.H,
+                   f.weight_hh + d * weight + p * recurrent.size, f.H, tile);
+        }
         if (!looks_up) {
           multiply(packed_rows(d - 1, true) + block.first * f.H,
                    f.weight_ih + (d - 1) * weight + p * recurrent.size, f.H, x_tile);

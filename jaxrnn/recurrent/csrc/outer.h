@@ -11,8 +11,8 @@
 
 namespace jaxrnn {
 
-// sum[m][n] = sum_k left[k][m] * right[k][n] and left_sum[m] = sum_k left[k][m]. Each thread makes
-// some rows of the sum, in the order of the places.
+// sum[m][n] = sum_k left[k][m] * right[k][n] and left_sum[m] = sum_k left[k][m]; N may be 0. Each
+// thread makes some rows of the sum, in the order of the places.
 template <typename T>
 struct OuterProducts {
   static constexpr int V = 2, L = kLanes<T>, R = most_rows(V);
@@ -27,7 +27,8 @@ struct OuterProducts {
   void run(xla::ffi::ThreadPool& pool) const {
     const long strips = (M + kRows - 1) / kRows;
     const auto strip = [&](long i) { Strip(*this, i * kRows, std::min(M, (i + 1) * kRows)).run(); };
-    if (2.0 * K * M * N < kWorthSharing) {
+    constexpr long kOfReading = 4;  // columns that take as long as reading `left` alone
+    if (2.0 * K * M * std::max(N, kOfReading) < kWorthSharing) {
       for (long i = 0; i < strips; ++i) strip(i);
     } else {
       parallel_for(pool, strips, strip);

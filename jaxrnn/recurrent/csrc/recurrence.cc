@@ -122,13 +122,14 @@ ffi::Error pack(ffi::ThreadPool pool, Array weight, Result packed, int64_t gates
 
 // What the forward and the backward call both read: (T, B) places, some of them not run, that take
 // their inputs from a table of V rows, or (V = 0) from an array of their own.
-void check_places(Checks& checks, const Sizes& n, Tokens tokens, Mask mask) {
+void check_places(Checks& checks, const Sizes& n, Tokens tokens, Mask mask, Mask resets) {
   checks.that(n.H > 0, "carry", "has no units");
   if (!Checks::is_none(tokens)) {
     checks.has_shape("tokens", tokens, {n.T, n.B});
     checks.that(n.V > 0, "table", "has no rows");
   }
   if (!Checks::is_none(mask)) checks.has_shape("mask", mask, {n.T, n.B});
+  if (!Checks::is_none(resets)) checks.has_shape("resets", resets, {n.T, n.B});
 }
 
 Sizes sizes_of(Array sequence, int64_t rows, bool reverse) {
@@ -136,7 +137,7 @@ Sizes sizes_of(Array sequence, int64_t rows, bool reverse) {
 }
 
 ffi::Error forward(ffi::ThreadPool pool, Array packed, Array bias, Array h, Array others, Array x,
-                   Tokens tokens, Mask mask, Array params, Result ys, Result h_last,
+                   Tokens tokens, Mask mask, Mask resets, Array params, Result ys, Result h_last,
                    Result others_last, Result before, Result residuals, std::string_view name,
                    bool reverse) {
   const auto dtype = x.element_type();
@@ -147,13 +148,13 @@ ffi::Error forward(ffi::ThreadPool pool, Array packed, Array bias, Array h, Arra
     const long GH = cell.gates * n.H, F = cell.fields;
     Checks checks(dtype);
     checks.numbers("outputs", *ys, {n.T, n.B, n.H});
-    check_places(checks, n, tokens, mask);
+    check_places(checks, n, tokens, mask, resets);
     if (looks_up) {
       checks.numbers("table", x, {n.V, GH});
     } else {
       checks.numbers("input gates", x, {n.T, n.B, GH});
     }
-    checks.numbers("packed weight", packed, {packing.panels * packing.size});
+    checks.numbers_if(cell.recurrent, "packed weight", packed, {packing.panels * packing.size});
     checks.numbers("bias", bias, {GH});
     checks.numbers("h", h, {n.B, n.H});
     checks.numbers_if(F > 1, "other fields", others, {F - 1, n.B, n.H});
@@ -166,7 +167,7 @@ ffi::Error forward(ffi::ThreadPool pool, Array packed, Array bias, Array h, Arra
     return checked(checks, [&] {
       Forward<T>{cell, n, data_of<T>(packed), data_of<T>(bias), data_of<T>(params), data_of<T>(h),
                  data_of<T>(others), data_of<T>(x), data_of(tokens), data_of(mask),
-                 data_of<T>(ys), data_of<T>(h_last), data_of<T>(others_last), data_of<T>(before),
+                 data_of(resets), data_of<T>(ys), data_of<T>(h_last), data_of<T>(others_last), data_of<T>(before),
                  data_of<T>(residuals)}
           .run(pool);
     });
@@ -174,7 +175,8 @@ ffi::Error forward(ffi::ThreadPool pool, Array packed, Array bias, Array h, Arra
 }
 
 ffi::Error backward(ffi::ThreadPool pool, Array weight, Array before, Array residuals, Array ys,
-                    Tokens tokens, Mask mask, Array params, Array d_ys, Array dh_last,
+                    Array bias, Array x, Tokens tokens, Mask mask, Mask resets, Array params,
+                    Array d_ys, Array dh_last,
                     Array d_others_last, Result d_gates, Result d_x_gates, Result d_table,
                     Result d_weight, Result d_bias, Result d_params, Result dh_first,
                     Result d_others_first, std::string_view name, bool reverse) {
@@ -186,9 +188,16 @@ ffi::Error backward(ffi::ThreadPool pool, Array weight, Array before, Array resi
     const long R = cell.steps<T>().residuals, S = cell.steps<T>().shared;
     Checks checks(dtype);
     checks.numbers("outputs", ys, {n.T, n.B, n.H});
-    check_places(checks, n, tokens, mask);
-    checks.numbers("weight", weight, {GH, n.H});
-    checks.numbers("h before", before, {n.T, n.B, n.H});
+    check_places(checks, n, tokens, mask, resets);
+    const bool needs_before = cell.steps<T>().needs_before, reads = !cell.recurrent;
+    checks.numbers_if(cell.recurrent, "weight", weight, {GH, n.H});
+    checks.numbers_if(needs_before, "h before", before, {n.T, n.B, n.H});
+    checks.numbers_if(reads, "bias", bias, {GH});
+    if (looks_up) {
+      checks.numbers_if(reads, "table", x, {n.V, GH});
+    } else {
+      checks.numbers_if(reads, "input gates", x, {n.T, n.B, GH});
+    }
     checks.numbers("residuals", residuals, {n.T, n.B, R * n.H});
     checks.numbers_if(cell.params > 0, "parameters", params, {cell.params, n.H});
     checks.numbers("gradient of outputs", d_ys, {n.T, n.B, n.H});
@@ -198,7 +207,7 @@ ffi::Error backward(ffi::ThreadPool pool, Array weight, Array before, Array resi
     const long own = looks_up ? GH - S * n.H : GH;
     checks.numbers_if(S < cell.gates, "gradient of input gates", *d_x_gates, {n.T, n.B, own});
     checks.numbers_if(looks_up, "gradient of table", *d_table, {n.V, GH});
-    checks.numbers("gradient of weight", *d_weight, {GH, n.H});
+    checks.numbers_if(cell.recurrent, "gradient of weight", *d_weight, {GH, n.H});
     checks.numbers("gradient of bias", *d_bias, {GH});
     checks.numbers_if(cell.params > 0, "gradient of parameters", *d_params, {cell.params, n.H});
     checks.numbers_or_none("gradient of h", *dh_first, {n.B, n.H});
@@ -206,8 +215,8 @@ ffi::Error backward(ffi::ThreadPool pool, Array weight, Array before, Array resi
                       {F - 1, n.B, n.H});
     return checked(checks, [&] {
       Backward<T>{cell, n, data_of<T>(weight), data_of<T>(params), data_of<T>(before),
-                  data_of<T>(residuals), data_of<T>(ys), data_of(tokens), data_of(mask),
-                  data_of<T>(d_ys), data_of<T>(dh_last), data_of<T>(d_others_last),
+                  data_of<T>(residuals), data_of<T>(ys), data_of<T>(bias), data_of<T>(x),
+                  data_of(tokens), data_of(mask), data_of(resets), data_of<T>(d_ys), data_of<T>(dh_last), data_of<T>(d_others_last),
                   data_of<T>(d_gates), data_of<T>(d_x_gates), data_of<T>(d_table),
                   data_of<T>(d_weight), data_of<T>(d_bias), data_of<T>(d_params),
                   data_of<T>(dh_first), data_of<T>(d_others_first)}
@@ -232,10 +241,10 @@ ffi::Error generate(ffi::ThreadPool pool, Array weight_hh, Array weight_ih, Arra
     checks.numbers("h", h, {D, B, H});
     checks.that(D > 0 && H > 0 && V > 0, "h", "has no layers or units, or there are no tokens");
     checks.numbers_if(F > 1, "other fields", others, {F - 1, D, B, H});
-    checks.numbers("weight_hh", weight_hh, {D, packed});
+    checks.numbers_if(cell.recurrent, "weight_hh", weight_hh, {D, packed});
     checks.numbers("bias_hh", bias_hh, {D, GH});
     checks.numbers_if(D > 1, "weight_ih", weight_ih, {D - 1, packed});
-    checks.numbers_if(D > 1, "bias_ih", bias_ih, {D - 1, GH});
+    checks.numbers_if(D > 1 && cell.recurrent, "bias_ih", bias_ih, {D - 1, GH});
     checks.numbers_if(cell.params > 0, "parameters", params, {D, cell.params, H});
     checks.numbers("table", table, {V, GH});
     checks.numbers("output weight", weight_out, {packing_out.panels * packing_out.size});
@@ -278,7 +287,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxrnn_forward, jaxrnn::forward,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<Array>().Arg<Array>().Arg<Array>().Arg<Array>()
-                                  .Arg<Array>().Arg<Tokens>().Arg<Mask>().Arg<Array>()
+                                  .Arg<Array>().Arg<Tokens>().Arg<Mask>().Arg<Mask>()
+                                  .Arg<Array>()
                                   .Ret<Array>().Ret<Array>().Ret<Array>().Ret<Array>()
                                   .Ret<Array>()
                                   .Attr<std::string_view>("cell")
@@ -288,8 +298,9 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxrnn_backward, jaxrnn::backward,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<Array>().Arg<Array>().Arg<Array>().Arg<Array>()
-                                  .Arg<Tokens>().Arg<Mask>().Arg<Array>().Arg<Array>()
-                                  .Arg<Array>().Arg<Array>()
+                                  .Arg<Array>().Arg<Array>().Arg<Tokens>().Arg<Mask>()
+                                  .Arg<Mask>().Arg<Array>().Arg<Array>().Arg<Array>()
+                                  .Arg<Array>()
                                   .Ret<Array>().Ret<Array>().Ret<Array>().Ret<Array>()
                                   .Ret<Array>().Ret<Array>().Ret<Array>().Ret<Array>()
                                   .Attr<std::string_view>("cell")

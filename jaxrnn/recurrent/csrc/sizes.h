@@ -25,6 +25,12 @@ struct Sizes {
   long T, B, H, V;  // V is 0 where the inputs are not looked up
   bool reverse;
 
+  // Operations of all steps; without a product, a number that takes as long.
+  double operations(int gates, bool recurrent) const {
+    constexpr double kOfElement = 40.0;  // reading, the step and writing, per number of a gate
+    return 1.0 * T * B * H * gates * (recurrent ? 2.0 * H : kOfElement);
+  }
+
   // Step number `i`, from 0, in the order in which the recurrence runs, or against it.
   long step(long i, bool backwards) const { return reverse != backwards ? T - 1 - i : i; }
 };
@@ -37,6 +43,11 @@ inline bool any_run(const bool* mask, long t, long B, long first, long count) {
   if (!mask) return true;
   const bool* from = mask + t * B + first;
   return std::any_of(from, from + count, [](bool x) { return x; });
+}
+
+// Whether the carry of a place is zeroed before the step: where a step is not run, nothing is.
+inline bool starts_anew(const bool* resets, const bool* mask, long place) {
+  return resets[place] && (!mask || mask[place]);
 }
 
 // How many steps there are up to the last one at which any of B rows is run.

@@ -5,7 +5,7 @@
 //
 // forward:  x and s are the input and the recurrent half of the gates; `carry` becomes the next
 //           carry; `residuals` is what the backward step needs.
-// backward: `d_carry`, the gradient of the carry after the step, becomes that of the carry before
+// backward: x and s are there only where the cell has no recurrent product; `d_carry`, the gradient of the carry after the step, becomes that of the carry before
 //           it, but for the part of dh that goes through the product with weight_hh; dx, ds and
 //           d_params become the gradients of the gates' two halves and of the parameters.
 
@@ -25,7 +25,9 @@ struct StepsOf {
   static constexpr int G = Cell::gates, F = Cell::fields, P = Cell::params, R = Cell::residuals;
   static constexpr int U = units_per_panel(G), L = kLanes<T>;
 
-  static constexpr Steps<T> table() { return {R, Cell::shared, forward, backward, generate}; }
+  static constexpr Steps<T> table() {
+    return {R, Cell::shared, Cell::needs_before, forward, backward, generate};
+  }
 
  private:
   static int lanes_from(long unit, long H) {
@@ -54,6 +56,10 @@ struct StepsOf {
   }
 
   static void forward(ForwardStep<T> a, long t, long panel, Block block, const V* tile, T* next) {
+    if constexpr (!Cell::recurrent) {
+      forward_rows(a, t, block);
+      return;
+    }
     for (int u = 0; u < U; ++u) {
       const long unit = (panel * U + u) * L;
       const int lanes = lanes_from(unit, a.H);
@@ -66,6 +72,19 @@ struct StepsOf {
         for (int g = 0; g < G; ++g) s[g] = tile[r * G * U + g * U + u] + bias[g];
         const V after = forward_one(a, t, block.first + r, unit, lanes, s, params);
         pack(after, lanes, block.rows, next + unit * block.rows + r);
+      }
+    }
+  }
+
+  // All units of some rows: without a product, each row is read from front to back.
+  static void forward_rows(ForwardStep<T> a, long t, Block block) {
+    for (int r = 0; r < block.rows; ++r) {
+      for (long unit = 0; unit < a.H; unit += L) {
+        const int lanes = lanes_from(unit, a.H);
+        V s[G], params[P + 1];
+        for (int g = 0; g < G; ++g) s[g] = load(a.bias + g * a.H + unit, lanes);
+        load_params(a.params, unit, a.H, lanes, params);
+        forward_one(a, t, block.first + r, unit, lanes, s, params);
       }
     }
   }
@@ -96,6 +115,10 @@ struct StepsOf {
   }
 
   static void backward(BackwardStep<T> a, long t, Block block) {
+    if constexpr (!Cell::recurrent) {
+      backward_rows(a, t, block);
+      return;
+    }
     T* packed = a.packed + block.first * G * a.H;
     for (long unit = 0; unit < a.H; unit += L) {
       const int lanes = lanes_from(unit, a.H);
@@ -107,6 +130,18 @@ struct StepsOf {
         for (int g = 0; g < G; ++g) {
           pack(ds[g], lanes, block.rows, packed + (g * a.H + unit) * block.rows + r);
         }
+      }
+    }
+  }
+
+  // All units of some rows, as `forward_rows`.
+  static void backward_rows(BackwardStep<T> a, long t, Block block) {
+    for (int r = 0; r < block.rows; ++r) {
+      for (long unit = 0; unit < a.H; unit += L) {
+        const int lanes = lanes_from(unit, a.H);
+        V params[P + 1], ds[G];
+        load_params(a.params, unit, a.H, lanes, params);
+        backward_one(a, t, block.first + r, unit, lanes, params, ds);
       }
     }
   }
@@ -134,9 +169,17 @@ struct StepsOf {
     for (int k = 0; k < R; ++k) {
       residuals[k] = load(a.residuals + (place * R + k) * H + unit, lanes);
     }
-    const V before = load(a.before + place * H + unit, lanes);
+    V before = {}, x[G], s[G];
+    if constexpr (Cell::needs_before) before = load(a.before + place * H + unit, lanes);
+    if constexpr (!Cell::recurrent) {
+      const T* from = a.x + (a.tokens ? row_of(a.tokens[place], a.V) : place) * G * H + unit;
+      for (int g = 0; g < G; ++g) {
+        x[g] = load(from + g * H, lanes);
+        s[g] = load(a.bias + g * H + unit, lanes);
+      }
+    }
     const V after = load(a.ys + place * H + unit, lanes);
-    Cell::backward(residuals, before, after, params, d_carry, dx, ds, d_params);
+    Cell::backward(residuals, x, s, before, after, params, d_carry, dx, ds, d_params);
     store_carry(own, a.d_carry.field, d_carry);
     for (int g = 0; g < G; ++g) {
       store(to_s + g * H, ds[g], lanes);
@@ -159,9 +202,14 @@ struct StepsOf {
         V x[G], s[G], carry[F], residuals[R + 1];
         for (int g = 0; g < G; ++g) {
           const long gate = g * H + unit, sum = r * G * U + g * U + u;
-          s[g] = tile[sum] + load(a.bias_hh + gate, lanes);
-          x[g] = x_tile ? x_tile[sum] + load(a.bias_ih + gate, lanes)
-                        : load(a.table + a.reads[row] * G * H + gate, lanes);
+          s[g] = load(a.bias_hh + gate, lanes);
+          if constexpr (Cell::recurrent) s[g] += tile[sum];
+          if (!x_tile) {
+            x[g] = load(a.table + a.reads[row] * G * H + gate, lanes);
+          } else {
+            x[g] = x_tile[sum];
+            if constexpr (Cell::recurrent) x[g] += load(a.bias_ih + gate, lanes);
+          }
         }
         T* own = a.carry.data + row * a.carry.width + unit;
         load_carry(own, a.carry.field, carry);
@@ -179,6 +227,6 @@ struct StepsOf {
 #define JAXRNN_EXPORT(CellOf)                                                     \
   extern "C" __attribute__((visibility("default"))) const jaxrnn::CellTable       \
       jaxrnn_cell = {CellOf<float>::gates, CellOf<float>::fields,                 \
-                     CellOf<float>::params,                                       \
+                     CellOf<float>::params, CellOf<float>::recurrent,             \
                      jaxrnn::StepsOf<CellOf, float>::table(),                     \
                      jaxrnn::StepsOf<CellOf, double>::table()};
