@@ -89,7 +89,7 @@ def random_stack(
 ) -> tuple[Any, Any, Any]:
     """Parameters, carry and inputs of a stack: random, nothing zero."""
     keys = jax.random.split(jax.random.key(seed), 3)
-    carry = random_tree(keys[0], rnn.initial_carry(batch, dtype))
+    carry = random_tree(keys[0], rnn.initial_carry(batch, dtype, input_size=inputs))
     xs = jax.random.normal(keys[1], (steps, batch, inputs), dtype)
     params = jax.jit(rnn.init)(keys[2], carry, xs)["params"]
     return jax.tree.map(lambda p: p.astype(dtype), params), carry, xs

@@ -12,8 +12,11 @@ from jaxrnn import (
     GRU,
     LSTM,
     MGU,
+    MIN_GRU,
     PEEPHOLE_LSTM,
+    QRNN_1,
     SLSTM,
+    SRU,
     TANH,
     Cell,
     CharLM,
@@ -97,7 +100,9 @@ def test_the_same_characters_as_step_by_step(
 
 
 @pytest.mark.parametrize(
-    "cell", [PEEPHOLE_LSTM, COUPLED_LSTM, MGU, SLSTM], ids=lambda cell: cell.name
+    "cell",
+    [PEEPHOLE_LSTM, COUPLED_LSTM, MGU, SLSTM, MIN_GRU, QRNN_1, SRU],
+    ids=lambda cell: cell.name,
 )
 @pytest.mark.usefixtures("float64")
 def test_other_cells_are_written_in_one_call_too(cell, monkeypatch):
