@@ -12,6 +12,7 @@ from jaxrnn.nn.model import Components
 from jaxrnn.recurrent.cells import Carry, Cell
 from jaxrnn.recurrent.compiled.calls import join_carry, pack, split_carry, stacked_params
 from jaxrnn.recurrent.compiled.generated import generated
+from jaxrnn.recurrent.linear import window_of
 from jaxrnn.recurrent.recurrence import which_backend
 
 
@@ -19,7 +20,7 @@ def runs_compiled(components: Components) -> bool:
     """Whether `generate_compiled` can run a model on this machine."""
     cell = components.stack.cell
     # Where a step sees two inputs, a row of the table is not enough.
-    if not isinstance(cell, Cell) or getattr(cell, "window", 1) > 1:
+    if not isinstance(cell, Cell) or window_of(cell) > 1:
         return False
     dtypes = {array.dtype for array in jax.tree.leaves(components.arrays)}
     way = which_backend(cell, components.rnn["weight_ih_l0"].dtype)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from jaxrnn.recurrent.cells import Carry, Cell, Params, Step
+from jaxrnn.recurrent.cells import AnyCell, Carry, Cell, Params, Step
 from jaxrnn.recurrent.inputs import Inputs
 
 Coefficients = Callable[..., tuple[Array, Array]]
@@ -73,6 +73,11 @@ class LinearCell(Cell):
         if fields == ("h",) and self.output is not _state:
             raise ValueError("A linear cell with an output of its own needs a carry with h and c.")
         object.__setattr__(self, "step", partial(_linear_step, self))
+
+
+def window_of(cell: AnyCell) -> int:
+    """How many inputs the gates of a step are made of: 1 for all but some linear cells."""
+    return cell.window if isinstance(cell, LinearCell) else 1
 
 
 def _linear_step(

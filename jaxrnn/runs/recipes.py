@@ -117,6 +117,18 @@ RECIPES: dict[str, Recipe] = {
         train=_epochs("1.684 1.498 1.417 1.364 1.332 1.302 1.227 1.219 1.225"),
         validation=_epochs("1.678 1.527 1.468 1.438 1.418 1.405 1.369 1.370 1.370"),
     ),
+    # Our own: the course names it as what comes next. As many parameters as "stateful-gru".
+    "stateful-qrnn": Recipe(
+        summary="The same with two layers of a quasi-recurrent network.",
+        config=replace(
+            _STREAMS,
+            model="CharLM",
+            cell="qrnn",
+            num_layers=2,
+            hidden_size=176,
+            schedule="6 x 1e-3, 3 x 1e-4",
+        ),
+    ),
     "stateful-lstm": Recipe(
         summary="Two LSTM layers of 512 with dropout 0.5.",
         config=_LSTM,

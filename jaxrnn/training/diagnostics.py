@@ -8,7 +8,6 @@ is measured. So a user's cell is measured like the built-in ones.
 
 from collections import namedtuple
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,6 +22,7 @@ from jaxrnn.nn.layers import RNN
 from jaxrnn.nn.model import CharModel
 from jaxrnn.programs import bounded_jit
 from jaxrnn.recurrent.cells import Carry, Cell
+from jaxrnn.recurrent.linear import window_of
 from jaxrnn.recurrent.recurrence import backend
 
 # Saturated part of the range of a sigmoid or tanh, at either end.
@@ -61,11 +61,13 @@ def saturated_share(
         starts: (B,) positions of the first characters to read.
 
     Returns:
-        The fraction in [0, 1], or None for a model without recurrent layers of gated cells.
+        The fraction in [0, 1], or None for a model without recurrent layers of gated cells, or whose
+        cells have neither sigmoid nor tanh nor relu.
     """
     if _gated_stack(model) is None:
         return None
-    return float(_saturated_share(model, params, carry, tokens, starts))
+    near, counted = _saturated(model, params, carry, tokens, starts)
+    return float(near) / float(counted) if counted else None
 
 
 @bounded_jit()
@@ -79,14 +81,17 @@ def _gated_stack(model: CharModel) -> RNN | None:
         stack = model.stack
     except TypeError:  # a model of one's own need not say
         return None
-    known = isinstance(stack, RNN) and isinstance(stack.cell, Cell)
-    return stack if known else None
+    if not isinstance(stack, RNN) or not isinstance(stack.cell, Cell):
+        return None
+    # A cell that counts reads one input a step.
+    return stack if window_of(stack.cell) == 1 else None
 
 
 @bounded_jit(static_argnames=("model",))
-def _saturated_share(
+def _saturated(
     model: CharModel, params: Any, carry: Carry, tokens: Array, starts: Array
-) -> Array:
+) -> tuple[Array, Array]:
+    """How many values are near an end, and of how many."""
     stack = _gated_stack(model)
     assert stack is not None
     layers = {}
@@ -106,8 +111,9 @@ def _saturated_share(
     with backend("scan"):  # a few steps of a cell made for them: not worth compiling
         after, _ = rnn.apply({"params": layers}, tuple(begin), xs)
 
-    near = sum(layer.near.sum() for layer in after)  # (B, H) each -> ()
-    return near / sum(layer.counted.sum() for layer in after)
+    near = jnp.stack([layer.near.sum() for layer in after])  # (B, H) each -> (L,)
+    counted = jnp.stack([layer.counted.sum() for layer in after])
+    return near.sum(), counted.sum()
 
 
 def watched(cell: Cell) -> Cell:
@@ -133,7 +139,14 @@ def watched(cell: Cell) -> Cell:
             count += saturated.size / carry.h.size
         return watching(*after, near, carry.counted + count)  # type: ignore[call-arg]
 
-    return replace(cell, step=step, carry=watching)
+    return Cell(
+        cell.name,
+        cell.gates,
+        step,
+        watching,
+        params=cell.params,
+        recurrent_gates=cell.recurrent_gates,
+    )
 
 
 def _evaluate(
