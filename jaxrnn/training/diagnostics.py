@@ -61,8 +61,8 @@ def saturated_share(
         starts: (B,) positions of the first characters to read.
 
     Returns:
-        The fraction in [0, 1], or None for a model without recurrent layers of gated cells, or whose
-        cells have neither sigmoid nor tanh nor relu.
+        The fraction in [0, 1], or None for a model without recurrent layers of gated cells, or
+        whose cells have neither sigmoid nor tanh nor relu.
     """
     if _gated_stack(model) is None:
         return None
