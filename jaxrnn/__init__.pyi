@@ -13,6 +13,8 @@ from .generation.decoding import generate as generate
 from .generation.decoding import get_next as get_next
 from .generation.sampler import GREEDY as GREEDY
 from .generation.sampler import Sampler as Sampler
+from .nn.flax_cells import from_linen as from_linen
+from .nn.flax_cells import from_nnx as from_nnx
 from .nn.layers import RNN as RNN
 from .nn.losses import nll_loss as nll_loss
 from .nn.losses import nll_loss_seq as nll_loss_seq
@@ -44,6 +46,12 @@ from .recurrent.cells import FreeCell as FreeCell
 from .recurrent.cells import Hidden as Hidden
 from .recurrent.cells import HiddenAndCell as HiddenAndCell
 from .recurrent.cells import gates_of as gates_of
+from .recurrent.free_cells import GRU_RESET_BEFORE as GRU_RESET_BEFORE
+from .recurrent.free_cells import LAYER_NORM_LSTM as LAYER_NORM_LSTM
+from .recurrent.free_cells import MOGRIFIER_LSTM as MOGRIFIER_LSTM
+from .recurrent.free_cells import MULTIPLICATIVE_LSTM as MULTIPLICATIVE_LSTM
+from .recurrent.free_cells import PAPER_MGU as PAPER_MGU
+from .recurrent.free_cells import mogrifier_lstm as mogrifier_lstm
 from .recurrent.linear import LinearCell as LinearCell
 from .recurrent.linear_cells import LRU as LRU
 from .recurrent.linear_cells import MIN_GRU as MIN_GRU
