@@ -121,7 +121,7 @@ LAYER_NORM_LSTM = FreeCell(
     c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
     h' = sigmoid(o) * tanh(LN(c'; gain_c, bias_c))
 
-A norm goes over all 4 H gates of a product together: equations 20 to 22 of Ba, Kiros and Hinton
+A norm goes over all 4 H gates of a product together, as in the supplement of Ba, Kiros and Hinton
 2016, https://arxiv.org/abs/1607.06450. Other libraries normalize each gate, or the memory that is
 carried on; those are other functions.
 
@@ -211,7 +211,7 @@ MULTIPLICATIVE_LSTM = FreeCell(
     h' = sigmoid(o) * tanh(c')
 
 Krause, Lu, Murray and Renals 2016, https://arxiv.org/abs/1609.07959, "mLSTM" there (not the matrix
-LSTM of xLSTM). The authors' first programs squash behind the output gate, tanh(sigmoid(o) * c'),
+LSTM of xLSTM). The authors' first programs squash behind the output gate, tanh(sigmoid(o) * c' + b),
 and g not at all; this is the form of their later one, and of most others.
 
 It starts as that later program (https://github.com/benkrause/mLSTM, `chainer`): orthogonal weights,
@@ -237,7 +237,7 @@ def mogrifier_lstm(rounds: int = 5, name: str = "mogrifier-lstm") -> FreeCell:
     it is in `bias_ih`; `bias_hh` is 0.
 
     Args:
-        rounds: number of rounds, at least 0. The paper finds 5 or 6 best.
+        rounds: number of rounds, at least 0.
         name: the name of the cell.
 
     Raises:
