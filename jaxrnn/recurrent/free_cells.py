@@ -211,8 +211,8 @@ MULTIPLICATIVE_LSTM = FreeCell(
     h' = sigmoid(o) * tanh(c')
 
 Krause, Lu, Murray and Renals 2016, https://arxiv.org/abs/1609.07959, "mLSTM" there (not the matrix
-LSTM of xLSTM). The authors' first programs squash behind the output gate, tanh(sigmoid(o) * c' + b),
-and g not at all; this is the form of their later one, and of most others.
+LSTM of xLSTM). The authors' first programs squash behind the output gate, as in
+tanh(sigmoid(o) * c' + b), and g not at all; this is the form of their later one.
 
 It starts as that later program (https://github.com/benkrause/mLSTM, `chainer`): orthogonal weights,
 forget bias 3, other biases 0. Its weight normalization is no part of the cell.
