@@ -16,6 +16,7 @@ from .generation.sampler import Sampler as Sampler
 from .nn.flax_cells import from_linen as from_linen
 from .nn.flax_cells import from_nnx as from_nnx
 from .nn.layers import RNN as RNN
+from .nn.layers import RNNCell as RNNCell
 from .nn.losses import nll_loss as nll_loss
 from .nn.losses import nll_loss_seq as nll_loss_seq
 from .nn.model import CharModel as CharModel

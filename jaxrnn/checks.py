@@ -78,6 +78,13 @@ def _check_at_least(least: int, values: dict[str, Any]) -> None:
             raise ValueError(f"{name} must be at least {least}, got {value}.")
 
 
+def check_bool(**values: bool) -> None:
+    """Refuse what is neither True nor False; its name goes into the message."""
+    for name, value in values.items():
+        if not isinstance(value, bool | np.bool_):
+            raise ValueError(f"{name} must be True or False, got {value!r}.")
+
+
 def check_seed(seed: int) -> None:
     """Refuse what is no seed of a random key."""
     if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:

@@ -24,7 +24,9 @@ def runs_compiled(components: Components) -> bool:
         return False
     dtypes = {array.dtype for array in jax.tree.leaves(components.arrays)}
     way = which_backend(cell, components.rnn["weight_ih_l0"].dtype)
-    return way == "compiled" and len(dtypes) == 1 and not components.stack.bidirectional
+    stack = components.stack
+    plain = not stack.bidirectional and not stack.proj_size
+    return way == "compiled" and len(dtypes) == 1 and plain
 
 
 def generate_compiled(
@@ -70,16 +72,20 @@ def generate_compiled(
     def params(layer: int) -> dict[str, Array]:
         return {name: rnn[f"{name}_l{layer}"] for name in cell.params}
 
+    def bias_of(kind: str, layer: int) -> Array:
+        zeros = jnp.zeros((gates * h.shape[-1],), dtype)  # of a stack without biases
+        return rnn.get(f"{kind}_l{layer}", zeros)
+
     table = components.embedding @ rnn["weight_ih_l0"].T  # (V, G * H)
     if cell.recurrent:
-        table = table + rnn["bias_ih_l0"]
+        table = table + bias_of("bias_ih", 0)
         weights_hh = [pack(rnn[f"weight_hh_l{d}"], gates) for d in layers]
-        biases_hh = [rnn[f"bias_hh_l{d}"] for d in layers]
-        biases_ih = [rnn[f"bias_ih_l{d}"] for d in layers[1:]]
+        biases_hh = [bias_of("bias_hh", d) for d in layers]
+        biases_ih = [bias_of("bias_ih", d) for d in layers[1:]]
     else:
         # The only bias takes the place of the recurrent half of the gates.
         weights_hh = []
-        biases_hh = [rnn[f"bias_ih_l{d}"] for d in layers]
+        biases_hh = [bias_of("bias_ih", d) for d in layers]
         biases_ih = []
     bias = jnp.where(banned, -jnp.inf, components.bias)
     inverse_temperature = jnp.ones(()) if uniforms is None else 1 / jnp.asarray(temperature, dtype)

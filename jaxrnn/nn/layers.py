@@ -8,6 +8,8 @@ parameters, and everything computed from them follows.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import field
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -25,10 +27,12 @@ from jaxrnn.array_checks import (
     as_mask,
     nearest_rows,
 )
-from jaxrnn.checks import check_at_least_0, check_at_least_1
+from jaxrnn.checks import check_at_least_0, check_at_least_1, check_bool
 from jaxrnn.recurrent.cells import AnyCell, Carry, Initializer
 from jaxrnn.recurrent.inputs import Inputs, as_inputs
 from jaxrnn.recurrent.layer import Layer, layer_of, uniform
+from jaxrnn.recurrent.layout import Layout, layout_of
+from jaxrnn.recurrent.projected import ProjectedLayer
 from jaxrnn.recurrent.recurrence import length_mask, uses_autodiff
 from jaxrnn.recurrent.reverse import reverse_mode_only
 
@@ -142,24 +146,92 @@ def weight(
 
 
 class RNNCell(nn.Module):
-    """One tanh step with both its products: h' = tanh(W_ih x + b_ih + W_hh h + b_hh)."""
+    """One step of a cell, with the parameters of `torch.nn.RNNCell`, `GRUCell` and `LSTMCell`.
 
+    The parameters are those of a layer of `RNN` without its number: `weight_ih`, `weight_hh`, ...
+
+    Attributes:
+        cell: what the step does, as for `RNN`.
+        hidden_size: H, the width of the carry.
+        bias: whether a gated cell has `bias_ih` and `bias_hh`.
+    """
+
+    cell: AnyCell
     hidden_size: int
+    bias: bool = field(default=True, kw_only=True)
+
+    def initial_carry(
+        self,
+        batch_size: int | None,
+        dtype: DTypeLike = jnp.float32,
+        *,
+        input_size: int | None = None,
+    ) -> Carry:
+        """The carry from which a text starts; arguments as `RNN.initial_carry`."""
+        layer = self._layer()
+        if batch_size is None:
+            batch_of_one = layer.initial_carry(1, dtype, input_size=input_size)
+            return jax.tree.map(lambda array: array[0], batch_of_one)
+        check_at_least_0(batch_size=batch_size)
+        return layer.initial_carry(batch_size, dtype, input_size=input_size)
+
+    def _layer(self) -> Layer:
+        check_at_least_1(hidden_size=self.hidden_size)
+        check_bool(bias=self.bias)
+        return layer_of(self.cell, self.hidden_size, bias=self.bias)
 
     @nn.compact
-    def __call__(self, h: Float[Array, "B H"], x: Float[Array, "B I"]) -> Float[Array, "B H"]:
-        check_at_least_1(hidden_size=self.hidden_size)
-        init, width = uniform(1 / math.sqrt(self.hidden_size)), self.hidden_size
-        x = as_array("x", x, ("B", "I"))
-        weight_ih = weight(self, "weight_ih", init, (width, x.shape[-1]))
-        weight_hh = weight(self, "weight_hh", init, (width, width))
-        bias_ih = weight(self, "bias_ih", init, (width,))
-        bias_hh = weight(self, "bias_hh", init, (width,))
-        dtype = weight_hh.dtype
-        x = as_floats("x", x, x.shape, dtype)
-        h = as_floats("h", h, (len(x), width), dtype)
-        x_half = x @ weight_ih.astype(dtype).T + bias_ih.astype(dtype)
-        return jnp.tanh(x_half + h @ weight_hh.T + bias_hh.astype(dtype))
+    def __call__(
+        self, carry: Carry | None, x: Float[Array, "*B I"]
+    ) -> tuple[Carry, Float[Array, "*B H"]]:
+        """Run one step.
+
+        Args:
+            carry: the carry before it; `initial_carry` if None.
+            x: the input, (B, I), or (I,) without a batch axis; the carry has as many axes.
+
+        Returns:
+            The carry after the step, and the output. Both in the precision of `weight_hh`.
+
+        Raises:
+            ValueError: if an array has another shape, or no numbers of the right kind.
+        """
+        layer = self._layer()
+        layout = layout_of(x, time=False)
+        x = as_array("x", x, ("B", "I") if layout.batched else ("I",))
+        x = as_floats("x", x, x.shape, x.dtype)
+        start = partial(self.initial_carry, input_size=x.shape[-1])
+        carry = _start(start, carry, layout, len(x), x.dtype)
+        xs = Inputs(layout.with_batch(x)[None])  # (1, B, I): a sequence of one step
+        after, ys = layer(partial(weight, self), carry, xs, None, reverse=False)
+        return layout.without_batch(after), layout.without_batch(ys[0])
+
+
+def _time_major(xs: Inputs, layout: Layout) -> Inputs:
+    """Inputs of any layout as (T, B, I); of a table, its tokens are turned."""
+    if xs.tokens is None:
+        return Inputs(layout.to_time_major(xs.values))
+    return xs._replace(tokens=layout.to_time_major(xs.tokens))
+
+
+def _start(
+    initial_carry: Callable[..., Any],
+    carry: Any,
+    layout: Layout,
+    batch_size: int,
+    dtype: DTypeLike,
+) -> Any:
+    """The carry of a call, checked, with a batch axis: the initial one if it is None.
+
+    Each layer casts its own carry to the precision of its weights.
+    """
+    rows = batch_size if layout.batched else None
+    if carry is None:
+        carry = initial_carry(rows, dtype)
+    else:
+        like = jax.eval_shape(lambda: initial_carry(rows))
+        carry = as_carry(carry, like, cast=False)
+    return layout.with_batch(carry)
 
 
 class RNN(nn.Module):
@@ -168,7 +240,8 @@ class RNN(nn.Module):
     The parameters carry torch's names, shapes and gate order: `weight_ih_l0` (G * H, I),
     `weight_hh_l0` (G * H, H), `bias_ih_l0` and `bias_hh_l0` (G * H,), then `_l1`, ..., and
     `_l0_reverse` for the backward direction. The parameters per unit of a cell, such as the `p_i`
-    of a peephole LSTM, are (H,) and named likewise, `p_i_l0`.
+    of a peephole LSTM, are (H,) and named likewise, `p_i_l0`. Time comes first and the carry is a
+    tuple of named tuples, one a layer and direction, where torch has one array of all of them.
 
     Attributes:
         cell: what one step does: a `Cell`, a `FreeCell`, or another kind that `layer_of` knows.
@@ -181,6 +254,11 @@ class RNN(nn.Module):
             [0, 1), a new mask each step; the rest is divided by 1 - dropout. It acts exactly
             when the call has a "dropout" key (`rngs={"dropout": key}`) or masks.
         recurrent_init: how `weight_hh` starts; torch's default, uniform in +-1 / sqrt(H), if None.
+        bias: whether gated cells have `bias_ih` and `bias_hh`.
+        batch_first: whether sequences are (B, T, ...), in and out, instead of (T, B, ...). Carries
+            are (B, H) either way.
+        proj_size: P, the width to which a cell with a cell state projects `h`, by `weight_hr_l0`
+            (P, H); outputs, `h` and the columns of `weight_hh` are P wide then. 0 for none.
     """
 
     cell: AnyCell
@@ -189,78 +267,92 @@ class RNN(nn.Module):
     bidirectional: bool = False
     dropout: float = 0.0
     recurrent_init: Initializer | None = None
+    bias: bool = field(default=True, kw_only=True)
+    batch_first: bool = field(default=False, kw_only=True)
+    proj_size: int = field(default=0, kw_only=True)
 
     def initial_carry(
-        self, batch_size: int, dtype: DTypeLike = jnp.float32, *, input_size: int | None = None
+        self,
+        batch_size: int | None,
+        dtype: DTypeLike = jnp.float32,
+        *,
+        input_size: int | None = None,
     ) -> tuple[Carry, ...]:
-        """The carry from which a text starts: zeros, one a layer and direction.
+        """The carry from which a text starts, one a layer and direction: zeros for most cells.
 
         Args:
-            batch_size: B.
+            batch_size: B; None for one sequence without a batch axis.
             dtype: its precision.
             input_size: I; only a cell whose carry has inputs (a QRNN with a window of 2) needs it.
         """
         self._check_settings()
-        check_at_least_0(batch_size=batch_size)
         layer = self._layer()
+        if batch_size is None:
+            batch_of_one = self.initial_carry(1, dtype, input_size=input_size)
+            return jax.tree.map(lambda array: array[0], batch_of_one)
+        check_at_least_0(batch_size=batch_size)
         directions = 2 if self.bidirectional else 1
         carries: list[Carry] = []
         for _ in range(self.num_layers):
             for _ in range(directions):
                 carries.append(layer.initial_carry(batch_size, dtype, input_size=input_size))
-            input_size = directions * self.hidden_size  # of the layer above
+            input_size = directions * (self.proj_size or self.hidden_size)  # of the layer above
         return tuple(carries)
-
-    @property
-    def _runs(self) -> int:
-        """How many recurrences there are: one a layer and direction."""
-        return self.num_layers * (2 if self.bidirectional else 1)
 
     def _check_settings(self) -> None:
         check_at_least_1(hidden_size=self.hidden_size, num_layers=self.num_layers)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}.")
+        check_bool(bias=self.bias, batch_first=self.batch_first)
+        check_at_least_0(proj_size=self.proj_size)
 
     @nn.compact
     def __call__(
         self,
-        carry: Sequence[Carry],
-        xs: Float[Array, "T B I"] | Inputs,
+        carry: Sequence[Carry] | None,
+        xs: Float[Array, "*TB I"] | Inputs,
         *,
         lengths: Int[Array, " B"] | None = None,
-        dropout_masks: Sequence[Bool[Array, "T B DH"]] | None = None,
-        resets: Bool[Array, "T B"] | None = None,
-    ) -> tuple[tuple[Carry, ...], Float[Array, "T B DH"]]:
+        dropout_masks: Sequence[Bool[Array, "*TB DH"]] | None = None,
+        resets: Bool[Array, "*TB"] | None = None,
+    ) -> tuple[tuple[Carry, ...], Float[Array, "*TB DH"]]:
         """Run the stack over time.
 
         Args:
-            carry: one carry a layer and direction: layer 0 forward, layer 0 backward, layer 1 ...
-            xs: the inputs, time first, as such or as rows of a table.
+            carry: one carry a layer and direction: layer 0 forward, layer 0 backward, layer 1 ...;
+                that of `initial_carry` if None.
+            xs: the inputs, as such or as rows of a table: (T, B, I), with `batch_first` (B, T, I),
+                or one sequence without a batch axis, (T, I), whose carry is (H,) a field.
             lengths: how many steps of each sequence count, in [0, T]; all T if None. The others
                 leave the carry as it is and give zeros. Each sequence runs as if it were alone.
             dropout_masks: for each layer but the last, which outputs are kept, instead of masks
                 drawn from the "dropout" key.
             resets: where True, a step starts from the initial carry, as where a document begins;
-                None continues everywhere.
+                with the leading axes of `xs`. None continues everywhere.
 
         Returns:
-            The carry after the last step, in the order of `carry`, and the last layer's outputs.
+            The carry after the last step, in the order of `carry`, and the last layer's outputs,
+            with the axes of `carry` and `xs`.
             All in the precision of the first `weight_hh`, whatever that of `carry` and `xs`.
 
         Raises:
             ValueError: if an array has another shape, or no numbers of the right kind.
         """
         self._check_settings()
-        inputs = as_inputs(xs)
+        # Everything below runs on (T, B, ...).
+        layout = layout_of(xs, batch_first=self.batch_first)
+        inputs = _time_major(as_inputs(xs, layout.axes), layout)
         steps, batch_size, _ = inputs.shape
-        like = jax.eval_shape(lambda: self.initial_carry(batch_size, input_size=inputs.shape[-1]))
-        # Each layer casts its own carry; here, only that there is one for each.
-        carry = as_carry(carry, like, cast=False)
+        start = partial(self.initial_carry, input_size=inputs.shape[-1])
+        carry = _start(start, carry, layout, batch_size, inputs.values.dtype)
         mask = None
         if lengths is not None:
+            if not layout.batched:
+                raise ValueError("lengths are for a batch: cut one sequence to its length instead.")
             mask = length_mask(as_lengths(lengths, batch_size, steps), steps)  # (T, B)
         if resets is not None:
-            resets = as_mask("resets", resets, (steps, batch_size))
+            resets = as_mask("resets", resets, layout.shape((steps, batch_size)))
+            resets = layout.to_time_major(resets)
         if dropout_masks is not None and len(dropout_masks) != self.num_layers - 1:
             raise ValueError(
                 f"dropout_masks must have one mask for each layer but the last, "
@@ -276,14 +368,21 @@ class RNN(nn.Module):
                 last, output = self._run(name, next(before), inputs, mask, resets)
                 after.append(last)
                 outputs.append(output)
-            ys = jnp.concatenate(outputs, axis=-1)  # (T, B, D * H)
+            ys = jnp.concatenate(outputs, axis=-1)  # (T, B, D * H), D * P if projected
             if layer < self.num_layers - 1:
-                kept = None if dropout_masks is None else dropout_masks[layer]
+                kept = None
+                if dropout_masks is not None:
+                    kept = as_mask("dropout_masks", dropout_masks[layer], layout.shape(ys.shape))
+                    kept = layout.to_time_major(kept)
                 inputs = Inputs(self._drop(ys, kept))
-        return tuple(after), ys
+        return layout.without_batch(tuple(after)), layout.from_time_major(ys)
 
     def _layer(self) -> Layer:
-        return layer_of(self.cell, self.hidden_size, self.recurrent_init)
+        if self.proj_size:
+            return ProjectedLayer(
+                self.cell, self.hidden_size, self.proj_size, self.recurrent_init, self.bias
+            )
+        return layer_of(self.cell, self.hidden_size, self.recurrent_init, bias=self.bias)
 
     def _run(
         self, name: str, carry: Carry, xs: Inputs, mask: Array | None, resets: Array | None
@@ -304,5 +403,4 @@ class RNN(nn.Module):
             if self.dropout == 0 or not self.has_rng("dropout"):
                 return xs
             mask = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.dropout, xs.shape)
-        mask = as_mask("dropout_masks", mask, xs.shape)
         return jnp.where(mask, xs / (1 - self.dropout), 0)

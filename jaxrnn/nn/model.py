@@ -169,6 +169,19 @@ def apply_model(
     return result
 
 
+def submodule(stack: RNN) -> RNN:
+    """The recurrent layers as the submodule `rnn` of the model that is being called.
+
+    Raises:
+        ValueError: if they read the batch first.
+    """
+    if stack.batch_first:
+        raise ValueError(
+            "The recurrent layers of a model read time first: leave batch_first False."
+        )
+    return stack.copy(name="rnn")
+
+
 class StatefulModel(CharModel):
     """A model whose carry goes on from one window of the text to the next."""
 
@@ -201,6 +214,6 @@ class StatefulModel(CharModel):
         # (T, B, F), or the table and the tokens where a product with the table is less work.
         e = embed(self.vocab_size, self.embedding_size, name="e")
         xs = embedded_tokens(e, tokens)
-        carry, ys = self.stack.copy(name="rnn")(carry, xs, lengths=lengths)  # (T, B, H)
+        carry, ys = submodule(self.stack)(carry, xs, lengths=lengths)  # (T, B, H)
         logits = dense(self.vocab_size, self.hidden_size, name="l_out")(ys)  # (T, B, V)
         return carry, nn.log_softmax(logits)

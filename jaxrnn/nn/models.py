@@ -23,9 +23,9 @@ from jaxtyping import Array, Float, Int
 
 from jaxrnn.array_checks import as_carry, as_integers, as_lengths
 from jaxrnn.nn.layers import RNN, RNNCell, dense, embed, embedded_tokens, identity, pure, uniform
-from jaxrnn.nn.model import CharModel, Components, Reads, StatefulModel
+from jaxrnn.nn.model import CharModel, Components, Reads, StatefulModel, submodule
 from jaxrnn.recurrent.cells import GRU, LSTM, TANH, AnyCell, Carry, Hidden
-from jaxrnn.recurrent.recurrence import length_mask
+from jaxrnn.recurrent.recurrence import backend, length_mask
 from jaxrnn.registry import Registry
 
 
@@ -179,27 +179,32 @@ class CharSeqStatefulRnn2(StatefulModel):
         e = embed(self.vocab_size, self.embedding_size, name="e")
         xs = e(tokens)  # (T, B, F)
 
-        # The cell as a pure function, traced with an example: T may be 0.
+        # The cell as a pure function, traced with an example: T may be 0. As a single step within
+        # a loop it is faster without a call into the compiled library.
         like = jax.eval_shape(partial(self.initial_carry, batch_size))
-        h = as_carry(carry, like)[0].h  # (B, H)
+        (before,) = as_carry(carry, like)  # (B, H)
         x = e(jnp.zeros(batch_size, tokens.dtype))  # (B, F)
-        rnn = pure(RNNCell(self.hidden_size, name="rnn"), h, x)
+        with backend("autodiff"):
+            rnn = pure(RNNCell(TANH, self.hidden_size, name="rnn"), before, x)
         # A scan's carry must have the dtype that the cell returns.
-        h = carry[0].h.astype(self.get_variable("params", "rnn")["weight_hh"].dtype)
+        dtype = self.get_variable("params", "rnn")["weight_hh"].dtype
+        before = Hidden(carry[0].h.astype(dtype))
 
         if lengths is None:
             lengths = jnp.full(batch_size, steps)
         mask = length_mask(as_lengths(lengths, batch_size, steps), steps)  # (T, B)
 
-        def step(h: Array, x: tuple[Array, Array]) -> tuple[Array, Array]:
+        def step(before: Hidden, x: tuple[Array, Array]) -> tuple[Hidden, Array]:
             x_t, mask_t = x  # (B, F), (B,)
+            after, _ = rnn(before, x_t)
             # Behind its end, a row keeps its carry and gives zeros.
-            after = jnp.where(mask_t[:, None], rnn(h, x_t), h)
-            return after, jnp.where(mask_t[:, None], after, 0)
+            h = jnp.where(mask_t[:, None], after.h, before.h)
+            return Hidden(h), jnp.where(mask_t[:, None], h, 0)
 
-        h, ys = lax.scan(step, h, (xs, mask))  # (T, B, H)
+        with backend("autodiff"):
+            after, ys = lax.scan(step, before, (xs, mask))  # (T, B, H)
         logits = dense(self.vocab_size, self.hidden_size, name="l_out")(ys)  # (T, B, V)
-        return (Hidden(h),), nn.log_softmax(logits)
+        return (after,), nn.log_softmax(logits)
 
 
 class CharSeqStatefulGRU(StatefulModel):
@@ -275,7 +280,7 @@ class CharLM(StatefulModel):
         init = uniform(1 / math.sqrt(self.hidden_size)) if self.tied else None
         e = embed(self.vocab_size, self.embedding_size, init=init, name="e")
         xs = embedded_tokens(e, tokens)  # (T, B, F)
-        carry, ys = self.stack.copy(name="rnn")(carry, xs, lengths=lengths)  # (T, B, H)
+        carry, ys = submodule(self.stack)(carry, xs, lengths=lengths)  # (T, B, H)
         if self.tied:
             bias = self.param("bias_out", jax.nn.initializers.zeros, (self.vocab_size,))
             logits = e.attend(ys) + bias  # (T, B, V)

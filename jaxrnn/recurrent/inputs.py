@@ -3,7 +3,7 @@
 Shapes: T time steps, B batch, V rows of the table, I input size.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from jax.typing import DTypeLike
@@ -54,19 +54,20 @@ def inputs_of(xs: Any) -> Inputs:
     return xs if isinstance(xs, Inputs) else Inputs(xs)
 
 
-def as_inputs(xs: Any) -> Inputs:
+def as_inputs(xs: Any, axes: Sequence[str] = ("T", "B")) -> Inputs:
     """The inputs of a layer, checked.
 
     Args:
         xs: an array (T, B, I) of floating numbers, or `Inputs`.
+        axes: the leading axes by their letters, if they are others than T and B.
 
     Raises:
         ValueError: if the inputs, the table or the tokens are no such arrays.
     """
     values, tokens = inputs_of(xs)
     if tokens is None:
-        values = as_array("xs", values, ("T", "B", "I"))
+        values = as_array("xs", values, (*axes, "I"))
         return Inputs(as_floats("xs", values, values.shape, values.dtype))
-    tokens = as_integers("tokens", tokens, ("T", "B"))
+    tokens = as_integers("tokens", tokens, axes)
     values = as_array("the table", values, ("V", "I"))
     return Inputs(as_floats("the table", values, values.shape, values.dtype), tokens)

@@ -15,7 +15,7 @@ Another kind is a class with the two methods of `Layer` and an entry in `LAYERS`
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -96,6 +96,7 @@ class GatedLayer:
         cell: what one step does.
         hidden_size: H.
         recurrent_init: how `weight_hh` starts; as the others, uniform in +-1 / sqrt(H), if None.
+        bias: whether there are biases, `bias_ih` and, with recurrent gates, `bias_hh`.
 
     Raises:
         ValueError: if there is a `recurrent_init` for a cell without recurrent gates.
@@ -104,6 +105,7 @@ class GatedLayer:
     cell: Cell
     hidden_size: int
     recurrent_init: Initializer | None = None
+    bias: bool = True
 
     def __post_init__(self) -> None:
         if self.recurrent_init is not None and not self.cell.recurrent:
@@ -133,7 +135,13 @@ class GatedLayer:
         GH = len(self.cell.gates) * H
         init = uniform(1 / math.sqrt(H))
         weight_ih = param("weight_ih", init, (GH, xs.shape[-1]))
-        bias_ih = param("bias_ih", init, (GH,))
+
+        def bias(name: str) -> Array:
+            if not self.bias:
+                return jnp.zeros((GH,), weight_ih.dtype)
+            return param(name, init, (GH,))
+
+        bias_ih = bias("bias_ih")
         own = {
             name: param(name, self.cell.param_init.get(name, init), (H,))
             for name in self.cell.params
@@ -141,10 +149,10 @@ class GatedLayer:
         if not self.cell.recurrent:
             # The bias is added where the gates are read: a pass over them less.
             x_gates = xs.astype(weight_ih.dtype).map(lambda values: values @ weight_ih.T)
-            bias = bias_ih.astype(weight_ih.dtype)
-            return recurrence(self.cell, reverse, None, bias, carry, x_gates, mask, own, resets)
+            bias_ih = bias_ih.astype(weight_ih.dtype)
+            return recurrence(self.cell, reverse, None, bias_ih, carry, x_gates, mask, own, resets)
         weight_hh = param("weight_hh", self.recurrent_init or init, (GH, H))
-        bias_hh = param("bias_hh", init, (GH,))
+        bias_hh = bias("bias_hh")
         dtype = weight_hh.dtype
         # The input half of the gates needs no carry: one product for all steps, (T, B, G * H).
         x_gates = input_gates(xs.astype(dtype), weight_ih.astype(dtype), bias_ih.astype(dtype))
@@ -318,20 +326,29 @@ LAYERS: dict[type, Callable[[Any, int, Initializer | None], Layer]] = {
 """For each kind of cell, what makes a layer of it: `(cell, hidden_size, recurrent_init)`."""
 
 
-def layer_of(cell: Any, hidden_size: int, recurrent_init: Initializer | None = None) -> Layer:
+def layer_of(
+    cell: Any, hidden_size: int, recurrent_init: Initializer | None = None, *, bias: bool = True
+) -> Layer:
     """The layer that runs a cell.
 
     Args:
         cell: of a kind in `LAYERS`.
         hidden_size: H.
         recurrent_init: how the recurrent weight starts; the kind's default if None.
+        bias: whether a gated cell has biases; other kinds have what they say themselves.
 
     Raises:
-        ValueError: if the cell is of no such kind.
+        ValueError: if the cell is of no such kind, or is to have no biases and is not gated.
     """
     for kind in type(cell).__mro__:
         if kind in LAYERS:
-            return LAYERS[kind](cell, hidden_size, recurrent_init)
+            layer = LAYERS[kind](cell, hidden_size, recurrent_init)
+            if bias:
+                return layer
+            if not isinstance(layer, GatedLayer):
+                name = getattr(cell, "name", kind.__name__)
+                raise ValueError(f"bias=False is for gated cells; {name} makes its own parameters.")
+            return replace(layer, bias=False)
     hint = f", such as jaxrnn.{cell.upper()}" if isinstance(cell, str) else ""
     known = ", ".join(kind.__name__ for kind in LAYERS)
     raise ValueError(f"cell must be one of the kinds {known}{hint}; got {cell!r:.60}.")

@@ -134,9 +134,9 @@ def watched(cell: Cell) -> Cell:
         count = 0.0
         for saturated in seen:
             # Several gates may lie side by side: (B, G H) -> (B, G, H) -> (B, H).
-            by_unit = saturated.reshape(len(carry.h), -1, carry.h.shape[1])
-            near = near + by_unit.sum(1).astype(carry.h.dtype)
-            count += saturated.size / carry.h.size
+            by_unit = saturated.reshape(len(near), -1, near.shape[1])
+            near = near + by_unit.sum(1).astype(near.dtype)
+            count += saturated.size / near.size
         return watching(*after, near, carry.counted + count)  # type: ignore[call-arg]
 
     return Cell(

@@ -19,7 +19,14 @@ def sample_sizes(d: Draft) -> tuple[int, int, int, int]:
 
 
 def sample_carry(
-    d: Draft, cell: str, runs: int, batch: int, hidden_size: int, *, single: bool = False
+    d: Draft,
+    cell: str,
+    runs: int,
+    batch: int,
+    hidden_size: int,
+    *,
+    single: bool = False,
+    optional: bool = False,
 ) -> str:
     """A carry as an expression, right or with whatever mistake a carry can have.
 
@@ -30,7 +37,10 @@ def sample_carry(
         batch: B.
         hidden: H.
         single: whether only the first one is used, so that their number does not matter.
+        optional: whether None is right, and stands for the initial carry.
     """
+    if optional and not d.wrong and d.chance(0.1):
+        return "None"
     kind = "HiddenAndCell" if cell == "LSTM" else "Hidden"
     fields = FIELDS[kind]
     shape = (batch, hidden_size)
@@ -38,7 +48,9 @@ def sample_carry(
     right = _carries(d, runs, kind, fields, shape, dtype)
     if not (d.wrong and d.chance(0.5)):
         return f"list({right})" if d.chance(0.1) else right
-    mistakes = ["shape", "shape", "batch", "kind", "plain", "None", "dict", "dtype", "text"]
+    mistakes = ["shape", "shape", "batch", "kind", "plain", "dict", "dtype", "text"]
+    if not optional:
+        mistakes.append("None")
     if not single:
         mistakes += ["layers", "bare"]
     mistake = d.one(*mistakes)

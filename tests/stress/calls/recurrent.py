@@ -31,7 +31,8 @@ def sample_rnn(d: Draft, steps: int, batch: int, inputs: int, hidden_size: int) 
     dropout = d.one(0.0, 0.5) if num_layers > 1 else 0.0
     d.define("rnn", f"RNN({settings}, dropout={dropout})")
     d.weights = dtype = d.one(*FLOATS)
-    d.define("carry", sample_carry(d, cell, num_layers * directions, batch, hidden_size))
+    runs = num_layers * directions
+    d.define("carry", sample_carry(d, cell, runs, batch, hidden_size, optional=True))
     d.define("xs", _sample_inputs(d, steps, batch, inputs))
     options = ""
     if d.wrong and d.chance(0.2):
