@@ -187,7 +187,7 @@ class CharSeqStatefulRnn2(StatefulModel):
         with backend("autodiff"):
             rnn = pure(RNNCell(TANH, self.hidden_size, name="rnn"), before, x)
         # A scan's carry must have the dtype that the cell returns.
-        dtype = self.get_variable("params", "rnn")["weight_hh"].dtype
+        dtype: Any = self.get_variable("params", "rnn")["weight_hh"].dtype
         before = Hidden(carry[0].h.astype(dtype))
 
         if lengths is None:

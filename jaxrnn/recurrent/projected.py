@@ -30,8 +30,8 @@ class ProjectedLayer:
 
         h' = W_hr h'
 
-    with the parameters of `torch.nn.LSTM`: `weight_ih` (G * H, I), `weight_hh` (G * H, P), `bias_ih`
-    and `bias_hh` (G * H,), `weight_hr` (P, H), and the cell's own parameters (H,). Sak, Senior and
+    The parameters are those of `torch.nn.LSTM`: `weight_ih` (G * H, I), `weight_hh` (G * H, P),
+    `weight_hr` (P, H), `bias_ih` and `bias_hh` (G * H,), and the cell's own, (H,). Sak, Senior and
     Beaufays 2014, https://arxiv.org/abs/1402.1128.
 
     It is a plain `lax.scan` with JAX's own derivatives.
