@@ -54,9 +54,10 @@ def test_batch_first_is_time_first_with_both_axes_exchanged():
     params, carry, xs = random_stack(stack, I, B, T, jnp.float64)
     mask = jax.random.bernoulli(KEY, 0.5, (T, B, 2 * H))
     lengths = jnp.array([T, 1, 2])
+    resets = jax.random.bernoulli(KEY, 0.5, (T, B))
 
     (after, ys), (d_params, d_carry, d_xs) = gradients(
-        stack, params, carry, xs, lengths=lengths, dropout_masks=[mask]
+        stack, params, carry, xs, lengths=lengths, dropout_masks=[mask], resets=resets
     )
     exchanged = gradients(
         RNN(LSTM, H, **settings, batch_first=True),
@@ -65,6 +66,7 @@ def test_batch_first_is_time_first_with_both_axes_exchanged():
         xs.swapaxes(0, 1),
         lengths=lengths,
         dropout_masks=[mask.swapaxes(0, 1)],
+        resets=resets.T,
     )
     expected = (
         (after, ys.swapaxes(0, 1)),
@@ -79,8 +81,9 @@ def test_one_sequence_alone_is_a_batch_of_one():
     stack = RNN(LSTM, H, **settings)
     params, carry, xs = random_stack(stack, I, 1, T, jnp.float64)
     mask = jax.random.bernoulli(KEY, 0.5, (T, 1, 2 * H))
+    resets = jnp.arange(T)[:, None] == 2
     (after, ys), (d_params, d_carry, d_xs) = gradients(
-        stack, params, carry, xs, dropout_masks=[mask]
+        stack, params, carry, xs, dropout_masks=[mask], resets=resets
     )
 
     def first(tree):
@@ -95,6 +98,7 @@ def test_one_sequence_alone_is_a_batch_of_one():
             first(carry),
             xs[:, 0],
             dropout_masks=[mask[:, 0]],
+            resets=resets[:, 0],
         )
         assert relative(alone, expected) < EXACT
 
@@ -167,7 +171,7 @@ def test_no_biases_are_biases_of_zero(cell):
     assert relative(gradients(without, left, carry, xs), expected) < EXACT
 
 
-def projected_loop(cell, weights, carry, xs, lengths, *, reverse):
+def projected_loop(cell, weights, carry, xs, lengths, resets, *, reverse):
     """A projected layer as loops over steps and rows; weights by their names without a number."""
     rows = []
     for row, length in enumerate(lengths):
@@ -175,6 +179,8 @@ def projected_loop(cell, weights, carry, xs, lengths, *, reverse):
         ys = jnp.zeros((len(xs), P))
         steps = range(int(length))
         for t in reversed(steps) if reverse else steps:
+            if resets[t, row]:
+                h, *others = (jnp.zeros_like(field[row]) for field in carry)
             x_gates = xs[t, row] @ weights["weight_ih"].T + weights["bias_ih"]
             h_gates = h @ weights["weight_hh"].T + weights["bias_hh"]
             # The step reads no h: any number will do.
@@ -195,6 +201,9 @@ def test_a_projected_layer_is_the_equations_in_a_loop(cell):
     stack = RNN(cell, H, bidirectional=True, proj_size=P)
     params, carry, xs = random_stack(stack, I, B, T, jnp.float64)
     lengths = np.array([T, 1, 2])
+    resets = np.zeros((T, B), bool)
+    resets[2, 0] = True
+    resets[1, 1:] = True  # behind the end of row 1, at the end of row 2
 
     def by_hand(params, carry, xs):
         after = []
@@ -206,7 +215,7 @@ def test_a_projected_layer_is_the_equations_in_a_loop(cell):
                 if name.endswith(suffix)
             }
             last, ys = projected_loop(
-                cell, weights, carry[number], xs, lengths, reverse=number == 1
+                cell, weights, carry[number], xs, lengths, resets, reverse=number == 1
             )
             after.append(last)
             outputs.append(ys)
@@ -218,7 +227,7 @@ def test_a_projected_layer_is_the_equations_in_a_loop(cell):
 
     gradient = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
     (_, results), by_argument = gradient(params, carry, xs)
-    got = gradients(stack, params, carry, xs, lengths=lengths)
+    got = gradients(stack, params, carry, xs, lengths=lengths, resets=resets)
     assert relative(got, (results, by_argument)) < EXACT
 
 
@@ -264,8 +273,8 @@ READS_H = Cell("reads-h", ("i", "f", "g", "o"), _reads_h, HiddenAndCell)
         (RNN(LSTM, H, proj_size=H), "proj_size must be less than hidden_size, 6, got 6"),
         (RNN(LSTM, H, proj_size=-1), "proj_size must be at least 0, got -1"),
         (RNN(LSTM, H, proj_size=2.0), "proj_size must be an integer of at least 0, got 2.0"),
-        (RNN(GRU, H, proj_size=P), r"cells with a cell state c, such as jaxrnn.LSTM; gru has none"),
-        (RNN(COUNTING, H, proj_size=P), "gated cells with a cell state c.*counting has none"),
+        (RNN(GRU, H, proj_size=P), r"a cell state c, such as jaxrnn.LSTM; gru is none"),
+        (RNN(COUNTING, H, proj_size=P), "a cell state c.*counting is none"),
         (RNN(READS_H, H, proj_size=P), "reads c alone of the carry.*'reads-h' fails without h"),
         (RNN(COUNTING, H, bias=False), "bias=False is for gated cells; counting makes its own"),
         (RNN(LSTM, H, bias=1), "bias must be True or False, got 1"),

@@ -44,7 +44,8 @@ class ProjectedLayer:
         bias: whether there are `bias_ih` and `bias_hh`.
 
     Raises:
-        ValueError: if P does not lie in [1, H), or the cell has no cell state or no recurrent gates.
+        ValueError: if P does not lie in [1, H), or the cell has no cell state, or no recurrent
+            gates.
     """
 
     cell: Cell

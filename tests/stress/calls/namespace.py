@@ -113,9 +113,9 @@ def rnn_weights(
             shapes = {
                 "weight_ih": (width, size),
                 "weight_hh": (width, rnn.hidden_size),
-                "bias_ih": (width,),
-                "bias_hh": (width,),
             }
+            if rnn.bias:
+                shapes |= {"bias_ih": (width,), "bias_hh": (width,)}
             for name, shape in shapes.items():
                 full_name = f"{name}_l{layer}{suffix}"
                 if full_name == wrong_shape:

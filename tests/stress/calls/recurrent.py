@@ -29,33 +29,43 @@ def sample_rnn(d: Draft, steps: int, batch: int, inputs: int, hidden_size: int) 
     directions = 2 if bidirectional else 1
     settings = f"{cell}, {hidden_size}, {num_layers}, bidirectional={bidirectional}"
     dropout = d.one(0.0, 0.5) if num_layers > 1 else 0.0
-    d.define("rnn", f"RNN({settings}, dropout={dropout})")
+    bias = d.chance(0.85)
+    batch_first = d.chance(0.2)
+    settings += f", dropout={dropout}, bias={bias}, batch_first={batch_first}"
+    d.define("rnn", f"RNN({settings})")
     d.weights = dtype = d.one(*FLOATS)
     runs = num_layers * directions
     d.define("carry", sample_carry(d, cell, runs, batch, hidden_size, optional=True))
-    d.define("xs", _sample_inputs(d, steps, batch, inputs))
+    axes = (batch, steps) if batch_first else (steps, batch)
+    d.define("xs", _sample_inputs(d, *axes, inputs))
     options = ""
+    names = ["weight_ih", "weight_hh"]
+    if bias:
+        names += ["bias_ih", "bias_hh"]
     if d.wrong and d.chance(0.2):
-        name = d.one("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        name = d.one(*names)
         d.mistake(f"{name} of another shape")
         options = f", wrong_shape={f'{name}_l0'!r}"
     elif d.chance(0.25):
-        name = d.one("weight_ih_l0", "bias_ih_l0", "bias_hh_l0", f"bias_hh_l{num_layers - 1}")
+        # The first weight_hh decides the precision.
+        others = [f"{name}_l0" for name in names if name != "weight_hh"]
+        if bias:
+            others.append(f"bias_hh_l{num_layers - 1}")
+        name = d.one(*others)
         options = f", other={name!r}, other_dtype={d.one(*FLOATS)!r}"
     d.define("variables", f"rnn_weights(rnn, {inputs}, {dtype!r}, seed={d.seed()}{options})")
     arrays = num_layers * directions * (2 if cell == "LSTM" else 1)
     width = directions * hidden_size
     return {
         "carry": [(batch, hidden_size)] * arrays,
-        "ys": (steps, batch, width),
+        "ys": (*axes, width),
         "dtype": dtype,
         "layers": num_layers,
-        "width": width,
     }
 
 
 def _sample_inputs(d: Draft, steps: int, batch: int, inputs: int) -> str:
-    """Inputs (T, B, I) of a stack: an array, or tokens that are embedded."""
+    """Inputs (T, B, I) of a stack, or (B, T, I): an array, or tokens that are embedded."""
     if d.wrong and d.chance(0.35):
         return _wrong_inputs(d, (steps, batch, inputs))
     if d.chance(0.25):
@@ -74,7 +84,7 @@ def _wrong_inputs(d: Draft, shape: tuple[int, int, int]) -> str:
         d.mistake("xs of another input size")
         return d.floats((steps, batch, d.one(inputs + 1, 0, 2 * inputs)))
     if mistake == "swapped" and steps != batch:
-        d.mistake("xs with batch first")
+        d.mistake("xs with batch and time exchanged")
         return d.floats((batch, steps, inputs))
     if mistake == "dtype":
         dtype = d.one(*NO_FLOATS)
@@ -108,13 +118,13 @@ def _rnn_options(d: Draft, made: dict[str, Any], steps: int, batch: int) -> str:
         if d.chance(0.5):
             options += f", rngs={{'dropout': key({d.seed()})}}"
         else:
-            options += f", dropout_masks=[{_dropout_masks(d, made, steps, batch)}]"
+            options += f", dropout_masks=[{_dropout_masks(d, made)}]"
     return options
 
 
-def _dropout_masks(d: Draft, made: dict[str, Any], steps: int, batch: int) -> str:
-    """A mask (T, B, D H) between each two layers."""
-    shape: Shape = (steps, batch, made["width"])
+def _dropout_masks(d: Draft, made: dict[str, Any]) -> str:
+    """A mask of the shape of the outputs between each two layers."""
+    shape: Shape = made["ys"]
     count = made["layers"] - 1
     dtype = "bool"
     if d.wrong and d.chance(0.3):
