@@ -110,7 +110,7 @@ def rnn_weights(
     for layer in range(rnn.num_layers):
         size = inputs if layer == 0 else directions * rnn.hidden_size
         for suffix in ("", "_reverse")[:directions]:
-            shapes = {
+            shapes: dict[str, tuple[int, ...]] = {
                 "weight_ih": (width, size),
                 "weight_hh": (width, rnn.hidden_size),
             }
