@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrnn import CELLS, GRU, LSTM, PEEPHOLE_LSTM, RNN, TANH, Cell
+from jaxrnn import GRU, GRU_RESET_BEFORE, LSTM, PEEPHOLE_LSTM, RNN, TANH, Cell
 from jaxrnn.recurrent.recurrence import backend, why_not_compiled
 
 onnx = pytest.importorskip("onnx")
@@ -96,11 +96,7 @@ def cell_of(node, given):
         return TANH
     if node.op_type == "LSTM":
         return PEEPHOLE_LSTM if "P" in given else LSTM
-    if settings_of(node)["linear_before_reset"]:
-        return GRU
-    if "gru-reset-before" not in CELLS:
-        pytest.skip("there is no GRU yet with the reset before the product")
-    return CELLS["gru-reset-before"]
+    return GRU if settings_of(node)["linear_before_reset"] else GRU_RESET_BEFORE
 
 
 def weights_of(node, given, *, bias):
