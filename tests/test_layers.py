@@ -10,6 +10,7 @@ from jaxrnn import CELLS, GRU, LSTM, RNN, TANH, Cell
 from jaxrnn.nn.layers import dense, embed, identity, product
 from jaxrnn.recurrent.cells import GATED_CELLS
 from jaxrnn.recurrent.inputs import Inputs
+from jaxrnn.recurrent.layer import layer_of
 
 T, B, I, H = 6, 4, 5, 7
 ELEMENTWISE = {name: cell for name, cell in CELLS.items() if isinstance(cell, Cell)}
@@ -113,6 +114,20 @@ def test_drawn_masks_keep_the_right_share_and_differ_by_step():
     kept = np.asarray(ys) != 0  # the top layer passes each dropped output on as tanh(0) = 0
     assert abs(kept.mean() - 0.7) < 0.02  # 9,600 draws: five standard deviations
     assert (kept[0] != kept[1]).any()
+
+
+def test_parameters_are_made_in_one_order():
+    """Flax samples them in the order in which they are made: a seed's weights depend on it."""
+    order = []
+
+    def param(name, init, shape):
+        order.append(name)
+        return init(jax.random.key(0), shape, jnp.float32)
+
+    layer = layer_of(PEEPHOLE_LSTM, H)
+    xs = Inputs(jnp.zeros((T, B, I)))
+    layer(param, layer.initial_carry(B), xs, None, reverse=False)
+    assert order == ["weight_ih", "weight_hh", "bias_ih", "bias_hh", "p_i", "p_f", "p_o"]
 
 
 @pytest.mark.parametrize("cell", GATED_CELLS, ids=lambda cell: cell.name)

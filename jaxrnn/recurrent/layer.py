@@ -130,29 +130,31 @@ class GatedLayer:
         resets: Bool[Array, "T B"] | None = None,
     ) -> tuple[Carry, Float[Array, "T B H"]]:
         """Both products and the loop; all in the precision of `weight_hh`, or of `weight_ih`."""
-        # The parameters, by torch's names.
+        # The parameters, by torch's names. Flax samples them in the order in which they are made: in
+        # another one, every seed would start elsewhere.
         H = self.hidden_size
         GH = len(self.cell.gates) * H
+        recurrent = self.cell.recurrent
         init = uniform(1 / math.sqrt(H))
         weight_ih = param("weight_ih", init, (GH, xs.shape[-1]))
-
-        def bias(name: str) -> Array:
-            if not self.bias:
-                return jnp.zeros((GH,), weight_ih.dtype)
-            return param(name, init, (GH,))
-
-        bias_ih = bias("bias_ih")
+        weight_hh = None
+        if recurrent:
+            weight_hh = param("weight_hh", self.recurrent_init or init, (GH, H))
+        bias_ih = jnp.zeros((GH,), weight_ih.dtype)
+        bias_hh = bias_ih
+        if self.bias:
+            bias_ih = param("bias_ih", init, (GH,))
+        if self.bias and recurrent:
+            bias_hh = param("bias_hh", init, (GH,))
         own = {
             name: param(name, self.cell.param_init.get(name, init), (H,))
             for name in self.cell.params
         }
-        if not self.cell.recurrent:
+        if weight_hh is None:
             # The bias is added where the gates are read: a pass over them less.
             x_gates = xs.astype(weight_ih.dtype).map(lambda values: values @ weight_ih.T)
             bias_ih = bias_ih.astype(weight_ih.dtype)
             return recurrence(self.cell, reverse, None, bias_ih, carry, x_gates, mask, own, resets)
-        weight_hh = param("weight_hh", self.recurrent_init or init, (GH, H))
-        bias_hh = bias("bias_hh")
         dtype = weight_hh.dtype
         # The input half of the gates needs no carry: one product for all steps, (T, B, G * H).
         x_gates = input_gates(xs.astype(dtype), weight_ih.astype(dtype), bias_ih.astype(dtype))
