@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import EXACT, random_stack, relative
 
-from jaxrnn import CELLS, GRU, LSTM, RNN, TANH, Cell
+from jaxrnn import CELLS, GRU, LSTM, PEEPHOLE_LSTM, RNN, TANH, Cell
 from jaxrnn.nn.layers import dense, embed, identity, product
 from jaxrnn.recurrent.cells import GATED_CELLS
 from jaxrnn.recurrent.inputs import Inputs

@@ -130,8 +130,8 @@ class GatedLayer:
         resets: Bool[Array, "T B"] | None = None,
     ) -> tuple[Carry, Float[Array, "T B H"]]:
         """Both products and the loop; all in the precision of `weight_hh`, or of `weight_ih`."""
-        # The parameters, by torch's names. Flax samples them in the order in which they are made: in
-        # another one, every seed would start elsewhere.
+        # The parameters, by torch's names. Flax samples them in the order in which they are made:
+        # in another one, every seed would start elsewhere.
         H = self.hidden_size
         GH = len(self.cell.gates) * H
         recurrent = self.cell.recurrent
