@@ -62,6 +62,29 @@ def read_regular(path: Path | str, *, at_most: int | None = None) -> bytes:
     return data
 
 
+def read_or_raise(
+    kind: type[ValueError], path: Path | str, *, at_most: int, remedy: str = ""
+) -> bytes:
+    """The bytes of a regular file, as `read_regular`, whose errors become one of another kind.
+
+    Args:
+        kind: the class of the error.
+        path: the file.
+        at_most: maximum size in bytes.
+        remedy: sentence that ends the message.
+
+    Raises:
+        ValueError: of that kind, if the file cannot be read.
+    """
+    try:
+        return read_regular(path, at_most=at_most)
+    except UnreadableError as error:
+        reason = str(error)
+    except OSError as error:
+        reason = f"{error.strerror}."
+    raise kind(f"Cannot read {path}: {reason} {remedy}".rstrip())
+
+
 def damage(error: Exception) -> str:
     """A description of the damage of a file, from its reader's error; at most 300 characters."""
     if isinstance(error, KeyError):

@@ -6,8 +6,9 @@ A name stands for a built-in entry, for one that was put into the registry in th
 for a definition in a Python file.
 
 To find FILE.py:NAME runs the file. Where a person types that name, they ask for it. Where a file
-from elsewhere has it (the configuration of a run, an exported file), no code is run that was not
-run here before: `check_trusted` compares it with the checksums that `trust` stores.
+from elsewhere has it (the configuration of a run, an exported file), it is a `ForeignReference`: no
+code is run that was not run here before, which the checksums tell that `trust` stores. The bytes
+that are checked are the bytes that are run: a file is read once.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from jaxrnn.files import read_regular, write_whole
+from jaxrnn.files import read_or_raise, write_whole
 
 T = TypeVar("T")
 
@@ -36,6 +37,10 @@ _modules: dict[tuple[str, str], types.ModuleType] = {}
 
 class NotDefinedError(ValueError):
     """A name that stands for nothing in this process."""
+
+
+class ForeignReference(str):
+    """FILE.py:NAME in a file from elsewhere: its code is run only if it was run here before."""
 
 
 class Registry(dict[str, T], Generic[T]):
@@ -60,7 +65,7 @@ class Registry(dict[str, T], Generic[T]):
             name: name of an entry or of an entry point, or FILE.py:NAME.
 
         Raises:
-            NotDefinedError: if it stands for nothing here.
+            NotDefinedError: if it stands for nothing here, or for code that may not be run.
             ValueError: if the file cannot be run, or holds an object of another kind.
         """
         if name in self:
@@ -96,7 +101,8 @@ def absolute_reference(name: str) -> str:
     if not is_reference(name):
         return name
     path, attribute = _parts(name)
-    return f"{path.absolute()}:{attribute}"
+    # A foreign reference stays one.
+    return type(name)(f"{path.absolute()}:{attribute}")
 
 
 def code_files(names: Mapping[str, str]) -> dict[str, str]:
@@ -119,17 +125,26 @@ def code_files(names: Mapping[str, str]) -> dict[str, str]:
 def load_object(reference: str) -> Any:
     """Run FILE.py, once for each content, and take NAME from it. From then on it is trusted.
 
+    Args:
+        reference: FILE.py:NAME; of a `ForeignReference`, only code that is trusted is run.
+
     Raises:
+        NotDefinedError: if the file of a `ForeignReference` is not there or not trusted.
         ValueError: if the file cannot be read or fails, or has no such name.
     """
     path, name = _parts(reference)
-    code = _code(path)
+    if isinstance(reference, ForeignReference):
+        code = _trusted_code(path, reference)
+    else:
+        code = _code(path)
+
+    # What follows needs these bytes only: the file may be another one by now.
     checksum = hashlib.sha256(code).hexdigest()
     # A file that has changed is another module.
     key = (str(path.absolute()), checksum)
     if key not in _modules:
         _modules[key] = _run(path, code, checksum)
-        trust(path)
+        _store_trust(code)
     module = _modules[key]
     if not hasattr(module, name):
         raise ValueError(f"{path} defines no {name}.")
@@ -142,7 +157,11 @@ def trust(path: Path | str) -> None:
     Raises:
         ValueError: if the file cannot be read.
     """
-    marker = _marker(_code(Path(path)))
+    _store_trust(_code(Path(path)))
+
+
+def _store_trust(code: bytes) -> None:
+    marker = _marker(code)
     try:
         marker.parent.mkdir(parents=True, exist_ok=True)
         write_whole(marker, b"")
@@ -150,13 +169,12 @@ def trust(path: Path | str) -> None:
         return  # a cache that cannot be written: the user is asked again
 
 
-def check_trusted(reference: str) -> None:
-    """Refuse a FILE.py:NAME, named by a file from elsewhere, that never ran here as it is now.
+def _trusted_code(path: Path, reference: str) -> bytes:
+    """The code of a file that a file from elsewhere names, if it ran here as it is now.
 
     Raises:
         NotDefinedError: if it never did, or is not there.
     """
-    path, _ = _parts(reference)
     try:
         code = _code(path)
     except ValueError as error:
@@ -166,6 +184,7 @@ def check_trusted(reference: str) -> None:
             f"{path} would be run for {reference}, and it was never run here as it is now. Read "
             f"it; if it does what you want, type: jaxrnn trust {path}"
         )
+    return code
 
 
 def _parts(reference: str) -> tuple[Path, str]:
@@ -176,10 +195,7 @@ def _parts(reference: str) -> tuple[Path, str]:
 
 
 def _code(path: Path) -> bytes:
-    try:
-        return read_regular(path, at_most=LARGEST_CODE)
-    except OSError as error:
-        raise ValueError(f"Cannot read {path}: {error.strerror}.") from error
+    return read_or_raise(ValueError, path, at_most=LARGEST_CODE)
 
 
 def _marker(code: bytes) -> Path:

@@ -76,23 +76,30 @@ scanned = on_arrays(scan.scanned)
 compiled = on_arrays(calls.compiled)
 
 
+def normal(seed: int, *shape: int, dtype: Any = float) -> jax.Array:
+    """Standard normal numbers. NumPy draws them: JAX would compile a program for each shape."""
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape).astype(dtype))
+
+
 def random_tree(key: jax.Array, like: Any) -> Any:
     """A tree of standard normal numbers in the shapes of `like`: no zero hides a missing term."""
-    leaves, tree = jax.tree.flatten(like)
-    keys = jax.random.split(key, len(leaves))
-    drawn = [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(tree, drawn)
+    # NumPy draws them: JAX would compile a program for each shape.
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape).astype(x.dtype)), like)
 
 
 def random_stack(
     rnn: RNN, inputs: int, batch: int, steps: int, dtype: Any, seed: int = 0
 ) -> tuple[Any, Any, Any]:
     """Parameters, carry and inputs of a stack: random, nothing zero."""
-    keys = jax.random.split(jax.random.key(seed), 3)
-    carry = random_tree(keys[0], rnn.initial_carry(batch, dtype, input_size=inputs))
-    xs = jax.random.normal(keys[1], (steps, batch, inputs), dtype)
-    params = jax.jit(rnn.init)(keys[2], carry, xs)["params"]
-    return jax.tree.map(lambda p: p.astype(dtype), params), carry, xs
+    first = rnn.initial_carry(batch, dtype, input_size=inputs)
+    carry = random_tree(jax.random.key(seed), first)
+    xs = normal(seed + 1, steps, batch, inputs, dtype=dtype)
+    shapes = jax.eval_shape(rnn.init, jax.random.key(0), carry, xs)["params"]
+    params = random_tree(jax.random.key(seed + 2), shapes)
+    # As large as those that a stack starts with.
+    scale = rnn.hidden_size**-0.5
+    return jax.tree.map(lambda p: jnp.asarray(np.asarray(p) * scale, dtype), params), carry, xs
 
 
 def with_valid_checksum(header, body=b""):

@@ -68,6 +68,12 @@ def fox(trained, workplace, capsys):
     return runs.Run("runs/fox")
 
 
+@pytest.fixture
+def nothing_is_trained(monkeypatch):
+    """A run is made, with its settings, and not trained: for what is decided before."""
+    monkeypatch.setattr("jaxrnn.cli.train.watch", lambda run, experiment, **options: 0)
+
+
 def history(name):
     lines = Path(f"runs/{name}/history.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
@@ -210,6 +216,7 @@ def test_the_validation_of_a_recipes_text_is_that_of_training_first(capsys):
     assert (whole["characters"], whole["only_read"]) == (len(held_out) - 8, 8)
 
 
+@pytest.mark.usefixtures("nothing_is_trained")
 def test_a_text_of_ones_own_keeps_its_case_and_a_recipe_says_that_it_does_not(capsys, tmp_path):
     (tmp_path / "text.txt").write_text(TEXT.replace("the", "The"))
     kept, dropped = ["--name", "kept"], ["--name", "dropped", "--recipe", "python-docs"]
@@ -256,6 +263,7 @@ def test_a_missing_best_checkpoint_is_said(capsys, fox):
         assert "missing" not in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("nothing_is_trained")
 def test_names_of_files_reach_the_terminal_escaped(capsys, tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "a.txt").write_text(TEXT)
@@ -273,26 +281,26 @@ def test_a_run_that_is_stopped_and_resumed_equals_one_that_is_not(capsys, monkey
     monkeypatch.setattr("jaxrnn.training.loop.SECONDS_IN_ONE_PROGRAM", 0.0)  # one step at a time
     shown = watch._show
     steps = []
+    signals = {3: signal.SIGINT, 12: signal.SIGTERM, 30: signal.SIGINT}
 
     def interrupt(*args):
         shown(*args)
         steps.append(1)
-        if len(steps) in (3, 12, 30):
-            signal.raise_signal(signal.SIGINT)
+        if len(steps) in signals:
+            signal.raise_signal(signals[len(steps)])
 
     monkeypatch.setattr(watch, "_show", interrupt)
     assert train("--name", "pieces", *flags) == 130
     assert "train --resume runs/pieces" in capsys.readouterr().out
     resumed = [cli.main(["train", "--resume", "runs/pieces"]) for _ in range(3)]
-    assert resumed == [130, 130, 0]
+    assert resumed == [143, 130, 0]
     assert history("pieces") == history("whole")
     one, other = (load_file(f"runs/{name}/last.safetensors") for name in ("pieces", "whole"))
     assert one.keys() == other.keys()
     assert all(one[name].tobytes() == other[name].tobytes() for name in one)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_process_saves_and_says_how_to_go_on(number, code):
+def test_an_interrupted_process_saves_and_says_how_to_go_on():
     command = [
         sys.executable,
         "-m",
@@ -309,13 +317,14 @@ def test_an_interrupted_process_saves_and_says_how_to_go_on(number, code):
     )
     while process.poll() is None and not os.path.exists("runs/long/history.jsonl"):
         time.sleep(0.1)
-    process.send_signal(number)
+    process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (code, "")
+    assert (process.returncode, err) == (130, "")
     assert "Stopped and saved. Go on with:" in out
     assert "train --resume runs/long" in out
 
 
+@pytest.mark.usefixtures("nothing_is_trained")
 def test_every_value_of_a_recipe_can_be_overridden():
     assert train("--recipe", "rnn", "--bptt", "5", "--schedule", "1 x 1e-3", "--batch=16") == 0
     config = runs.Run("runs/text").config
@@ -329,6 +338,7 @@ def test_every_value_of_a_recipe_can_be_overridden():
     assert os.path.exists("runs/text-2")  # without a name, that of the text, or the next free one
 
 
+@pytest.mark.usefixtures("nothing_is_trained")
 @pytest.mark.parametrize(
     ("flags", "prompt"),
     [
@@ -344,10 +354,9 @@ def test_samples_begin_with_a_prompt_that_the_model_can_read(tmp_path, flags, pr
 
 
 def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(capsys):
-    relu = ["--model", "CharLM", "--cell", "relu", "--optimizer", "sgd"]
-    assert train("--name", "wild", "--schedule", "1 x 1e-2, 1 x 1e30", *relu) == 1
+    assert train("--name", "wild", "--schedule", "1 x 1e-2, 1 x 1e38") == 1
     error = capsys.readouterr().err
-    assert "with learning rate 1e+30" in error
+    assert "with learning rate 1e+38" in error
     assert "at step" in error
     run = runs.Run("runs/wild")
     saved = run.load("last", jax.eval_shape(run.experiment().fresh_state))
@@ -442,6 +451,7 @@ def test_an_automatic_name_is_never_that_of_another_recipe():
     assert names(recipe="python-docs", config=text) == ["loop-2", "loop-3", "loop-4"]
 
 
+@pytest.mark.usefixtures("nothing_is_trained")
 def test_a_run_that_is_named_as_another_recipe_is_noted(capsys):
     assert train("--name", "loop", "--recipe", "stateful-rnn", "--schedule", "1 x 1e-2") == 0
     said = capsys.readouterr().err

@@ -1,5 +1,7 @@
 """The recurrence against its oracles, in float64: compiled where it can be, and in `lax.scan`."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from helpers import (
     EXACT,
     compiled,
     loop_oracle,
+    normal,
     random_stack,
     random_tree,
     relative,
@@ -58,50 +61,65 @@ ELEMENTWISE = [*(cell for cell in CELLS.values() if isinstance(cell, Cell)), FOR
 every_cell = ways([*USUAL_CELLS, FORGETFUL])
 
 
-def arguments(cell, seed=0):
-    keys = jax.random.split(jax.random.key(seed), 4)
+LENGTHS = np.array([6, 1, 4, 0])
+
+
+def arguments(cell):
     width = len(cell.gates) * H
-    weight_hh = jax.random.normal(keys[0], (width, H)) / 3
-    bias_hh = jax.random.normal(keys[1], (width,)) / 3
-    carry = random_tree(keys[2], cell.zeros(B, H, jnp.float64))
-    return weight_hh, bias_hh, carry, jax.random.normal(keys[3], (T, B, width))
+    weight_hh = normal(0, width, H) / 3
+    bias_hh = normal(1, width) / 3
+    carry = random_tree(jax.random.key(2), cell.zeros(B, H, jnp.float64))
+    return weight_hh, bias_hh, carry, normal(3, T, B, width)
 
 
-def value_and_gradients(run, *args):
-    """Outputs, and the gradients of a sum in which every output has a weight of its own."""
+def differentiated(run, count=4):
+    """A function's outputs, and the value and gradients of a sum of them, each with its factor."""
 
     def loss(*args):
         outputs = run(*args)
         leaves = jax.tree.leaves(outputs)
-        weights = [jnp.cos(jnp.arange(x.size) + 1.0).reshape(x.shape) for x in leaves]
-        return sum((w * x).sum() for w, x in zip(weights, leaves, strict=True)), outputs
+        factors = [jnp.cos(jnp.arange(x.size) + 1.0).reshape(x.shape) for x in leaves]
+        return sum((f * x).sum() for f, x in zip(factors, leaves, strict=True)), outputs
 
-    gradient = jax.jit(jax.value_and_grad(loss, tuple(range(len(args))), has_aux=True))
-    (_, outputs), gradients = gradient(*args)
-    return outputs, gradients
+    return jax.jit(jax.value_and_grad(loss, tuple(range(count)), has_aux=True))
+
+
+@functools.cache
+def program(run, cell, reverse, masked=False):
+    """`differentiated`, compiled once for all tests: that takes most of their time."""
+    # The oracles take no mask.
+    masks = (length_mask(jnp.array(LENGTHS), T),) if masked else ()
+    return differentiated(lambda *args: run(cell, reverse, *args, *masks))
+
+
+def masked_scan_oracle(cell, reverse, weight_hh, bias_hh, carry, x_gates, mask):
+    """`scan_oracle` in which a row that is not run keeps its carry and gives zeros."""
+
+    def body(carry, x):
+        gates, mask = x
+        after = cell.step(carry, gates, carry.h @ weight_hh.T + bias_hh)
+        after = jax.tree.map(lambda a, b: jnp.where(mask[:, None], a, b), after, carry)
+        return after, jnp.where(mask[:, None], after.h, 0)
+
+    return jax.lax.scan(body, carry, (x_gates, mask), reverse=reverse)
 
 
 @every_cell
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("oracle", [scan_oracle, loop_oracle])
-def test_values_and_gradients_equal_the_oracle(cell, recurrence, reverse, oracle):
+def test_values_and_gradients_equal_both_oracles(cell, recurrence, reverse):
     args = arguments(cell)
-    ours = value_and_gradients(lambda *a: recurrence(cell, reverse, *a), *args)
-    plain = value_and_gradients(lambda *a: oracle(cell, reverse, *a), *args)
-    assert relative(ours, plain) < EXACT
+    ours = program(recurrence, cell, reverse)(*args)
+    for oracle in (scan_oracle, loop_oracle):
+        assert relative(ours, program(oracle, cell, reverse)(*args)) < EXACT
 
 
 @every_cell
 @pytest.mark.parametrize("reverse", [False, True])
 def test_lengths_equal_each_sequence_alone(cell, recurrence, reverse):
-    weight_hh, bias_hh, carry, x_gates = arguments(cell)
-    lengths = np.array([6, 1, 4, 0])
-    mask = length_mask(jnp.array(lengths), T)
-    (last, ys), gradients = value_and_gradients(
-        lambda w, b, c, x: recurrence(cell, reverse, w, b, c, x, mask),
-        weight_hh, bias_hh, carry, x_gates,
-    )  # fmt: skip
-    for row, length in enumerate(lengths):
+    args = arguments(cell)
+    weight_hh, bias_hh, carry, x_gates = args
+    (_, (last, ys)), gradients = program(recurrence, cell, reverse, masked=True)(*args)
+    for row, length in enumerate(LENGTHS):
         alone = jax.tree.map(lambda x, row=row: x[row : row + 1], carry)
         xs = x_gates[:length, row : row + 1]
         if length == 0:
@@ -118,49 +136,45 @@ def test_lengths_equal_each_sequence_alone(cell, recurrence, reverse):
 @pytest.mark.parametrize("reverse", [False, True])
 def test_gradients_with_lengths_equal_autodiff(cell, recurrence, reverse):
     args = arguments(cell)
-    mask = length_mask(jnp.array([6, 1, 4, 0]), T)
+    ours = program(recurrence, cell, reverse, masked=True)(*args)
+    plain = program(masked_scan_oracle, cell, reverse, masked=True)(*args)
+    assert relative(ours, plain) < EXACT
 
-    def plain(weight_hh, bias_hh, carry, x_gates):
-        def body(carry, x):
-            gates, mask = x
-            after = cell.step(carry, gates, carry.h @ weight_hh.T + bias_hh)
-            after = jax.tree.map(lambda a, b: jnp.where(mask[:, None], a, b), after, carry)
-            return after, jnp.where(mask[:, None], after.h, 0)
 
-        return jax.lax.scan(body, carry, (x_gates, mask), reverse=reverse)
+TOKENS = np.random.default_rng(4).integers(1, 9, (T, B))
+"""Characters, of which none is the first."""
 
-    ours = value_and_gradients(lambda *a: recurrence(cell, reverse, *a, mask), *args)
-    assert relative(ours, value_and_gradients(plain, *args)) < EXACT
+
+@functools.cache
+def program_of_table(run, cell, reverse, masked, embedded):
+    """`program`, of a table whose rows are looked up or given."""
+    mask = length_mask(jnp.array(LENGTHS), T) if masked else None
+
+    def of_table(weight_hh, bias_hh, carry, table):
+        x_gates = Inputs(table, jnp.asarray(TOKENS)) if embedded else table[TOKENS]
+        return run(cell, reverse, weight_hh, bias_hh, carry, x_gates, mask)
+
+    return differentiated(of_table)
 
 
 @every_cell
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("lengths", [None, (6, 1, 4, 0)])
-def test_looking_up_equals_having_the_rows(cell, recurrence, reverse, lengths):
+@pytest.mark.parametrize(
+    ("reverse", "masked"), [(False, False), (True, True)], ids=["all steps", "backwards, lengths"]
+)
+def test_looking_up_equals_having_the_rows(cell, recurrence, reverse, masked):
     """Row 0 is never read, so its gradient is zero; others are read several times."""
     weight_hh, bias_hh, carry, table = arguments(cell)
     table = table.reshape(-1, table.shape[-1])[:9]
-    tokens = jax.random.randint(jax.random.key(1), (T, B), 1, 9)
-    mask = None if lengths is None else length_mask(jnp.array(lengths), T)
-
-    def run(source):
-        def of_table(weight_hh, bias_hh, carry, table):
-            x_gates = source(table)
-            return recurrence(cell, reverse, weight_hh, bias_hh, carry, x_gates, mask)
-
-        return value_and_gradients(of_table, weight_hh, bias_hh, carry, table)
-
-    ours, plain = run(lambda table: Inputs(table, tokens)), run(lambda table: table[tokens])
-    assert relative(ours, plain) < EXACT
+    args = (weight_hh, bias_hh, carry, table)
+    ours = program_of_table(recurrence, cell, reverse, masked, True)(*args)
+    assert relative(ours, program_of_table(scanned, cell, reverse, masked, False)(*args)) < EXACT
     assert not np.any(ours[1][3][0])
 
 
 def test_input_gates_of_a_table_are_those_of_its_rows():
-    keys = jax.random.split(jax.random.key(0), 4)
-    table, weight = jax.random.normal(keys[0], (9, I)), jax.random.normal(keys[1], (H, I))
-    bias, tokens = jax.random.normal(keys[2], (H,)), jax.random.randint(keys[3], (T, B), 0, 9)
-    gates = input_gates(Inputs(table, tokens), weight, bias)
-    rows = input_gates(Inputs(table[tokens]), weight, bias)
+    table, weight, bias = normal(0, 9, I), normal(1, H, I), normal(2, H)
+    gates = input_gates(Inputs(table, jnp.asarray(TOKENS)), weight, bias)
+    rows = input_gates(Inputs(table[TOKENS]), weight, bias)
     assert relative(gates.dense(), rows.dense()) < EXACT
 
 
@@ -188,35 +202,33 @@ def test_batch_rows_are_independent(cell, recurrence):
 def test_gradient_agrees_with_finite_differences(cell, recurrence):
     args = arguments(cell)
     direction = random_tree(jax.random.key(9), args)
-
-    def loss(*args):
-        last, ys = recurrence(cell, False, *args)
-        return jnp.sin(ys).sum() + sum(jnp.cos(x).sum() for x in last)
-
-    gradients = jax.jit(jax.grad(loss, (0, 1, 2, 3)))(*args)
-    loss = jax.jit(loss)
+    run = program(recurrence, cell, False)
+    _, gradients = run(*args)
     slope = sum(
-        (g * d).sum()
+        np.vdot(g, d)
         for g, d in zip(jax.tree.leaves(gradients), jax.tree.leaves(direction), strict=True)
     )
     step = 1e-6
-    there = loss(*jax.tree.map(lambda a, d: a + step * d, args, direction))
-    back = loss(*jax.tree.map(lambda a, d: a - step * d, args, direction))
+    (there, _), _ = run(*jax.tree.map(lambda a, d: a + step * d, args, direction))
+    (back, _), _ = run(*jax.tree.map(lambda a, d: a - step * d, args, direction))
     np.testing.assert_allclose((there - back) / (2 * step), slope, rtol=1e-6)
+
+
+@functools.cache
+def curvature(run, cell):
+    """The gradient of the norm of a gradient."""
+
+    def norm(weight, *rest):
+        grad = jax.grad(lambda w: jnp.sin(run(cell, False, w, *rest)[1]).sum())(weight)
+        return (grad**2).sum()
+
+    return jax.jit(jax.grad(norm))
 
 
 @ways([TANH, LSTM])
 def test_second_derivative_equals_the_oracle(cell, recurrence):
-    weight_hh, *rest = arguments(cell)
-
-    def curvature(run):
-        def norm(weight):
-            grad = jax.grad(lambda w: jnp.sin(run(cell, False, w, *rest)[1]).sum())(weight)
-            return (grad**2).sum()
-
-        return jax.jit(jax.grad(norm))(weight_hh)
-
-    assert relative(curvature(recurrence), curvature(scan_oracle)) < EXACT
+    args = arguments(cell)
+    assert relative(curvature(recurrence, cell)(*args), curvature(scan_oracle, cell)(*args)) < EXACT
 
 
 @pytest.mark.parametrize("cell", ELEMENTWISE, ids=lambda c: c.name)

@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 
 from jaxrnn import CELLS, MODELS, OPTIMIZERS, RNN, TOKENIZERS, cli
+from jaxrnn.files import read_or_raise
 from jaxrnn.registry import (
+    ForeignReference,
     NotDefinedError,
     absolute_reference,
-    check_trusted,
     is_reference,
     load_object,
     trust,
 )
 from jaxrnn.runs.config import Config
+from jaxrnn.runs.experiment import with_absolute_paths
 from jaxrnn.runs.run import Run
 
 CODE = """
@@ -171,6 +173,42 @@ def test_an_exported_file_makes_nothing_run_either(folder, monkeypatch, capsys):
     assert "type: jaxrnn trust" in capsys.readouterr().err
 
 
+@pytest.fixture
+def exchange_after_reading(folder, monkeypatch):
+    """Function after whose call mine.py is exchanged for other code right after it is read."""
+
+    def read_and_exchange(kind, path, **options):
+        code = read_or_raise(kind, path, **options)
+        (folder / "mine.py").write_text(CODE + "import pathlib; pathlib.Path('ran').touch()\n")
+        return code
+
+    def begin():
+        monkeypatch.setattr("jaxrnn.registry._modules", {})
+        monkeypatch.setattr("jaxrnn.registry.read_or_raise", read_and_exchange)
+
+    return begin
+
+
+def test_the_code_that_is_checked_is_the_code_that_runs(folder, exchange_after_reading):
+    values = Config(model="CharLM", cell="mine.py:FORGETFUL").to_dict()
+    exchange_after_reading()
+    config = Config.from_dict(values)
+    # The next reader finds the other code, and refuses it as well.
+    with pytest.raises(NotDefinedError, match="never run here as it is now"):
+        with_absolute_paths(config)
+    with pytest.raises(NotDefinedError, match="never run here as it is now"):
+        config.make_model(5)
+    assert not (folder / "ran").exists()
+
+
+def test_the_code_that_ran_is_the_code_that_is_trusted(folder, exchange_after_reading):
+    exchange_after_reading()
+    load_object("mine.py:LION")
+    with pytest.raises(NotDefinedError, match="never run here as it is now"):
+        load_object(ForeignReference("mine.py:LION"))
+    assert not (folder / "ran").exists()
+
+
 def test_a_file_that_is_gone_is_named(folder, capsys):
     assert cli.main(["train", *FLAGS, *OWN["cell"], "--name", "own"]) == 0
     (folder / "mine.py").unlink()
@@ -198,6 +236,7 @@ def test_references():
     assert not any(map(is_reference, ("lstm", "a.py", "a.py:", "a.txt:X", "a.py:X.y", ":X")))
     assert absolute_reference("lstm") == "lstm"
     assert absolute_reference("/a/b.py:X") == "/a/b.py:X"
+    assert type(absolute_reference(ForeignReference("b.py:X"))) is ForeignReference
 
 
 def test_each_content_of_a_file_runs_once(folder):
@@ -217,7 +256,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(folder):
     (folder / "cache").write_text("a file where the folder would be")
     trust("mine.py")
     with pytest.raises(NotDefinedError, match="never run here"):
-        check_trusted("mine.py:LION")
+        load_object(ForeignReference("mine.py:LION"))
 
 
 def test_earlier_configurations_are_read(folder):

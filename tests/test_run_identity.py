@@ -5,14 +5,17 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import pytest
 from test_faults import TEXT, experiment, finish, run, whole  # noqa: F401  (fixtures)
 
-from jaxrnn import files
+from jaxrnn import RECIPES, files
 from jaxrnn.cli import main
+from jaxrnn.cli.train import Train
 from jaxrnn.files import (
     LockedError,
     UnreadableError,
@@ -23,7 +26,7 @@ from jaxrnn.files import (
     remove_partial_folders,
     write_whole,
 )
-from jaxrnn.runs import checkpointing
+from jaxrnn.runs import checkpointing, checksums
 from jaxrnn.runs.checkpointing import PICTURE, train_run
 from jaxrnn.runs.checkpoints import READABLE, load, pack, read
 from jaxrnn.runs.environment import POOL, differences
@@ -135,16 +138,16 @@ def rows_of(count):
     return [replace(row, step=step) for step in range(count)]
 
 
-def test_a_history_of_300_000_rows_takes_no_more_room_in_a_checkpoint(run, experiment):  # noqa: F811
+def test_a_history_of_30_000_rows_takes_no_more_room_in_a_checkpoint(run, experiment):  # noqa: F811
     writer = RowWriter()
-    for row in rows_of(300_000):
+    for row in rows_of(30_000):
         writer.add(row)
     saved = run.load("last", jax.eval_shape(experiment.fresh_state))
     progress = next(iter(train_run(run, experiment, resume=True)))
     before = run.path("last").stat().st_size
     run.save("last", progress, saved.best, writer.log)
     assert run.path("last").stat().st_size < before + 600 * TAIL
-    assert run.load("last", jax.eval_shape(experiment.fresh_state)).log.rows == 300_000
+    assert run.load("last", jax.eval_shape(experiment.fresh_state)).log.rows == 30_000
 
 
 def test_a_long_history_that_is_damaged_is_said_and_training_goes_on(run):  # noqa: F811
@@ -235,30 +238,64 @@ def test_without_links_the_rotation_is_the_same(tmp_path, monkeypatch):
     assert [p.read_bytes()[0] for p in (path, *older)] == [3, 2, 1]
 
 
-def test_a_name_that_is_taken_meanwhile_is_another_runs(tmp_path, monkeypatch):
-    """Four trainings of one text at once, each with a folder of its own."""
-    (tmp_path / "text.txt").write_text(TEXT)
-    flags = ["--corpus", "text.txt", "--hidden", "4", "--embedding", "4", "--batch", "4"]
-    command = [sys.executable, "-m", "jaxrnn", "train", *flags, "--schedule", "1 x 1e-3"]
-    command += ["--min-frequency", "1", "--prompt", "the"]
-    environment = os.environ | {"PYTHONPATH": os.getcwd(), "XDG_CACHE_HOME": str(tmp_path / "c")}
+def test_of_processes_at_once_each_makes_folders_of_its_own(tmp_path):
+    """Each takes the first name that is free, as a training without a name does, 25 times."""
+    code = (
+        "import itertools, sys\n"
+        "from pathlib import Path\n"
+        "from jaxrnn.runs.checksums import RunExistsError, make_run_folder\n"
+        "print('ready', flush=True)\n"
+        "sys.stdin.readline()\n"
+        "for _ in range(25):\n"
+        "    for number in itertools.count():\n"
+        "        try:\n"
+        "            make_run_folder(Path(f'runs/text-{number}'), {'config.json': sys.argv[1]})\n"
+        "            break\n"
+        "        except RunExistsError:\n"
+        "            pass\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     processes = [
-        subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
-        for _ in range(4)
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(number)], cwd=tmp_path, env=environment, **pipes
+        )
+        for number in range(4)
     ]
-    assert [process.wait() for process in processes] == [0, 0, 0, 0]
-    names = {p.name for p in (tmp_path / "runs").iterdir()}
-    assert names == {"text", "text-2", "text-3", "text-4"}
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        process.communicate()
+    assert [process.returncode for process in processes] == [0, 0, 0, 0]
+    folders = list((tmp_path / "runs").iterdir())
+    assert {folder.name for folder in folders} == {f"text-{number}" for number in range(100)}
+    makers = Counter((folder / "config.json").read_text() for folder in folders)
+    assert makers == {"0": 25, "1": 25, "2": 25, "3": 25}
+
+
+def test_a_name_that_is_taken_meanwhile_is_another_runs(tmp_path, monkeypatch, experiment):  # noqa: F811
+    """Taken after it was found to be free: the training takes the next one."""
+    monkeypatch.chdir(tmp_path)
+    rename = os.rename
+
+    def rename_late(source, target):
+        monkeypatch.setattr(checksums.os, "rename", rename)
+        Run.create(target, experiment)
+        rename(source, target)
+
+    monkeypatch.setattr(checksums.os, "rename", rename_late)
+    train = Train(config=replace(experiment.config, corpus="text.txt"))
+    assert train._created(experiment, "the").folder.name == "text-2"
+    assert {path.name for path in Path("runs").iterdir()} == {"text", "text-2"}
 
 
 def test_an_automatic_name_is_no_other_recipes(tmp_path, monkeypatch, experiment):  # noqa: F811
-    from jaxrnn.cli.train import Train
-
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs/stateful-rnn").mkdir(parents=True)
     (tmp_path / "runs/stateful-rnn/config.json").write_text("{}")
-    from jaxrnn import RECIPES
-
     train = Train(recipe="stateful-rnn", config=RECIPES["stateful-rnn"].config)
     assert train._created(experiment, "the").folder.name == "stateful-rnn-3"
     with pytest.raises(RunExistsError, match="exists"):
@@ -269,7 +306,8 @@ def test_the_same_text_may_lie_elsewhere(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text(TEXT)
     flags = ["--hidden", "4", "--embedding", "4", "--batch", "4", "--schedule", "1 x 1e-3"]
-    assert main(["train", "--corpus", "text.txt", "--min-frequency", "1", *flags]) == 0
+    flags += ["--min-frequency", "1", "--no-random-bptt"]
+    assert main(["train", "--corpus", "text.txt", *flags]) == 0
     (tmp_path / "text.txt").rename(tmp_path / "moved.txt")
     assert main(["train", "--resume", "runs/text"]) == 2
     assert "is not there any more. If it lies elsewhere now, name it with --corpus" in (
@@ -361,7 +399,7 @@ def test_a_run_is_resumed_with_the_threads_that_it_had(tmp_path):
     """Begun with two threads, gone on with on one core: the same bytes as one that was not."""
     (tmp_path / "text.txt").write_text(TEXT * 4)
     flags = ["--corpus", "text.txt", "--hidden", "96", "--batch", "32", "--min-frequency", "1"]
-    flags += ["--schedule", "2 x 1e-2", "--prompt", "the"]
+    flags += ["--schedule", "2 x 1e-2", "--prompt", "the", "--no-random-bptt"]
     own = {"PYTHONPATH": os.getcwd(), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     code = (
         "import os, sys\n"

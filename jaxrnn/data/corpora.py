@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxrnn.data.token_files import TokenFileError, is_token_file, read_tokens
 from jaxrnn.data.tokenizers import Document
-from jaxrnn.files import UnreadableError, read_regular
+from jaxrnn.files import read_or_raise
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ def nietzsche() -> Corpus:
     path = data_folder() / "nietzsche.txt"
     if not path.is_file():
         _download(path)
-    data = _bytes(path)
+    data = read_or_raise(CorpusError, path, at_most=LARGEST)
     found = hashlib.sha256(data).hexdigest()
     if found != NIETZSCHE_SHA256:
         raise CorpusError(
@@ -244,7 +244,7 @@ def _read(name: str, what: str) -> tuple[Document, ...]:
         )
     if is_token_file(path):
         try:
-            return (read_tokens(_bytes(path), path),)
+            return (read_tokens(read_or_raise(CorpusError, path, at_most=LARGEST), path),)
         except TokenFileError as error:
             raise CorpusError(str(error)) from error
     text = _read_file(path)
@@ -294,7 +294,7 @@ def _names(names: list[str]) -> str:
 
 
 def _read_file(path: Path) -> str:
-    data = _bytes(path)
+    data = read_or_raise(CorpusError, path, at_most=LARGEST)
     encoding = other_encoding(data)
     if encoding is not None:
         raise CorpusError(
@@ -308,20 +308,6 @@ def _read_file(path: Path) -> str:
             f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} at position "
             f"{error.start}. Convert it, for example with iconv."
         ) from error
-
-
-def _bytes(path: Path) -> bytes:
-    """The bytes of a text.
-
-    Raises:
-        CorpusError: if it is no regular file, too large, or cannot be read.
-    """
-    try:
-        return read_regular(path, at_most=LARGEST)
-    except UnreadableError as error:
-        raise CorpusError(f"Cannot read a text from {path}: {error}") from error
-    except OSError as error:
-        raise CorpusError(f"Cannot read {path}: {error.strerror}.") from error
 
 
 def other_encoding(data: bytes) -> str | None:

@@ -202,17 +202,21 @@ def make_tokenizer(name: str, documents: Sequence[Document], **settings: Any) ->
     found: Any = TOKENIZERS.find(name)
     tokenizer: Tokenizer = found
     if found is Vocabulary:
-        tokenizer = Vocabulary.from_documents(_texts(documents), **settings)
+        tokenizer = Vocabulary.from_documents(_checked_texts(documents), **settings)
     elif isinstance(found, type):
         tokenizer = found.from_documents(documents)  # type: ignore[attr-defined]
     if not isinstance(tokenizer, IntegerTokenizer):
-        _texts(documents)
+        _checked_texts(documents)
     check_at_least_1(size=tokenizer.size)
     return tokenizer
 
 
-def _texts(documents: Sequence[Document]) -> list[str]:
-    """The documents, if they are texts."""
+def _checked_texts(documents: Sequence[Document]) -> list[str]:
+    """The documents, which must all be texts.
+
+    Raises:
+        ValueError: if one of them is not.
+    """
     texts = [document for document in documents if isinstance(document, str)]
     if len(texts) < len(documents):
         raise ValueError(NEEDS_TEXT)
@@ -261,7 +265,7 @@ def encode(tokenizer: Tokenizer, text: Document, *, unknown: Unknown | None = No
 def encode_documents(tokenizer: Tokenizer, documents: Sequence[Document]) -> np.ndarray:
     """The tokens of documents, one after the other; a character vocabulary ends each by <eos>."""
     if isinstance(tokenizer, Vocabulary):
-        return tokenizer.encode_documents(_texts(documents))
+        return tokenizer.encode_documents(_checked_texts(documents))
     return np.concatenate([encode(tokenizer, document) for document in documents])
 
 
@@ -288,5 +292,5 @@ def token_name(tokenizer: Tokenizer) -> str:
 def joined(documents: Sequence[Document]) -> Document:
     """The documents as one."""
     if all(isinstance(document, str) for document in documents):
-        return "".join(_texts(documents))
+        return "".join(_checked_texts(documents))
     return np.concatenate(list(map(np.asarray, documents)))

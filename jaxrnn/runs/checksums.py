@@ -11,8 +11,7 @@ from pathlib import Path
 
 from jaxrnn.files import (
     LARGEST_TEXT,
-    UnreadableError,
-    read_regular,
+    read_or_raise,
     remove_partial_folders,
     sync_folder,
     write_whole,
@@ -127,9 +126,4 @@ def read_listed(folder: Path, name: str) -> bytes:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        return read_regular(path, at_most=LARGEST_TEXT)
-    except UnreadableError as error:
-        raise RunError(f"Cannot read {path}: {error} Put back the old file.") from error
-    except OSError as error:
-        raise RunError(f"Cannot read {path}: {error.strerror}. Put back the old file.") from error
+    return read_or_raise(RunError, path, at_most=LARGEST_TEXT, remedy="Put back the old file.")

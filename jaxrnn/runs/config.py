@@ -10,7 +10,7 @@ from jaxrnn.data.windows import Split
 from jaxrnn.nn.model import CharModel
 from jaxrnn.nn.models import MODELS
 from jaxrnn.recurrent.catalog import CELLS
-from jaxrnn.registry import check_trusted, is_reference
+from jaxrnn.registry import ForeignReference, is_reference
 from jaxrnn.training.optimizers import Optimizer, make_optimizer
 from jaxrnn.training.schedules import parse_schedule
 from jaxrnn.training.state import CarryPolicy
@@ -193,11 +193,12 @@ class Config:
             raise ValueError(
                 f"The configuration does not fit: missing {missing}, unknown {unknown}."
             )
-        # Checking the fields imports the user's code that they name: only if it is trusted.
+        # Checking the fields, and later whatever makes the objects, runs the user's code that they
+        # name: only if it is trusted.
         for name in NAMES:
             reference = current[name]
             if isinstance(reference, str) and is_reference(reference):
-                check_trusted(reference)
+                current[name] = ForeignReference(reference)
         return cls(**current)
 
     def names(self) -> dict[str, str]:
