@@ -19,7 +19,7 @@ from jaxrnn.output import check_output_folder, write_output
 from jaxrnn.recurrent.recurrence import why_not_compiled
 from jaxrnn.terminal import FAILED, Screen, parse, run_command
 from parity.core.compare import MEASURED, TOLERANCES, Finding, Outcome
-from parity.core.references import TORCH_CELLS
+from parity.core.references import LOOP_CELLS, TORCH_CELLS
 from parity.diagnosis.localize import grids
 from parity.diagnosis.stacks import sample_stack_case
 from parity.measures.trajectories import load_text
@@ -246,7 +246,7 @@ def _without_verdict(findings: Sequence[Finding]) -> list[str]:
 def _grids() -> dict[str, dict[str, dict[str, float]]]:
     # Layer x time and layer x gate, for every cell.
     found = {}
-    for name, cell in TORCH_CELLS.items():
+    for name, cell in (TORCH_CELLS | LOOP_CELLS).items():
         for title, grid in grids(sample_stack_case(cell)).items():
             found[f"{name}: {title}"] = grid
     return found

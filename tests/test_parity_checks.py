@@ -15,14 +15,15 @@ from jaxrnn.nn.models import (
     CharSeqStatefulGRU,
     CharSeqStatefulRnn,
 )
+from jaxrnn.recurrent.catalog import CELLS
 from jaxrnn.recurrent.cells import GRU, LSTM, RELU, Cell, Hidden
 from jaxrnn.recurrent.recurrence import why_not_compiled
 from jaxrnn.recurrent.scan import scanned
 from parity.core.cases import sample_case, sample_weights
 from parity.core.compare import Outcome, relative_l2, worst_outcome
-from parity.core.layer_pairs import LAYER_DROPOUT, layer_pair
+from parity.core.layer_pairs import EVERY_WAY, LAYER_DROPOUT, layer_pair, loop_pairs
 from parity.core.pairs import F, H, T, V, model_pair
-from parity.core.references import TORCH_CELLS
+from parity.core.references import LOOP_CELLS, TORCH_CELLS
 from parity.diagnosis.training import torch_gradients, torch_replayed
 from parity.measures.generation import greedy_findings
 from parity.measures.initialization import initialization_findings
@@ -37,7 +38,7 @@ from parity.measures.trajectories import (
 from parity.measures.updates import CHANGING
 from parity.mutation.tools import wrapped
 from parity.suite.catalog import suite
-from parity.suite.checks import Check, update_check, values_check
+from parity.suite.checks import Check, cell_of, paths_of, update_check, values_check
 from parity.suite.findings import update_findings, value_findings
 from parity.suite.workers import results
 
@@ -206,6 +207,7 @@ def test_the_quick_suite_reaches_every_model_cell_optimizer_and_kind(text):
     assert {kind.__name__ for kind in COURSE_MODELS} <= valued
     assert {f"CharLM, {cell}, 2 layers" for cell in TORCH_CELLS} | {"CharLM, gru, tied"} <= valued
     assert {f"{cell}, 2 layers, both directions, lengths" for cell in TORCH_CELLS} <= valued
+    assert {pair.name for pair in loop_pairs()} <= valued
     updated = {check.rule for check in checks if check.kind == "update"}
     assert updated == set(RULES)
     kinds = {check.kind for check in checks}
@@ -216,6 +218,20 @@ def test_the_full_suite_updates_several_models_by_every_rule(text):
     checks = [check for check in suite(quick=False, text=text) if check.kind == "update"]
     for rule in RULES:
         assert len({check.target.name for check in checks if check.rule == rule}) >= 3
+
+
+def test_the_full_suite_has_every_kind_for_the_cells_that_torch_has_not(text):
+    kinds, ways = {}, {}
+    for check in suite(quick=False, text=text):
+        ways.setdefault(check.pair, set()).add(check.path)
+        kinds.setdefault(check.kind, set()).add(check.pair)
+    assert LOOP_CELLS
+    for cell, pair in zip(LOOP_CELLS, loop_pairs(), strict=True):
+        lengths = pair.name
+        assert {lengths, f"{cell}, 1 layer"} <= kinds["values"]
+        assert ways[lengths] == set(paths_of(cell_of(pair)))
+        assert f"CharLM, {cell}, Adam" in kinds["update"]
+        assert f"CharLM, {cell}" in kinds["generation"]
 
 
 def test_processes_give_what_one_gives():
@@ -254,10 +270,22 @@ def test_every_check_of_a_recurrence_is_made_on_both_paths():
     for check in found:
         if check.cell:
             paths[check.pair, check.kind].add(check.path)
-    expected = {None} if why_not_compiled() else {"compiled", "scan"}
+    both = {None} if why_not_compiled() else {"compiled", "scan"}
     assert paths
-    assert all(made == expected for made in paths.values())
+    for (pair, _), made in paths.items():
+        cell = CELLS.get(pair.partition(",")[0])
+        expected = both
+        if cell is not None and cell.name in LOOP_CELLS:
+            ways = paths_of(cell)
+            expected = set(ways if cell.name in EVERY_WAY else ways[:1])
+        assert made == expected, pair
     assert all(check.path is None for check in found if not check.cell)
+
+
+def test_a_linear_cell_is_checked_in_three_ways():
+    assert paths_of(CELLS["mingru"])[-2:] == ["scan", "parallel"]
+    assert "parallel" not in paths_of(CELLS["sru"])
+    assert paths_of(None) == [None]
 
 
 def test_a_mutation_of_the_scan_alone_is_found_and_its_path_named():

@@ -33,8 +33,8 @@ def sample_case(pair: Pair, seed: int, dtype: str) -> Case:
 def sample_weights(pair: Pair, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Weights for a comparison: no bias is zero, and the gates leave their linear range.
 
-    Matrices are uniform in +-2 / sqrt(fan in), tables of an embedding in +-1.5, vectors in +-0.5,
-    and running variances in 0.75 +-0.5.
+    Matrices are uniform in +-2 / sqrt(fan in), tables of an embedding in +-1.5, vectors in +-0.5
+    around their middle.
     """
     weights = {}
     for key, tensor in pair.module().state_dict().items():
@@ -46,9 +46,25 @@ def sample_weights(pair: Pair, rng: np.random.Generator) -> dict[str, np.ndarray
             bound = 1.5
         else:
             bound = 2 / np.sqrt(shape[-1])
-        middle = 0.75 if key.endswith("running_var") else 0.0
-        weights[key] = middle + rng.uniform(-bound, bound, shape)
+        weights[key] = _middle(key) + rng.uniform(-bound, bound, shape)
     return weights
+
+
+# Running variances are positive, gains and the decays of linear recurrent units near 1.
+MIDDLES = {
+    "running_var": 0.75,
+    "gain_ih": 1.0,
+    "gain_hh": 1.0,
+    "gain_c": 1.0,
+    "lam": -4.0,
+    "nu": -3.0,
+}
+
+
+def _middle(key: str) -> float:
+    # Around which value a parameter is sampled; "lam" is called "rnn.lam_l0" in a stack.
+    name = key.rpartition(".")[2]
+    return MIDDLES.get(name.partition("_l")[0], 0.0)
 
 
 def pooled(run: Runner, cases: Sequence[Case]) -> Results:

@@ -25,7 +25,8 @@ from parity.core.pairs import (
     Pair,
     Sizes,
     apply,
-    carry_names,
+    carry_inputs,
+    carry_kind,
     carry_of_jax,
     carry_of_torch,
     directions,
@@ -35,12 +36,17 @@ from parity.core.pairs import (
     projection,
     sample_carry,
 )
-from parity.core.references import LAYERS, TORCH_CELLS
+from parity.core.references import LAYERS, LOOP_CELLS, TORCH_CELLS
 from parity.core.runners import without_cudnn
 
 # Share of the outputs that the dropout cases drop, and the seed of torch's masks.
 LAYER_DROPOUT = 0.4
 TORCH_SEED = 20
+
+
+# Of the cells that torch has not, these run in both directions, and in every way even in the quick
+# form: the one with the most fields in its carry, the one that carries its input, and a free one.
+EVERY_WAY = ("slstm", "qrnn", "mogrifier-lstm")
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,11 @@ class _Stack:
     stack: RNN
     lengths: bool
     sizes: Sizes
+
+    @property
+    def kind(self) -> Any:
+        # The carry of one layer and direction.
+        return carry_kind(self.stack, self.sizes.F)
 
     def module(self) -> nn.Module:
         # torch's stack.
@@ -66,7 +77,7 @@ class _Stack:
         steps = self.sizes.T
         batch_size = self.sizes.B
         inputs = {"xs": rng.uniform(-1.5, 1.5, (steps, batch_size, self.sizes.F))}
-        inputs |= sample_carry(rng, self.stack, batch_size)
+        inputs |= sample_carry(rng, self.stack, batch_size, self.sizes.F)
         if self.lengths:
             # All lengths but one are shorter than T, and most are as short as can be.
             counts = [steps - 2, steps, *[1] * batch_size]
@@ -95,7 +106,7 @@ class _Stack:
         carry, ys = apply(
             self.stack,
             params,
-            carry_of_jax(self.stack.cell, inputs),
+            carry_of_jax(self.kind, inputs),
             inputs["xs"],
             lengths=inputs.get("lengths"),
             dropout_masks=self.masks(str(inputs["xs"].dtype)),
@@ -111,10 +122,10 @@ class _Stack:
         # cuDNN samples dropout masks of its own.
         with without_cudnn() if self.stack.dropout else contextlib.nullcontext():
             # The seed from which `masks` samples the same ones.
-            ys, carry = module(xs, carry_of_torch(inputs))
+            ys, carry = module(xs, carry_of_torch(self.kind, inputs))
         if self.lengths:
             ys = pad_packed_sequence(ys, total_length=self.sizes.T)[0]  # (T, B, D * H)
-        return {"ys": ys, **named_carry_of_torch(carry)}
+        return {"ys": ys, **named_carry_of_torch(self.kind, carry)}
 
 
 def layer_pair(stack: RNN, *, lengths: bool = False, sizes: Sizes = SIZES) -> Pair:
@@ -134,8 +145,9 @@ def layer_pair(stack: RNN, *, lengths: bool = False, sizes: Sizes = SIZES) -> Pa
         jax_loss=lambda params, inputs: projection(both.jax_outputs(params, inputs)),
         torch_outputs=both.torch_outputs,
         torch_loss=lambda module, inputs: projection(both.torch_outputs(module, inputs)),
-        differentiable=("xs", *carry_names(stack.cell)),
+        differentiable=("xs", *carry_inputs(both.sample_inputs)),
         stack=stack,
+        carry=both.kind,
         lengths=lengths,
     )
 
@@ -153,7 +165,7 @@ def _layer_name(stack: RNN, lengths: bool) -> str:
 
 
 def layer_pairs(*, quick: bool) -> list[Pair]:
-    """Recurrent stacks: cells x layers x directions, with lengths and with dropout."""
+    """Stacks of the cells that torch has: cells x layers x directions, lengths and dropout."""
     cells = list(TORCH_CELLS.values())
     pairs = [layer_pair(RNN(cell, H, 2, bidirectional=True), lengths=True) for cell in cells]
     # Dropout is the stack's and not the cell's: one cell will do for the quick form.
@@ -163,4 +175,15 @@ def layer_pairs(*, quick: bool) -> list[Pair]:
         # Everything else, without lengths and dropout.
         for cell, num_layers, both in product(cells, (1, 3), (False, True)):
             pairs.append(layer_pair(RNN(cell, H, num_layers, bidirectional=both)))
+    return pairs
+
+
+def loop_pairs() -> list[Pair]:
+    """A layer of each other cell, with lengths; of some of them in both directions.
+
+    They run in the same stacks as those of torch, so what is theirs shows in one layer.
+    """
+    pairs = []
+    for name, cell in LOOP_CELLS.items():
+        pairs.append(layer_pair(RNN(cell, H, bidirectional=name in EVERY_WAY), lengths=True))
     return pairs

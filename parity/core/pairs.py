@@ -26,9 +26,10 @@ from jaxrnn.nn.models import (
     CharSeqStatefulLSTM,
     StatefulModel,
 )
-from jaxrnn.recurrent.cells import TANH, Cell
+from jaxrnn.recurrent.cells import TANH
 from jaxrnn.training.steps import Batch, batch_loss
 from parity.core.bridge import named_leaves
+from parity.core.reference_layers import by_field, torch_carry
 from parity.core.references import TORCH_CELLS, CharReference, reference_of
 
 
@@ -70,6 +71,7 @@ class Pair:
         differentiable: the inputs whose gradients are compared too.
         model: the model that can be trained, where the pair is one.
         stack: its recurrent layers, or those that the pair is.
+        carry: the NamedTuple of a layer's carry, where one is among inputs and outputs.
         lengths: whether sequences have lengths of their own.
     """
 
@@ -85,6 +87,7 @@ class Pair:
     differentiable: tuple[str, ...] = ()
     model: CharModel | None = None
     stack: RNN | None = None
+    carry: Any = None
     lengths: bool = False
 
 
@@ -117,48 +120,67 @@ def projection(outputs: Mapping[str, Any]) -> Any:
     return total
 
 
-# Names of a carry's fields among inputs, outputs and gradients; all but an LSTM's have only the
-# first.
-CARRY_NAMES = ("carry.h", "carry.c")
+# A carry by name: "carry.h" and so on, among inputs, outputs and gradients. An array has the field
+# of all layers and directions, (L * D, B, H). One whose width differs from layer to layer, as a
+# previous input's does, has an array for each: "carry.x[0]", (B, I). The names are those of the
+# fields of a NamedTuple, the carry of one layer and direction; a model without a carry has none.
 
 
-def carry_names(cell: Cell) -> tuple[str, ...]:
-    """The names of the fields that this cell's carry has."""
-    return CARRY_NAMES[: len(cell.carry._fields)]
+def carry_shapes(stack: RNN, batch_size: int, input_size: int) -> tuple[Any, ...]:
+    """The carry of every layer and direction, with shapes for arrays."""
+    return jax.eval_shape(lambda: stack.initial_carry(batch_size, input_size=input_size))
 
 
-def named_fields(fields: Sequence[Any]) -> dict[str, Any]:
-    """The fields of a carry by name."""
-    return dict(zip(CARRY_NAMES, fields, strict=False))
+def carry_kind(stack: RNN | None, input_size: int) -> Any:
+    """The NamedTuple of a layer's carry; None without layers."""
+    return None if stack is None else type(carry_shapes(stack, 1, input_size)[0])
+
+
+def named_fields(kind: Any, fields: Sequence[Any]) -> dict[str, Any]:
+    """The fields of a carry by name; each an array, or a sequence of arrays."""
+    named: dict[str, Any] = {}
+    for name, field in zip(kind._fields, fields, strict=True):
+        if isinstance(field, tuple | list):
+            named |= {f"carry.{name}[{k}]": array for k, array in enumerate(field)}
+        else:
+            named[f"carry.{name}"] = field
+    return named
+
+
+def fields_of(kind: Any, named: Inputs) -> list[Any]:
+    """The way back, from inputs that have a carry among them."""
+    parts = range(len(named["carry.h"]))
+    fields = []
+    for name in kind._fields:
+        if f"carry.{name}" in named:
+            fields.append(named[f"carry.{name}"])
+        else:
+            fields.append(tuple(named[f"carry.{name}[{k}]"] for k in parts))
+    return fields
 
 
 def named_carry_of_jax(carry: Any) -> dict[str, jax.Array]:
     """A stack's carry, one NamedTuple a layer and direction, as torch has it: (L * D, B, H)."""
-    if not carry:
+    return named_fields(carry[0], by_field(carry, jnp.stack)) if carry else {}
+
+
+def carry_of_jax(kind: Any, inputs: Inputs) -> tuple[Any, ...]:
+    """The way back; () without a carry."""
+    if kind is None:
+        return ()
+    return tuple(kind(*states) for states in zip(*fields_of(kind, inputs), strict=True))
+
+
+def named_carry_of_torch(kind: Any, carry: Any) -> dict[str, torch.Tensor]:
+    """torch's carry, (), h or a tuple of fields, by name."""
+    if kind is None:
         return {}
-    stacked = map(jnp.stack, zip(*carry, strict=True))  # (B, H) each to (L * D, B, H)
-    return named_fields(tuple(stacked))
+    return named_fields(kind, (carry,) if isinstance(carry, torch.Tensor) else carry)
 
 
-def carry_of_jax(cell: Cell, inputs: Inputs) -> tuple[Any, ...]:
-    """The way back, from inputs named "carry.h" and "carry.c"."""
-    fields = [inputs[name] for name in carry_names(cell)]  # (L * D, B, H) each
-    return tuple(cell.carry(*states) for states in zip(*fields, strict=True))
-
-
-def named_carry_of_torch(carry: Any) -> dict[str, torch.Tensor]:
-    """torch's carry, (), h or (h, c), by name."""
-    return named_fields((carry,) if isinstance(carry, torch.Tensor) else carry)
-
-
-def carry_of_torch(inputs: Inputs) -> Any:
-    """The way back."""
-    return torch_carry([inputs[name] for name in CARRY_NAMES if name in inputs])
-
-
-def torch_carry(fields: Sequence[torch.Tensor]) -> Any:
-    """A carry's fields as torch's layers take them: h, or (h, c)."""
-    return fields[0] if len(fields) == 1 else tuple(fields)
+def carry_of_torch(kind: Any, inputs: Inputs) -> Any:
+    """The way back; () without a carry."""
+    return () if kind is None else torch_carry(fields_of(kind, inputs))
 
 
 def directions(stack: RNN) -> int:
@@ -166,10 +188,38 @@ def directions(stack: RNN) -> int:
     return 2 if stack.bidirectional else 1
 
 
-def sample_carry(rng: np.random.Generator, stack: RNN, batch_size: int) -> dict[str, np.ndarray]:
+def carry_inputs(
+    sample_inputs: Callable[[np.random.Generator], Mapping[str, Any]],
+) -> tuple[str, ...]:
+    """The names of the inputs that are a carry's fields."""
+    sampled = sample_inputs(np.random.default_rng(0))
+    return tuple(name for name in sampled if name.startswith("carry."))
+
+
+# Fields are sampled within +-SPREAD around 0, but a normalizer, which divides, around this.
+SPREAD = 0.9
+NORMALIZER = 1.5
+
+
+def sample_field(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A field of a carry; that of a normalizer is positive, as it is after any step."""
+    middle = NORMALIZER if name == "n" else 0.0
+    return middle + rng.uniform(-SPREAD, SPREAD, shape)
+
+
+def sample_carry(
+    rng: np.random.Generator, stack: RNN, batch_size: int, input_size: int
+) -> dict[str, np.ndarray]:
     """A carry for every layer and direction, by name."""
-    shape = (stack.num_layers * directions(stack), batch_size, stack.hidden_size)
-    return {name: rng.uniform(-0.9, 0.9, shape) for name in carry_names(stack.cell)}
+    parts = carry_shapes(stack, batch_size, input_size)
+    fields: list[Any] = []
+    for name, states in zip(parts[0]._fields, zip(*parts, strict=True), strict=True):
+        shapes = [state.shape for state in states]
+        if len(set(shapes)) == 1:
+            fields.append(sample_field(rng, name, (len(parts), *shapes[0])))
+        else:
+            fields.append([sample_field(rng, name, shape) for shape in shapes])
+    return named_fields(parts[0], fields)
 
 
 @dataclass(frozen=True)
@@ -181,9 +231,10 @@ class _Model:
     sizes: Sizes
 
     @property
-    def cell(self) -> Cell | None:
-        # The cell of a model with a carry.
-        return self.model.stack.cell if isinstance(self.model, StatefulModel) else None
+    def kind(self) -> Any:
+        # The carry of a layer of a model with a carry.
+        stack = self.model.stack if isinstance(self.model, StatefulModel) else None
+        return carry_kind(stack, self.model.embedding_size)
 
     @property
     def steps(self) -> int:
@@ -197,12 +248,8 @@ class _Model:
         # Targets are samples of their own, so that a loss of the inputs shows.
         inputs = {"tokens": tokens[0], "targets": tokens[1]}
         if isinstance(self.model, StatefulModel):
-            inputs |= sample_carry(rng, self.model.stack, self.sizes.B)
+            inputs |= sample_carry(rng, self.model.stack, self.sizes.B, self.model.embedding_size)
         return inputs
-
-    def carry(self, inputs: Inputs) -> Any:
-        # The model's carry among the inputs.
-        return carry_of_jax(self.cell, inputs) if self.cell else ()
 
     def jax_outputs(self, params: Any, inputs: Inputs) -> dict[str, jax.Array]:
         # Log probabilities of the steps that count, and the carry.
@@ -210,7 +257,7 @@ class _Model:
         if self.length is not None:
             lengths["lengths"] = jnp.full(self.sizes.B, self.length)
         carry, log_probs = apply(
-            self.model, params, self.carry(inputs), inputs["tokens"], **lengths
+            self.model, params, carry_of_jax(self.kind, inputs), inputs["tokens"], **lengths
         )
         if self.length is not None:
             log_probs = log_probs[: self.length]  # (T, B, V) to (length, B, V)
@@ -221,16 +268,20 @@ class _Model:
         # As a padded window in training: the steps from `count` on have no loss.
         count = None if self.length is None else jnp.asarray(self.length)
         batch = Batch(inputs["tokens"], inputs["targets"], count)
-        return batch_loss(self.model, params, self.carry(inputs), batch)[0]
+        return batch_loss(self.model, params, carry_of_jax(self.kind, inputs), batch)[0]
 
     def torch_outputs(self, reference: CharReference, inputs: Inputs) -> dict[str, torch.Tensor]:
         # The same of the reference, which gets no steps that do not count.
-        carry, log_probs = reference(carry_of_torch(inputs), inputs["tokens"][: self.length])
-        return {"log_probs": log_probs, **named_carry_of_torch(carry)}
+        carry, log_probs = reference(self.torch_carry(inputs), inputs["tokens"][: self.length])
+        return {"log_probs": log_probs, **named_carry_of_torch(self.kind, carry)}
 
     def torch_loss(self, reference: CharReference, inputs: Inputs) -> torch.Tensor:
         # torch's own loss.
-        return reference_loss(reference, carry_of_torch(inputs), inputs, self.length)[1]
+        return reference_loss(reference, self.torch_carry(inputs), inputs, self.length)[1]
+
+    def torch_carry(self, inputs: Inputs) -> Any:
+        # The reference's carry among the inputs.
+        return carry_of_torch(self.kind, inputs)
 
 
 def model_pair(
@@ -255,9 +306,10 @@ def model_pair(
         jax_loss=both.jax_loss,
         torch_outputs=both.torch_outputs,
         torch_loss=both.torch_loss,
-        differentiable=carry_names(both.cell) if both.cell else (),
+        differentiable=carry_inputs(both.sample_inputs),
         model=model,
         stack=recurrent_layers(model),
+        carry=both.kind,
         lengths=length is not None,
     )
 
@@ -289,7 +341,7 @@ def _linen_paths(model: CharModel, steps: int) -> list[str]:
 
 
 def course_pairs() -> list[Pair]:
-    """Every model of the course, and `CharLM` with each cell and with one table."""
+    """Every model of the course, and `CharLM` with each cell of torch and with one table."""
     pairs = []
     for kind in COURSE_MODELS:
         # torch samples dropout masks of its own, so here there is no dropout.

@@ -1,13 +1,15 @@
-"""The course's models in PyTorch, with torch's own modules: the reference that JAX must equal.
+"""The course's models in PyTorch, of torch's own modules: the reference that JAX must equal.
 
 Shapes: T time steps, B batch, V vocabulary, F embedding size, H hidden size, L layers.
 
 Every reference is called as the model of the same name, `reference(carry, tokens)`, which gives the
 carry and log probabilities, and has the same attributes. A carry is torch's own: () without memory,
-h (L, B, H), or (h, c).
+h (L, B, H), or a tuple of fields such as (h, c). Recurrent layers that torch has not are loops of
+`reference_layers`.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,20 +18,29 @@ from torch.nn import functional
 
 from jaxrnn.nn import models
 from jaxrnn.recurrent.catalog import CELLS
+from parity.core.reference_layers import REFERENCE_CELLS, ReferenceRNN
 
-# torch's carry: (), h, or (h, c).
+# torch's carry: (), h, or a tuple of fields.
 Carry = Any
 
 # torch's recurrent layers by the name of our cell.
-LAYERS: dict[str, Callable[..., nn.RNNBase]] = {
+TORCH_LAYERS: dict[str, Callable[..., nn.Module]] = {
     "tanh": nn.RNN,
     "relu": lambda *sizes, **options: nn.RNN(*sizes, nonlinearity="relu", **options),
     "gru": nn.GRU,
     "lstm": nn.LSTM,
 }
 
-TORCH_CELLS = {name: cell for name, cell in CELLS.items() if name in LAYERS}
+LAYERS = TORCH_LAYERS | {
+    name: partial(ReferenceRNN, cell) for name, cell in REFERENCE_CELLS.items()
+}
+"""Recurrent layers in PyTorch by the name of our cell, all called as `torch.nn.LSTM`."""
+
+TORCH_CELLS = {name: cell for name, cell in CELLS.items() if name in TORCH_LAYERS}
 """Our cells that torch has a layer for."""
+
+LOOP_CELLS = {name: cell for name, cell in CELLS.items() if name in REFERENCE_CELLS}
+"""Our other cells, whose layer in PyTorch is a loop over the equation of one step."""
 
 
 def repackage(carry: Carry) -> Carry:
@@ -139,6 +150,8 @@ class StatefulReference(CharReference):
 
     def initial_carry(self, batch_size: int) -> Carry:
         """Zeros, in the precision of the weights."""
+        if isinstance(self.rnn, ReferenceRNN):
+            return self.rnn.initial_carry(batch_size)
         zeros = self.e.weight.new_zeros(self.num_layers, batch_size, self.hidden_size)  # (L, B, H)
         return (zeros, zeros.clone()) if self.cell == "lstm" else zeros
 
@@ -205,12 +218,14 @@ def _sizes(model: models.CharModel) -> tuple[int, int, int]:
 
 def _char_lm(model: Any) -> CharReference:
     cell = model.cell.name
+    if cell not in LAYERS:
+        raise ValueError(
+            f"The cell {cell!r} has no layer in PyTorch; add its step to REFERENCE_CELLS."
+        )
     if model.tied:
         return TiedReference(
             cell, model.vocab_size, model.hidden_size, model.num_layers, model.dropout
         )
-    if cell not in LAYERS:
-        raise ValueError(f"torch has no layer for the cell {cell!r}.")
     return StatefulReference(cell, *_sizes(model), model.num_layers, model.dropout)
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrnn.recurrent.catalog import CELLS
+from jaxrnn.recurrent.cells import AnyCell, Cell
 from parity.core.compare import MEANING_LIMIT, relative_l2
 from parity.diagnosis.identify import layer_weights, match
 from parity.diagnosis.stacks import (
@@ -19,7 +20,7 @@ from parity.diagnosis.stacks import (
     dropped,
     joined,
     layer_words,
-    part_names,
+    parts_of,
     run_part,
 )
 
@@ -77,13 +78,12 @@ def cause_in_cell(
 
 def _other_weights(case: StackCase, name: str, steps: Part) -> Iterator[tuple[str, np.ndarray]]:
     # The steps with a weight of another layer or direction.
-    for other in part_names(case.stack):
+    for other in parts_of(case.stack):
         if other == name:
             continue
-        theirs = layer_weights(case.weights, f"_{other}")._asdict()
-        for kind, weight in theirs.items():
-            if weight.shape == getattr(steps.weights, kind).shape:
-                weights = steps.weights._replace(**{kind: weight})
+        for kind, weight in layer_weights(case.weights, other).items():
+            if weight.shape == steps.weights[kind].shape:
+                weights = {**steps.weights, kind: weight}
                 ys = run_part(steps._replace(weights=weights)).ys
                 yield f"its {kind} is that of {layer_words(other)}", ys
 
@@ -116,7 +116,7 @@ def _restarted(part: Part) -> np.ndarray:
     steps, batch_size, width = part.xs.shape
     alone = part._replace(
         xs=part.xs.reshape(1, -1, width),  # (T, B, I) to (1, T * B, I)
-        carry=tuple(np.tile(field, (steps, 1)) for field in part.carry),  # (T * B, H)
+        carry=part.carry._make(np.tile(field, (steps, 1)) for field in part.carry),  # (T * B, H)
         mask=None,
     )
     return run_part(alone).ys.reshape(steps, batch_size, -1)  # (T, B, H)
@@ -124,16 +124,21 @@ def _restarted(part: Part) -> np.ndarray:
 
 def cause_in_carry(case: StackCase, k: int, got: Fields) -> str:
     """Why layer and direction k got another carry."""
-    stacked = np.stack(got)  # (fields, B, H)
-    if not np.any(stacked):
+    numbers = _side_by_side(got)
+    if not np.any(numbers):
         return "it is zero"
-    opposite = np.stack(case.carry[::-1][k])
+    opposite = _side_by_side(case.carry[::-1][k])
     candidates = [("the carries are read in the opposite order", opposite)]
     if len(got) > 1:
-        candidates.append(("its fields are exchanged", stacked[::-1]))
+        candidates.append(("its fields are exchanged", _side_by_side(case.carry[k][::-1])))
     for j, other in enumerate(case.carry):
-        candidates.append((f"it is the carry of layer and direction {j}", np.stack(other)))
-    return fitting(candidates, stacked)
+        candidates.append((f"it is the carry of layer and direction {j}", _side_by_side(other)))
+    return fitting(candidates, numbers)
+
+
+def _side_by_side(fields: Sequence[np.ndarray]) -> np.ndarray:
+    # The fields of a carry in one array, whatever their widths: (B, H) each to (B, ...).
+    return np.concatenate(fields, axis=-1)
 
 
 def cause_between(
@@ -189,9 +194,14 @@ def cause_in_gradient(part: Part, got: np.ndarray, expected: np.ndarray) -> str:
     return words or _scaled(part, got, expected)
 
 
+def gate_names(cell: AnyCell) -> Sequence[str]:
+    """The gates whose rows lie one above the other; one for all rows of a free cell."""
+    return cell.gates if isinstance(cell, Cell) else ("all",)
+
+
 def _without_a_gate(part: Part, expected: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     # The gradient without the rows of one gate.
-    gates = CELLS[part.cell].gates
+    gates = gate_names(CELLS[part.cell])
     if len(gates) == 1 or len(expected) % len(gates) or expected.ndim > 2:
         return
     for k, gate in enumerate(gates):
@@ -202,9 +212,9 @@ def _without_a_gate(part: Part, expected: np.ndarray) -> Iterator[tuple[str, np.
 
 def _scaled(part: Part, got: np.ndarray, expected: np.ndarray) -> str:
     # A constant factor, in all gates or in some, and what it is if that is known.
-    gates = CELLS[part.cell].gates
+    gates = gate_names(CELLS[part.cell])
     if len(expected) % len(gates):
-        return ""
+        gates = ("all",)  # a vector of (H,)
     # Does one factor a gate explain the difference?
     factors = []
     scaled = []

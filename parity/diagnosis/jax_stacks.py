@@ -36,7 +36,7 @@ class Recorded(RNN):
 
     def _run(self, name: str, carry: Any, xs: Inputs, mask: Any, resets: Any) -> Any:
         last, ys = super()._run(name, carry, xs, mask, resets)
-        self.sow("intermediates", name, (tuple(carry), xs.dense(), tuple(last), ys))
+        self.sow("intermediates", name, (carry, xs.dense(), last, ys))
         return last, ys
 
 
@@ -74,26 +74,24 @@ class JaxStack:
         params = jax_arrays(self.weights, "float64")
         for kind, array in weights.items():
             params[f"{kind}_{name}"] = array
-        carry = self.stack.cell.carry(*carry)
         last, ys = self.one_part.apply({"params": params}, name, carry, xs, mask)
-        return projection({"ys": ys, **named_fields(last)}), (tuple(last), ys)
+        return projection({"ys": ys, **named_fields(last, last)}), (last, ys)
 
     def part(self, name: str, part: Part) -> PartResults:
         """One layer and direction."""
         with precision("float64"):
             results = self.program(
                 name,
-                jax_arrays(part.weights._asdict(), "float64"),
-                tuple(map(jnp.asarray, part.carry)),
+                jax_arrays(part.weights, "float64"),
+                jax.tree.map(jnp.asarray, part.carry),
                 jnp.asarray(part.xs),
                 None if part.mask is None else jnp.asarray(part.mask),
             )
             # value_and_grad gives ((projection, results), gradients).
             (_, (last, ys)), (d_weights, d_carry, d_xs) = results
-            gradients = {**d_weights, "xs": d_xs, **named_fields(d_carry)}
-            return PartResults(
-                tuple(map(numpy_of, last)), numpy_of(ys), None, numpy_arrays(gradients)
-            )
+            gradients = {**d_weights, "xs": d_xs, **named_fields(d_carry, d_carry)}
+            last = jax.tree.map(numpy_of, last)
+            return PartResults(last, numpy_of(ys), None, numpy_arrays(gradients))
 
     def free(self, case: StackCase) -> FreeRun:
         """The whole stack."""
@@ -101,7 +99,7 @@ class JaxStack:
         def run(weights: Any, xs: Any) -> Any:
             (_, ys), recorded = self.recorded.apply(
                 {"params": weights},
-                tuple(self.stack.cell.carry(*fields) for fields in case.carry),
+                jax.tree.map(jnp.asarray, case.carry),
                 xs,
                 lengths=case.lengths,
                 dropout_masks=case.masks or None,
@@ -123,7 +121,7 @@ def _recorded_part(case: StackCase, name: str, recorded: Any) -> tuple[Part, Par
     carry, xs, last, ys = jax.tree.map(numpy_of, recorded)
     part = Part(
         case.stack.cell.name,
-        layer_weights(case.weights, f"_{name}"),
+        layer_weights(case.weights, name),
         xs,
         carry,
         name.endswith("_reverse"),

@@ -23,8 +23,8 @@ from parity.diagnosis.causes import (
     cause_in_cell,
     cause_in_gradient,
     cause_in_loop,
+    gate_names,
 )
-from parity.diagnosis.equations import Weights
 from parity.diagnosis.jax_stacks import JaxStack
 from parity.diagnosis.stacks import (
     Part,
@@ -33,7 +33,7 @@ from parity.diagnosis.stacks import (
     StackCase,
     joined,
     layer_words,
-    part_names,
+    parts_of,
     reference_parts,
     run_part,
     single_steps,
@@ -77,7 +77,7 @@ def _forward(case: StackCase, stack: JaxStack, parts: Parts) -> Iterator[Diagnos
         steps, times = single_steps(part, right)
         got = stack.part(name, steps)
         expected = run_part(steps)
-        wrong = list(_wrong_steps(case, got, expected, times))
+        wrong = list(_wrong_steps(got, expected, times))
         if wrong:
             t, field = min(wrong)
             gates = _gate_words(differing_gates(case, stack, name, steps))
@@ -94,10 +94,10 @@ def _forward(case: StackCase, stack: JaxStack, parts: Parts) -> Iterator[Diagnos
 
 
 def _wrong_steps(
-    case: StackCase, got: PartResults, expected: PartResults, times: np.ndarray
+    got: PartResults, expected: PartResults, times: np.ndarray
 ) -> Iterator[tuple[int, str]]:
     # The time steps and fields that differ when every step is run by itself.
-    fields = (*case.stack.cell.carry._fields, "output")
+    fields = (*got.last._fields, "output")
     results = (*got.last, got.ys[0])
     right = (*expected.last, expected.ys[0])
     for field, result, truth in zip(fields, results, right, strict=True):
@@ -110,7 +110,7 @@ def _wrong_steps(
 
 def differing_gates(case: StackCase, stack: JaxStack, name: str, steps: Part) -> Sequence[str]:
     """The fewest gates that hide the difference when they are saturated; none if none do."""
-    gates = case.stack.cell.gates
+    gates = gate_names(case.stack.cell)
     if len(gates) == 1:
         return ()
     rows = np.repeat(np.arange(len(gates)), case.stack.hidden_size)  # the gate of each row
@@ -125,7 +125,7 @@ def differing_gates(case: StackCase, stack: JaxStack, name: str, steps: Part) ->
 
 def _agrees(stack: JaxStack, name: str, steps: Part, added: np.ndarray) -> bool:
     # Whether single steps agree when something is added to the input bias.
-    weights = steps.weights._replace(bias_ih=steps.weights.bias_ih + added)
+    weights = {**steps.weights, "bias_ih": steps.weights["bias_ih"] + added}
     part = steps._replace(weights=weights)
     got = stack.part(name, part)
     expected = run_part(part)
@@ -171,8 +171,8 @@ def _backward(case: StackCase, stack: JaxStack, parts: Parts) -> Iterator[Diagno
         if not wrong:
             continue
         place = f"the backward pass of {layer_words(name)}, gradient of {', '.join(wrong)}"
-        if set(wrong) & set(Weights._fields):
-            place += _gate_words(_wrong_gates(case, got, right.gradients))
+        if set(wrong) & set(part.weights):
+            place += _gate_words(_wrong_gates(case, part, got, right.gradients))
         place += _first_wrong_step(part, got["xs"], right.gradients["xs"])
 
         # The recurrent weights are the most telling: their gradient comes from the loop alone.
@@ -181,14 +181,14 @@ def _backward(case: StackCase, stack: JaxStack, parts: Parts) -> Iterator[Diagno
         yield Diagnosis(place, next((causes[n] for n in order if causes[n]), ""))
 
 
-def _wrong_gates(case: StackCase, got: Arrays, expected: Arrays) -> Sequence[str]:
+def _wrong_gates(case: StackCase, part: Part, got: Arrays, expected: Arrays) -> Sequence[str]:
     # The gates in whose rows the gradient of some weight differs; none of a cell with one.
-    gates = case.stack.cell.gates
+    gates = gate_names(case.stack.cell)
     if len(gates) == 1:
         return ()
-    rows = _gate_grid(case, got, expected).values()
+    rows = _gate_grid(case, part, got, expected).values()
     limit = MEANING_LIMIT["gradients"]
-    return [gate for gate in gates if any(row[gate] > limit for row in rows)]
+    return [gate for gate in gates if any(row.get(gate, 0.0) > limit for row in rows)]
 
 
 def _first_wrong_step(part: Part, got: np.ndarray, expected: np.ndarray) -> str:
@@ -199,11 +199,14 @@ def _first_wrong_step(part: Part, got: np.ndarray, expected: np.ndarray) -> str:
     return ""
 
 
-def _gate_grid(case: StackCase, got: Arrays, expected: Arrays) -> Grid:
-    # Errors of the gradients of one layer by weight and gate.
-    gates = case.stack.cell.gates
+def _gate_grid(case: StackCase, part: Part, got: Arrays, expected: Arrays) -> Grid:
+    # Errors of the gradients of one layer by weight and gate; a vector of (H,) is of no gate.
+    gates = gate_names(case.stack.cell)
     grid: Grid = {}
-    for name in Weights._fields:
+    for name in part.weights:
+        if len(expected[name]) != len(gates) * case.stack.hidden_size:
+            grid[name] = {"all": relative_l2(got[name], expected[name])}
+            continue
         blocks = np.split(got[name], len(gates))  # (G * H, ...) to G times (H, ...)
         right = np.split(expected[name], len(gates))
         grid[name] = dict(zip(gates, map(relative_l2, blocks, right), strict=True))
@@ -216,8 +219,11 @@ def _between_backwards(case: StackCase, stack: JaxStack, parts: Parts) -> Iterat
     case = replace(case, lengths=None, masks=())
     got = stack.free(case).gradients
     expected = stack_gradients(case)
-    for name in reversed(part_names(case.stack)):
+    for name in reversed(parts_of(case.stack)):
+        # The recurrent weight is the most telling; a cell without one has its input weight.
         key = f"weight_hh_{name}"
+        if key not in expected:
+            key = next(key for key in expected if key.endswith(f"_{name}"))
         if differs(got[key], expected[key], "gradients"):
             # "l1_reverse" is a part of layer 1.
             layer = int(name.split("_")[0][1:])
@@ -241,13 +247,12 @@ def grids(case: StackCase) -> dict[str, Grid]:
         steps, times = single_steps(part, right)
         got = stack.part(name, steps)
         expected = run_part(steps)
-        fields = case.stack.cell.carry._fields
-        for field, result, truth in zip(fields, got.last, expected.last, strict=True):
+        for field, result, truth in zip(part.carry._fields, got.last, expected.last, strict=True):
             errors = (relative_l2(result[times == t], truth[times == t]) for t in np.unique(times))
             clamped[f"{row}, {field}"] = _by_number(errors)
 
         gradients = stack.part(name, part).gradients
-        for kind, by_gate in _gate_grid(case, gradients, right.gradients).items():
+        for kind, by_gate in _gate_grid(case, part, gradients, right.gradients).items():
             backward[f"{row}, {kind}"] = by_gate
     return {
         "layer x time step, running freely": running,

@@ -9,22 +9,24 @@ A single step does the same for every step. The reference is torch's own layer, 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
 from jaxrnn.nn.layers import RNN
-from jaxrnn.recurrent.cells import Cell
+from jaxrnn.recurrent.cells import AnyCell
 from parity.core.bridge import numpy_arrays, numpy_of, tensor_of, tensors, torch_device
-from parity.core.pairs import directions, named_fields, projection, torch_carry
+from parity.core.pairs import carry_shapes, directions, named_fields, projection, sample_field
+from parity.core.reference_layers import by_field, part_names, torch_carry
 from parity.core.references import LAYERS
 from parity.core.runners import gradient_of
 from parity.diagnosis.equations import Weights
 from parity.diagnosis.identify import layer_weights
 
-# The fields of one carry, each (B, H).
-Fields = tuple[np.ndarray, ...]
+# The carry of one layer and direction, a NamedTuple of arrays: (B, H) each, or (B, I).
+Fields = Any
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class StackCase:
         stack: the stack, as the library has it.
         weights: by torch's names.
         xs: (T, B, I).
-        carry: for each layer and direction the fields, in torch's order.
+        carry: for each layer and direction the carry, in torch's order.
         lengths: (B,), or None.
         masks: for every layer but the last which outputs dropout leaves, (T, B, D * H); empty
             without dropout.
@@ -61,9 +63,9 @@ class Part(NamedTuple):
 
     Attributes:
         cell: the name of its cell.
-        weights: its weights.
+        weights: its weights, without its suffix.
         xs: (T, B, I).
-        carry: the fields before its first step.
+        carry: the carry before its first step.
         reverse: whether it runs from the last step to the first.
         mask: (T, B), or None.
     """
@@ -93,9 +95,9 @@ class PartResults(NamedTuple):
     """What one layer and direction computes.
 
     Attributes:
-        last: the fields after the last step.
+        last: the carry after the last step.
         ys: (T, B, H).
-        before: for each step the fields before it, (T, B, H) each; None of JAX.
+        before: for each step the carry before it, (T, B, H) a field; None of JAX.
         gradients: of `projection` of last and ys: by weight, "xs", and "carry.h" and so on.
     """
 
@@ -110,7 +112,7 @@ Parts = dict[str, tuple[Part, PartResults]]
 
 
 def sample_stack_case(
-    cell: Cell,
+    cell: AnyCell,
     *,
     steps: int = 4,
     batch_size: int = 3,
@@ -125,39 +127,38 @@ def sample_stack_case(
     """A random case; no weight, bias or carry is zero."""
     rng = np.random.default_rng(seed)
     stack = RNN(cell, hidden_size, num_layers, bidirectional=bidirectional, dropout=dropout)
-    rows = len(cell.gates) * hidden_size
     outputs = directions(stack) * hidden_size
 
     weights: dict[str, np.ndarray] = {}
-    for name in part_names(stack):
-        width = inputs if name.startswith("l0") else outputs
-        shapes: dict[str, tuple[int, ...]] = {
-            "weight_ih": (rows, width),
-            "weight_hh": (rows, hidden_size),
-            "bias_ih": (rows,),
-            "bias_hh": (rows,),
-        }
-        for kind, shape in shapes.items():
-            weights[f"{kind}_{name}"] = rng.uniform(-1, 1, shape)
+    for name, parameter in _layers(stack, inputs).named_parameters():
+        weights[name] = rng.uniform(-1, 1, tuple(parameter.shape))
 
-    # (L * D, fields, B, H) and (L - 1, T, B, D * H), in this order: the seed decides.
-    parts = num_layers * directions(stack)
-    carry = rng.uniform(-0.9, 0.9, (parts, len(cell.carry._fields), batch_size, hidden_size))
+    # The carry, then (L - 1, T, B, D * H), in this order: the seed decides.
+    carry = []
+    for shapes in carry_shapes(stack, batch_size, inputs):
+        fields = shapes._asdict().items()
+        carry.append(shapes._make(sample_field(rng, name, like.shape) for name, like in fields))
     masks = rng.random((num_layers - 1, steps, batch_size, outputs)) > dropout
     return StackCase(
         stack,
         weights,
         rng.uniform(-1.5, 1.5, (steps, batch_size, inputs)),
-        tuple(map(tuple, carry)),
+        tuple(carry),
         np.maximum(1, steps - np.arange(batch_size)) if lengths else None,
         tuple(masks) if dropout else (),
     )
 
 
-def part_names(stack: RNN) -> list[str]:
+def parts_of(stack: RNN) -> list[str]:
     """torch's suffixes of the weights: "l0", "l0_reverse", "l1", ..."""
-    ends = ("", "_reverse")[: directions(stack)]
-    return [f"l{layer}{end}" for layer in range(stack.num_layers) for end in ends]
+    return part_names(stack.num_layers, directions(stack))
+
+
+def _layers(stack: RNN, input_size: int) -> nn.Module:
+    # The same stack in PyTorch, without dropout.
+    return LAYERS[stack.cell.name](
+        input_size, stack.hidden_size, stack.num_layers, bidirectional=stack.bidirectional
+    )
 
 
 def layer_words(name: str) -> str:
@@ -170,7 +171,7 @@ def reference_parts(case: StackCase) -> Parts:
     parts: Parts = {}
     xs = case.xs
     below: list[np.ndarray] = []
-    for k, name in enumerate(part_names(case.stack)):
+    for k, name in enumerate(parts_of(case.stack)):
         # A layer reads the outputs of both directions below it.
         if k and k % directions(case.stack) == 0:
             xs = joined(below)
@@ -180,7 +181,7 @@ def reference_parts(case: StackCase) -> Parts:
             below = []
         part = Part(
             case.stack.cell.name,
-            layer_weights(case.weights, f"_{name}"),
+            layer_weights(case.weights, name),
             xs,
             case.carry[k],
             name.endswith("_reverse"),
@@ -206,7 +207,7 @@ def run_part(part: Part) -> PartResults:
     """torch's layer, one step after the other."""
     hidden_size = part.carry[0].shape[-1]
     module = LAYERS[part.cell](part.xs.shape[-1], hidden_size).double().to(torch_device())
-    state = {f"{name}_l0": array for name, array in part.weights._asdict().items()}
+    state = {f"{name}_l0": array for name, array in part.weights.items()}
     module.load_state_dict(tensors(state, "float64"))
     xs = _tensor(part.xs).requires_grad_()
     start = [_tensor(field).requires_grad_() for field in part.carry]
@@ -223,15 +224,15 @@ def run_part(part: Part) -> PartResults:
     stacked = torch.stack(ys)  # (T, B, H)
 
     # Backward, from a scalar that depends on everything.
-    projection({"ys": stacked, **named_fields(carry)}).backward()
+    projection({"ys": stacked, **named_fields(part.carry, carry)}).backward()
     leaves: dict[str, torch.Tensor] = {}
-    for name in Weights._fields:
+    for name in part.weights:
         leaves[name] = module.get_parameter(f"{name}_l0")
-    leaves |= {"xs": xs, **named_fields(start)}
+    leaves |= {"xs": xs, **named_fields(part.carry, start)}
     return PartResults(
-        tuple(map(numpy_of, carry)),
+        part.carry._make(map(numpy_of, carry)),
         numpy_of(stacked),
-        tuple(numpy_of(torch.stack(field)) for field in zip(*before, strict=True)),
+        part.carry._make(numpy_of(torch.stack(f)) for f in zip(*before, strict=True)),
         {name: gradient_of(leaf) for name, leaf in leaves.items()},
     )
 
@@ -241,7 +242,7 @@ def _tensor(array: np.ndarray) -> torch.Tensor:
 
 
 def _torch_step(
-    module: torch.nn.Module,
+    module: nn.Module,
     x: torch.Tensor,
     carry: list[torch.Tensor],
     mask: torch.Tensor | None,
@@ -268,21 +269,18 @@ def single_steps(part: Part, results: PartResults) -> tuple[Part, np.ndarray]:
     counted = part.counted
     steps = part._replace(
         xs=part.xs[counted][None],  # (T, B, I) to (1, steps that count, I)
-        carry=tuple(field[counted] for field in results.before),
+        carry=part.carry._make(field[counted] for field in results.before),
         mask=None,
     )
     return steps, np.nonzero(counted)[0]
 
 
 def stack_gradients(case: StackCase) -> dict[str, np.ndarray]:
-    """The gradients of torch's own stack, by weight; without lengths and dropout."""
-    stack = case.stack
-    module = LAYERS[stack.cell.name](
-        case.xs.shape[-1], stack.hidden_size, stack.num_layers, bidirectional=stack.bidirectional
-    )
-    module = module.double().to(torch_device())
+    """The gradients of PyTorch's whole stack, by weight; without lengths and dropout."""
+    module = _layers(case.stack, case.xs.shape[-1]).double().to(torch_device())
     module.load_state_dict(tensors(case.weights, "float64"))
-    fields = [_tensor(np.stack(field)) for field in zip(*case.carry, strict=True)]  # (L * D, B, H)
-    ys = module(_tensor(case.xs), torch_carry(fields))[0]  # (T, B, D * H)
+    parts = [[_tensor(field) for field in carry] for carry in case.carry]
+    carry = torch_carry(by_field(parts, torch.stack))  # (L * D, B, H) a field
+    ys = module(_tensor(case.xs), carry)[0]  # (T, B, D * H)
     projection({"ys": ys}).backward()
     return numpy_arrays({name: p.grad for name, p in module.named_parameters()})

@@ -68,7 +68,7 @@ def torch_gradients(pair: Pair, rule: Rule, case: Case) -> tuple[list[Weights], 
     with precision("float64"):
         reference = torch_module(pair, case.weights, "float64")
         inputs = tensors(case.inputs, "float64")
-        training = ReferenceTraining(reference, rule, carry_of_torch(inputs))  # type: ignore[arg-type]
+        training = ReferenceTraining(reference, rule, carry_of_torch(pair.carry, inputs))  # type: ignore[arg-type]
         parameters = dict(reference.named_parameters())
 
         def record() -> None:

@@ -142,5 +142,5 @@ def torch_run(pair: Pair, plan: TrainingPlan, dtype: str = "float64") -> dict[st
             evaluated = [training.evaluate(*window_tensors(w, dtype)) for w in plan.validation]
             sizes = [tokens.size for tokens, _ in plan.validation]
             losses.append(np.average(np.asarray(evaluated, float), weights=sizes))
-        carry = numpy_arrays(named_carry_of_torch(training.carry))
+        carry = numpy_arrays(named_carry_of_torch(pair.carry, training.carry))
         return {"validation losses": np.array(losses), **training.weights(), **carry}

@@ -190,7 +190,7 @@ def torch_trajectory(pair: Pair, weights: Arrays, plan: TrainingPlan, dtype: str
             norms.append(norm)
             if step % CHUNK == 0:
                 weights_after.append(training.weights())
-        last = numpy_arrays(named_carry_of_torch(training.carry))
+        last = numpy_arrays(named_carry_of_torch(pair.carry, training.carry))
     return Trajectory(np.stack(losses), np.stack(norms), weights_after, last)
 
 

@@ -73,14 +73,14 @@ def torch_updates(pair: Pair, rule: Rule, rows: Sequence[int], dtype: str) -> Ru
         with precision(dtype):
             reference = torch_module(pair, weights, dtype)
             cast = tensors(inputs, dtype)
-            training = ReferenceTraining(reference, rule, carry_of_torch(cast))  # type: ignore[arg-type]
+            training = ReferenceTraining(reference, rule, carry_of_torch(pair.carry, cast))  # type: ignore[arg-type]
             before = training.weights()
             norms = []
             for step, count in enumerate(rows):
                 norms.append(training.step(*torch_window(cast, step, count), RATE)[1])
             results = _weights(before, training.weights())
             results |= training.moments()
-            results |= numpy_arrays(named_carry_of_torch(training.carry))
+            results |= numpy_arrays(named_carry_of_torch(pair.carry, training.carry))
             return {"update": results | {"gradient norms": np.stack(norms)}}
 
     return run
@@ -107,9 +107,7 @@ def torch_window(
 
 def jax_state(pair: Pair, params: Any, opt_state: Any, inputs: Any) -> TrainState:
     """A training state with the inputs' carry."""
-    # Only the models with a carry have a property `stack`.
-    stack = getattr(pair.model, "stack", None)
-    carry = carry_of_jax(stack.cell, inputs) if stack else ()
+    carry = carry_of_jax(pair.carry, inputs)
     return TrainState(params, opt_state, carry, jnp.zeros((), jnp.int32), jax.random.key(0))
 
 

@@ -99,7 +99,7 @@ def compiled_with(call: str, change: Callable[[Any], Any]) -> Mutation:
 
 def _table_gradient_shifted(inputs: Any) -> Any:
     x_gates = inputs.x_gates
-    if x_gates.tokens is None:
+    if x_gates.values.ndim != 2:  # the gradient of a table is (V, G * H)
         return inputs
     shifted = jnp.roll(x_gates.values, 1, axis=0)
     return inputs._replace(x_gates=x_gates._replace(values=shifted))

@@ -23,7 +23,19 @@ from jaxrnn.nn.models import (
     CharSeqStatefulLSTM,
     CharSeqStatefulRnn,
 )
-from jaxrnn.recurrent.cells import GRU, LSTM, RELU, TANH
+from jaxrnn.recurrent.cells import (
+    COUPLED_LSTM,
+    GRU,
+    LSTM,
+    MGU,
+    PEEPHOLE_LSTM,
+    RELU,
+    SLSTM,
+    TANH,
+    AnyCell,
+)
+from jaxrnn.recurrent.free_cells import FREE_CELLS
+from jaxrnn.recurrent.linear_cells import LINEAR_CELLS, MIN_GRU
 from parity.core.compare import Finding, Outcome
 from parity.core.layer_pairs import LAYER_DROPOUT, layer_pair
 from parity.core.pairs import FEW, F, H, T, V, model_pair
@@ -53,6 +65,13 @@ LSTM_MODEL = "values of CharLM, lstm"
 TANH_STACK = "values of a tanh stack"
 GRU_STACK = "values of a gru stack"
 LSTM_STACK = "values of an lstm stack"
+PEEPHOLE_STACK = "values of a peephole-lstm stack"
+COUPLED_STACK = "values of a coupled-lstm stack"
+MGU_STACK = "values of an mgu stack"
+SLSTM_STACK = "values of an slstm stack"
+FREE_STACKS = {cell.name: f"values of {cell.name}" for cell in FREE_CELLS}
+PARALLEL = "values of mingru, parallel"
+LINEAR_STACKS = {cell.name: f"values of {cell.name}" for cell in LINEAR_CELLS}
 
 MakeCheck = Callable[[Text], Check]
 
@@ -138,6 +157,10 @@ def _stack(make: Callable[[], RNN], *, lengths: bool = False) -> MakeCheck:
     return lambda text: values_check(layer_pair(make(), lengths=lengths))
 
 
+def _of_cell(cell: AnyCell) -> MakeCheck:
+    return _stack(lambda: RNN(cell, H, 2))
+
+
 def _update(rule: Rule) -> MakeCheck:
     return lambda text: update_check(model_pair("model", CharSeqStatefulRnn(V, F, H)), rule)
 
@@ -166,6 +189,13 @@ CHECKS: dict[str, MakeCheck] = {
     TANH_STACK: _stack(lambda: RNN(TANH, H, 2)),
     GRU_STACK: _stack(lambda: RNN(GRU, H, 2)),
     LSTM_STACK: _stack(lambda: RNN(LSTM, H, 2, bidirectional=True), lengths=True),
+    PEEPHOLE_STACK: _stack(lambda: RNN(PEEPHOLE_LSTM, H, 2)),
+    COUPLED_STACK: _stack(lambda: RNN(COUPLED_LSTM, H, 2)),
+    MGU_STACK: _stack(lambda: RNN(MGU, H, 2)),
+    SLSTM_STACK: _stack(lambda: RNN(SLSTM, H, 2, bidirectional=True), lengths=True),
+    PARALLEL: lambda text: replace(_of_cell(MIN_GRU)(text), path="parallel"),
+    **{LINEAR_STACKS[cell.name]: _of_cell(cell) for cell in LINEAR_CELLS},
+    **{FREE_STACKS[cell.name]: _of_cell(cell) for cell in FREE_CELLS},
     "dropout": _stack(lambda: RNN(LSTM, H, 3, dropout=LAYER_DROPOUT)),
     **{f"update, {rule.name}": _update(rule) for rule in RULES},
     "initialization of CharSeqRnn": _initialization(lambda: CharSeqRnn(V, F, H, identity=True)),

@@ -6,22 +6,51 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
 
+import jaxrnn.recurrent.free_cells
 from jaxrnn.nn.layers import RNN
-from jaxrnn.recurrent.cells import GRU, LSTM, RELU, TANH, Hidden
+from jaxrnn.recurrent.cells import (
+    COUPLED_LSTM,
+    GRU,
+    LSTM,
+    MGU,
+    PEEPHOLE_LSTM,
+    RELU,
+    SLSTM,
+    TANH,
+    Hidden,
+)
+from jaxrnn.recurrent.free_cells import (
+    GRU_RESET_BEFORE,
+    MOGRIFIER_LSTM,
+    MULTIPLICATIVE_LSTM,
+    PAPER_MGU,
+    mogrifier_lstm,
+)
+from jaxrnn.recurrent.linear_cells import LRU, MIN_GRU, MIN_LSTM, QRNN, QRNN_1, RG_LRU, SRU
 from parity.mutation.mutants import (
+    COUPLED_STACK,
+    FREE_STACKS,
     GRU_MODEL,
     GRU_STACK,
+    LINEAR_STACKS,
     LSTM_MODEL,
     LSTM_STACK,
+    MGU_STACK,
+    PARALLEL,
+    PEEPHOLE_STACK,
     RNN_MODEL,
+    SLSTM_STACK,
     TANH_STACK,
     Mutant,
 )
 from parity.mutation.recurrent_mutations import (
     Gradients,
+    as_gated,
     backward_with,
     bias_outside_the_reset,
     carries_exchanged,
+    coefficients_with,
+    coupled_lstm_step,
     cut_between_layers,
     directions_exchanged,
     dropped_after_the_last,
@@ -29,14 +58,27 @@ from parity.mutation.recurrent_mutations import (
     gates_with,
     gru_step,
     layers_exchanged,
+    lru_unscaled,
     lstm_step,
+    mgu_step,
+    min_gru_without_g,
+    min_lstm_unnormalized,
     own_gru,
+    parallel_backward_with,
+    peephole_lstm_step,
+    pooling,
     recurrence_with,
     reset_before_the_matmul,
+    rg_lru_unscaled,
+    slstm_step,
+    sru_step,
     stack_with,
+    states_with,
     stepping,
+    without_multiplication,
+    without_the_input_before,
 )
-from parity.mutation.tools import only_in, rows_of, wrapped, zeros
+from parity.mutation.tools import only_in, replaced, rows_of, wrapped, zeros
 
 # The places of two gates of the GRU, and of the forget gate of the LSTM, among the rows.
 R = 0
@@ -56,6 +98,10 @@ def _not_turned_back(ys: Any, reverse: bool) -> Any:
 def _without_step_2(gates: jnp.ndarray) -> jnp.ndarray:
     # The input's half of the gates; single steps of the search have no step 2.
     return gates.at[2].set(0) if len(gates) > 2 else gates
+
+
+def _without_step_1(d_gates: jnp.ndarray) -> jnp.ndarray:
+    return d_gates.at[1].set(0)
 
 
 def _twice_in_z(d: Gradients) -> Gradients:
@@ -145,6 +191,173 @@ RECURRENT = (
         LSTM_MODEL,
         "layer 0, c at step 0",
         "h and c are exchanged",
+    ),
+    # The cells that torch has not.
+    Mutant(
+        "peephole LSTM: o sees the old c",
+        lambda: stepping(PEEPHOLE_LSTM, peephole_lstm_step(old_for_o=True)),
+        PEEPHOLE_STACK,
+        "layer 0, h at step 0",
+        "the output gate sees the old cell state",
+    ),
+    Mutant(
+        "peephole LSTM: f sees nothing",
+        lambda: stepping(PEEPHOLE_LSTM, peephole_lstm_step(seen_by_f=False)),
+        PEEPHOLE_STACK,
+        "layer 0, c at step 0, gate f",
+        "gate f has no peephole",
+    ),
+    Mutant(
+        "coupled LSTM: f weighs the new",
+        lambda: stepping(COUPLED_LSTM, coupled_lstm_step(f_weighs_new=True)),
+        COUPLED_STACK,
+        "layer 0, c at step 0",
+        "f weighs the new",
+    ),
+    Mutant(
+        "MGU: f weighs the new",
+        lambda: stepping(MGU, mgu_step(f_weighs_new=True)),
+        MGU_STACK,
+        "layer 0, h at step 0",
+        "f weighs the new",
+    ),
+    Mutant(
+        "MGU: no reset",
+        lambda: stepping(MGU, mgu_step(reset=False)),
+        MGU_STACK,
+        "layer 0, h at step 0",
+        "the candidate has no reset",
+    ),
+    Mutant(
+        "sLSTM: exponential forget gate",
+        lambda: stepping(SLSTM, slstm_step(log_forget=lambda f: f)),
+        SLSTM_STACK,
+        "layer 0, c at step 0",
+        "the forget gate is an exponential",
+    ),
+    Mutant(
+        "sLSTM: stabilizer not handed on",
+        lambda: stepping(SLSTM, slstm_step(handed_on=False)),
+        SLSTM_STACK,
+        "layer 0, c at step 0",
+        "the stabilizer is not handed on",
+    ),
+    Mutant(
+        "sLSTM: output not divided",
+        lambda: stepping(SLSTM, slstm_step(divided=False)),
+        SLSTM_STACK,
+        "layer 0, h at step 0",
+        "not divided by the normalizer",
+    ),
+    # Cells without a recurrent product.
+    Mutant(
+        "QRNN: f weighs the new",
+        lambda: coefficients_with(QRNN, pooling(f_weighs_new=True)),
+        LINEAR_STACKS["qrnn"],
+        "layer 0, c at step 0",
+        "f weighs the new",
+    ),
+    Mutant(
+        "QRNN: the input before is lost",
+        without_the_input_before,
+        LINEAR_STACKS["qrnn"],
+        "layer 0, c at step 0",
+        "the input before is taken for zero",
+    ),
+    Mutant(
+        "QRNN, window 1: no tanh",
+        lambda: coefficients_with(QRNN_1, pooling(squash=lambda z: z)),
+        LINEAR_STACKS["qrnn-1"],
+        "layer 0, c at step 0",
+        "the candidate has no tanh",
+    ),
+    Mutant(
+        "QRNN, f pooling: the input before is lost",
+        without_the_input_before,
+        LINEAR_STACKS["qrnn-f"],
+        "layer 0, c at step 0",
+        "the input before is taken for zero",
+    ),
+    Mutant(
+        "minGRU: no g",
+        lambda: coefficients_with(MIN_GRU, min_gru_without_g),
+        LINEAR_STACKS["mingru"],
+        "layer 0, h at step 0",
+        "the candidate does not go through g",
+    ),
+    Mutant(
+        "minLSTM: gates not normalized",
+        lambda: coefficients_with(MIN_LSTM, min_lstm_unnormalized),
+        LINEAR_STACKS["minlstm"],
+        "layer 0, h at step 0",
+        "the gates are not normalized",
+    ),
+    Mutant(
+        "RG-LRU: input not scaled",
+        lambda: coefficients_with(RG_LRU, rg_lru_unscaled),
+        LINEAR_STACKS["rg-lru"],
+        "layer 0, h at step 0",
+        "the input is not scaled",
+    ),
+    Mutant(
+        "LRU: input not scaled",
+        lambda: coefficients_with(LRU, lru_unscaled),
+        LINEAR_STACKS["lru"],
+        "layer 0, h at step 0",
+        "the input is not scaled",
+    ),
+    Mutant(
+        "parallel: one step late",
+        lambda: states_with(lambda states, _: jnp.roll(states, 1, axis=0)),
+        PARALLEL,
+        "layer 0, loop over time",
+    ),
+    Mutant(
+        "parallel: gradient of the carry lost",
+        lambda: parallel_backward_with(lambda a, b, first: (a, b, zeros(first))),
+        PARALLEL,
+        "the backward pass of layer 1, gradient of carry.h",
+        "nothing flows back",
+    ),
+    Mutant(
+        "SRU: r sees the new c",
+        lambda: stepping(SRU, sru_step),
+        LINEAR_STACKS["sru"],
+        "layer 0, h at step 0, gate r",
+        "the reset gate sees the new state",
+    ),
+    # Free cells.
+    Mutant(
+        "layer-norm LSTM: no epsilon",
+        lambda: replaced(jaxrnn.recurrent.free_cells, "EPSILON", 0.0),
+        FREE_STACKS["layer-norm-lstm"],
+        "layer 0, c at step 0",
+    ),
+    Mutant(
+        "GRU with the reset before: reset after the matmul",
+        lambda: stepping(GRU_RESET_BEFORE, as_gated(GRU)),
+        FREE_STACKS["gru-reset-before"],
+        "layer 0, h at step 0",
+        "the reset gate is applied after the matmul",
+    ),
+    Mutant(
+        "multiplicative LSTM: not multiplied",
+        lambda: stepping(MULTIPLICATIVE_LSTM, without_multiplication),
+        FREE_STACKS["multiplicative-lstm"],
+        "layer 0, c at step 0",
+    ),
+    Mutant(
+        "Mogrifier: one round less",
+        lambda: stepping(MOGRIFIER_LSTM, mogrifier_lstm(rounds=4).step),
+        FREE_STACKS["mogrifier-lstm"],
+        "layer 0, c at step 0",
+    ),
+    Mutant(
+        "MGU of the paper: as Flax has it",
+        lambda: stepping(PAPER_MGU, as_gated(MGU)),
+        FREE_STACKS["paper-mgu"],
+        "layer 0, h at step 0",
+        "f is applied after the matmul",
     ),
     # Activations and precision.
     Mutant(
@@ -275,6 +488,13 @@ RECURRENT = (
         lambda: backward_with(lambda d: d._replace(carry=zeros(d.carry))),
         GRU_STACK,
         "the backward pass of layer 1, gradient of carry.h",
+        "nothing flows back",
+    ),
+    Mutant(
+        "gradient of the peepholes lost",
+        lambda: backward_with(lambda d: d._replace(params=zeros(d.params))),
+        PEEPHOLE_STACK,
+        "the backward pass of layer 1, gradient of p_i, p_f, p_o",
         "nothing flows back",
     ),
     # What lies between the layers.
@@ -437,7 +657,8 @@ RECURRENT = (
     Mutant(
         "layer 1: gradient of the gates lost at step 1",
         lambda: only_in(
-            "l1", lambda: backward_with(lambda d: d._replace(gates=d.gates.at[1].set(0)))
+            "l1",
+            lambda: backward_with(lambda d: d._replace(gates=d.gates.map(_without_step_1))),
         ),
         GRU_STACK,
         "the backward pass of layer 1, gradient of weight_ih, bias_ih, xs",

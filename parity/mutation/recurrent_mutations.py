@@ -12,9 +12,20 @@ import jax.numpy as jnp
 from jax import lax
 
 import jaxrnn.recurrent.layer
+import jaxrnn.recurrent.linear
 from jaxrnn.nn.layers import RNN
-from jaxrnn.recurrent.cells import Cell, Hidden, HiddenAndCell, gates_of
+from jaxrnn.recurrent.cells import (
+    LSTM,
+    AnyCell,
+    Cell,
+    Hidden,
+    HiddenAndCell,
+    SLSTMCarry,
+    gates_of,
+)
 from jaxrnn.recurrent.compiled.calls import compiled
+from jaxrnn.recurrent.inputs import inputs_of
+from jaxrnn.recurrent.linear import LinearCell
 from jaxrnn.recurrent.recurrence import recurrence
 from jaxrnn.recurrent.scan import scanned
 from parity.mutation.tools import Mutation, both, replaced, wrapped
@@ -26,7 +37,7 @@ tanh = jnp.tanh
 # Cells: the step is an attribute of the cell, so it is enough to put another one there.
 
 
-def stepping(cell: Cell, step: Callable[..., Any]) -> Mutation:
+def stepping(cell: AnyCell, step: Callable[..., Any]) -> Mutation:
     """A cell with another step."""
     return replaced(cell, "step", step)
 
@@ -82,6 +93,192 @@ def lstm_step(
     return step
 
 
+def peephole_lstm_step(
+    *, old_for_o: bool = False, seen_by_f: bool = True
+) -> Callable[..., HiddenAndCell]:
+    """The peephole LSTM with one thing changed: which cell state o sees, whether f sees any."""
+
+    def step(
+        carry: HiddenAndCell, x_gates: Any, h_gates: Any, *, p_i: Any, p_f: Any, p_o: Any
+    ) -> HiddenAndCell:
+        i, f, g, o = gates_of(x_gates + h_gates, 4)  # (B, H) each
+        if seen_by_f:
+            f = f + p_f * carry.c
+        c = sigmoid(f) * carry.c + sigmoid(i + p_i * carry.c) * tanh(g)
+        seen = carry.c if old_for_o else c
+        return HiddenAndCell(sigmoid(o + p_o * seen) * tanh(c), c)
+
+    return step
+
+
+def coupled_lstm_step(*, f_weighs_new: bool = False) -> Callable[..., HiddenAndCell]:
+    """The coupled LSTM with what f weighs changed."""
+
+    def step(carry: HiddenAndCell, x_gates: Any, h_gates: Any) -> HiddenAndCell:
+        f, g, o = gates_of(x_gates + h_gates, 3)  # (B, H) each
+        f = sigmoid(-f) if f_weighs_new else sigmoid(f)
+        c = f * carry.c + (1 - f) * tanh(g)
+        return HiddenAndCell(sigmoid(o) * tanh(c), c)
+
+    return step
+
+
+def mgu_step(*, f_weighs_new: bool = False, reset: bool = True) -> Callable[..., Hidden]:
+    """The minimal gated unit with one thing changed: what f weighs, whether it resets."""
+
+    def step(carry: Hidden, x_gates: Any, h_gates: Any) -> Hidden:
+        x_f, x_n = gates_of(x_gates, 2)  # (B, H) each
+        h_f, h_n = gates_of(h_gates, 2)
+        f = sigmoid(x_f + h_f)
+        n = tanh(x_n + f * h_n) if reset else tanh(x_n + h_n)
+        if f_weighs_new:
+            f = 1 - f
+        return Hidden(n + f * (carry.h - n))
+
+    return step
+
+
+def slstm_step(
+    *,
+    log_forget: Callable[[Any], Any] = jax.nn.log_sigmoid,
+    handed_on: bool = True,
+    divided: bool = True,
+) -> Callable[..., SLSTMCarry]:
+    """The sLSTM with one thing changed: the forget gate, its stabilizer, its normalizer."""
+
+    def step(carry: SLSTMCarry, x_gates: Any, h_gates: Any) -> SLSTMCarry:
+        i, f, z, o = gates_of(x_gates + h_gates, 4)  # (B, H) each
+        before = carry.m if handed_on else jnp.zeros_like(carry.m)
+        past = jnp.where(carry.n == 0, i, log_forget(f) + before)
+        m = jnp.maximum(past, i)
+        f = jnp.exp(past - m)
+        i = jnp.exp(i - m)
+        c = f * carry.c + i * tanh(z)
+        n = f * carry.n + i
+        shown = c / n if divided else c
+        return SLSTMCarry(sigmoid(o) * shown, c, n, m)
+
+    return step
+
+
+# Linear cells: their step follows from their coefficients.
+
+
+def coefficients_with(cell: LinearCell, coefficients: Callable[..., tuple[Any, Any]]) -> Mutation:
+    """A linear cell with other coefficients."""
+    return replaced(cell, "coefficients", coefficients)
+
+
+def positive(x: Any) -> Any:
+    """What the candidate of a minGRU or minLSTM goes through."""
+    return jnp.where(x >= 0, x + 0.5, sigmoid(x))
+
+
+def pooling(*, f_weighs_new: bool = False, squash: Any = tanh) -> Callable[..., tuple[Any, Any]]:
+    """The pooling of a QRNN with one thing changed: what f weighs, the candidate's tanh."""
+
+    def coefficients(gates: Any) -> tuple[Any, Any]:
+        z, f, *_ = jnp.split(gates, 3, axis=-1)  # (..., H) each
+        f = sigmoid(-f) if f_weighs_new else sigmoid(f)
+        return f, (1 - f) * squash(z)
+
+    return coefficients
+
+
+def min_gru_without_g(gates: Any) -> tuple[Any, Any]:
+    """A minGRU whose candidate may be negative."""
+    z, n = gates_of(gates, 2)
+    z = sigmoid(z)
+    return 1 - z, z * n
+
+
+def min_lstm_unnormalized(gates: Any) -> tuple[Any, Any]:
+    """A minLSTM whose gates do not add up to 1."""
+    f, i, n = gates_of(gates, 3)
+    return sigmoid(f), sigmoid(i) * positive(n)
+
+
+def rg_lru_unscaled(gates: Any, *, lam: Any) -> tuple[Any, Any]:
+    """An RG-LRU whose input is not scaled."""
+    r, i, x = gates_of(gates, 3)
+    a = jnp.exp(-8 * jax.nn.softplus(lam) * sigmoid(r))
+    return a, sigmoid(i) * x
+
+
+def lru_unscaled(gates: Any, *, nu: Any) -> tuple[Any, Any]:
+    """An LRU whose input is not scaled."""
+    a = jnp.exp(-jnp.exp(nu))
+    return jnp.broadcast_to(a, gates.shape), gates
+
+
+def sru_step(
+    carry: HiddenAndCell, x_gates: Any, h_gates: Any, *, v_f: Any, v_r: Any
+) -> HiddenAndCell:
+    """An SRU whose reset gate sees the new state."""
+    z, f, r, x = gates_of(x_gates + h_gates, 4)  # (B, H) each
+    f = sigmoid(f + v_f * carry.c)
+    c = f * carry.c + (1 - f) * z
+    r = sigmoid(r + v_r * c)
+    return HiddenAndCell(r * c + (1 - r) * x, c)
+
+
+def states_with(change: Callable[[Any, bool], Any]) -> Mutation:
+    """The states that are found in parallel over time as `change(states, reverse)`."""
+
+    def around(run: Any) -> Any:
+        def changed(a: Any, b: Any, first: Any, *, reverse: bool) -> Any:
+            return change(run(a, b, first, reverse=reverse), reverse)
+
+        return changed
+
+    return wrapped(jaxrnn.recurrent.linear, "linear_scan", around)
+
+
+def parallel_backward_with(change: Callable[[Any, Any, Any], tuple[Any, Any, Any]]) -> Mutation:
+    """The backward pass in parallel over time as `change(d_a, d_b, d_carry)`."""
+
+    def around(backward: Any) -> Any:
+        return lambda *args: change(*backward(*args))
+
+    return wrapped(jaxrnn.recurrent.linear._linear_scan, "bwd", around)
+
+
+def without_the_input_before() -> Mutation:
+    """The first step of a window does not see the last input of the window before."""
+
+    def around(previous: Any) -> Any:
+        def run(inputs: Any, last: Any, *rest: Any, **options: Any) -> Any:
+            return previous(inputs, jnp.zeros_like(last), *rest, **options)
+
+        return run
+
+    return wrapped(jaxrnn.recurrent.layer, "previous", around)
+
+
+# Free cells: their step has both products in it.
+
+
+def as_gated(cell: Cell) -> Callable[..., tuple[Any, Any]]:
+    """A free cell's step that resets after the product, as this cell of the same weights does."""
+
+    def step(params: dict[str, Any], carry: Any, x: Any) -> tuple[Any, Any]:
+        x_gates = x @ params["weight_ih"].T + params["bias_ih"]  # (B, G * H)
+        h_gates = carry.h @ params["weight_hh"].T + params["bias_hh"]
+        after = cell.step(carry, x_gates, h_gates)
+        return after, after.h
+
+    return step
+
+
+def without_multiplication(
+    params: dict[str, Any], carry: HiddenAndCell, x: Any
+) -> tuple[HiddenAndCell, Any]:
+    """A multiplicative LSTM whose gates read the output as it is."""
+    x_gates = x @ params["weight_ih"].T + params["bias"]  # (B, 4 * H)
+    after = LSTM.step(carry, x_gates, carry.h @ params["weight_hm"].T)
+    return after, after.h
+
+
 # The recurrence: the layers call it by the name that they import it under.
 
 
@@ -97,6 +294,7 @@ def own_gru(candidate: Callable[..., Any]) -> Mutation:
         x_gates: Any,
         mask: Any,
         params: Any = None,
+        resets: Any = None,
     ) -> Any:
         # A cell's step comes after the matmul with the weight; here the two are one.
         weights = gates_of(weight_hh.T, 3)  # (H, 3 * H) to 3 times (H, H)
@@ -111,7 +309,7 @@ def own_gru(candidate: Callable[..., Any]) -> Mutation:
             after = Hidden(n + z * (h - n))
             return after, after.h
 
-        return lax.scan(body, carry, x_gates, reverse=reverse)
+        return lax.scan(body, carry, inputs_of(x_gates).dense(), reverse=reverse)
 
     return replaced(jaxrnn.recurrent.layer, "recurrence", run)
 
@@ -147,8 +345,10 @@ def recurrence_with(
         x: Any,
         counted: Any = None,
         params: Any = None,
+        resets: Any = None,
     ) -> Any:
-        arguments = (weight(w), bias(b), carry(before), gates(x), mask(counted), params)
+        changed = inputs_of(x).map(gates)
+        arguments = (weight(w), bias(b), carry(before), changed, mask(counted), params, resets)
         last, ys = recurrence(cell, reverse(back), *arguments)
         return last, outputs(ys, back)
 
@@ -156,12 +356,15 @@ def recurrence_with(
 
 
 class Gradients(NamedTuple):
-    """What the backward pass of a recurrence gives."""
+    """What the backward pass of a recurrence gives; mask and resets have no gradient."""
 
     weight: Any
     bias: Any
     carry: Any
     gates: Any
+    mask: Any
+    params: Any
+    resets: Any
 
 
 def backward_with(change: Callable[[Gradients], tuple[Any, ...]]) -> Mutation:
@@ -169,9 +372,7 @@ def backward_with(change: Callable[[Gradients], tuple[Any, ...]]) -> Mutation:
 
     def around(backward: Any) -> Any:
         def run(*args: Any) -> Any:
-            gradients = backward(*args)
-            # Those of the mask, which has none, and of the cell's own parameters stay.
-            return (*change(Gradients(*gradients[:4])), *gradients[4:])
+            return tuple(change(Gradients(*backward(*args))))
 
         return run
 
@@ -223,10 +424,10 @@ def dropping(change: Callable[[Any, Any, float], Any]) -> Mutation:
 def cut_between_layers(run: Any) -> Any:
     """No gradient flows from a layer to the one below."""
 
-    def cut(self: RNN, name: str, carry: Any, xs: Any, mask: Any) -> Any:
+    def cut(self: RNN, name: str, carry: Any, xs: Any, *rest: Any) -> Any:
         if not name.startswith("l0"):
             xs = lax.stop_gradient(xs)
-        return run(self, name, carry, xs, mask)
+        return run(self, name, carry, xs, *rest)
 
     return cut
 

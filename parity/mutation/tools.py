@@ -11,7 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn.nn.layers import RNN
-from jaxrnn.recurrent.cells import Cell
+from jaxrnn.recurrent.cells import Cell, FreeCell
+
+# All that ever stood in for something. A cell is changed in place, so a program compiled for it is
+# known by the hash of its functions, that is, by their addresses: none of these may be used again.
+_kept: list[Any] = []
 
 # Within it the library has one mistake.
 Mutation = contextlib.AbstractContextManager[None]
@@ -25,8 +29,9 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
         LookupError: if there is no such name, so that the mutation would change nothing.
     """
     before = _attribute(owner, name)
+    _kept.append(value)
     # A frozen dataclass refuses `setattr`.
-    put = object.__setattr__ if isinstance(owner, Cell) else setattr
+    put = object.__setattr__ if isinstance(owner, Cell | FreeCell) else setattr
     put(owner, name, value)
     try:
         yield

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from jaxrnn.nn.layers import RNN
 from jaxrnn.nn.models import (
     COURSE_MODELS,
     CharLM,
@@ -14,8 +15,9 @@ from jaxrnn.nn.models import (
 )
 from jaxrnn.recurrent.cells import LSTM
 from jaxrnn.recurrent.recurrence import why_not_compiled
-from parity.core.layer_pairs import layer_pairs
-from parity.core.pairs import Pair, course_pairs
+from parity.core.layer_pairs import EVERY_WAY, layer_pair, layer_pairs, loop_pairs
+from parity.core.pairs import FEW, F, H, Pair, course_pairs, model_pair
+from parity.core.references import LOOP_CELLS
 from parity.measures.runs import overlapping, streams
 from parity.measures.training import ADAM, RULES
 from parity.measures.trajectories import COURSE_SCALE, SMALL, Text, longest, trained_pair
@@ -25,6 +27,7 @@ from parity.suite.checks import (
     fit_check,
     generation_check,
     initialization_check,
+    paths_of,
     trajectory_check,
     update_check,
     values_check,
@@ -57,7 +60,8 @@ def suite(*, quick: bool, text: Text, tf32: bool = False) -> Iterator[Check]:
     """Every check, the longest first; of what has a recurrence one for each way to run it.
 
     Where a recurrence can run compiled, each of its checks is made twice, compiled and in the scan,
-    except in bfloat16, which never runs compiled.
+    except in bfloat16, which never runs compiled. Of the cells that torch has not, only the values
+    are checked in every way.
 
     Args:
         quick: every model and cell, but fewer sizes, precisions and steps.
@@ -71,6 +75,7 @@ def suite(*, quick: bool, text: Text, tf32: bool = False) -> Iterator[Check]:
             low.append("tf32")
     if why_not_compiled():
         yield from _checks(text, low, quick=quick)
+        yield from _loop_checks(low, quick=quick)
         return
     checks = []
     for check in _checks(text, low, quick=quick):
@@ -79,6 +84,7 @@ def suite(*, quick: bool, text: Text, tf32: bool = False) -> Iterator[Check]:
     for check in _checks(text, low[:1], quick=quick):
         if check.cell:
             checks.append(replace(check, path="scan"))
+    checks += _loop_checks(low, quick=quick)
     # The longest first, so that no process waits for it at the end.
     yield from sorted(checks, key=lambda check: check.kind != "trajectory")
 
@@ -98,6 +104,26 @@ def _checks(text: Text, low: Sequence[str], *, quick: bool) -> Iterator[Check]:
     for pair in models[: len(COURSE_MODELS)]:
         if not quick or pair.name in QUICK:
             yield generation_check(pair)
+
+
+def _loop_checks(low: Sequence[str], *, quick: bool) -> Iterator[Check]:
+    # The cells whose layer in PyTorch is a loop: values in float64, in every way to run them. In
+    # the full form also in the precisions `low`, updates, for which the carry goes on from window
+    # to window, and generation, as they run by themselves.
+    for pair in loop_pairs():
+        check = values_check(pair)
+        ways = paths_of(check.cell)
+        if quick and check.cell and check.cell.name not in EVERY_WAY:
+            ways = ways[:1]
+        for path in ways:
+            yield replace(check, path=path)
+    if quick:
+        return
+    for cell in LOOP_CELLS.values():
+        yield values_check(layer_pair(RNN(cell, H)), low)
+        pair = model_pair(f"CharLM, {cell.name}", CharLM(FEW, F, H, cell=cell))
+        yield update_check(pair, ADAM)
+        yield generation_check(pair)
 
 
 def _is_checked_in_low(pair: Pair, *, quick: bool) -> bool:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn.recurrent.cells import Cell
+from jaxrnn.recurrent.linear import LinearCell
 from jaxrnn.recurrent.recurrence import Backend, backend, which_backend, why_not_compiled
 from parity.core.cases import sample_case
 from parity.core.compare import STORED_AS, Comparison, Finding, Outcome
@@ -43,7 +44,7 @@ from parity.measures.trajectories import (
 from parity.measures.updates import STEPS
 from parity.suite.findings import update_findings, value_findings
 
-# The ways to run the recurrence that are checked.
+# The ways to run the recurrence of any cell.
 PATHS: tuple[Backend, ...] = ("compiled", "scan")
 
 
@@ -58,7 +59,7 @@ class Check:
         explain: traces a difference to its place and cause; None of a difference if there is none.
         target: what is compared, where a smaller case of it can be made.
         rule: how it is updated, if it is.
-        cell: the cell of its recurrence, if there is one.
+        cell: the cell of its recurrence, if there is one that can run in several ways.
         path: how the recurrence is to run; None as it would by itself.
     """
 
@@ -102,7 +103,7 @@ class Check:
         if self.cell is None:
             return self.explain()
         # Its own path first: the other is tried only if nothing differs there.
-        for path in dict.fromkeys((self.path, *PATHS)):  # each once
+        for path in dict.fromkeys((self.path, *paths_of(self.cell))):  # each once
             if path == "compiled" and why_not_compiled():
                 continue
             with on_path(path):
@@ -113,14 +114,26 @@ class Check:
         return None
 
 
+def paths_of(cell: Cell | None) -> list[Backend | None]:
+    """The ways to run the recurrence of a cell here; None alone if there is no choice."""
+    if cell is None:
+        return [None]
+    paths: list[Backend | None] = ["scan"] if why_not_compiled() else list(PATHS)
+    if isinstance(cell, LinearCell):
+        paths.append("parallel")
+    return paths
+
+
 def on_path(path: Backend | None) -> contextlib.AbstractContextManager[None]:
     """Within it the recurrence runs in this way; None changes nothing."""
     return contextlib.nullcontext() if path is None else backend(path)
 
 
 def cell_of(pair: Pair) -> Cell | None:
-    """The cell of a pair's recurrence, if there is one."""
-    return None if pair.stack is None else pair.stack.cell
+    """The cell of a pair's recurrence, if there is one that can run in several ways."""
+    if pair.stack is None or not isinstance(pair.stack.cell, Cell):
+        return None  # a free cell always runs in the same way
+    return pair.stack.cell
 
 
 def values_check(pair: Pair, dtypes: Sequence[str] = ("float64",)) -> Check:

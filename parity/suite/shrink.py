@@ -8,7 +8,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from jaxrnn.recurrent.cells import Cell
+from jaxrnn.recurrent.cells import Cell, FreeCell
 from parity.core.compare import Outcome, worst_outcome
 from parity.core.layer_pairs import layer_pair
 from parity.core.pairs import SIZES, Pair, Sizes, model_pair
@@ -154,6 +154,6 @@ def _source(module: nn.Module) -> str:
         value = getattr(module, field.name)
         if field.name in ("parent", "name") or value == field.default:
             continue
-        shown = f"CELLS[{value.name!r}]" if isinstance(value, Cell) else repr(value)
+        shown = f"CELLS[{value.name!r}]" if isinstance(value, Cell | FreeCell) else repr(value)
         options.append(f"{field.name}={shown}")
     return f"{type(module).__name__}({', '.join(options)})"

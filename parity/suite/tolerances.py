@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from parity.core.cases import sample_case
 from parity.core.compare import Comparison, relative_l2
-from parity.core.layer_pairs import layer_pairs
+from parity.core.layer_pairs import layer_pairs, loop_pairs
 from parity.core.pairs import B, Pair, course_pairs
 from parity.core.runners import Results, run_jax, run_torch
 from parity.measures.training import ADAM, RULES, Rule
@@ -56,7 +56,7 @@ def farthest(dtype: str) -> dict[str, Farthest]:
 def _cases(dtype: str) -> Iterator[tuple[Pair, Rule | None]]:
     # Models and stacks for their values; in float32 every rule for its updates.
     models = course_pairs()
-    for pair in [*models, *layer_pairs(quick=True)]:
+    for pair in [*models, *layer_pairs(quick=True), *loop_pairs()]:
         yield pair, None
     if dtype != "float32":
         return
