@@ -113,12 +113,12 @@ def embedded_tokens(e: nn.Embed, tokens: Int[Array, "T B"]) -> Inputs:
     return Inputs(e.embedding, tokens)
 
 
-def pure(layer: nn.Module, *example: Array) -> Callable[..., Any]:
+def pure(layer: nn.Module, *example: Any) -> Callable[..., Any]:
     """The function that a layer computes, free of Flax, for use inside a raw `lax.scan`.
 
     Args:
         layer: a submodule that belongs to the calling module.
-        example: inputs of the right shape, with which the layer makes its parameters.
+        example: inputs of the right shapes, with which the layer makes its parameters.
     """
     layer(*example)
     module, variables = layer.unbind()
