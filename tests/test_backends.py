@@ -138,7 +138,8 @@ def test_a_program_of_one_backend_is_not_run_in_another():
 
 
 def test_a_backend_that_is_none_is_refused():
-    with pytest.raises(ValueError, match="must be one of scan, compiled, autodiff, got 'cuda'"):
+    known = "scan, compiled, parallel, autodiff"
+    with pytest.raises(ValueError, match=f"must be one of {known}, got 'cuda'"):
         backend("cuda")
 
 

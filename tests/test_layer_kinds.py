@@ -155,7 +155,7 @@ class TwoFields(NamedTuple):
         ),
         (FreeCell("none", lambda *_: {}, lstm_step), "at least one array by name"),
         ("lstm", r"such as jaxrnn\.LSTM; got 'lstm'"),
-        (3, "cell must be one of the kinds Cell, FreeCell; got 3"),
+        (3, "cell must be one of the kinds Cell, LinearCell, FreeCell; got 3"),
     ],
 )
 def test_a_wrong_cell_is_refused_in_words(cell, expected):

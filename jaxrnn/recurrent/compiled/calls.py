@@ -228,7 +228,7 @@ def _run(cell: Cell, reverse: bool, inputs: Arguments, *, keep: bool) -> tuple[C
     weight_hh, bias_hh, carry, x_gates, _, params, _ = inputs
     T = x_gates.shape[0]
     B, H = carry.h.shape
-    dtype = bias_hh.dtype
+    dtype = carry.h.dtype
     functions = _generated(cell)
     others = len(cell.carry._fields) - 1
 
