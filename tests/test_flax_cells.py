@@ -255,6 +255,7 @@ def test_parameters_begin_as_flaxs(make):
     np.testing.assert_allclose(recurrent @ recurrent.T, np.eye(20), atol=1e-5)
 
 
+@pytest.mark.slow  # one of them trains on the command line in every run
 @pytest.mark.parametrize(
     "cell", [THRICE, from_linen(nn.OptimizedLSTMCell), from_nnx(nnx.GRUCell)], ids=lambda c: c.name
 )

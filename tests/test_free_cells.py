@@ -390,6 +390,7 @@ def test_the_papers_mgu_starts_as_torchs_cells():
         assert 0.95 / 20 < np.abs(matrix).max() <= 1 / 20
 
 
+@pytest.mark.slow  # one of them trains on the command line in every run
 @every_cell
 def test_a_free_cell_trains_and_generates(cell):
     tokens = np.arange(900) % V

@@ -154,15 +154,16 @@ def test_no_carry_is_the_initial_carry(cell, batch_size):
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("cell", [cell for cell in CELLS.values() if isinstance(cell, Cell)])
-def test_no_biases_are_biases_of_zero(cell):
+@pytest.mark.parametrize("name", ["gru", "peephole-lstm", "minlstm", "sru"])
+def test_no_biases_are_biases_of_zero(name):
+    cell = CELLS[name]
     with_biases = RNN(cell, H, 2)
     params, carry, xs = random_stack(with_biases, I, B, T, jnp.float64)
     zeroed = {
-        name: jnp.zeros_like(array) if name.startswith("bias") else array
-        for name, array in params.items()
+        key: jnp.zeros_like(array) if key.startswith("bias") else array
+        for key, array in params.items()
     }
-    left = {name: array for name, array in params.items() if not name.startswith("bias")}
+    left = {key: array for key, array in params.items() if not key.startswith("bias")}
     without = RNN(cell, H, 2, bias=False)
     assert set(without.init(KEY, carry, xs)["params"]) == set(left)
     results, (d_params, *d_others) = gradients(with_biases, zeroed, carry, xs)
@@ -329,12 +330,13 @@ def test_wrong_arrays_of_one_step_are_one_message(carry, x, message):
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
-def test_a_single_step_is_a_stack_of_one_layer_and_one_step(cell):
+@pytest.mark.parametrize("name", ["gru", "slstm", "qrnn", "sru", "mogrifier-lstm"])
+def test_a_single_step_is_a_stack_of_one_layer_and_one_step(name):
+    cell = CELLS[name]
     stack = RNN(cell, H)
     one = RNNCell(cell, H)
     params, carry, xs = random_stack(stack, I, B, 1, jnp.float64)
-    own = {name.removesuffix("_l0"): array for name, array in params.items()}
+    own = {key.removesuffix("_l0"): array for key, array in params.items()}
     assert set(one.init(KEY, carry[0], xs[0])["params"]) == set(own)
     (after,), ys = stack.apply({"params": params}, carry, xs)
     got = jax.jit(one.apply)({"params": own}, carry[0], xs[0])

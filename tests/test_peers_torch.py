@@ -145,6 +145,7 @@ def test_every_sample_equals_pytorch(samples, name, way):
         assert_equals_pytorch(samples, name, "as it stands")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", SAMPLES)
 def test_every_sample_in_a_batch_equals_pytorch(samples, name):
