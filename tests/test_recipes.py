@@ -81,7 +81,7 @@ def test_the_same_seed_makes_the_same_start():
         ({"bptt": 0}, "bptt must be at least 1, got 0"),
         ({"hidden_size": -1}, "hidden_size must be at least 1"),
         ({"model": "CharTransformer"}, "model must be one of Char3Model"),
-        ({"model": "CharLM", "cell": "sru"}, "cell must be one of tanh, relu, gru, lstm"),
+        ({"model": "CharLM", "cell": "transformer"}, "cell must be one of tanh, relu, gru, lstm"),
         (
             {"num_layers": 2},
             "CharSeqStatefulGRU has no option num_layers; it is for .*LSTM and CharLM",

@@ -89,7 +89,7 @@ BACKWARD = {
     ),
     "the gradient of the carry is cut within a window": (
         "stateful-rnn",
-        lambda: backward_with(lambda d: (*d[:2], zeros(d[2]), d[3])),
+        lambda: backward_with(lambda d: (*d[:2], zeros(d[2]), *d[3:])),
     ),
     "the gradient of the carry is not cut before a window": ("stateful-rnn", history_kept),
 }
