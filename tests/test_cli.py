@@ -353,7 +353,10 @@ def test_samples_begin_with_a_prompt_that_the_model_can_read(tmp_path, flags, pr
     assert runs.Run("runs/fox").prompt == prompt.replace("j", "y")
 
 
-def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(capsys):
+@pytest.mark.parametrize("share", [1.0, 1e-9], ids=["due at once", "never due"])
+def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(monkeypatch, capsys, share):
+    # A checkpoint that was not due when the epoch ended is saved when the run diverges.
+    monkeypatch.setattr("jaxrnn.runs.checkpointing.LARGEST_SHARE", share)
     assert train("--name", "wild", "--schedule", "1 x 1e-2, 1 x 1e38") == 1
     error = capsys.readouterr().err
     assert "with learning rate 1e+38" in error

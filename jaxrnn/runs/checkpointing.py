@@ -87,8 +87,12 @@ class Checkpointing:
         if self._is_due(epoch_ends=validated):
             self.save(progress)
 
-    def save(self, progress: Progress) -> None:
+    def save(self, progress: Progress, log: RowLog | None = None) -> None:
         """Save the last checkpoint, and before it the best one, if they are not there already.
+
+        Args:
+            progress: what to save.
+            log: the rows up to there; all of them if None.
 
         Raises:
             RunError: if they cannot be written; the ones before them are whole.
@@ -98,13 +102,37 @@ class Checkpointing:
         started = self._clock()
         self.save_best()
         try:
-            self.run.save("last", progress, self.best, self._rows.log, self._changes)
+            self.run.save("last", progress, self.best, log or self._rows.log, self._changes)
         except OSError as error:
             raise _cannot_write(self.run, error) from error
         self._on_disk = progress.position
         self._saved_at = self._clock()
         self._cost = self._saved_at - started
         self.seconds += self._cost
+
+    def save_if_sensible(self, experiment: Experiment, good: Progress | None) -> None:
+        """Save the last progress whose weights are worth resuming from, where training diverges.
+
+        It is the last one with a finite loss or, where its weights are bad already, the best one,
+        if it is not saved yet.
+
+        Args:
+            experiment: what is trained.
+            good: the last progress at which all was finite, or None.
+
+        Raises:
+            RunError: if it cannot be written; the checkpoints before are whole.
+        """
+        # The loss that training saw is that of a single step; this one is of the validation text.
+        unsaved = [] if good is None else [(good, self._rows.log)]
+        if self._pending is not None:
+            unsaved.append(self._pending)
+        self.save_best()
+        for progress, log in unsaved:
+            nats = measured_loss(experiment, progress.state)
+            if is_sensible(nats, experiment.model.vocab_size):
+                self.save(progress, log)
+                return
 
     def save_best(self) -> None:
         """Save the best checkpoint alone, if it is not there already.
@@ -210,8 +238,7 @@ def train_run(
                     checkpointing.update(progress)
                     yield progress
             except NonFiniteLossError as error:
-                checkpointing.save_best()
-                _save_if_sensible(checkpointing, experiment, error.good)
+                checkpointing.save_if_sensible(experiment, error.good)
                 raise
             except GeneratorExit:  # the caller stops early
                 finish()
@@ -219,18 +246,6 @@ def train_run(
             finish()
     except OSError as error:
         raise _cannot_write(run, error) from error
-
-
-def _save_if_sensible(
-    checkpointing: Checkpointing, experiment: Experiment, good: Progress | None
-) -> None:
-    """Save the last progress with a finite loss, if its weights are worth resuming from."""
-    # The loss that training saw is that of a single step; this one is of the validation text.
-    if good is None:
-        return
-    nats = measured_loss(experiment, good.state)
-    if is_sensible(nats, experiment.model.vocab_size):
-        checkpointing.save(good)
 
 
 def _start(
