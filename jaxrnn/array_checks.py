@@ -13,8 +13,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.export import is_symbolic_dim
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Int
+
+from jaxrnn.checks import check_at_least_0
+
+
+def check_batch_size(batch_size: Any) -> None:
+    """Refuse what is no number of rows; a size that `jax.export` leaves open is one.
+
+    Raises:
+        ValueError: if it is no integer, or negative.
+    """
+    if not is_symbolic_dim(batch_size):
+        check_at_least_0(batch_size=batch_size)
 
 
 def as_floats(name: str, array: Any, axes: Sequence[str | int], dtype: DTypeLike) -> Array:

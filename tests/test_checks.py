@@ -23,8 +23,9 @@ from jaxrnn import (
     make_state,
     train_step,
 )
-from jaxrnn.recurrent.compiled.calls import Arguments, Residuals, _gradients, _run
+from jaxrnn.recurrent.compiled.calls import Residuals, _gradients, _run
 from jaxrnn.recurrent.compiled.generated import USUAL_CELLS, generated
+from jaxrnn.recurrent.handwritten import Arguments
 from jaxrnn.recurrent.inputs import Inputs
 from jaxrnn.recurrent.recurrence import backend, recurrence, which_backend, why_not_compiled
 
@@ -224,7 +225,7 @@ def test_the_library_itself_refuses_what_does_not_fit(cell):
     zeros = jnp.zeros
     carry = cell.zeros(B, H)
     right = Arguments(zeros((G * H, H)), zeros(G * H), carry, Inputs(zeros((T, B, G * H))), None)
-    _run(cell, False, right, keep=True)
+    _run(cell, False, True, right)
     wrong = [
         right._replace(bias_hh=zeros(G * H - 1)),
         right._replace(x_gates=Inputs(zeros((T, B + 1, G * H)))),
@@ -236,7 +237,7 @@ def test_the_library_itself_refuses_what_does_not_fit(cell):
     ]
     for inputs in wrong:
         with pytest.raises((jax.errors.JaxRuntimeError, ValueError), match=r"jaxrnn: |expected"):
-            jax.block_until_ready(_run(cell, False, inputs, keep=True))
+            jax.block_until_ready(_run(cell, False, True, inputs))
     own = generated(cell).residuals(jnp.float32)
     kept = Residuals(zeros((T, B, H)), zeros((T, B, H)), zeros((T, B, own * H)))
     gradients = (carry, kept.ys)

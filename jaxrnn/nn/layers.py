@@ -25,6 +25,7 @@ from jaxrnn.array_checks import (
     as_floats,
     as_lengths,
     as_mask,
+    check_batch_size,
     nearest_rows,
 )
 from jaxrnn.checks import check_at_least_0, check_at_least_1, check_bool
@@ -34,7 +35,8 @@ from jaxrnn.recurrent.layer import Layer, layer_of, uniform
 from jaxrnn.recurrent.layout import Layout, layout_of
 from jaxrnn.recurrent.projected import ProjectedLayer
 from jaxrnn.recurrent.recurrence import length_mask, uses_autodiff
-from jaxrnn.recurrent.reverse import reverse_mode_only
+from jaxrnn.recurrent.sharding import is_explicit
+from jaxrnn.recurrent.transposition import linear_call
 
 
 def identity(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
@@ -59,7 +61,7 @@ def dense(features: int, fan_in: int, *, name: str | None = None) -> nn.Dense:
     return nn.Dense(features, kernel_init=init, bias_init=init, dot_general=_dot_general, name=name)
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def product(xs: Float[Array, "*N I"], kernel: Float[Array, "I O"]) -> Float[Array, "*N O"]:
     """`xs @ kernel`, whose gradient for the kernel is made in the faster of its two layouts.
 
@@ -70,24 +72,31 @@ def product(xs: Float[Array, "*N I"], kernel: Float[Array, "I O"]) -> Float[Arra
     return xs @ kernel
 
 
-def _product_forward(xs: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return xs @ kernel, (xs, kernel)
+@product.defjvp
+def _product_differentiated(
+    primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    ys = product(*primals)
+    return ys, linear_call(_product_tangent, _product_backward, primals, tangents, ys)
+
+
+def _product_tangent(kept: tuple[Array, Array], tangents: tuple[Array, Array]) -> Array:
+    xs, kernel = kept
+    xs_dot, kernel_dot = tangents
+    return xs_dot @ kernel + xs @ kernel_dot
 
 
 def _product_backward(kept: tuple[Array, Array], d_ys: Array) -> tuple[Array, Array]:
     xs, kernel = kept
-    transposed = jnp.einsum(
-        "no,ni->oi", d_ys.reshape(-1, kernel.shape[1]), xs.reshape(-1, len(kernel))
-    )
+    # Over time and batch without merging them: a batch may lie on several devices.
+    transposed = jnp.einsum("...o,...i->oi", d_ys, xs)
     return d_ys @ kernel.T, lax.optimization_barrier(transposed).T
-
-
-product.defvjp(_product_forward, _product_backward)
 
 
 def _dot_general(xs: Array, kernel: Array, *settings: Any, **options: Any) -> Array:
     """`product` in the form that Flax's `Dense` calls; it always contracts last with first."""
-    return xs @ kernel if uses_autodiff() else product(*reverse_mode_only(xs, kernel))
+    plain = uses_autodiff() or is_explicit(xs) or is_explicit(kernel)
+    return xs @ kernel if plain else product(xs, kernel)
 
 
 def embed(
@@ -107,10 +116,11 @@ def embedded_tokens(e: nn.Embed, tokens: Int[Array, "T B"]) -> Inputs:
     token outside the table has the nearest row, either way.
     """
     tokens = nearest_rows(tokens, e.num_embeddings)
-    if e.num_embeddings > min(tokens.size, 3 * e.features):
-        return Inputs(e(tokens))
     e(jnp.zeros((1,), tokens.dtype))  # makes the parameters
-    return Inputs(e.embedding, tokens)
+    rows = Inputs(e.embedding, tokens)
+    # A batch of no known size, as in an exported program, counts as a large one.
+    places = tokens.size if isinstance(tokens.size, int) else math.inf
+    return Inputs(rows.dense()) if e.num_embeddings > min(places, 3 * e.features) else rows
 
 
 def pure(layer: nn.Module, *example: Any) -> Callable[..., Any]:
@@ -172,7 +182,7 @@ class RNNCell(nn.Module):
         if batch_size is None:
             batch_of_one = layer.initial_carry(1, dtype, input_size=input_size)
             return jax.tree.map(lambda array: array[0], batch_of_one)
-        check_at_least_0(batch_size=batch_size)
+        check_batch_size(batch_size)
         return layer.initial_carry(batch_size, dtype, input_size=input_size)
 
     def _layer(self) -> Layer:
@@ -290,7 +300,7 @@ class RNN(nn.Module):
         if batch_size is None:
             batch_of_one = self.initial_carry(1, dtype, input_size=input_size)
             return jax.tree.map(lambda array: array[0], batch_of_one)
-        check_at_least_0(batch_size=batch_size)
+        check_batch_size(batch_size)
         directions = 2 if self.bidirectional else 1
         carries: list[Carry] = []
         for _ in range(self.num_layers):

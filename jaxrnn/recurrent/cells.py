@@ -27,20 +27,41 @@ one before, it is better written as a `jaxrnn.recurrent.linear.LinearCell`.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.export import register_namedtuple_serialization
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+_Carry = TypeVar("_Carry")
+_EXPORTABLE: dict[type, str] = {}
 
+
+def exportable(carry: type[_Carry]) -> type[_Carry]:
+    """Name the class of a carry to `jax.export`, so that exported programs with it can be saved.
+
+    A class that is defined again under the same name, as in a notebook, has a number after it.
+    """
+    if carry not in _EXPORTABLE:
+        name = f"{carry.__module__}.{carry.__qualname__}"
+        same = list(_EXPORTABLE.values()).count(name)
+        _EXPORTABLE[carry] = name
+        register_namedtuple_serialization(
+            carry, serialized_name=f"{name}#{same + 1}" if same else name
+        )
+    return carry
+
+
+@exportable
 class Hidden(NamedTuple):
     """The carry of a cell whose whole memory is its output."""
 
     h: Float[Array, "B H"]
 
 
+@exportable
 class HiddenAndCell(NamedTuple):
     """The carry of an LSTM: the output `h` and the cell state `c`."""
 
@@ -48,6 +69,7 @@ class HiddenAndCell(NamedTuple):
     c: Float[Array, "B H"]
 
 
+@exportable
 class SLSTMCarry(NamedTuple):
     """The carry of an sLSTM: output, cell state, normalizer and stabilizer."""
 
@@ -104,6 +126,7 @@ class Cell:
                 f"recurrent_gates must be all gates, {self.gates}, or none, (); got "
                 f"{self.recurrent_gates}."
             )
+        exportable(self.carry)
 
     @property
     def recurrent(self) -> bool:

@@ -6,10 +6,13 @@ Shapes: T time steps, B batch, V rows of the table, I input size.
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
+from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jaxrnn.array_checks import as_array, as_floats, as_integers
+from jaxrnn.recurrent.sharding import is_explicit
 
 
 class Inputs(NamedTuple):
@@ -46,7 +49,17 @@ class Inputs(NamedTuple):
         """The inputs themselves: rows of a table are gathered."""
         if self.tokens is None:
             return self.values
-        return self.values.at[self.tokens].get(mode="clip")
+        return rows_of(self.values, self.tokens)
+
+
+def rows_of(table: Float[Array, "V I"], tokens: Int[Array, "*N"]) -> Float[Array, "*N I"]:
+    """The rows of a table by their numbers; of a number outside, the nearest row."""
+    if not is_explicit(tokens):
+        return table.at[tokens].get(mode="clip")
+    # The rows lie where the numbers do.
+    sharding = jax.typeof(tokens).sharding
+    wanted = sharding.update(spec=PartitionSpec(*sharding.spec, None))
+    return table.at[tokens].get(mode="clip", out_sharding=wanted)
 
 
 def inputs_of(xs: Any) -> Inputs:

@@ -25,7 +25,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from jaxrnn.array_checks import as_carry, as_floats, described
-from jaxrnn.recurrent.cells import Carry, Cell, FreeCell, Initializer
+from jaxrnn.recurrent.cells import Carry, Cell, FreeCell, Initializer, exportable
 from jaxrnn.recurrent.inputs import Inputs
 from jaxrnn.recurrent.linear import LinearCell, carry_of, previous, state_of
 from jaxrnn.recurrent.recurrence import input_gates, recurrence
@@ -161,6 +161,7 @@ class GatedLayer:
         return recurrence(self.cell, reverse, weight_hh, bias_hh, carry, x_gates, mask, own, resets)
 
 
+@exportable
 class WithInput(NamedTuple):
     """The carry of a linear cell that also sees the input before: output, state and that input."""
 
@@ -266,6 +267,8 @@ class FreeLayer:
         inputs = xs.astype(dtype).dense()  # (T, B, I)
         B = inputs.shape[1]
         like = jax.eval_shape(lambda: self.initial_carry(B, dtype))
+        if hasattr(like, "_fields"):
+            exportable(type(like))
         carry = as_carry(carry, like)
 
         def step(carry: Carry, here: Any) -> tuple[Carry, Array]:

@@ -13,6 +13,7 @@ accelerators the last one is the default.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxrnn.recurrent.cells import AnyCell, Carry, Cell, Params, Step
 from jaxrnn.recurrent.inputs import Inputs
+from jaxrnn.recurrent.transposition import linear_call
 
 Coefficients = Callable[..., tuple[Array, Array]]
 """`coefficients(gates, **params) -> (a, b)`, elementwise: gates (..., G * H), a and b (..., H)."""
@@ -122,7 +124,7 @@ def linear_scan(
     return _linear_scan(reverse, a, b, first)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _linear_scan(reverse: bool, a: Array, b: Array, first: Array) -> Array:
     if not len(a):
         return b
@@ -139,14 +141,27 @@ def _joined(one: tuple[Array, Array], next_one: tuple[Array, Array]) -> tuple[Ar
     return a_2 * a_1, a_2 * b_1 + b_2
 
 
-def _linear_scan_forward(
-    reverse: bool, a: Array, b: Array, first: Array
-) -> tuple[Array, tuple[Array, ...]]:
-    states = _linear_scan(reverse, a, b, first)
-    return states, (a, states, first)
+@_linear_scan.defjvp
+def _differentiated(reverse: bool, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    """The tangent is the same recurrence: dc_t = a_t dc_{t-1} + (da_t c_{t-1} + db_t)."""
+    a, _, first = primals
+    states = _linear_scan(reverse, *primals)
+    kept = (a, states, first)
+    return states, linear_call(
+        partial(_tangent, reverse), partial(_backward, reverse), kept, tangents, states
+    )
 
 
-def _linear_scan_backward(
+def _tangent(reverse: bool, kept: tuple[Array, ...], tangents: tuple[Array, ...]) -> Array:
+    a, states, first = kept
+    a_dot, b_dot, first_dot = tangents
+    if not len(a):
+        return b_dot
+    before = _moved(states, first, later=reverse)  # the state before each step
+    return _linear_scan(reverse, a, a_dot * before + b_dot, first_dot)
+
+
+def _backward(
     reverse: bool, kept: tuple[Array, ...], d_states: Array
 ) -> tuple[Array, Array, Array]:
     """The gradient of b is the same recurrence, against time: d_b_t = d_c_t + a_{t+1} d_b_{t+1}."""
@@ -158,9 +173,6 @@ def _linear_scan_backward(
     before = _moved(states, first, later=reverse)  # the state before each step
     start = -1 if reverse else 0
     return d_b * before, d_b, a[start] * d_b[start]
-
-
-_linear_scan.defvjp(_linear_scan_forward, _linear_scan_backward)
 
 
 def _moved(array: Array, filling: Array, *, later: bool) -> Array:

@@ -32,10 +32,11 @@ from jaxrnn.array_checks import (
 from jaxrnn.recurrent.cells import Carry, Cell, Params
 from jaxrnn.recurrent.compiled.calls import compiled, runs_compiled
 from jaxrnn.recurrent.compiled.library import why_unavailable
+from jaxrnn.recurrent.handwritten import Arguments
 from jaxrnn.recurrent.inputs import Inputs, inputs_of
 from jaxrnn.recurrent.linear import LinearCell, parallel
-from jaxrnn.recurrent.reverse import reverse_mode_only
 from jaxrnn.recurrent.scan import plain, scanned
+from jaxrnn.recurrent.sharding import by_rows
 
 Backend = Literal["scan", "compiled", "parallel", "autodiff"]
 """The ways to run the recurrence."""
@@ -54,8 +55,7 @@ def backend(name: Backend) -> AbstractContextManager[None]:
     Args:
         name: "scan" for `lax.scan` with a backward pass written by hand, "compiled" for the
             compiled library, "parallel" for `lax.associative_scan`, "autodiff" for a plain
-            `lax.scan` with JAX's own derivatives: slower to train, and the one that takes forward
-            mode (jvp, jacfwd, hessian).
+            `lax.scan` with JAX's own derivatives, which is slower to train.
 
     Returns:
         A context manager, to be entered once.
@@ -167,16 +167,13 @@ def recurrence(
     check_step(cell, carry, (batch_size, width), dtype, params)
     # Which way is decided at trace time; jit's key has the choice of `backend` in it.
     way = which_backend(cell, dtype)
-    if way == "autodiff":
-        return plain(cell, reverse, weight_hh, bias_hh, carry, x_gates, mask, params, resets)
     run = _RUNS[way]
-    weight_hh, bias_hh, carry, x_gates, params = reverse_mode_only(
-        weight_hh, bias_hh, carry, x_gates, params
-    )
-    return run(cell, reverse, weight_hh, bias_hh, carry, x_gates, mask, params, resets)
+    inputs = Arguments(weight_hh, bias_hh, carry, x_gates, mask, params, resets)
+    return by_rows(lambda inputs: run(cell, reverse, *inputs), inputs)
 
 
 _RUNS: dict[Backend, Callable[..., Any]] = {
+    "autodiff": plain,
     "scan": scanned,
     "compiled": compiled,
     "parallel": parallel,

@@ -21,9 +21,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from jaxrnn.recurrent.cells import Carry, Cell, Params
+from jaxrnn.recurrent.handwritten import Arguments, HandWritten
 from jaxrnn.recurrent.inputs import Inputs
 
 UNROLLED = 1
@@ -54,34 +56,9 @@ def plain(
     return _scan(body, carry, (inputs, mask, resets), reverse)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def scanned(
-    cell: Cell,
-    reverse: bool,
-    weight_hh: Array | None,
-    bias_hh: Array,
-    carry: Carry,
-    x_gates: Inputs,
-    mask: Array | None = None,
-    params: Params | None = None,
-    resets: Array | None = None,
-) -> tuple[Carry, Array]:
-    """`jaxrnn.recurrent.recurrence.recurrence`, for any cell and on any device."""
-    return plain(cell, reverse, weight_hh, bias_hh, carry, x_gates, mask, params, resets)
-
-
-def _forward(
-    cell: Cell,
-    reverse: bool,
-    weight_hh: Array | None,
-    bias_hh: Array,
-    carry: Carry,
-    x_gates: Inputs,
-    mask: Array | None,
-    params: Params | None,
-    resets: Array | None,
-) -> tuple[tuple[Carry, Array], Any]:
-    table, inputs = _split(x_gates)
+def _forward(cell: Cell, reverse: bool, inputs: Arguments) -> tuple[tuple[Carry, Array], Any]:
+    weight_hh, bias_hh, carry, x_gates, mask, params, resets = inputs
+    table, xs = _split(x_gates)
 
     def body(carry: Carry, x: Any) -> tuple[Carry, Any]:
         x_t, mask, reset = x
@@ -90,24 +67,35 @@ def _forward(
         h_gates = _recurrent(weight_hh, bias_hh, carry)  # (B, G * H)
         step = partial(_step, cell, mask)
         after, pull = jax.vjp(step, carry, _read(table, x_t), h_gates, params)
-        return after, (_output(after, mask), carry.h, pull)
+        # A pull-back is a pytree of what the step keeps.
+        leaves, tree = jax.tree.flatten(pull)
+        structure[:] = [tree]
+        return after, (_output(after, mask), carry.h, leaves)
 
-    # (T, B, H) each; a pull-back is a pytree of what the step keeps, stacked over time.
-    last, (ys, hs_before, pulls) = _scan(body, carry, (inputs, mask, resets), reverse)
-    embedded = None if table is None else (len(table), inputs)
-    return (last, ys), (weight_hh, hs_before, pulls, mask, embedded, params, resets)
+    structure: list[Any] = []
+    # (T, B, H) each, and the leaves of the pull-backs, stacked over time.
+    last, (ys, hs_before, pulls) = _scan(body, carry, (xs, mask, resets), reverse)
+    return (last, ys), (hs_before, pulls, Partial(structure[0].unflatten))
 
 
-def _backward(cell: Cell, reverse: bool, kept: Any, gradients: tuple[Carry, Array]) -> Any:
-    weight_hh, hs_before, pulls, mask, embedded, params, resets = kept
+def _backward(
+    cell: Cell,
+    reverse: bool,
+    carried: bool,
+    inputs: Arguments,
+    residuals: Any,
+    gradients: tuple[Carry, Array],
+) -> Arguments:
+    weight_hh, _, _, x_gates, mask, params, resets = inputs
+    hs_before, pulls, pull_back_of = residuals
     d_last, d_ys = gradients
 
     def body(d_state: tuple[Carry, Any], x: Any) -> tuple[tuple[Carry, Any], Any]:
         d_carry, d_params = d_state
-        pull, d_y, mask, reset = x
+        leaves, d_y, mask, reset = x
         # The output of a step that is not run is zero, whatever the carry.
         d_h = d_carry.h + (d_y if mask is None else jnp.where(mask[:, None], d_y, 0))
-        d_before, d_x_gates, d_h_gates, d_here = pull(d_carry._replace(h=d_h))
+        d_before, d_x_gates, d_h_gates, d_here = pull_back_of(leaves)(d_carry._replace(h=d_h))
         if weight_hh is not None:
             # `h` before the step also went through the product: (B, G * H) -> (B, H).
             d_before = d_before._replace(h=d_before.h + d_h_gates @ weight_hh)
@@ -127,15 +115,19 @@ def _backward(cell: Cell, reverse: bool, kept: Any, gradients: tuple[Carry, Arra
     if weight_hh is not None:
         # One product over all T * B rows instead of T products that are added up.
         d_weight_hh = jnp.einsum("tbg,tbh->gh", d_h_gates, hs_before)
-    if embedded is not None:
-        rows, tokens = embedded
-        d_values = _gather_transposed(rows, tokens, d_values)
+    if x_gates.tokens is not None:
+        d_values = _gather_transposed(len(x_gates.values), x_gates.tokens, d_values)
     d_bias = d_h_gates.sum((0, 1))
     # Tokens, mask and resets have no gradient.
-    return d_weight_hh, d_bias, d_carry, Inputs(d_values), None, d_params, None
+    return Arguments(d_weight_hh, d_bias, d_carry, Inputs(d_values), None, d_params, None)
 
 
-scanned.defvjp(_forward, _backward)
+def _plain(cell: Cell, reverse: bool, inputs: Arguments) -> tuple[Carry, Array]:
+    return plain(cell, reverse, *inputs)
+
+
+scanned = HandWritten(_plain, _forward, _backward, _plain)
+"""`jaxrnn.recurrent.recurrence.recurrence`, for any cell and on any device."""
 
 
 def _split(x_gates: Inputs) -> tuple[Array | None, Array]:
@@ -152,9 +144,10 @@ def _read(table: Array | None, x_t: Array) -> Float[Array, "B GH"]:
 
 def _gather_transposed(rows: int, tokens: Array, gradients: Array) -> Float[Array, "V GH"]:
     """For each row of the table, the sum of the gradients where it was looked up: a product."""
-    where = jnp.arange(rows)[:, None] == tokens.reshape(-1)[None, :]  # (V, T * B)
-    # A scatter would add rows one by one; for a small table the product is faster.
-    return where.astype(gradients.dtype) @ gradients.reshape(-1, gradients.shape[-1])
+    where = jnp.arange(rows)[:, None, None] == tokens  # (V, T, B)
+    # A scatter would add rows one by one; for a small table the product is faster. It adds over
+    # time and batch without merging them: a batch may lie on several devices.
+    return jnp.einsum("vtb,tbg->vg", where.astype(gradients.dtype), gradients)
 
 
 def _reset(carry: Carry, mask: Array | None, reset: Array | None) -> Carry:
@@ -167,7 +160,7 @@ def _reset(carry: Carry, mask: Array | None, reset: Array | None) -> Carry:
 
 def _recurrent(weight_hh: Array | None, bias_hh: Array, carry: Carry) -> Float[Array, "B GH"]:
     if weight_hh is None:
-        return jnp.broadcast_to(bias_hh, (len(carry.h), len(bias_hh)))
+        return jnp.broadcast_to(bias_hh, (carry.h.shape[0], len(bias_hh)))
     return carry.h @ weight_hh.T + bias_hh
 
 

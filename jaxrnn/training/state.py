@@ -11,8 +11,7 @@ import optax
 from jax import lax
 from jax.typing import DTypeLike
 
-from jaxrnn.array_checks import precision
-from jaxrnn.checks import check_at_least_0
+from jaxrnn.array_checks import check_batch_size, precision
 from jaxrnn.nn.model import CharModel, model_carry
 from jaxrnn.programs import bounded_jit
 from jaxrnn.recurrent.cells import Carry
@@ -53,7 +52,7 @@ def make_state(
 ) -> TrainState:
     """A fresh state: initialized parameters, a carry of zeros for `batch_size` streams, step 0."""
     check_optimizer(optimizer)
-    check_at_least_0(batch_size=batch_size)
+    check_batch_size(batch_size)
     params_key, run_key = jax.random.split(key)
     params = _init(model, batch_size, params_key)
     return TrainState(

@@ -26,6 +26,7 @@ from jaxrnn.recurrent.free_cells import (
     PAPER_MGU,
     mogrifier_lstm,
 )
+from jaxrnn.recurrent.handwritten import Arguments
 from jaxrnn.recurrent.linear_cells import LRU, MIN_GRU, MIN_LSTM, QRNN, QRNN_1, RG_LRU, SRU
 from parity.mutation.mutants import (
     COUPLED_STACK,
@@ -44,7 +45,6 @@ from parity.mutation.mutants import (
     Mutant,
 )
 from parity.mutation.recurrent_mutations import (
-    Gradients,
     as_gated,
     backward_with,
     bias_outside_the_reset,
@@ -104,12 +104,21 @@ def _without_step_1(d_gates: jnp.ndarray) -> jnp.ndarray:
     return d_gates.at[1].set(0)
 
 
-def _twice_in_z(d: Gradients) -> Gradients:
-    return d._replace(weight=rows_of(Z, 3, lambda rows: 2 * rows)(d.weight))
+def _twice_in_z(d: Arguments) -> Arguments:
+    return d._replace(weight_hh=rows_of(Z, 3, lambda rows: 2 * rows)(d.weight_hh))
 
 
-def _bias_lost_in_f(d: Gradients) -> Gradients:
-    return d._replace(bias=rows_of(F, 4, zeros)(d.bias))
+def _weight_lost(d: Arguments) -> Arguments:
+    return d._replace(weight_hh=zeros(d.weight_hh))
+
+
+def _transposed_weight(d: Arguments) -> Arguments:
+    assert d.weight_hh is not None
+    return d._replace(weight_hh=d.weight_hh.T)
+
+
+def _bias_lost_in_f(d: Arguments) -> Arguments:
+    return d._replace(bias_hh=rows_of(F, 4, zeros)(d.bias_hh))
 
 
 RECURRENT = (
@@ -471,14 +480,14 @@ RECURRENT = (
     ),
     Mutant(
         "gradient of weight_hh transposed",
-        lambda: backward_with(lambda d: d._replace(weight=d.weight.T)),
+        lambda: backward_with(_transposed_weight),
         RNN_MODEL,
         "the backward pass of layer 0, gradient of weight_hh",
         "transposed",
     ),
     Mutant(
         "gradient of bias_hh averaged over the batch",
-        lambda: backward_with(lambda d: d._replace(bias=d.bias / 3)),
+        lambda: backward_with(lambda d: d._replace(bias_hh=d.bias_hh / 3)),
         RNN_MODEL,
         "the backward pass of layer 0, gradient of bias_hh",
         "averaged over the batch",
@@ -620,7 +629,9 @@ RECURRENT = (
     # Gradients of one layer, direction, gate or time step alone.
     Mutant(
         "layer 0: gradient of weight_hh lost",
-        lambda: only_in("l0", lambda: backward_with(lambda d: d._replace(weight=zeros(d.weight)))),
+        lambda: only_in(
+            "l0", lambda: backward_with(lambda d: d._replace(weight_hh=zeros(d.weight_hh)))
+        ),
         GRU_STACK,
         "the backward pass of layer 0, gradient of weight_hh",
         "nothing flows back",
@@ -658,7 +669,7 @@ RECURRENT = (
         "layer 1: gradient of the gates lost at step 1",
         lambda: only_in(
             "l1",
-            lambda: backward_with(lambda d: d._replace(gates=d.gates.map(_without_step_1))),
+            lambda: backward_with(lambda d: d._replace(x_gates=d.x_gates.map(_without_step_1))),
         ),
         GRU_STACK,
         "the backward pass of layer 1, gradient of weight_ih, bias_ih, xs",

@@ -4,7 +4,7 @@ Shapes: T time steps, B batch, H hidden size, G gates, D directions.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -24,6 +24,7 @@ from jaxrnn.recurrent.cells import (
     gates_of,
 )
 from jaxrnn.recurrent.compiled.calls import compiled
+from jaxrnn.recurrent.handwritten import Arguments
 from jaxrnn.recurrent.inputs import inputs_of
 from jaxrnn.recurrent.linear import LinearCell
 from jaxrnn.recurrent.recurrence import recurrence
@@ -240,7 +241,7 @@ def parallel_backward_with(change: Callable[[Any, Any, Any], tuple[Any, Any, Any
     def around(backward: Any) -> Any:
         return lambda *args: change(*backward(*args))
 
-    return wrapped(jaxrnn.recurrent.linear._linear_scan, "bwd", around)
+    return wrapped(jaxrnn.recurrent.linear, "_backward", around)
 
 
 def without_the_input_before() -> Mutation:
@@ -355,29 +356,14 @@ def recurrence_with(
     return replaced(jaxrnn.recurrent.layer, "recurrence", run)
 
 
-class Gradients(NamedTuple):
-    """What the backward pass of a recurrence gives; mask and resets have no gradient."""
-
-    weight: Any
-    bias: Any
-    carry: Any
-    gates: Any
-    mask: Any
-    params: Any
-    resets: Any
-
-
-def backward_with(change: Callable[[Gradients], tuple[Any, ...]]) -> Mutation:
+def backward_with(change: Callable[[Arguments], Arguments]) -> Mutation:
     """The backward passes with their gradients changed."""
 
     def around(backward: Any) -> Any:
-        def run(*args: Any) -> Any:
-            return tuple(change(Gradients(*backward(*args))))
-
-        return run
+        return lambda *args: change(backward(*args))
 
     # Either way to run has a backward pass of its own.
-    return both(wrapped(scanned, "bwd", around), wrapped(compiled, "bwd", around))
+    return both(wrapped(scanned, "backward", around), wrapped(compiled, "backward", around))
 
 
 # Stacks: their methods.

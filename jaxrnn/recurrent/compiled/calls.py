@@ -14,25 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from jaxrnn.recurrent.cells import Carry, Cell, Params
 from jaxrnn.recurrent.compiled.generated import Generated, generated
 from jaxrnn.recurrent.compiled.library import vector_bytes, why_unavailable
+from jaxrnn.recurrent.compiled.lowering import chosen_at_lowering
+from jaxrnn.recurrent.handwritten import Arguments, HandWritten
 from jaxrnn.recurrent.inputs import Inputs
-from jaxrnn.recurrent.scan import scanned
-
-
-class Arguments(NamedTuple):
-    """What the recurrence runs on; see `jaxrnn.recurrent.recurrence.recurrence`."""
-
-    weight_hh: Float[Array, "GH H"] | None
-    bias_hh: Float[Array, " GH"]
-    carry: Carry
-    x_gates: Inputs
-    mask: Bool[Array, "T B"] | None
-    params: Params | None = None
-    resets: Bool[Array, "T B"] | None = None
+from jaxrnn.recurrent.scan import plain, scanned
 
 
 class Residuals(NamedTuple):
@@ -67,53 +57,6 @@ def _generated(cell: Cell) -> Generated:
     return found
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def compiled(
-    cell: Cell,
-    reverse: bool,
-    weight_hh: Array | None,
-    bias_hh: Array,
-    carry: Carry,
-    x_gates: Inputs,
-    mask: Array | None = None,
-    params: Params | None = None,
-    resets: Array | None = None,
-) -> tuple[Carry, Array]:
-    """`jaxrnn.recurrent.recurrence.recurrence` for the cells that `runs_compiled`, on a CPU."""
-    inputs = Arguments(weight_hh, bias_hh, carry, x_gates, mask, params, resets)
-    last, residuals = _run(cell, reverse, inputs, keep=False)
-    return last, residuals.ys
-
-
-def _forward(cell: Cell, reverse: bool, *arguments: Any) -> tuple[tuple[Carry, Array], Any]:
-    inputs = Arguments(*jax.tree.map(lambda argument: argument.value, arguments))
-    carried = any(leaf.perturbed for leaf in jax.tree.leaves(arguments[2], is_leaf=_is_argument))
-    last, residuals = _keeping(cell, reverse, inputs)
-    return (last, residuals.ys), (inputs, residuals, () if carried else None)
-
-
-def _backward(cell: Cell, reverse: bool, saved: Any, gradients: tuple[Carry, Array]) -> Any:
-    inputs, residuals, carried = saved
-    gradients = jax.tree.map(_instantiated, gradients, is_leaf=_is_zero)
-    return tuple(_gradients(cell, reverse, carried is not None, inputs, residuals, gradients))
-
-
-compiled.defvjp(_forward, _backward, symbolic_zeros=True)
-
-
-def _is_argument(leaf: Any) -> bool:
-    return hasattr(leaf, "perturbed")
-
-
-def _is_zero(leaf: Any) -> bool:
-    return isinstance(leaf, jax.custom_derivatives.SymbolicZero)
-
-
-def _instantiated(leaf: Any) -> Array:
-    return jnp.zeros(leaf.shape, leaf.dtype) if _is_zero(leaf) else leaf
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _gradients(
     cell: Cell,
     reverse: bool,
@@ -179,51 +122,7 @@ def _gradients(
     return Arguments(d_weight_hh, d_bias, d_carry, Inputs(d_values), None, by_name)
 
 
-# Gradients of gradients, which are rare, are those of `scanned`: neither call has any of its own.
-
-
-def _gradients_forward(
-    cell: Cell, reverse: bool, carried: bool, *arguments: Any
-) -> tuple[Arguments, Any]:
-    inputs, _, gradients = arguments
-    return _gradients(cell, reverse, carried, *arguments), (inputs, gradients)
-
-
-def _gradients_backward(
-    cell: Cell, reverse: bool, carried: bool, saved: Any, second: Arguments
-) -> Any:
-    def of_scanned(inputs: Arguments, gradients: Any) -> Any:
-        d = _without_integers(jax.vjp(partial(scanned, cell, reverse), *inputs)[1](gradients))
-        return d if carried else d._replace(carry=_zeros(d.carry))
-
-    d_inputs, d_gradients = jax.vjp(of_scanned, *saved)[1](second)
-    return _without_integers(d_inputs), None, d_gradients
-
-
-_gradients.defvjp(_gradients_forward, _gradients_backward)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _keeping(cell: Cell, reverse: bool, inputs: Arguments) -> tuple[Carry, Residuals]:
-    return _run(cell, reverse, inputs, keep=True)
-
-
-def _keeping_forward(cell: Cell, reverse: bool, inputs: Arguments) -> tuple[Any, Arguments]:
-    return _keeping(cell, reverse, inputs), inputs
-
-
-def _keeping_backward(
-    cell: Cell, reverse: bool, inputs: Arguments, gradients: Any
-) -> tuple[Arguments]:
-    d_last, d_residuals = gradients
-    pull = jax.vjp(partial(scanned, cell, reverse), *inputs)[1]
-    return (_without_integers(pull((d_last, d_residuals.ys))),)
-
-
-_keeping.defvjp(_keeping_forward, _keeping_backward)
-
-
-def _run(cell: Cell, reverse: bool, inputs: Arguments, *, keep: bool) -> tuple[Carry, Residuals]:
+def _run(cell: Cell, reverse: bool, keep: bool, inputs: Arguments) -> tuple[Carry, Residuals]:
     """The weight is packed by a call of its own, which XLA lifts out of a loop over windows."""
     weight_hh, bias_hh, carry, x_gates, _, params, _ = inputs
     T = x_gates.shape[0]
@@ -294,13 +193,6 @@ def stacked_params(
     return jnp.stack([params[name] for name in cell.params])
 
 
-def _without_integers(gradients: Any) -> Arguments:
-    """Gradients of the inputs, in the structure in which `_gradients` gives them."""
-    d = Arguments(*gradients)
-    # Tokens, mask and resets have no gradient.
-    return d._replace(x_gates=Inputs(d.x_gates.values), mask=None, resets=None)
-
-
 def _zeros(tree: Any) -> Any:
     return jax.tree.map(jnp.zeros_like, tree)
 
@@ -324,3 +216,58 @@ def _nothing(array: Array, dtype: Any) -> Array:
     """No elements, cut off an argument. A constant would do, but JAX 0.10 takes the wrong
     residuals of a function with constants through second derivatives within `jax.checkpoint`."""
     return array.reshape(-1)[:0].astype(dtype)
+
+
+# The same calls, chosen where a program is lowered.
+
+
+def _compiled(cell: Cell, reverse: bool, inputs: Arguments) -> tuple[Carry, Array]:
+    last, residuals = chosen_at_lowering(_run, _run_scanned, (cell, reverse, False), inputs)
+    return last, residuals.ys
+
+
+def _forward(cell: Cell, reverse: bool, inputs: Arguments) -> tuple[tuple[Carry, Array], Residuals]:
+    last, residuals = chosen_at_lowering(_run, _run_scanned, (cell, reverse, True), inputs)
+    return (last, residuals.ys), residuals
+
+
+def _backward(cell: Cell, reverse: bool, carried: bool, *rest: Any) -> Arguments:
+    static = (cell, reverse, carried)
+    d: Arguments = chosen_at_lowering(_gradients, _gradients_scanned, static, *rest)
+    return d
+
+
+def _run_scanned(
+    cell: Cell, reverse: bool, keep: bool, inputs: Arguments
+) -> tuple[Carry, Residuals]:
+    """The results of `_run`; its residuals are zeros, which `_gradients_scanned` does not read."""
+    like = jax.eval_shape(partial(_run, cell, reverse, keep), inputs)[1]
+    last, ys = scanned(cell, reverse, *inputs)
+    return last, _zeros(like)._replace(ys=ys)
+
+
+def _gradients_scanned(
+    cell: Cell,
+    reverse: bool,
+    carried: bool,
+    inputs: Arguments,
+    residuals: Residuals,
+    gradients: tuple[Carry, Array],
+) -> Arguments:
+    """The gradients of `_gradients`; the forward pass is made again."""
+    weight_hh, bias_hh, carry, x_gates, mask, params, resets = inputs
+
+    def run(*differentiable: Any) -> Any:
+        weight_hh, bias_hh, carry, values, params = differentiable
+        xs = x_gates._replace(values=values)
+        return scanned(cell, reverse, weight_hh, bias_hh, carry, xs, mask, params, resets)
+
+    pull = jax.vjp(run, weight_hh, bias_hh, carry, x_gates.values, params)[1]
+    d_weight, d_bias, d_carry, d_values, d_params = pull(gradients)
+    return Arguments(d_weight, d_bias, d_carry, Inputs(d_values), None, d_params)
+
+
+compiled = HandWritten(
+    _compiled, _forward, _backward, lambda cell, reverse, inputs: plain(cell, reverse, *inputs)
+)
+"""`jaxrnn.recurrent.recurrence.recurrence` for the cells that `runs_compiled`, on a CPU."""
