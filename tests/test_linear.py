@@ -105,18 +105,26 @@ def test_all_backends_equal_a_scan_with_autodiff(cell, options):
         assert relative(d_found, gradients) < GRADIENTS, way
 
 
-@pytest.mark.parametrize("cell", [MIN_GRU], ids=lambda cell: cell.name)
-def test_rows_of_a_table_are_as_good_as_inputs(cell):
-    rnn = RNN(cell, H, 2)
+@pytest.mark.parametrize("cell", [MIN_GRU, QRNN], ids=lambda cell: cell.name)
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["one way", "both ways"])
+def test_rows_of_a_table_are_as_good_as_inputs(cell, bidirectional):
+    """Values and gradients, where steps start anew or are not run, and for tokens outside it."""
+    rnn = RNN(cell, H, 2, bidirectional=bidirectional)
     params, carry, _ = random_stack(rnn, I, B, T, jnp.float64)
-    tokens = jax.random.randint(jax.random.key(1), (T, B), 0, 5)
-    table = jax.random.normal(jax.random.key(2), (5, I))
+    rng = np.random.default_rng(1)
+    tokens = jnp.asarray(rng.integers(-2, 7, (T, B)))
+    table = jnp.asarray(rng.normal(size=(5, I)))
+    options = {}
+    if bidirectional:
+        options["lengths"] = jnp.asarray(rng.integers(0, T + 1, B))
+        options["resets"] = jnp.asarray(rng.random((T, B)) < 0.4)
 
     def read(params, carry, table):
-        return rnn.apply({"params": params}, carry, Inputs(table, tokens))
+        return rnn.apply({"params": params}, carry, Inputs(table, tokens), **options)
 
     def gathered(params, carry, table):
-        return rnn.apply({"params": params}, carry, table[tokens])
+        xs = table[jnp.clip(tokens, 0, 4)]
+        return rnn.apply({"params": params}, carry, xs, **options)
 
     with backend("autodiff"):
         expected = outputs_and_gradients(gathered, params, carry, table)

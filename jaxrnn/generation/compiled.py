@@ -12,15 +12,15 @@ from jaxrnn.nn.model import Components
 from jaxrnn.recurrent.cells import Carry, Cell
 from jaxrnn.recurrent.compiled.calls import join_carry, pack, split_carry, stacked_params
 from jaxrnn.recurrent.compiled.generated import generated
-from jaxrnn.recurrent.linear import window_of
+from jaxrnn.recurrent.layer import WithInput
+from jaxrnn.recurrent.linear import carry_of, state_of, window_of
 from jaxrnn.recurrent.recurrence import which_backend
 
 
 def runs_compiled(components: Components) -> bool:
     """Whether `generate_compiled` can run a model on this machine."""
     cell = components.stack.cell
-    # Where a step sees two inputs, a row of the table is not enough.
-    if not isinstance(cell, Cell) or window_of(cell) > 1:
+    if not isinstance(cell, Cell):
         return False
     dtypes = {array.dtype for array in jax.tree.leaves(components.arrays)}
     way = which_backend(cell, components.rnn["weight_ih_l0"].dtype)
@@ -62,9 +62,13 @@ def generate_compiled(
     layers, dtype = range(components.stack.num_layers), components.kernel.dtype
     token = token.astype(jnp.int32)
     gates = len(cell.gates)
-    # (D, B, H), and (F - 1, D, B, H) or nothing
-    h, others = split_carry(cell.carry(*(jnp.stack(fields) for fields in zip(*carry, strict=True))))
     nothing = jnp.zeros((0,), dtype)
+    window = window_of(cell)
+    inner = carry
+    if window > 1:
+        inner = tuple(carry_of(cell, layer.h, layer.c) for layer in carry)
+    # (D, B, H), and (F - 1, D, B, H) or nothing
+    h, others = split_carry(cell.carry(*(jnp.stack(fields) for fields in zip(*inner, strict=True))))
 
     def stacked(arrays: list[Array]) -> Array:
         return jnp.stack(arrays) if arrays else nothing
@@ -76,7 +80,15 @@ def generate_compiled(
         zeros = jnp.zeros((gates * h.shape[-1],), dtype)  # of a stack without biases
         return rnn.get(f"{kind}_l{layer}", zeros)
 
-    table = components.embedding @ rnn["weight_ih_l0"].T  # (V, G * H)
+    weights_ih = [rnn[f"weight_ih_l{d}"] for d in layers]
+    older = []  # in a window of 2, the columns of the input before
+    if window > 1:
+        older = [jnp.split(weight, 2, axis=1)[1] for weight in weights_ih]
+        weights_ih = [jnp.split(weight, 2, axis=1)[0] for weight in weights_ih]
+    table = components.embedding @ weights_ih[0].T  # (V, G * H)
+    if older:
+        before = jnp.concatenate([components.embedding, carry[0].x.astype(dtype)])
+        table = jnp.concatenate([table, before @ older[0].T])  # (2 * V + B, G * H)
     if cell.recurrent:
         table = table + bias_of("bias_ih", 0)
         weights_hh = [pack(rnn[f"weight_hh_l{d}"], gates) for d in layers]
@@ -84,7 +96,7 @@ def generate_compiled(
         biases_ih = [bias_of("bias_ih", d) for d in layers[1:]]
     else:
         # The only bias takes the place of the recurrent half of the gates.
-        weights_hh = []
+        weights_hh = [pack(weight, gates) for weight in older[1:]]
         biases_hh = [bias_of("bias_ih", d) for d in layers]
         biases_ih = []
     bias = jnp.where(banned, -jnp.inf, components.bias)
@@ -101,7 +113,7 @@ def generate_compiled(
     )
     generated_tokens, h, others = call(
         stacked(weights_hh),
-        stacked([pack(rnn[f"weight_ih_l{d}"], gates) for d in layers[1:]]),
+        stacked([pack(weight, gates) for weight in weights_ih[1:]]),
         stacked(biases_hh),
         stacked(biases_ih),
         stacked([stacked_params(cell, params(d), like=bias) for d in layers if cell.params]),
@@ -110,6 +122,7 @@ def generate_compiled(
         bias,
         h,
         others,
+        stacked([layer.x.astype(dtype) for layer in carry[1:]] if older else []),
         token,
         nothing if uniforms is None else uniforms.astype(dtype),
         inverse_temperature.astype(dtype),
@@ -117,4 +130,13 @@ def generate_compiled(
         cell=functions.fingerprint,
     )
     after = join_carry(cell, h, others)
-    return tuple(cell.carry(*(field[d] for field in after)) for d in layers), generated_tokens
+    carries = tuple(cell.carry(*(field[d] for field in after)) for d in layers)
+    if older:
+        made = length if count is None else count
+        read = jnp.concatenate([token[None], generated_tokens])[jnp.maximum(made, 1) - 1]  # (B,)
+        newest = [components.embedding[jnp.maximum(read, 0)], *(field.h for field in carries[:-1])]
+        carries = tuple(
+            WithInput(layer.h, state_of(layer), jnp.where(made > 0, x, start.x))
+            for layer, x, start in zip(carries, newest, carry, strict=True)
+        )
+    return carries, generated_tokens

@@ -1,6 +1,6 @@
 """What a layer reads at every time step: inputs of its own, or rows of a small table.
 
-Shapes: T time steps, B batch, V rows of the table, I input size.
+Shapes: T time steps, B batch, V rows of the table, I input size, K rows that a place reads.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,18 +24,19 @@ class Inputs(NamedTuple):
 
     Attributes:
         values: the inputs, (T, B, I); with `tokens`, the table, (V, I).
-        tokens: step t of sequence b reads `values[tokens[t, b]]`; None if `values` are the inputs.
+        tokens: step t of sequence b reads `values[tokens[t, b]]`, or the sum of K rows; None if
+            `values` are the inputs.
     """
 
     values: Float[Array, "T B I"] | Float[Array, "V I"]
-    tokens: Int[Array, "T B"] | None = None
+    tokens: Int[Array, "T B"] | Int[Array, "T B K"] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(T, B, I), whether the inputs are read from a table or not."""
         if self.tokens is None:
             return self.values.shape
-        return (*self.tokens.shape, self.values.shape[-1])
+        return (*self.tokens.shape[:2], self.values.shape[-1])
 
     def map(self, function: Callable[[Array], Array]) -> "Inputs":
         """The inputs after a function of the last axis, such as a product with a weight."""
@@ -49,7 +50,8 @@ class Inputs(NamedTuple):
         """The inputs themselves: rows of a table are gathered."""
         if self.tokens is None:
             return self.values
-        return rows_of(self.values, self.tokens)
+        rows = rows_of(self.values, self.tokens)
+        return rows if self.tokens.ndim == 2 else rows.sum(axis=2)
 
 
 def rows_of(table: Float[Array, "V I"], tokens: Int[Array, "*N"]) -> Float[Array, "*N I"]:

@@ -24,9 +24,9 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from jaxrnn.array_checks import as_carry, as_floats, described
+from jaxrnn.array_checks import as_carry, as_floats, described, nearest_rows
 from jaxrnn.recurrent.cells import Carry, Cell, FreeCell, Initializer, exportable
-from jaxrnn.recurrent.inputs import Inputs
+from jaxrnn.recurrent.inputs import Inputs, rows_of
 from jaxrnn.recurrent.linear import LinearCell, carry_of, previous, state_of
 from jaxrnn.recurrent.recurrence import input_gates, recurrence
 
@@ -211,13 +211,51 @@ class LinearLayer(GatedLayer):
         _, batch_size, input_size = xs.shape
         like = jax.eval_shape(lambda: self.initial_carry(batch_size, input_size=input_size))
         carry = as_carry(carry, like, cast=False)
-        inputs = xs.dense()  # (T, B, I)
-        last = carry.x.astype(inputs.dtype)
-        before, after = previous(inputs, last, mask, resets, reverse=reverse)
-        windows = Inputs(jnp.concatenate([inputs, before], axis=-1))  # (T, B, 2 * I)
+        if xs.tokens is not None:
+            return self._rows(param, carry, xs, mask, reverse=reverse, resets=resets)
+        last = carry.x.astype(xs.values.dtype)
+        before, after = previous(xs.values, last, mask, resets, reverse=reverse)
+        windows = Inputs(jnp.concatenate([xs.values, before], axis=-1))  # (T, B, 2 * I)
         inner = carry_of(self.cell, carry.h, carry.c)
         inner, ys = super().__call__(param, inner, windows, mask, reverse=reverse, resets=resets)
         return WithInput(inner.h, state_of(inner), after.astype(ys.dtype)), ys
+
+    def _rows(
+        self,
+        param: Param,
+        carry: WithInput,
+        xs: Inputs,
+        mask: Bool[Array, "T B"] | None,
+        *,
+        reverse: bool,
+        resets: Bool[Array, "T B"] | None,
+    ) -> tuple[Carry, Float[Array, "T B H"]]:
+        """The same for rows of a table: the windows are sums of two rows of another one.
+
+        Its rows are, padded with zeros to 2 * I: those of the table as the newest input, the same
+        as the input before, the B inputs of the carry, and zeros for a step that starts anew.
+        """
+        table, tokens = xs
+        V = len(table)
+        B = xs.shape[1]
+        assert tokens is not None
+        tokens = nearest_rows(tokens, V)
+        last = carry.x.astype(table.dtype)
+        older = jnp.concatenate([table, last, jnp.zeros_like(last[:1])])  # (V + B + 1, I)
+        rows = jnp.concatenate(
+            [
+                jnp.concatenate([table, jnp.zeros_like(table)], axis=-1),
+                jnp.concatenate([jnp.zeros_like(older), older], axis=-1),
+            ]
+        )  # (2 * V + B + 1, 2 * I)
+        first = 2 * V + jnp.arange(B, dtype=tokens.dtype)
+        before, after = previous(
+            V + tokens, first, mask, resets, reverse=reverse, none=2 * V + B
+        )  # (T, B), (B,)
+        windows = Inputs(rows, jnp.stack([tokens, before], axis=-1))
+        inner = carry_of(self.cell, carry.h, carry.c)
+        inner, ys = super().__call__(param, inner, windows, mask, reverse=reverse, resets=resets)
+        return WithInput(inner.h, state_of(inner), rows_of(older, after - V).astype(ys.dtype)), ys
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn.recurrent.cells import AnyCell, Carry, Cell, Params, Step
 from jaxrnn.recurrent.inputs import Inputs
@@ -227,24 +227,30 @@ def _last_run(ys: Array, h: Array, mask: Array, *, reverse: bool) -> Float[Array
 
 
 def previous(
-    xs: Float[Array, "T B I"],
-    first: Float[Array, "B I"],
+    xs: Float[Array, "T B I"] | Int[Array, "T B"],
+    first: Float[Array, "B I"] | Int[Array, " B"],
     mask: Bool[Array, "T B"] | None,
     resets: Bool[Array, "T B"] | None,
     *,
     reverse: bool,
-) -> tuple[Float[Array, "T B I"], Float[Array, "B I"]]:
+    none: int = 0,
+) -> tuple[Array, Array]:
     """The input before each step, in the order in which time runs, and the last input.
 
     Args:
-        xs: the inputs.
+        xs: the inputs, or the rows of a table that they are.
         first: the input before the first step that is run.
         mask: where False, a step is not run: its input is no step's previous one.
-        resets: where True, a step has no input before it: zeros.
+        resets: where True, a step has no input before it.
         reverse: whether time runs from the last step to the first.
+        none: what stands for no input.
     """
     if not len(xs):
         return xs, first
+
+    def where(condition: Array, one: Any, other: Array) -> Array:
+        return jnp.where(condition.reshape(*condition.shape, *[1] * (xs.ndim - 2)), one, other)
+
     end = 0 if reverse else -1
     if mask is None:
         before = _moved(xs, first, later=reverse)
@@ -252,10 +258,10 @@ def previous(
     else:
 
         def step(x: Array, here: tuple[Array, Array]) -> tuple[Array, Array]:
-            x_t, running = here  # (B, I), (B,)
-            return jnp.where(running[:, None], x_t, x), x
+            x_t, running = here  # (B, I) or (B,); (B,)
+            return where(running, x_t, x), x
 
         last, before = lax.scan(step, first, (xs, mask), reverse=reverse)
     if resets is not None:
-        before = jnp.where(resets[..., None], 0, before)
+        before = where(resets, none, before)
     return before, last

@@ -216,7 +216,8 @@ def _checked_gates(x_gates: Inputs, width: int, dtype: Any) -> Inputs:
     """
     if x_gates.tokens is None:
         return Inputs(as_floats("x_gates", x_gates.values, ("T", "B", width), dtype))
-    tokens = as_integers("tokens", x_gates.tokens, ("T", "B"))
+    axes = ("T", "B", "K") if jnp.ndim(x_gates.tokens) == 3 else ("T", "B")
+    tokens = as_integers("tokens", x_gates.tokens, axes)
     table = as_floats("the table of input gates", x_gates.values, ("V", width), dtype)
     if not len(table):
         raise ValueError("The table of input gates must have at least 1 row, got 0.")

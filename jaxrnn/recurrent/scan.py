@@ -139,12 +139,18 @@ def _split(x_gates: Inputs) -> tuple[Array | None, Array]:
 
 def _read(table: Array | None, x_t: Array) -> Float[Array, "B GH"]:
     # Tokens are checked where they come in, so that no step has to look.
-    return x_t if table is None else table.at[x_t].get(mode="promise_in_bounds")
+    if table is None:
+        return x_t
+    rows = table.at[x_t].get(mode="promise_in_bounds")  # (B, G * H), or (B, K, G * H)
+    return rows if x_t.ndim == 1 else rows.sum(axis=1)
 
 
 def _gather_transposed(rows: int, tokens: Array, gradients: Array) -> Float[Array, "V GH"]:
     """For each row of the table, the sum of the gradients where it was looked up: a product."""
-    where = jnp.arange(rows)[:, None, None] == tokens  # (V, T, B)
+    if tokens.ndim == 2:
+        tokens = tokens[..., None]
+    # How many times each place reads each row, (V, T, B).
+    where = (jnp.arange(rows)[:, None, None, None] == tokens).sum(axis=-1)
     # A scatter would add rows one by one; for a small table the product is faster. It adds over
     # time and batch without merging them: a batch may lie on several devices.
     return jnp.einsum("vtb,tbg->vg", where.astype(gradients.dtype), gradients)

@@ -23,7 +23,7 @@ struct Backward {
   const T *weight, *params;              // (GH, H), or null without a product; (P, H)
   const T *before, *residuals, *ys;      // what the forward run kept, and its outputs
   const T *bias, *x;                     // without a product, what the forward run read; else null
-  const int32_t* tokens;                 // (T, B) or null
+  const int32_t* tokens;                 // (T, B, reads) or null
   const bool *mask, *resets;             // (T, B) or null
   const T *d_ys, *dh_last;               // (T, B, H), (B, H)
   const T* d_others_last;                // (F - 1, B, H)
@@ -55,7 +55,8 @@ struct Backward {
           .run(Team(pool, helpers));
     });
     const long places = steps_run(mask, n.T, n.B) * n.B;
-    const TableGradient<T> table{n.V, GH, tokens, d_gates, shared * n.H, d_x_gates, d_table};
+    const TableGradient<T> table{n.V, GH, n.reads, tokens, d_gates, shared * n.H, d_x_gates,
+                                 d_table};
     const long columns = cell.recurrent ? n.H : 0;  // of the weight's gradient
     OuterProducts<T>{places, GH, columns, d_gates, before, d_weight, d_bias, table}.run(pool);
     ColumnSums<T>{places, PH, d_params_of_places.data(), d_params}.run(pool);
@@ -88,8 +89,8 @@ struct Backward {
 
     void run(Team team) {
       begin();
-      const BackwardStep<T> step{b.n.B, b.n.H, b.n.V, first, b.d_table != nullptr, b.params,
-                                 b.before, b.residuals, b.ys, b.bias, b.x, b.tokens, b.mask, b.d_ys,
+      const BackwardStep<T> step{b.n.B, b.n.H, b.n.V, b.n.reads, first, b.d_table != nullptr,
+                                 b.params, b.before, b.residuals, b.ys, b.bias, b.x, b.tokens, b.mask, b.d_ys,
                                  {d_carry.data(), width, field}, b.d_gates, b.d_x_gates, d_params,
                                  rows.data()};
       const auto run_step = b.cell.steps<T>().backward;

@@ -28,11 +28,11 @@ struct Rows {
 
 template <typename T>
 struct ForwardStep {
-  long B, H, V, first;
+  long B, H, V, reads, first;
   const T* bias;          // (GH,)
   const T* params;        // (P, H)
   const T* x;             // (T, B, GH), or the table (V, GH)
-  const int32_t* tokens;  // (T, B), or null where there is no table
+  const int32_t* tokens;  // (T, B, reads), or null where there is no table
   const bool* mask;       // (T, B), or null where every step is run
   Rows<T> carry;
   T* ys;                  // (T, B, H)
@@ -42,7 +42,7 @@ struct ForwardStep {
 
 template <typename T>
 struct BackwardStep {
-  long B, H, V, first;
+  long B, H, V, reads, first;
   bool looked_up;      // of the gradient of the input gates, only those of gates S ... G - 1 are
                        // stored: the table's gradient takes the others from `d_gates`
   const T* params;     // (P, H)
@@ -51,7 +51,7 @@ struct BackwardStep {
   const T* ys;         // (T, B, H)
   // For a cell without a recurrent product, what the forward step read; else null.
   const T *bias, *x;      // (GH,); (T, B, GH), or the table (V, GH)
-  const int32_t* tokens;  // (T, B), or null where there is no table
+  const int32_t* tokens;  // (T, B, reads), or null where there is no table
   const bool* mask;    // (T, B), or null
   const T* d_ys;       // (T, B, H)
   Rows<T> d_carry;     // without the part of dh that comes through the product, which is added
@@ -68,6 +68,9 @@ struct GenerateStep {
   const T* params;             // (P, H)
   const T* table;              // (V, GH): the input gates of the first layer
   const long* reads;           // (rows,): which row of the table each text reads
+  // In a window of 2, the row of the input before; then the tiles of the layers above have the
+  // product with their input before. Else null.
+  const long* older;
   Rows<T> carry;
 };
 

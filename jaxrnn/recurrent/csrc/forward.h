@@ -19,7 +19,7 @@ struct Forward {
   const T *packed, *bias, *params;       // `Packing`'s, or null without a product; (GH,), (P, H)
   const T *h_first, *others_first;       // (B, H), (F - 1, B, H)
   const T* x;                            // (T, B, GH), or the table (V, GH)
-  const int32_t* tokens;                 // (T, B) or null
+  const int32_t* tokens;                 // (T, B, reads) or null
   const bool *mask, *resets;             // (T, B) or null
   T *ys, *h_last, *others_last;          // (T, B, H), (B, H), (F - 1, B, H)
   T *before, *residuals;                 // (T, B, H), (T, B, R, H), or null
@@ -53,8 +53,8 @@ struct Forward {
 
     void run(Team team) {
       begin();
-      const ForwardStep<T> step{f.n.B, f.n.H, f.n.V, first, f.bias, f.params, f.x, f.tokens,
-                                f.mask, {carry.data(), width, field}, f.ys, f.before, f.residuals};
+      const ForwardStep<T> step{f.n.B, f.n.H, f.n.V, f.n.reads, first, f.bias, f.params, f.x,
+                                f.tokens, f.mask, {carry.data(), width, field}, f.ys, f.before, f.residuals};
       const auto run_step = f.cell.steps<T>().forward;
       T *now = rows.data(), *next = next_rows.data();
       for (long i = 0; i < f.n.T; ++i) {

@@ -22,12 +22,18 @@ struct Generate {
 
   const CellTable& cell;
   long N, B, D, H, V;
-  const T *weight_hh, *weight_ih;    // (D, packed), (D - 1, packed): the first layer has a table
+  // (D, packed), (D - 1, packed): the first layer has a table. In a window of 2 there is no
+  // recurrent product, and in its place stands that with the input before, (D - 1, packed).
+  const T *weight_hh, *weight_ih;
   const T *bias_hh, *bias_ih;        // (D, GH), (D - 1, GH); without a product, the latter is null
   const T* params;                   // (D, P, H)
-  const T* table;                    // (V, GH): the input half of the first layer's gates
+  // (V, GH): the input half of the first layer's gates. In a window of 2, (2V + B, GH), of which a
+  // step reads two rows: V tokens, V tokens as the input before, and what was before the first.
+  const T* table;
+  bool window;                       // whether it is one of 2
   const T *weight_out, *bias_out;    // (packed), (V,); -inf where a token is never to be chosen
   const T *h_first, *others_first;   // (D, B, H), (F - 1, D, B, H)
+  const T* x_first;                  // (D - 1, B, H): in a window of 2, the inputs before the first
   const int32_t* token;              // (B,): the token before the first one
   const T* uniforms;                 // (N, B) from [0, 1), or null: always the most likely
   T inverse_temperature;             // the logits are multiplied by it
@@ -35,7 +41,7 @@ struct Generate {
   T *h_last, *others_last;           // (D, B, H), (F - 1, D, B, H)
 
   void run(xla::ffi::ThreadPool& pool) {
-    const long products = (cell.recurrent ? D : 0) + D - 1;
+    const long products = (cell.recurrent ? D : window ? D - 1 : 0) + D - 1;
     const long numbers = products * cell.gates * H * H + V * H;
     const double operations = 2.0 * N * B * numbers;
     const Chunks chunks(B, pool.num_threads(), operations);
@@ -54,7 +60,8 @@ struct Generate {
     const std::vector<Block> blocks;
     const std::vector<Multiply<T>> multiply_recurrent, multiply_output;  // for each block
     Buffer<T> carry, rows, logits;  // (F, D, count, width); h in blocks; (count, choices)
-    std::vector<long> reads;
+    Buffer<T> x_before;             // (D - 1, count, H) in blocks: before the first step
+    std::vector<long> reads, older;
     long now = 0;  // which half of `rows` is the carry before the step
 
     Texts(const Generate& f, long begin, long end)
@@ -66,13 +73,13 @@ struct Generate {
           multiply_recurrent(multiply_for<T>(recurrent.vectors, blocks)),
           multiply_output(multiply_for<T>(output.vectors, blocks)),
           carry(f.cell.fields * field), rows(2 * f.D * count * f.H), logits(count * choices),
-          reads(count) {}
+          x_before(f.window ? (f.D - 1) * count * f.H : 0), reads(count), older(count) {}
 
     void run(Team team) {
       begin();
       for (long n = 0; n < f.N; ++n) {
         for (long d = 0; d < f.D; ++d) {
-          team.run(recurrent.panels, [&](long p) { step(d, p); });
+          team.run(recurrent.panels, [&](long p) { step(d, p, n == 0); });
         }
         now = 1 - now;
         team.run(output.panels, [&](long p) { predict(p); });
@@ -80,6 +87,7 @@ struct Generate {
           const long found =
               f.uniforms ? sampled(r, f.uniforms[n * f.B + first + r]) : most_likely(r);
           f.chosen[n * f.B + first + r] = static_cast<int32_t>(found);
+          older[r] = f.V + reads[r];
           reads[r] = std::max<long>(found, 0);
         }
       }
@@ -100,7 +108,10 @@ struct Generate {
     }
 
     void begin() {
-      for (long r = 0; r < count; ++r) reads[r] = row_of(f.token[first + r], f.V);
+      for (long r = 0; r < count; ++r) {
+        reads[r] = row_of(f.token[first + r], f.V);
+        older[r] = 2 * f.V + first + r;
+      }
       for (long d = 0; d < f.D; ++d) {
         for (int k = 0; k < f.cell.fields; ++k) {
           const T* from = (k == 0 ? f.h_first : f.others_first) + place(k, d);
@@ -108,15 +119,26 @@ struct Generate {
             std::copy_n(from + r * f.H, f.H, carry_of(k, d) + r * width);
           }
         }
-        for (const Block& block : blocks) {
-          T* to = packed_rows(d, false) + block.first * f.H;
-          for (int r = 0; r < block.rows; ++r) {
-            const T* from = carry_of(0, d) + (block.first + r) * width;
-            for (long k = 0; k < f.H; ++k) to[k * block.rows + r] = from[k];
-          }
+        in_blocks(carry_of(0, d), width, packed_rows(d, false));
+        if (f.window && d > 0) {
+          in_blocks(f.x_first + ((d - 1) * f.B + first) * f.H, f.H, first_inputs(d));
         }
       }
     }
+
+    // Rows with so many numbers from one to the next, as a product reads them.
+    void in_blocks(const T* all, long stride, T* packed) {
+      for (const Block& block : blocks) {
+        T* to = packed + block.first * f.H;
+        for (int r = 0; r < block.rows; ++r) {
+          const T* from = all + (block.first + r) * stride;
+          for (long k = 0; k < f.H; ++k) to[k * block.rows + r] = from[k];
+        }
+      }
+    }
+
+    // The inputs of layer d, not the first, before the first step.
+    T* first_inputs(long d) { return x_before.data() + (d - 1) * count * f.H; }
 
     void end() {
       for (long d = 0; d < f.D; ++d) {
@@ -130,13 +152,13 @@ struct Generate {
     }
 
     // One step of layer d for the units of panel p.
-    void step(long d, long p) {
+    void step(long d, long p, bool is_first) {
       const long weight = recurrent.panels * recurrent.size, GH = f.cell.gates * f.H;
       const bool looks_up = d == 0;
       const GenerateStep<T> arrays{
           f.H, f.bias_hh + d * GH, looks_up || !f.bias_ih ? nullptr : f.bias_ih + (d - 1) * GH,
           f.params + d * f.cell.params * f.H, f.table, reads.data(),
-          {carry_of(0, d), width, field}};
+          f.window ? older.data() : nullptr, {carry_of(0, d), width, field}};
       for (size_t i = 0; i < blocks.size(); ++i) {
         const Block& block = blocks[i];
         const auto multiply = multiply_recurrent[i];
@@ -144,6 +166,12 @@ struct Generate {
         if (f.cell.recurrent) {
           multiply(packed_rows(d, false) + block.first * f.H,
                    f.weight_hh + d * weight + p * recurrent.size, f.H, tile);
+        }
+        if (f.window && !looks_up) {
+          // The input before is what the layer below gave at the step before.
+          const T* before = is_first ? first_inputs(d) : packed_rows(d - 1, false);
+          multiply(before + block.first * f.H,
+                   f.weight_hh + (d - 1) * weight + p * recurrent.size, f.H, tile);
         }
         if (!looks_up) {
           multiply(packed_rows(d - 1, true) + block.first * f.H,

@@ -121,19 +121,25 @@ ffi::Error pack(ffi::ThreadPool pool, Array weight, Result packed, int64_t gates
 }
 
 // What the forward and the backward call both read: (T, B) places, some of them not run, that take
-// their inputs from a table of V rows, or (V = 0) from an array of their own.
+// their inputs from rows of a table of V rows, or (V = 0) from an array of their own.
 void check_places(Checks& checks, const Sizes& n, Tokens tokens, Mask mask, Mask resets) {
   checks.that(n.H > 0, "carry", "has no units");
   if (!Checks::is_none(tokens)) {
-    checks.has_shape("tokens", tokens, {n.T, n.B});
+    if (tokens.dimensions().size() == 2) {
+      checks.has_shape("tokens", tokens, {n.T, n.B});
+    } else {
+      checks.has_shape("tokens", tokens, {n.T, n.B, n.reads});
+    }
+    checks.that(n.reads > 0, "tokens", "name no row of a place");
     checks.that(n.V > 0, "table", "has no rows");
   }
   if (!Checks::is_none(mask)) checks.has_shape("mask", mask, {n.T, n.B});
   if (!Checks::is_none(resets)) checks.has_shape("resets", resets, {n.T, n.B});
 }
 
-Sizes sizes_of(Array sequence, int64_t rows, bool reverse) {
-  return {size(sequence, 0), size(sequence, 1), size(sequence, 2), rows, reverse};
+Sizes sizes_of(Array sequence, Tokens tokens, int64_t rows, bool reverse) {
+  const long reads = tokens.dimensions().size() == 3 ? size(tokens, 2) : 1;
+  return {size(sequence, 0), size(sequence, 1), size(sequence, 2), rows, reads, reverse};
 }
 
 ffi::Error forward(ffi::ThreadPool pool, Array packed, Array bias, Array h, Array others, Array x,
@@ -143,7 +149,7 @@ ffi::Error forward(ffi::ThreadPool pool, Array packed, Array bias, Array h, Arra
   const auto dtype = x.element_type();
   return with_cell(dtype, name, [&]<typename T>(const CellTable& cell) {
     const bool looks_up = !Checks::is_none(tokens);
-    const Sizes n = sizes_of(*ys, looks_up ? size(x, 0) : 0, reverse);
+    const Sizes n = sizes_of(*ys, tokens, looks_up ? size(x, 0) : 0, reverse);
     const Packing<T> packing(cell.gates, n.H, n.H);
     const long GH = cell.gates * n.H, F = cell.fields;
     Checks checks(dtype);
@@ -183,7 +189,7 @@ ffi::Error backward(ffi::ThreadPool pool, Array weight, Array before, Array resi
   const auto dtype = ys.element_type();
   return with_cell(dtype, name, [&]<typename T>(const CellTable& cell) {
     const bool looks_up = !Checks::is_none(tokens), carried = !Checks::is_none(*dh_first);
-    const Sizes n = sizes_of(ys, looks_up ? size(*d_table, 0) : 0, reverse);
+    const Sizes n = sizes_of(ys, tokens, looks_up ? size(*d_table, 0) : 0, reverse);
     const long GH = cell.gates * n.H, F = cell.fields;
     const long R = cell.steps<T>().residuals, S = cell.steps<T>().shared;
     Checks checks(dtype);
@@ -227,26 +233,32 @@ ffi::Error backward(ffi::ThreadPool pool, Array weight, Array before, Array resi
 
 ffi::Error generate(ffi::ThreadPool pool, Array weight_hh, Array weight_ih, Array bias_hh,
                     Array bias_ih, Array params, Array table, Array weight_out, Array bias_out,
-                    Array h, Array others, Tokens token, Array uniforms, Array inverse_temperature,
-                    Tokens count, ffi::Result<Tokens> chosen, Result h_last, Result others_last,
+                    Array h, Array others, Array x_before, Tokens token, Array uniforms,
+                    Array inverse_temperature, Tokens count, ffi::Result<Tokens> chosen, Result h_last, Result others_last,
                     std::string_view name) {
   const auto dtype = h.element_type();
   return with_cell(dtype, name, [&]<typename T>(const CellTable& cell) {
-    const long N = size(*chosen, 0), V = size(table, 0);
+    const long N = size(*chosen, 0), V = size(bias_out, 0);
     const long D = size(h, 0), B = size(h, 1), H = size(h, 2);
     const long GH = cell.gates * H, F = cell.fields;
     const Packing<T> packing(cell.gates, H, H), packing_out(1, V, H);
     const int64_t packed = packing.panels * packing.size;
+    const bool window = !cell.recurrent && size(table, 0) != V;
     Checks checks(dtype);
     checks.numbers("h", h, {D, B, H});
     checks.that(D > 0 && H > 0 && V > 0, "h", "has no layers or units, or there are no tokens");
     checks.numbers_if(F > 1, "other fields", others, {F - 1, D, B, H});
-    checks.numbers_if(cell.recurrent, "weight_hh", weight_hh, {D, packed});
+    if (window) {
+      checks.numbers_if(D > 1, "weight of the input before", weight_hh, {D - 1, packed});
+    } else {
+      checks.numbers_if(cell.recurrent, "weight_hh", weight_hh, {D, packed});
+    }
+    checks.numbers_if(window && D > 1, "inputs before", x_before, {D - 1, B, H});
     checks.numbers("bias_hh", bias_hh, {D, GH});
     checks.numbers_if(D > 1, "weight_ih", weight_ih, {D - 1, packed});
     checks.numbers_if(D > 1 && cell.recurrent, "bias_ih", bias_ih, {D - 1, GH});
     checks.numbers_if(cell.params > 0, "parameters", params, {D, cell.params, H});
-    checks.numbers("table", table, {V, GH});
+    checks.numbers("table", table, {window ? 2 * V + B : V, GH});
     checks.numbers("output weight", weight_out, {packing_out.panels * packing_out.size});
     checks.numbers("output bias", bias_out, {V});
     checks.has_shape("token", token, {B});
@@ -261,8 +273,8 @@ ffi::Error generate(ffi::ThreadPool pool, Array weight_hh, Array weight_ih, Arra
       std::fill_n(data_of(*chosen) + steps * B, (N - steps) * B, 0);
       Generate<T>{cell, steps, B, D, H, V, data_of<T>(weight_hh), data_of<T>(weight_ih),
                   data_of<T>(bias_hh), data_of<T>(bias_ih), data_of<T>(params),
-                  data_of<T>(table), data_of<T>(weight_out), data_of<T>(bias_out), data_of<T>(h),
-                  data_of<T>(others), data_of(token), data_of<T>(uniforms),
+                  data_of<T>(table), window, data_of<T>(weight_out), data_of<T>(bias_out),
+                  data_of<T>(h), data_of<T>(others), data_of<T>(x_before), data_of(token), data_of<T>(uniforms),
                   *data_of<T>(inverse_temperature), data_of(*chosen), data_of<T>(h_last),
                   data_of<T>(others_last)}
           .run(pool);
@@ -311,8 +323,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxrnn_generate, jaxrnn::generate,
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<Array>().Arg<Array>().Arg<Array>().Arg<Array>()
                                   .Arg<Array>().Arg<Array>().Arg<Array>().Arg<Array>()
-                                  .Arg<Array>().Arg<Array>().Arg<Tokens>().Arg<Array>()
-                                  .Arg<Array>().Arg<Tokens>()
+                                  .Arg<Array>().Arg<Array>().Arg<Array>().Arg<Tokens>()
+                                  .Arg<Array>().Arg<Array>().Arg<Tokens>()
                                   .Ret<Tokens>().Ret<Array>().Ret<Array>()
                                   .Attr<std::string_view>("cell"));
 

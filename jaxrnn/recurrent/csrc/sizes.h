@@ -23,6 +23,7 @@ constexpr int most_rows(int vectors) { return kAccumulators / vectors; }
 
 struct Sizes {
   long T, B, H, V;  // V is 0 where the inputs are not looked up
+  long reads;       // how many rows of the table the inputs of a place are the sum of
   bool reverse;
 
   // Operations of all steps; without a product, a number that takes as long.

@@ -101,8 +101,7 @@ struct StepsOf {
       store(a.ys + place * a.H + unit, V{}, lanes);
       return carry[0];
     }
-    const T* from = a.x + (a.tokens ? row_of(a.tokens[place], a.V) : place) * G * a.H + unit;
-    for (int g = 0; g < G; ++g) x[g] = load(from + g * a.H, lanes);
+    read_gates(a, place, unit, lanes, x);
     for (int f = 1; f < F; ++f) carry[f] = load(own + f * a.carry.field);
     Cell::forward(x, s, params, carry, residuals);
     store_carry(own, a.carry.field, carry);
@@ -112,6 +111,18 @@ struct StepsOf {
       for (int k = 0; k < R; ++k) store(to + k * a.H, residuals[k], lanes);
     }
     return carry[0];
+  }
+
+  // The input half of the gates of a place: its own, or the sum of the rows that it reads.
+  template <typename Step>
+  static JAXRNN_INLINE void read_gates(const Step& a, long place, long unit, int lanes, V* x) {
+    const int32_t* reads = a.tokens ? a.tokens + place * a.reads : nullptr;
+    const T* from = a.x + (reads ? row_of(*reads, a.V) : place) * G * a.H + unit;
+    for (int g = 0; g < G; ++g) x[g] = load(from + g * a.H, lanes);
+    for (long k = 1; reads && k < a.reads; ++k) {
+      from = a.x + row_of(reads[k], a.V) * G * a.H + unit;
+      for (int g = 0; g < G; ++g) x[g] += load(from + g * a.H, lanes);
+    }
   }
 
   static void backward(BackwardStep<T> a, long t, Block block) {
@@ -172,11 +183,8 @@ struct StepsOf {
     V before = {}, x[G], s[G];
     if constexpr (Cell::needs_before) before = load(a.before + place * H + unit, lanes);
     if constexpr (!Cell::recurrent) {
-      const T* from = a.x + (a.tokens ? row_of(a.tokens[place], a.V) : place) * G * H + unit;
-      for (int g = 0; g < G; ++g) {
-        x[g] = load(from + g * H, lanes);
-        s[g] = load(a.bias + g * H + unit, lanes);
-      }
+      read_gates(a, place, unit, lanes, x);
+      for (int g = 0; g < G; ++g) s[g] = load(a.bias + g * H + unit, lanes);
     }
     const V after = load(a.ys + place * H + unit, lanes);
     Cell::backward(residuals, x, s, before, after, params, d_carry, dx, ds, d_params);
@@ -206,8 +214,10 @@ struct StepsOf {
           if constexpr (Cell::recurrent) s[g] += tile[sum];
           if (!x_tile) {
             x[g] = load(a.table + a.reads[row] * G * H + gate, lanes);
+            if (a.older) x[g] += load(a.table + a.older[row] * G * H + gate, lanes);
           } else {
             x[g] = x_tile[sum];
+            if (a.older) x[g] += tile[sum];
             if constexpr (Cell::recurrent) x[g] += load(a.bias_ih + gate, lanes);
           }
         }

@@ -8,12 +8,13 @@
 
 namespace jaxrnn {
 
-// d_table[v] = the sum of d_x[k] over the places k whose token is v, in the order of the places:
+// d_table[v] = the sum of d_x[k] over the places k that read row v, in the order of the places:
 // made some columns and some places at a time, while another sum has them in a cache.
 template <typename T>
 struct TableGradient {
   long V, M;
-  const int32_t* tokens;      // (K,)
+  long reads;                 // how many rows the inputs of a place are the sum of
+  const int32_t* tokens;      // (K, reads)
   const T* d_gates;           // (K, M): the gradient of the recurrent half of the gates
   long shared;                // the columns that are the same in that of the input half
   const T* d_x;               // (K, M - shared): its other columns
@@ -30,11 +31,12 @@ struct TableGradient {
     if (!d_table) return;
     const long from_gates = std::clamp<long>(shared - first, 0, count);
     for (long k = place; k < place + places; ++k) {
-      T* to = d_table + row_of(tokens[k], V) * M + first;
-      jaxrnn::add<N>(d_gates + k * M + first, from_gates, to);
-      if (from_gates == count) continue;
       const T* from = d_x + k * (M - shared) + (first + from_gates - shared);
-      jaxrnn::add<N>(from, count - from_gates, to + from_gates);
+      for (long r = 0; r < reads; ++r) {
+        T* to = d_table + row_of(tokens[k * reads + r], V) * M + first;
+        jaxrnn::add<N>(d_gates + k * M + first, from_gates, to);
+        if (from_gates < count) jaxrnn::add<N>(from, count - from_gates, to + from_gates);
+      }
     }
   }
 };
