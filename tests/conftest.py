@@ -1,5 +1,10 @@
 """Fixtures: float64, and the course's corpus where there is one. Without PyTorch, visible skips."""
 
+import atexit
+import os
+import shutil
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +18,13 @@ collect_ignore = ["stress"]  # programs, of which tests here run short forms
 
 jax.config.update("jax_default_matmul_precision", "highest")  # no TF32 on a GPU
 
+# Compilation takes most of the time. A program that several tests compile, each for itself, is
+# compiled once in a process and then read; no process reads the files of another.
+PROGRAMS = tempfile.mkdtemp(prefix="jaxrnn-tests-")
+atexit.register(shutil.rmtree, PROGRAMS, ignore_errors=True)
+jax.config.update("jax_compilation_cache_dir", PROGRAMS)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+
 
 @pytest.fixture
 def float64() -> Iterator[None]:
@@ -25,6 +37,12 @@ def course_corpus() -> Corpus:
     if not (data_folder() / "nietzsche.txt").is_file():
         pytest.skip("needs nietzsche.txt in the folder that JAXRNN_DATA names")
     return nietzsche()
+
+
+def pytest_collection_finish() -> None:
+    """A worker has one core, and PyTorch's threads would wait for each other."""
+    if "PYTEST_XDIST_WORKER" in os.environ and "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 class MaybeWithoutTorch(pytest.Module):

@@ -108,7 +108,7 @@ def test_a_backend_that_is_none_is_refused():
 
 @needs_library
 def test_gradients_do_not_depend_on_the_number_of_threads():
-    """The library's own sums: the same bits with one thread, two and five."""
+    """The library's own sums: the same bits with one thread and five."""
     code = (
         "import hashlib, sys; sys.path.insert(0, 'tests')\n"
         "import jax, jax.numpy as jnp, numpy as np\n"
@@ -116,18 +116,18 @@ def test_gradients_do_not_depend_on_the_number_of_threads():
         "from jaxrnn import GRU, LSTM, TANH\n"
         "from jaxrnn.recurrent.compiled.calls import compiled\n"
         "digest = hashlib.sha256()\n"
-        "for cell in (TANH, GRU, LSTM):\n"
-        "    for looked_up in (True, False):\n"
-        "        for B in (3, 140):\n"
-        "            inputs = arguments(cell, jnp.float32, 8, B, 96)\n"
-        "            options = (cell, False, inputs, looked_up, True)\n"
-        "            outputs, gradients = outputs_and_gradients(compiled, *options)\n"
-        "            own = outputs, gradients[:3], gradients[3:] if looked_up else ()\n"
-        "            for leaf in jax.tree.leaves(own): digest.update(np.asarray(leaf).tobytes())\n"
+        "for cell, B, looked_up in (\n"
+        "    (TANH, 140, True), (GRU, 140, False), (GRU, 3, True), (LSTM, 140, True),\n"
+        "):\n"
+        "    inputs = arguments(cell, jnp.float32, 8, B, 96)\n"
+        "    options = (cell, False, inputs, looked_up, True)\n"
+        "    outputs, gradients = outputs_and_gradients(compiled, *options)\n"
+        "    own = outputs, gradients[:3], gradients[3:] if looked_up else ()\n"
+        "    for leaf in jax.tree.leaves(own): digest.update(np.asarray(leaf).tobytes())\n"
         "print(digest.hexdigest())\n"
     )
     digests = set()
-    for threads in (1, 2, 5):
+    for threads in (1, 5):
         run = subprocess.run(
             [sys.executable, "-c", code],
             env=os.environ | {"PJRT_NPROC": str(threads), "NPROC": str(threads)},
@@ -141,9 +141,13 @@ def test_gradients_do_not_depend_on_the_number_of_threads():
 
 @needs_library
 def test_a_library_that_was_cut_short_is_compiled_again(tmp_path, monkeypatch):
-    """Loading what is left of one would end the process."""
+    """Loading what is left of one would end the process.
+
+    What is compiled is one function in place of the core, which takes ten seconds.
+    """
     monkeypatch.setenv(library.FOLDER, str(tmp_path))
-    monkeypatch.setenv(library.EXTRA_FLAGS, "-O0")
+    core = library._core()._replace(source="int one() { return 1; }\n")
+    monkeypatch.setattr(library, "_core", lambda: core)
     path = library.compiled_library()
     whole = path.read_bytes()
     for damaged in (whole[: len(whole) // 2], b"", whole[:-1] + b"\1"):

@@ -132,11 +132,27 @@ def test_masks_of_dropout_are_checked():
             rnn.apply(variables, carry, xs, dropout_masks=masks)
 
 
-@every_backend
-@pytest.mark.parametrize("cell", [TANH, GRU, LSTM], ids=lambda cell: cell.name)
+@pytest.mark.parametrize(
+    ("way", "cell"),
+    [
+        pytest.param("autodiff", GRU, id="autodiff-gru"),
+        pytest.param("scan", LSTM, id="scan-lstm"),
+        *(
+            pytest.param("compiled", cell, id=f"compiled-{cell.name}", marks=needs_library)
+            for cell in (TANH, GRU, LSTM)
+        ),
+        *(
+            pytest.param(way, cell, id=f"{way}-{cell.name}", marks=pytest.mark.slow)
+            for way, cell in (("autodiff", TANH), ("autodiff", LSTM), ("scan", TANH), ("scan", GRU))
+        ),
+    ],
+)
 @pytest.mark.usefixtures("float64")
 def test_the_weights_decide_the_precision(way, cell):
-    """Inputs, carry or other weights in another precision are cast to that of weight_hh."""
+    """Inputs, carry or other weights in another precision are cast to that of weight_hh.
+
+    They are cast before a backend is chosen: not every cell on every one.
+    """
     rnn, variables, carry, xs = layers(cell, 2, bidirectional=True)
     coarse = jax.tree.map(lambda x: x.astype(jnp.float16).astype(jnp.float32), (variables, xs))
     with backend(way):

@@ -371,7 +371,17 @@ def test_a_cell_of_flaxs_on_the_command_line(tmp_path, monkeypatch):
     )
     (tmp_path / "text.txt").write_text("the cat sat on the mat, the dog on the log.\n" * 40)
     flags = ["--corpus", "text.txt", "--embedding", "4", "--hidden", "8", "--batch", "4"]
-    flags += ["--model", "CharLM", "--cell", "mine.py:FLAX", "--name", "own"]
+    flags += [
+        "--no-random-bptt",
+        "--bptt",
+        "400",
+        "--model",
+        "CharLM",
+        "--cell",
+        "mine.py:FLAX",
+        "--name",
+        "own",
+    ]
     assert cli.main(["train", *flags, "--schedule", "1 x 1e-2"]) == 0
     assert cli.main(["train", "--resume", "runs/own", "--schedule", "2 x 1e-2"]) == 0
     assert cli.main(["sample", "runs/own", "--prompt", "the cat", "--length", "5"]) == 0

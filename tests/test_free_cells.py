@@ -419,6 +419,16 @@ def test_one_trains_and_samples_on_the_command_line(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "text.txt").write_text("the cat sat on the mat, the dog on the log.\n" * 40)
     flags = ["--corpus", "text.txt", "--embedding", "4", "--hidden", "8", "--batch", "4"]
-    flags += ["--model", "CharLM", "--cell", "mogrifier-lstm", "--name", "mog"]
+    flags += [
+        "--no-random-bptt",
+        "--bptt",
+        "400",
+        "--model",
+        "CharLM",
+        "--cell",
+        "mogrifier-lstm",
+        "--name",
+        "mog",
+    ]
     assert cli.main(["train", *flags, "--schedule", "1 x 1e-2"]) == 0
     assert cli.main(["sample", "runs/mog", "--prompt", "the cat", "--length", "5"]) == 0

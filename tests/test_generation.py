@@ -263,10 +263,10 @@ def test_many_prompts_temperatures_and_lengths_share_a_few_programs():
         generate_texts(model, params, vocabulary, prompt, window=8, length=length, sampler=sampler)
 
     with CompilationCounter() as counter:
-        for _ in range(200):
+        for _ in range(80):
             write(Sampler(temperature=rng.uniform(0.01, 5)))
         uncut = counter.count
-        for _ in range(30):
+        for _ in range(15):
             write(Sampler(top_p=rng.uniform(0.1, 1), top_k=int(rng.integers(1, 9))))
     assert 0 < uncut <= 20  # 4 sizes of prompts, 3 of texts, and what they need around them
     assert counter.count - uncut <= 4

@@ -29,6 +29,7 @@ FORMS = ("as it stands", "in a batch")
 FEW_PASSES = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 """Options of the compiler, which takes nearly all of the time here, and a third less with them."""
 NO_LIBRARY = why_not_compiled()
+WAYS_IN_TURN = ("scan", "compiled")
 WAYS = [
     "scan",
     pytest.param(
@@ -124,11 +125,11 @@ def test_there_are_87_samples(samples):
     assert sum(SAMPLES.values()) == 87
 
 
-def assert_equals_pytorch(samples, name, form):
-    """Run all samples of a module, and compare all results and gradients."""
+def assert_equals_pytorch(samples, name, form, part=slice(None)):
+    """Run the samples of a module, or a part of them, and compare all results and gradients."""
     chosen = [sample for sample in samples if sample["module"] == name]
     assert len(chosen) == SAMPLES[name]
-    for sample in chosen:
+    for sample in chosen[part]:
         given = jax.tree.map(jnp.asarray, sample[form])
         program = jax.jit(run, static_argnums=0, compiler_options=FEW_PASSES)
         got = program(module_of(sample), given)
@@ -140,8 +141,19 @@ def assert_equals_pytorch(samples, name, form):
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", SAMPLES)
 def test_every_sample_equals_pytorch(samples, name, way):
+    """Every sample in one of the ways, in turn; where there is one way alone, all of them in it."""
+    part = slice(None) if NO_LIBRARY else slice(WAYS_IN_TURN.index(way), None, 2)
     with backend(way):
         assert which_backend(GRU, jnp.float64) == way
+        assert_equals_pytorch(samples, name, "as it stands", part)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", SAMPLES)
+def test_every_sample_equals_pytorch_in_every_way(samples, name, way):
+    with backend(way):
         assert_equals_pytorch(samples, name, "as it stands")
 
 

@@ -62,7 +62,7 @@ class Words:
         return cls(values["words"])
 """
 FLAGS = ["--corpus", "text.txt", "--embedding", "4", "--hidden", "8", "--batch", "4"]
-FLAGS += ["--schedule", "1 x 1e-2", "--min-frequency", "1"]
+FLAGS += ["--schedule", "1 x 1e-2", "--min-frequency", "1", "--no-random-bptt", "--bptt", "400"]
 OWN = {
     "cell": ["--model", "CharLM", "--cell", "mine.py:FORGETFUL"],
     "model": ["--model", "mine.py:Mine"],
