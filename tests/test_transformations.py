@@ -1,5 +1,6 @@
 """The README's table of transformations says what is so: every backend under each of them."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from helpers import EXACT, relative
 from transformations import (
@@ -19,8 +21,25 @@ from transformations import (
     text_and_numbers,
 )
 
-from jaxrnn import CELLS, GRU, MIN_GRU
+from jaxrnn import (
+    CELLS,
+    GRU,
+    LAYER_NORM_LSTM,
+    LSTM,
+    MIN_GRU,
+    QRNN,
+    Batch,
+    CharLM,
+    CharLoopConcatModel,
+    CharSeqStatefulGRU,
+    eval_step,
+    make_optimizer,
+    make_state,
+    train_step,
+)
+from jaxrnn.data.windows import Windows
 from jaxrnn.recurrent.recurrence import backend, why_not_compiled
+from jaxrnn.training.steps import eval_steps, train_steps
 
 WAYS = ("autodiff", "scan", "compiled", "parallel")
 OTHERS = {
@@ -126,6 +145,51 @@ def test_an_exported_program_runs_everywhere(way):
                 again = jax.export.deserialize(exported.serialize())
                 if "cpu" in platforms and jax.default_backend() == "cpu":
                     assert relative(again.call(*problem.arguments), expected) < 1e-5
+
+
+TRAINED = {
+    "stateful-gru": CharSeqStatefulGRU(30, 8, 16),
+    "windows": CharLoopConcatModel(30, 8, 16),
+    "two layers, dropout": CharLM(30, 8, 16, cell=LSTM, num_layers=2, dropout=0.5),
+    "qrnn": CharLM(30, 8, 16, cell=QRNN),
+    "free cell": CharLM(30, 8, 16, cell=LAYER_NORM_LSTM),
+}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_training_lowers_for_an_accelerator_on_a_machine_without_one(name):
+    """Every program of training; none of them calls into the library, which runs on CPUs."""
+    model = TRAINED[name]
+    optimizer = make_optimizer("adam", clip=1.0)
+    B, T = 4, 8
+    state = make_state(model, optimizer, B, jax.random.key(0))
+    stateful = bool(jax.tree.leaves(state.carry))
+    tokens = jnp.zeros((T, B), int)
+    batch = Batch(tokens, tokens)
+    windows = Windows(
+        tokens=jnp.zeros(100, jnp.uint8),
+        starts=np.zeros((2, B), np.int32),
+        lengths=np.full(2, T, np.int32),
+        rows=np.full(2, B, np.int32),
+        sizes=(T,),
+        padded=stateful,
+    )
+    rates = np.ones(2, np.float32)
+    step = partial(inspect.unwrap(train_step), model, optimizer)
+    programs = [
+        (step, (state, batch, 0.1)),
+        (partial(inspect.unwrap(train_steps), model, optimizer), (state, windows, rates, 2)),
+        (partial(inspect.unwrap(eval_step), model), (state.params, state.carry, batch)),
+        (partial(inspect.unwrap(eval_steps), model), (state.params, state.carry, windows, 2)),
+    ]
+    if stateful:
+        programs.append((partial(step, remat_every=4), (state, batch, 0.1)))
+    for program, arguments in programs:
+        traced = jax.jit(program).trace(*arguments)
+        for platform in ("cuda", "tpu"):
+            assert "jaxrnn_" not in traced.lower(lowering_platforms=(platform,)).as_text()
+        if name == "qrnn" and not why_not_compiled():
+            assert "jaxrnn_" in traced.lower().as_text()
 
 
 @pytest.mark.parametrize("way", WAYS)
