@@ -22,7 +22,7 @@ ROW = re.compile(
 def rows():
     """Compiled, parallel and one call, as the README says, for each cell."""
     text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    section = text.split("\n## Cells\n")[1].split("\n## ")[0]
+    section = text.split("\n## Cells\n")[1].split("\n### ")[0]
     found = {}
     for names, *columns in ROW.findall(section):
         for name in re.findall(r"`([^`]+)`", names):

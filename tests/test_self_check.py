@@ -52,7 +52,7 @@ def halved_update_gate(gradient):
 def only_in_float32(d):
     """A fault of one precision alone."""
     half = rows_of(0, 2, lambda rows: rows / 2)
-    return (half(d[0]) if d[0].dtype == "float32" else d[0], *d[1:])
+    return d._replace(weight_hh=half(d.weight_hh)) if d.weight_hh.dtype == "float32" else d
 
 
 def tanh_off(ulps):
@@ -69,19 +69,19 @@ def tanh_off(ulps):
 BACKWARD = {
     "the gradient of weight_hh is transposed": (
         "many-outputs",
-        lambda: backward_with(lambda d: (d[0].T, *d[1:])),
+        lambda: backward_with(lambda d: d._replace(weight_hh=d.weight_hh.T)),
     ),
     "the gradient of weight_hh is missing": (
         "many-outputs",
-        lambda: backward_with(lambda d: (0 * d[0], *d[1:])),
+        lambda: backward_with(lambda d: d._replace(weight_hh=0 * d.weight_hh)),
     ),
     "the gradient of bias_hh is missing": (
         "many-outputs",
-        lambda: backward_with(lambda d: (d[0], 0 * d[1], *d[2:])),
+        lambda: backward_with(lambda d: d._replace(bias_hh=0 * d.bias_hh)),
     ),
     "the gradient of the gate z is halved in weight_hh": (
         "stateful-gru",
-        lambda: backward_with(lambda d: (halved_update_gate(d[0]), *d[1:])),
+        lambda: backward_with(lambda d: d._replace(weight_hh=halved_update_gate(d.weight_hh))),
     ),
     "a part of weight_hh in float32 alone": (
         "many-outputs",
@@ -89,7 +89,7 @@ BACKWARD = {
     ),
     "the gradient of the carry is cut within a window": (
         "stateful-rnn",
-        lambda: backward_with(lambda d: (*d[:2], zeros(d[2]), *d[3:])),
+        lambda: backward_with(lambda d: d._replace(carry=zeros(d.carry))),
     ),
     "the gradient of the carry is not cut before a window": ("stateful-rnn", history_kept),
 }

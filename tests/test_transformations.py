@@ -84,8 +84,14 @@ def by_autodiff(name, cell):
         return jax.jit(partial(ONE_DEVICE[name], problem))(problem.arguments[0])
 
 
-@pytest.mark.parametrize("way", WAYS[1:])
-@pytest.mark.parametrize("name", ONE_DEVICE)
+# In the scan it is the same code as compiled, and takes longest.
+THIRD = pytest.param("third derivative", "scan", marks=pytest.mark.slow)
+CASES = [(name, way) for name in ONE_DEVICE for way in WAYS[1:]]
+
+
+@pytest.mark.parametrize(
+    ("name", "way"), [THIRD if case == ("third derivative", "scan") else case for case in CASES]
+)
 @pytest.mark.usefixtures("float64")
 def test_a_transformation_gives_the_numbers_of_autodiff(name, way):
     usable(way)

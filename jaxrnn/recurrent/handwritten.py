@@ -5,6 +5,7 @@ derivatives, which are rarer, are those of the same function in JAX's own operat
 """
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -69,6 +70,8 @@ class HandWritten:
     ) -> tuple[Carry, Array]:
         """Run over time; see `jaxrnn.recurrent.recurrence.recurrence`."""
         inputs = alike(Arguments(weight_hh, bias_hh, carry, x_gates, mask, params, resets))
+        # As it is now: the derivatives, and what is chosen at lowering, are traced later.
+        cell = copy(cell)
         run = jax.custom_jvp(partial(self.run, cell, reverse))
         passes = (self.forward, self.backward, self.plain)
         run.defjvp(partial(_differentiated, *passes, cell, reverse), symbolic_zeros=True)
