@@ -16,7 +16,6 @@ from reproduction.results import pair, read_record, result_path, weights_path
 from reproduction.training import UNDER_WAY, Stopped, run, trainer_of
 from reproduction.units import Unit
 
-from jaxrnn.data import windows
 from jaxrnn.training.diagnosis import NonFiniteLossError
 from parity.mutation.tools import recompiled
 from parity.mutation.training_mutations import carry_with
@@ -65,8 +64,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("recipe", "changes"), CASES, ids=lambda case: str(case))
-def test_both_frameworks_train_the_same_in_float64(tmp_path, text, recipe, changes, monkeypatch):
-    monkeypatch.setattr(windows, "PADDED_SIZES", 2)  # fewer programs to compile
+def test_both_frameworks_train_the_same_in_float64(tmp_path, text, recipe, changes):
     unit = Unit(recipe=recipe, dtype="float64", changes=SMALL | {"corpus": text} | changes)
     (ours, theirs), apart = both(tmp_path / "results", unit)
     assert apart.weights < WEIGHTS
