@@ -120,7 +120,9 @@ def embedded_tokens(e: nn.Embed, tokens: Int[Array, "T B"]) -> Inputs:
     rows = Inputs(e.embedding, tokens)
     # A batch of no known size, as in an exported program, counts as a large one.
     places = tokens.size if isinstance(tokens.size, int) else math.inf
-    return Inputs(rows.dense()) if e.num_embeddings > min(places, 3 * e.features) else rows
+    if e.num_embeddings <= min(places, 3 * e.features):
+        return rows
+    return Inputs(rows.dense() if is_explicit(tokens) else e(tokens))
 
 
 def pure(layer: nn.Module, *example: Any) -> Callable[..., Any]:
