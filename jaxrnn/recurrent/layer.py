@@ -29,6 +29,7 @@ from jaxrnn.recurrent.cells import Carry, Cell, FreeCell, Initializer, exportabl
 from jaxrnn.recurrent.inputs import Inputs, rows_of
 from jaxrnn.recurrent.linear import LinearCell, carry_of, previous, state_of
 from jaxrnn.recurrent.recurrence import input_gates, recurrence
+from jaxrnn.recurrent.sharding import is_explicit
 
 Param = Callable[[str, Initializer, tuple[int, ...]], Array]
 """`param(name, init, shape) -> array`: a parameter of the layer, made where it is not there yet."""
@@ -211,8 +212,11 @@ class LinearLayer(GatedLayer):
         _, batch_size, input_size = xs.shape
         like = jax.eval_shape(lambda: self.initial_carry(batch_size, input_size=input_size))
         carry = as_carry(carry, like, cast=False)
+        # The table has rows of the batch, whose number and place must be known.
         if xs.tokens is not None:
-            return self._rows(param, carry, xs, mask, reverse=reverse, resets=resets)
+            if isinstance(batch_size, int) and not is_explicit(xs.tokens):
+                return self._rows(param, carry, xs, mask, reverse=reverse, resets=resets)
+            xs = Inputs(xs.dense())
         last = carry.x.astype(xs.values.dtype)
         before, after = previous(xs.values, last, mask, resets, reverse=reverse)
         windows = Inputs(jnp.concatenate([xs.values, before], axis=-1))  # (T, B, 2 * I)
