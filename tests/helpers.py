@@ -14,6 +14,7 @@ from jaxrnn import RNN, Cell
 from jaxrnn.recurrent import scan
 from jaxrnn.recurrent.cells import Carry
 from jaxrnn.recurrent.compiled import calls
+from jaxrnn.recurrent.handwritten import Arguments
 from jaxrnn.recurrent.inputs import inputs_of
 from jaxrnn.runs import checkpoints
 
@@ -61,13 +62,13 @@ def loop_oracle(
 
 
 def on_arrays(run: Callable[..., Any]) -> Callable[..., Any]:
-    """`scanned` or `compiled`, with the input half of the gates as an array too."""
+    """`scanned` or `compiled`, called as `recurrence`."""
 
     @wraps(run)
     def with_inputs(
         cell: Cell, reverse: bool, weight: Any, bias: Any, carry: Carry, x_gates: Any, *rest: Any
     ) -> Any:
-        return run(cell, reverse, weight, bias, carry, inputs_of(x_gates), *rest)
+        return run(cell, reverse, Arguments(weight, bias, carry, inputs_of(x_gates), *rest))
 
     return with_inputs
 

@@ -113,7 +113,7 @@ def test_gradients_do_not_depend_on_the_number_of_threads():
         "import jax, jax.numpy as jnp, numpy as np\n"
         "from test_native import arguments, outputs_and_gradients\n"
         "from jaxrnn import GRU, LSTM, TANH\n"
-        "from jaxrnn.recurrent.compiled.calls import compiled\n"
+        "from helpers import compiled\n"
         "digest = hashlib.sha256()\n"
         "for cell, B, looked_up in (\n"
         "    (TANH, 140, True), (GRU, 140, False), (GRU, 3, True), (LSTM, 140, True),\n"

@@ -23,10 +23,10 @@ from jaxrnn import (
     make_state,
     train_step,
 )
-from jaxrnn.recurrent.compiled.calls import Residuals, _gradients, _run
-from jaxrnn.recurrent.compiled.generated import USUAL_CELLS, generated
-from jaxrnn.recurrent.handwritten import Arguments
-from jaxrnn.recurrent.inputs import Inputs
+from jaxrnn.recurrent.compiled.calls import _gradients, _run
+from jaxrnn.recurrent.compiled.generated import USUAL_CELLS
+from jaxrnn.recurrent.handwritten import Arguments, Wanted
+from jaxrnn.recurrent.inputs import Inputs, Projection
 from jaxrnn.recurrent.recurrence import backend, recurrence, which_backend, why_not_compiled
 
 T, B, H, I = 5, 6, 4, 3
@@ -254,13 +254,40 @@ def test_the_library_itself_refuses_what_does_not_fit(cell):
     for inputs in wrong:
         with pytest.raises((jax.errors.JaxRuntimeError, ValueError), match=r"jaxrnn: |expected"):
             jax.block_until_ready(_run(cell, False, True, inputs))
-    own = generated(cell).residuals(jnp.float32)
-    kept = Residuals(zeros((T, B, H)), zeros((T, B, H)), zeros((T, B, own * H)))
+    masked = right._replace(mask=zeros((T, B), bool))
+    wanted = Wanted(carry=True, x_gates=True)
+    _, kept = _run(cell, False, True, masked)
     gradients = (carry, kept.ys)
-    _gradients(cell, False, True, right, kept, gradients)
+    _gradients(cell, False, wanted, masked, kept, gradients)
     for bad in (kept._replace(before=zeros((T, B - 1, H))), kept._replace(gates=zeros((T, B, 99)))):
         with pytest.raises(jax.errors.JaxRuntimeError, match="jaxrnn: "):
-            jax.block_until_ready(_gradients(cell, False, True, right, bad, gradients))
+            jax.block_until_ready(_gradients(cell, False, wanted, masked, bad, gradients))
+
+
+@needs_library
+@pytest.mark.parametrize("cell", USUAL_CELLS, ids=lambda cell: cell.name)
+def test_the_library_itself_refuses_inputs_that_do_not_fit_their_weight(cell):
+    G = len(cell.gates)
+    zeros = jnp.zeros
+    projection = Projection(zeros((G * H, 3)), zeros(G * H))
+    xs = Inputs(zeros((T, B, 3)))
+    weight = zeros((G * H, H))
+    right = Arguments(weight, zeros(G * H), cell.zeros(B, H), xs, projection=projection)
+    wanted = Wanted(carry=True, x_gates=True)
+    last, kept = _run(cell, False, True, right)
+    _gradients(cell, False, wanted, right, kept, (last, kept.ys))
+    wrong = [
+        right._replace(x_gates=Inputs(zeros((T, B, 4)))),
+        right._replace(x_gates=Inputs(zeros((T, B + 1, 3)))),
+        right._replace(projection=projection._replace(weight_ih=zeros((G * (H + 64), 3)))),
+        right._replace(projection=projection._replace(bias_ih=zeros(G * H - 1))),
+    ]
+    for inputs in wrong:
+        with pytest.raises(jax.errors.JaxRuntimeError, match="jaxrnn: "):
+            jax.block_until_ready(_run(cell, False, True, inputs))
+    for inputs in wrong[:3]:
+        with pytest.raises((jax.errors.JaxRuntimeError, ValueError), match=r"jaxrnn: |expected"):
+            jax.block_until_ready(_gradients(cell, False, wanted, inputs, kept, (last, kept.ys)))
 
 
 @every_backend

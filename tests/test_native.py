@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import EXACT, FLOAT32, compiled, random_tree, relative, scanned
+from helpers import EXACT, FLOAT32, compiled, normal, random_tree, relative, scanned
 
 from jaxrnn import GRU, LSTM, RELU, TANH, Cell, Hidden
 from jaxrnn.recurrent.compiled import library
 from jaxrnn.recurrent.compiled.calls import runs_compiled
 from jaxrnn.recurrent.compiled.generated import USUAL_CELLS
-from jaxrnn.recurrent.inputs import Inputs
+from jaxrnn.recurrent.inputs import Inputs, Projection
+from jaxrnn.recurrent.recurrence import backend, recurrence
 
 pytestmark = pytest.mark.skipif(
     jax.default_backend() != "cpu" or library.why_unavailable() is not None,
@@ -91,6 +92,45 @@ def test_large_layers_on_all_threads_equal_the_scan(cell):
     options = (cell, False, inputs, True, False)
     ours = outputs_and_gradients(compiled, *options)
     assert relative(ours, outputs_and_gradients(scanned, *options)) < FLOAT32
+
+
+@every_cell
+@pytest.mark.parametrize(
+    ("T", "B", "inputs", "H", "reverse", "masked"),
+    [
+        (1, 1, 1, 1, False, False),
+        (70, 1, 20, 33, True, False),  # more steps than are made at a time
+        (5, 13, 40, 16, False, True),
+        (4, 67, 3, 50, True, True),
+        (3, 130, 9, 100, False, False),  # one step of a thread's rows fills the cache
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("float64")
+def test_inputs_with_their_weight_equal_gates(cell, T, B, inputs, H, reverse, masked):
+    """The product with the inputs within the recurrence, its gradients, and what is not asked."""
+    width = len(cell.gates) * H
+    weight, bias, weight_ih, bias_ih = (
+        normal(i, *shape) / np.sqrt(H + inputs)
+        for i, shape in enumerate([(width, H), (width,), (width, inputs), (width,)])
+    )
+    xs = normal(4, T, B, inputs)
+    carry = jax.tree.map(lambda zeros: normal(5, *zeros.shape), cell.zeros(B, H))
+    rng = np.random.default_rng(6)
+    mask, resets = (jnp.asarray(rng.random((T, B)) < p) if masked else None for p in (0.7, 0.2))
+
+    def loss(way, weight, bias, carry, xs, projection):
+        with backend(way):
+            outputs = recurrence(
+                cell, reverse, weight, bias, carry, xs, mask, None, resets, projection
+            )
+        return sum(jnp.sin(leaf).sum() for leaf in jax.tree.leaves(outputs)), outputs
+
+    arguments = (weight, bias, carry, xs, Projection(weight_ih, bias_ih))
+    for wanted in ((1, 2, 3, 4, 5), (1, 5)):  # all; not the carry and the inputs
+        gradient = jax.value_and_grad(loss, wanted, has_aux=True)
+        ours, scanned = (gradient(way, *arguments) for way in ("compiled", "scan"))
+        assert relative(ours, scanned) < EXACT
 
 
 @pytest.mark.parametrize("cell", [GRU, LSTM], ids=lambda cell: cell.name)

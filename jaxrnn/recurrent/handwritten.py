@@ -13,12 +13,15 @@ import jax
 from jaxtyping import Array, Bool, Float
 
 from jaxrnn.recurrent.cells import Carry, Cell, Params
-from jaxrnn.recurrent.inputs import Inputs
+from jaxrnn.recurrent.inputs import Inputs, Projection, input_gates
 from jaxrnn.recurrent.transposition import alike, linear_call
 
 
 class Arguments(NamedTuple):
-    """What the recurrence runs on; see `jaxrnn.recurrent.recurrence.recurrence`."""
+    """What the recurrence runs on; see `jaxrnn.recurrent.recurrence.recurrence`.
+
+    With a `projection`, `x_gates` are the layer's inputs, (T, B, I).
+    """
 
     weight_hh: Float[Array, "GH H"] | None
     bias_hh: Float[Array, " GH"]
@@ -27,10 +30,25 @@ class Arguments(NamedTuple):
     mask: Bool[Array, "T B"] | None = None
     params: Params | None = None
     resets: Bool[Array, "T B"] | None = None
+    projection: Projection | None = None
+
+
+def with_gates(inputs: Arguments) -> Arguments:
+    """The same with the input half of the gates instead of the layer's inputs."""
+    if inputs.projection is None:
+        return inputs
+    return inputs._replace(x_gates=input_gates(inputs.x_gates, inputs.projection), projection=None)
+
+
+class Wanted(NamedTuple):
+    """Which gradients somebody asks for, of those that cost a product at every step."""
+
+    carry: bool
+    x_gates: bool
 
 
 class HandWritten:
-    """A way to run the recurrence, `way(cell, reverse, *inputs) -> (last, ys)`.
+    """A way to run the recurrence, `way(cell, reverse, inputs) -> (last, ys)`.
 
     The inputs and results are those of `jaxrnn.recurrent.recurrence.recurrence`.
 
@@ -39,8 +57,8 @@ class HandWritten:
         forward: the same, and what the backward pass needs:
             `forward(cell, reverse, inputs) -> ((last, ys), residuals)`.
         backward: the gradients of the inputs, `Arguments` with None where there is none:
-            `backward(cell, reverse, carried, inputs, residuals, gradients)`, given those of the
-            results. Where it is not `carried`, nobody asks for the gradient of the carry.
+            `backward(cell, reverse, wanted, inputs, residuals, gradients)`, given those of the
+            results.
         plain: the recurrence in JAX's own operations, called as `run`.
     """
 
@@ -56,20 +74,9 @@ class HandWritten:
         self.backward = backward
         self.plain = plain
 
-    def __call__(
-        self,
-        cell: Cell,
-        reverse: bool,
-        weight_hh: Array | None,
-        bias_hh: Array,
-        carry: Carry,
-        x_gates: Inputs,
-        mask: Array | None = None,
-        params: Params | None = None,
-        resets: Array | None = None,
-    ) -> tuple[Carry, Array]:
+    def __call__(self, cell: Cell, reverse: bool, inputs: Arguments) -> tuple[Carry, Array]:
         """Run over time; see `jaxrnn.recurrent.recurrence.recurrence`."""
-        inputs = alike(Arguments(weight_hh, bias_hh, carry, x_gates, mask, params, resets))
+        inputs = alike(inputs)
         # As it is now: the derivatives, and what is chosen at lowering, are traced later.
         cell = copy(cell)
         run = jax.custom_jvp(partial(self.run, cell, reverse))
@@ -96,7 +103,8 @@ def _differentiated(
     flat_dots = jax.tree.leaves(dots, is_leaf=_is_zero)
     # Which leaves are differentiated at all.
     active = [not _is_zero(dot) for dot in flat_dots]
-    carried = any(jax.tree.leaves(tree.unflatten(active).carry))
+    asked = tree.unflatten(active)
+    wanted = Wanted(any(jax.tree.leaves(asked.carry)), any(jax.tree.leaves(asked.x_gates)))
     # The structure of the residuals, known as soon as the forward pass is traced.
     structure: list[Any] = []
 
@@ -118,7 +126,7 @@ def _differentiated(
     def backward(leaves: Sequence[Any], residuals: Any, gradients: Any) -> list[Any]:
         inputs = tree.unflatten(leaves)
         kept = structure[0].unflatten(residuals)
-        given = backward_pass(cell, reverse, carried, inputs, kept, gradients)
+        given = backward_pass(cell, reverse, wanted, inputs, kept, gradients)
         return _chosen(tree.flatten_up_to(given), active)
 
     def plain_backward(leaves: Sequence[Any], _: Any, gradients: Any) -> list[Any]:

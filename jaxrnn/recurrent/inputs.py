@@ -54,6 +54,19 @@ class Inputs(NamedTuple):
         return rows if self.tokens.ndim == 2 else rows.sum(axis=2)
 
 
+class Projection(NamedTuple):
+    """What makes the input half of the gates of a layer's inputs, x @ weight_ih.T + bias_ih."""
+
+    weight_ih: Float[Array, "GH I"]
+    bias_ih: Float[Array, " GH"]
+
+
+def input_gates(xs: Inputs, projection: Projection) -> Inputs:
+    """The input half of the gates at every step, (T, B, G * H); of a table, that of its rows."""
+    weight_ih, bias_ih = projection
+    return xs.map(lambda values: values @ weight_ih.T + bias_ih)
+
+
 def rows_of(table: Float[Array, "V I"], tokens: Int[Array, "*N"]) -> Float[Array, "*N I"]:
     """The rows of a table by their numbers; of a number outside, the nearest row."""
     if not is_explicit(tokens):

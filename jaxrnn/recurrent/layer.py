@@ -26,9 +26,9 @@ from jaxtyping import Array, Bool, Float
 
 from jaxrnn.array_checks import as_carry, as_floats, described, nearest_rows
 from jaxrnn.recurrent.cells import Carry, Cell, FreeCell, Initializer, exportable
-from jaxrnn.recurrent.inputs import Inputs, rows_of
+from jaxrnn.recurrent.inputs import Inputs, Projection, rows_of
 from jaxrnn.recurrent.linear import LinearCell, carry_of, previous, state_of
-from jaxrnn.recurrent.recurrence import input_gates, recurrence
+from jaxrnn.recurrent.recurrence import recurrence
 from jaxrnn.recurrent.sharding import is_explicit
 
 Param = Callable[[str, Initializer, tuple[int, ...]], Array]
@@ -156,10 +156,10 @@ class GatedLayer:
             x_gates = xs.astype(weight_ih.dtype).map(lambda values: values @ weight_ih.T)
             bias_ih = bias_ih.astype(weight_ih.dtype)
             return recurrence(self.cell, reverse, None, bias_ih, carry, x_gates, mask, own, resets)
-        dtype = weight_hh.dtype
-        # The input half of the gates needs no carry: one product for all steps, (T, B, G * H).
-        x_gates = input_gates(xs.astype(dtype), weight_ih.astype(dtype), bias_ih.astype(dtype))
-        return recurrence(self.cell, reverse, weight_hh, bias_hh, carry, x_gates, mask, own, resets)
+        projection = Projection(weight_ih, bias_ih)
+        return recurrence(
+            self.cell, reverse, weight_hh, bias_hh, carry, xs, mask, own, resets, projection
+        )
 
 
 @exportable

@@ -20,8 +20,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxrnn.recurrent.cells import AnyCell, Carry, Cell, Params, Step
-from jaxrnn.recurrent.inputs import Inputs
+from jaxrnn.recurrent.cells import AnyCell, Carry, Cell, Step
+from jaxrnn.recurrent.handwritten import Arguments
 from jaxrnn.recurrent.transposition import linear_call
 
 Coefficients = Callable[..., tuple[Array, Array]]
@@ -185,15 +185,10 @@ def _moved(array: Array, filling: Array, *, later: bool) -> Array:
 def parallel(
     cell: LinearCell,
     reverse: bool,
-    weight_hh: None,
-    bias: Float[Array, " GH"],
-    carry: Carry,
-    x_gates: Inputs,
-    mask: Bool[Array, "T B"] | None = None,
-    params: Params | None = None,
-    resets: Bool[Array, "T B"] | None = None,
+    inputs: Arguments,
 ) -> tuple[Carry, Float[Array, "T B H"]]:
     """`jaxrnn.recurrent.recurrence.recurrence` for linear cells, in parallel over time."""
+    _, bias, carry, x_gates, mask, params, resets, _ = inputs
     gates = x_gates.dense() + bias  # (T, B, G * H)
     params = params or {}
     a, b = cell.coefficients(gates, **params)  # (T, B, H) each

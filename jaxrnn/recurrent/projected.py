@@ -19,9 +19,8 @@ from jaxtyping import Array, Bool, Float
 from jaxrnn.array_checks import as_carry, described
 from jaxrnn.checks import check_at_least_1
 from jaxrnn.recurrent.cells import Carry, Cell, Initializer, Params
-from jaxrnn.recurrent.inputs import Inputs
+from jaxrnn.recurrent.inputs import Inputs, Projection, input_gates
 from jaxrnn.recurrent.layer import Param, uniform, where_rows
-from jaxrnn.recurrent.recurrence import input_gates
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,8 @@ class ProjectedLayer:
             for name in self.cell.params
         }
         # The input half of the gates needs no carry: one product for all steps, (T, B, G * H).
-        x_gates = input_gates(xs.astype(dtype), weight_ih.astype(dtype), bias_ih).dense()
+        projection = Projection(weight_ih.astype(dtype), bias_ih)
+        x_gates = input_gates(xs.astype(dtype), projection).dense()
         batch_size = x_gates.shape[1]
         like = jax.eval_shape(lambda: self.initial_carry(batch_size, dtype))
         carry = as_carry(carry, like)

@@ -14,6 +14,7 @@ step in one, which is generated from the cell; and on accelerators, for linear c
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, Literal, get_args
 
 import jax
@@ -33,7 +34,7 @@ from jaxrnn.recurrent.cells import Carry, Cell, Params
 from jaxrnn.recurrent.compiled.calls import compiled, runs_compiled
 from jaxrnn.recurrent.compiled.library import why_unavailable
 from jaxrnn.recurrent.handwritten import Arguments
-from jaxrnn.recurrent.inputs import Inputs, inputs_of
+from jaxrnn.recurrent.inputs import Inputs, Projection, input_gates, inputs_of
 from jaxrnn.recurrent.linear import LinearCell, parallel
 from jaxrnn.recurrent.scan import plain, scanned
 from jaxrnn.recurrent.sharding import by_rows
@@ -104,13 +105,6 @@ def uses_autodiff() -> bool:
     return _chosen.value == "autodiff"
 
 
-def input_gates(
-    xs: Inputs, weight_ih: Float[Array, "GH I"], bias_ih: Float[Array, " GH"]
-) -> Inputs:
-    """The input half of the gates at every step: x @ weight_ih.T + bias_ih, (T, B, G * H)."""
-    return xs.map(lambda values: values @ weight_ih.T + bias_ih)
-
-
 def length_mask(lengths: Int[Array, " B"], steps: int) -> Bool[Array, "T B"]:
     """Which of `steps` time steps lie within each sequence's length."""
     return jnp.arange(steps)[:, None] < lengths[None, :]
@@ -126,6 +120,7 @@ def recurrence(
     mask: Bool[Array, "T B"] | None = None,
     params: Params | None = None,
     resets: Bool[Array, "T B"] | None = None,
+    projection: Projection | None = None,
 ) -> tuple[Carry, Float[Array, "T B H"]]:
     """Run `cell` over the T steps of `x_gates`, from the last one to the first if `reverse`.
 
@@ -136,12 +131,15 @@ def recurrence(
             without recurrent gates: then the bias decides the precision.
         bias_hh: the recurrent bias; without recurrent gates, the only bias.
         carry: the carry before the first step that is run.
-        x_gates: the input half of the gates, (T, B, G * H), as such or as rows of a table.
+        x_gates: the input half of the gates, (T, B, G * H), as such or as rows of a table; with a
+            `projection`, the inputs that it is made of, (T, B, I).
         mask: where False, the step leaves the carry as it is and its output is zero. None
             runs every step.
         params: the cell's parameters per unit by their names, (H,) each; None if it has none.
         resets: where True, the carry is zeroed before the step, if the step is run. None zeroes
             none.
+        projection: the input weight and bias of a cell with recurrent gates, if `x_gates` are the
+            inputs. The compiled backend makes their gates where it reads them.
 
     Returns:
         The carry after the last step that is run, and the output of every step.
@@ -154,7 +152,16 @@ def recurrence(
     dtype = bias_hh.dtype  # the precision of everything that follows
     width = len(bias_hh)
     hidden_size = width // len(cell.gates)
-    x_gates = _checked_gates(inputs_of(x_gates), width, dtype)
+    # Which way is decided at trace time; jit's key has the choice of `backend` in it.
+    way = which_backend(cell, dtype)
+    x_gates = inputs_of(x_gates)
+    if projection is not None:
+        x_gates, projection = _checked_projection(x_gates, projection, width, dtype)
+        together = way == "compiled" and cell.recurrent and x_gates.tokens is None
+        if not together or x_gates.shape[-1] == 0:
+            x_gates, projection = input_gates(x_gates, projection), None
+    if projection is None:
+        x_gates = _checked_gates(x_gates, width, dtype)
     steps, batch_size, _ = x_gates.shape
     # What the cell's carry must look like: every field (B, H).
     like = jax.ShapeDtypeStruct((batch_size, hidden_size), dtype)
@@ -165,11 +172,9 @@ def recurrence(
         resets = as_mask("resets", resets, (steps, batch_size))
     params = _checked_params(cell, params, hidden_size, dtype)
     check_step(cell, carry, (batch_size, width), dtype, params)
-    # Which way is decided at trace time; jit's key has the choice of `backend` in it.
-    way = which_backend(cell, dtype)
     run = _RUNS[way]
-    inputs = Arguments(weight_hh, bias_hh, carry, x_gates, mask, params, resets)
-    return by_rows(lambda inputs: run(cell, reverse, *inputs), inputs)
+    inputs = Arguments(weight_hh, bias_hh, carry, x_gates, mask, params, resets, projection)
+    return by_rows(partial(run, cell, reverse), inputs)
 
 
 _RUNS: dict[Backend, Callable[..., Any]] = {
@@ -222,6 +227,24 @@ def _checked_gates(x_gates: Inputs, width: int, dtype: Any) -> Inputs:
     if not len(table):
         raise ValueError("The table of input gates must have at least 1 row, got 0.")
     return Inputs(table, nearest_rows(tokens, len(table)))
+
+
+def _checked_projection(
+    xs: Inputs, projection: Projection, width: int, dtype: Any
+) -> tuple[Inputs, Projection]:
+    """A layer's inputs, (T, B, I) or rows of a table, and what makes gates of them, G * H wide.
+
+    Raises:
+        ValueError: if they have other shapes, or no numbers of the right kind.
+    """
+    if xs.tokens is None:
+        values = as_floats("xs", xs.values, ("T", "B", "I"), dtype)
+    else:
+        values = as_floats("the table of inputs", xs.values, ("V", "I"), dtype)
+    weight_ih, bias_ih = projection
+    weight_ih = as_floats("weight_ih", weight_ih, (width, values.shape[-1]), dtype)
+    bias_ih = as_floats("bias_ih", bias_ih, (width,), dtype)
+    return xs._replace(values=values), Projection(weight_ih, bias_ih)
 
 
 def _checked_params(

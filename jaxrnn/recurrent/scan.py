@@ -25,26 +25,17 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from jaxrnn.recurrent.cells import Carry, Cell, Params
-from jaxrnn.recurrent.handwritten import Arguments, HandWritten
+from jaxrnn.recurrent.handwritten import Arguments, HandWritten, Wanted, with_gates
 from jaxrnn.recurrent.inputs import Inputs
 
 UNROLLED = 1
 """Time steps laid out one after the other in a loop body: a loop this long has no overhead."""
 
 
-def plain(
-    cell: Cell,
-    reverse: bool,
-    weight_hh: Array | None,
-    bias_hh: Array,
-    carry: Carry,
-    x_gates: Inputs,
-    mask: Array | None = None,
-    params: Params | None = None,
-    resets: Array | None = None,
-) -> tuple[Carry, Array]:
+def plain(cell: Cell, reverse: bool, inputs: Arguments) -> tuple[Carry, Array]:
     """`jaxrnn.recurrent.recurrence` with JAX's own derivatives, of any order and mode."""
-    table, inputs = _split(x_gates)
+    weight_hh, bias_hh, carry, x_gates, mask, params, resets, _ = with_gates(inputs)
+    table, xs = _split(x_gates)
 
     def body(carry: Carry, x: Any) -> tuple[Carry, Array]:
         x_t, mask, reset = x  # (B, G * H) or (B,) tokens; (B,); (B,)
@@ -53,11 +44,11 @@ def plain(
         carry = _step(cell, mask, carry, _read(table, x_t), h_gates, params)
         return carry, _output(carry, mask)
 
-    return _scan(body, carry, (inputs, mask, resets), reverse)
+    return _scan(body, carry, (xs, mask, resets), reverse)
 
 
 def _forward(cell: Cell, reverse: bool, inputs: Arguments) -> tuple[tuple[Carry, Array], Any]:
-    weight_hh, bias_hh, carry, x_gates, mask, params, resets = inputs
+    weight_hh, bias_hh, carry, x_gates, mask, params, resets, _ = inputs
     table, xs = _split(x_gates)
 
     def body(carry: Carry, x: Any) -> tuple[Carry, Any]:
@@ -81,12 +72,12 @@ def _forward(cell: Cell, reverse: bool, inputs: Arguments) -> tuple[tuple[Carry,
 def _backward(
     cell: Cell,
     reverse: bool,
-    carried: bool,
+    wanted: Wanted,
     inputs: Arguments,
     residuals: Any,
     gradients: tuple[Carry, Array],
 ) -> Arguments:
-    weight_hh, _, _, x_gates, mask, params, resets = inputs
+    weight_hh, _, _, x_gates, mask, params, resets, _ = inputs
     hs_before, pulls, pull_back_of = residuals
     d_last, d_ys = gradients
 
@@ -122,12 +113,8 @@ def _backward(
     return Arguments(d_weight_hh, d_bias, d_carry, Inputs(d_values), None, d_params, None)
 
 
-def _plain(cell: Cell, reverse: bool, inputs: Arguments) -> tuple[Carry, Array]:
-    return plain(cell, reverse, *inputs)
-
-
-scanned = HandWritten(_plain, _forward, _backward, _plain)
-"""`jaxrnn.recurrent.recurrence.recurrence`, for any cell and on any device."""
+scanned = HandWritten(plain, _forward, _backward, plain)
+"""`jaxrnn.recurrent.recurrence.recurrence` without a projection, for any cell and on any device."""
 
 
 def _split(x_gates: Inputs) -> tuple[Array | None, Array]:

@@ -25,7 +25,7 @@ from jaxrnn.recurrent.cells import (
 )
 from jaxrnn.recurrent.compiled.calls import compiled
 from jaxrnn.recurrent.handwritten import Arguments
-from jaxrnn.recurrent.inputs import inputs_of
+from jaxrnn.recurrent.inputs import Inputs, Projection, input_gates, inputs_of
 from jaxrnn.recurrent.linear import LinearCell
 from jaxrnn.recurrent.recurrence import recurrence
 from jaxrnn.recurrent.scan import scanned
@@ -283,6 +283,13 @@ def without_multiplication(
 # The recurrence: the layers call it by the name that they import it under.
 
 
+def _input_gates(xs: Any, weight_hh: Any, projection: Projection | None) -> Inputs:
+    """The input half of the gates, which the recurrence is given or makes of the inputs."""
+    if projection is None:
+        return inputs_of(xs)
+    return input_gates(inputs_of(xs).astype(weight_hh.dtype), projection)
+
+
 def own_gru(candidate: Callable[..., Any]) -> Mutation:
     """A GRU that needs the weight inside its step: candidate(h, x_n, r, weight_n, bias_n)."""
 
@@ -296,6 +303,7 @@ def own_gru(candidate: Callable[..., Any]) -> Mutation:
         mask: Any,
         params: Any = None,
         resets: Any = None,
+        projection: Any = None,
     ) -> Any:
         # A cell's step comes after the matmul with the weight; here the two are one.
         weights = gates_of(weight_hh.T, 3)  # (H, 3 * H) to 3 times (H, H)
@@ -310,7 +318,8 @@ def own_gru(candidate: Callable[..., Any]) -> Mutation:
             after = Hidden(n + z * (h - n))
             return after, after.h
 
-        return lax.scan(body, carry, inputs_of(x_gates).dense(), reverse=reverse)
+        gates = _input_gates(x_gates, weight_hh, projection).dense()
+        return lax.scan(body, carry, gates, reverse=reverse)
 
     return replaced(jaxrnn.recurrent.layer, "recurrence", run)
 
@@ -347,8 +356,9 @@ def recurrence_with(
         counted: Any = None,
         params: Any = None,
         resets: Any = None,
+        projection: Any = None,
     ) -> Any:
-        changed = inputs_of(x).map(gates)
+        changed = _input_gates(x, w, projection).map(gates)
         arguments = (weight(w), bias(b), carry(before), changed, mask(counted), params, resets)
         last, ys = recurrence(cell, reverse(back), *arguments)
         return last, outputs(ys, back)

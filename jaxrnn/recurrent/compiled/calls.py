@@ -1,7 +1,7 @@
 """The recurrence as calls into the compiled library, differentiable any number of times.
 
 Shapes: T time steps, B batch, H hidden size, G gates of the cell, F fields of its carry, P its
-parameters per unit, R its residuals, V rows of the look-up table.
+parameters per unit, R its residuals, V rows of the look-up table, I input size.
 
 An array that is not there is passed as one without elements. Of the carry, `h` is an array of its
 own, and the other fields are one array, (F - 1, B, H).
@@ -20,8 +20,8 @@ from jaxrnn.recurrent.cells import Carry, Cell, Params
 from jaxrnn.recurrent.compiled.generated import Generated, generated
 from jaxrnn.recurrent.compiled.library import vector_bytes, why_unavailable
 from jaxrnn.recurrent.compiled.lowering import chosen_at_lowering
-from jaxrnn.recurrent.handwritten import Arguments, HandWritten
-from jaxrnn.recurrent.inputs import Inputs
+from jaxrnn.recurrent.handwritten import Arguments, HandWritten, Wanted, with_gates
+from jaxrnn.recurrent.inputs import Inputs, Projection
 from jaxrnn.recurrent.scan import plain, scanned
 
 
@@ -30,8 +30,9 @@ class Residuals(NamedTuple):
 
     Attributes:
         ys: the outputs, (T, B, H).
-        before: `h` before each step, (T, B, H); no elements where the step does not need it.
-        gates: what the cell keeps of each step, (T, B, R * H).
+        before: `h` before each step, (T, B, H); no elements where the step does not need it, or it
+            follows from the outputs.
+        gates: what the cell keeps of each step, R vectors of units after each other.
     """
 
     ys: Array
@@ -60,38 +61,52 @@ def _generated(cell: Cell) -> Generated:
 def _gradients(
     cell: Cell,
     reverse: bool,
-    carried: bool,
+    wanted: Wanted,
     inputs: Arguments,
     residuals: Residuals,
     gradients: tuple[Carry, Array],
 ) -> Arguments:
-    """The gradients of the inputs, given those of the results; zero for the carry if not wanted.
+    """The gradients of the inputs, given those of the results; zero where they are not wanted.
 
-    Where the carry's history is cut off, one product fewer is needed.
+    Where the carry's history is cut off, one product fewer is needed, and likewise where the
+    layer's inputs are data.
     """
     d_last, d_ys = gradients
     T, B, H = residuals.ys.shape
+    I = inputs.x_gates.shape[-1]
     dtype = d_ys.dtype
     functions = _generated(cell)
     G, F, P = len(cell.gates), len(cell.carry._fields), len(cell.params)
-    table = None if inputs.x_gates.tokens is None else inputs.x_gates.values
-    # The gradients of the input half of the gates are stored where they are other ones than those
-    # of the recurrent half; for a table, only those of the gates where they are.
-    stored = G - functions.shared(dtype)
-    if table is None and stored > 0:
-        stored = G
+    x_gates = inputs.x_gates
+    projection = inputs.projection
+    projects = projection is not None
+    carried = wanted.carry
+    table = None if x_gates.tokens is None else x_gates.values
 
     def array(*shape: int, there: bool = True) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape if there else (0,), dtype)
 
-    d_h_gates, d_x_gates, d_table, d_weight, d_bias, d_params, dh, d_others = jax.ffi.ffi_call(
+    (
+        d_x_gates,
+        d_table,
+        d_weight,
+        d_bias,
+        d_weight_ih,
+        d_bias_ih,
+        d_xs,
+        d_params,
+        dh,
+        d_others,
+    ) = jax.ffi.ffi_call(
         "jaxrnn_backward",
         (
-            array(T, B, G * H),
-            array(T, B, stored * H, there=stored > 0),
+            array(T, B, G * H, there=table is None and not projects),
             array(0 if table is None else len(table), G * H, there=table is not None),
             array(G * H, H, there=cell.recurrent),
             array(G * H),
+            array(G * H, I, there=projects),
+            array(G * H, there=projects),
+            array(T, B, I, there=projects and wanted.x_gates),
             array(P, H, there=P > 0),
             array(B, H, there=carried),
             array(F - 1, B, H, there=carried and F > 1),
@@ -99,12 +114,15 @@ def _gradients(
         vmap_method="sequential",
     )(
         _nothing(d_ys, dtype) if inputs.weight_hh is None else inputs.weight_hh,
+        _nothing(d_ys, dtype) if projection is None else projection.weight_ih,
+        _nothing(d_ys, dtype) if projection is None else x_gates.values,
+        inputs.carry.h if functions.needs_before(dtype) else _nothing(d_ys, dtype),
         residuals.before,
         residuals.gates,
         residuals.ys,
         # Without a product, the gates are cheaper to read again than to keep.
         _nothing(d_ys, dtype) if cell.recurrent else inputs.bias_hh,
-        _nothing(d_ys, dtype) if cell.recurrent else inputs.x_gates.values,
+        _nothing(d_ys, dtype) if cell.recurrent else x_gates.values,
         *_places(inputs),
         stacked_params(cell, inputs.params, like=d_ys),
         d_ys,
@@ -113,23 +131,34 @@ def _gradients(
         reverse=reverse,
     )
     d_carry = join_carry(cell, dh, d_others) if carried else _zeros(d_last)
-    d_values = d_x_gates if stored else d_h_gates
-    if table is not None:
-        d_values = d_table
+    d_values = d_x_gates if table is None else d_table
+    d_projection = None
+    if projects:
+        d_values = d_xs if wanted.x_gates else jnp.zeros_like(x_gates.values)
+        d_projection = Projection(d_weight_ih, d_bias_ih)
     by_name = dict(zip(cell.params, d_params, strict=True)) if P else inputs.params
     # Tokens, mask and resets have no gradient.
     d_weight_hh = d_weight if cell.recurrent else None
-    return Arguments(d_weight_hh, d_bias, d_carry, Inputs(d_values), None, by_name)
+    xs = Inputs(d_values)
+    return Arguments(d_weight_hh, d_bias, d_carry, xs, None, by_name, None, d_projection)
 
 
 def _run(cell: Cell, reverse: bool, keep: bool, inputs: Arguments) -> tuple[Carry, Residuals]:
     """The weight is packed by a call of its own, which XLA lifts out of a loop over windows."""
-    weight_hh, bias_hh, carry, x_gates, _, params, _ = inputs
+    weight_hh, bias_hh, carry, x_gates, _, params, _, projection = inputs
     T = x_gates.shape[0]
+    # Where each step is run and none starts anew, `h` before a step is what the one before gave.
+    follows = inputs.mask is None and inputs.resets is None
     B, H = carry.h.shape
     dtype = carry.h.dtype
     functions = _generated(cell)
+    lanes = vector_bytes() // dtype.itemsize
+    width = -(-H // lanes) * lanes  # filled up to whole vectors
     others = len(cell.carry._fields) - 1
+    packed_ih = bias_ih = _nothing(bias_hh, dtype)
+    if projection is not None:
+        packed_ih = pack(projection.weight_ih, len(cell.gates))
+        bias_ih = projection.bias_ih
 
     def array(*shape: int, there: bool = True) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape if there else (0,), dtype)
@@ -140,13 +169,15 @@ def _run(cell: Cell, reverse: bool, keep: bool, inputs: Arguments) -> tuple[Carr
             array(T, B, H),
             array(B, H),
             array(others, B, H, there=others > 0),
-            array(T, B, H, there=keep and functions.needs_before(dtype)),
-            array(T, B, functions.residuals(dtype) * H, there=keep),
+            array(T, B, H, there=keep and functions.needs_before(dtype) and not follows),
+            array(T, B, functions.residuals(dtype) * width, there=keep),
         ),
         vmap_method="sequential",
     )(
         _nothing(bias_hh, dtype) if weight_hh is None else pack(weight_hh, len(cell.gates)),
         bias_hh,
+        packed_ih,
+        bias_ih,
         *split_carry(carry),
         x_gates.values,
         *_places(inputs),
@@ -231,8 +262,8 @@ def _forward(cell: Cell, reverse: bool, inputs: Arguments) -> tuple[tuple[Carry,
     return (last, residuals.ys), residuals
 
 
-def _backward(cell: Cell, reverse: bool, carried: bool, *rest: Any) -> Arguments:
-    static = (cell, reverse, carried)
+def _backward(cell: Cell, reverse: bool, wanted: Wanted, *rest: Any) -> Arguments:
+    static = (cell, reverse, wanted)
     d: Arguments = chosen_at_lowering(_gradients, _gradients_scanned, static, *rest)
     return d
 
@@ -242,32 +273,32 @@ def _run_scanned(
 ) -> tuple[Carry, Residuals]:
     """The results of `_run`; its residuals are zeros, which `_gradients_scanned` does not read."""
     like = jax.eval_shape(partial(_run, cell, reverse, keep), inputs)[1]
-    last, ys = scanned(cell, reverse, *inputs)
+    last, ys = scanned(cell, reverse, with_gates(inputs))
     return last, _zeros(like)._replace(ys=ys)
 
 
 def _gradients_scanned(
     cell: Cell,
     reverse: bool,
-    carried: bool,
+    wanted: Wanted,
     inputs: Arguments,
     residuals: Residuals,
     gradients: tuple[Carry, Array],
 ) -> Arguments:
     """The gradients of `_gradients`; the forward pass is made again."""
-    weight_hh, bias_hh, carry, x_gates, mask, params, resets = inputs
+    weight_hh, bias_hh, carry, x_gates, mask, params, resets, projection = inputs
 
     def run(*differentiable: Any) -> Any:
-        weight_hh, bias_hh, carry, values, params = differentiable
+        weight_hh, bias_hh, carry, values, params, projection = differentiable
         xs = x_gates._replace(values=values)
-        return scanned(cell, reverse, weight_hh, bias_hh, carry, xs, mask, params, resets)
+        changed = Arguments(weight_hh, bias_hh, carry, xs, mask, params, resets, projection)
+        return scanned(cell, reverse, with_gates(changed))
 
-    pull = jax.vjp(run, weight_hh, bias_hh, carry, x_gates.values, params)[1]
-    d_weight, d_bias, d_carry, d_values, d_params = pull(gradients)
-    return Arguments(d_weight, d_bias, d_carry, Inputs(d_values), None, d_params)
+    pull = jax.vjp(run, weight_hh, bias_hh, carry, x_gates.values, params, projection)[1]
+    d_weight, d_bias, d_carry, d_values, d_params, d_projection = pull(gradients)
+    xs = Inputs(d_values)
+    return Arguments(d_weight, d_bias, d_carry, xs, None, d_params, None, d_projection)
 
 
-compiled = HandWritten(
-    _compiled, _forward, _backward, lambda cell, reverse, inputs: plain(cell, reverse, *inputs)
-)
+compiled = HandWritten(_compiled, _forward, _backward, plain)
 """`jaxrnn.recurrent.recurrence.recurrence` for the cells that `runs_compiled`, on a CPU."""

@@ -30,24 +30,25 @@ template <typename T>
 struct ForwardStep {
   long B, H, V, reads, first;
   const T* bias;          // (GH,)
+  const T* bias_ih;       // (GH,), or null where `x` has it
   const T* params;        // (P, H)
-  const T* x;             // (T, B, GH), or the table (V, GH)
+  const T* x;             // (T, B, GH), or the table (V, GH); null where there are tiles of it
   const int32_t* tokens;  // (T, B, reads), or null where there is no table
   const bool* mask;       // (T, B), or null where every step is run
   Rows<T> carry;
   T* ys;                  // (T, B, H)
   T* before;              // (T, B, H), or null where it is not kept
-  T* residuals;           // (T, B, R, H), or null
+  T* residuals;           // T * B * R whole rows of vectors, or null
 };
 
 template <typename T>
 struct BackwardStep {
   long B, H, V, reads, first;
-  bool looked_up;      // of the gradient of the input gates, only those of gates S ... G - 1 are
-                       // stored: the table's gradient takes the others from `d_gates`
+  bool own_alone;      // of the gradient of the input gates, only those of gates S ... G - 1 are
+                       // stored: what sums them up takes the others from `d_gates`
   const T* params;     // (P, H)
-  const T* before;     // (T, B, H), or null where the step does not need it
-  const T* residuals;  // (T, B, R, H)
+  const T* before;     // (B, H): `h` before this step, or null where it is not needed
+  const T* residuals;  // as the forward step left them
   const T* ys;         // (T, B, H)
   // For a cell without a recurrent product, what the forward step read; else null.
   const T *bias, *x;      // (GH,); (T, B, GH), or the table (V, GH)
@@ -58,7 +59,9 @@ struct BackwardStep {
   T* d_gates;          // (T, B, GH)
   T* d_x_gates;        // (T, B, GH) or (T, B, (G - S)H), or null where S = G
   T* d_params;         // (T, B, PH), or null where P = 0
-  T* packed;           // `d_gates` of the step, packed for the product: (GH, rows) for each block
+  T* rows;             // `d_gates` of the step for the product, (rows, GH), with so many numbers
+  T* rows_x;           // from one to the next; `d_x_gates` of gates S ... G - 1, or null
+  long stride, stride_x;
 };
 
 template <typename T>
@@ -75,17 +78,19 @@ struct GenerateStep {
 };
 
 // The functions of a cell in one precision. A tile has the sums of a product: for each row of the
-// block G * U vectors, gate by gate. `next` gets h after the step, packed for the next product.
+// block G * U vectors, gate by gate; `x_tile` has those of the product with the inputs, or is null.
+// `next` gets h after the step, for the next product; from row to row it has `stride` numbers.
 // Where there is no recurrent product, there are no tiles and no `next`, and a call of `forward` or
 // `backward` does the step for all units of a block.
 template <typename T>
 struct Steps {
   int residuals, shared;  // R, S
   bool needs_before;      // whether the backward step needs h before the step
-  void (*forward)(ForwardStep<T>, long t, long panel, Block, const Vec<T>* tile, T* next);
+  void (*forward)(ForwardStep<T>, long t, long panel, Block, const Vec<T>* tile,
+                  const Vec<T>* x_tile, T* next, long stride);
   void (*backward)(BackwardStep<T>, long t, Block);
   void (*generate)(GenerateStep<T>, long panel, Block, const Vec<T>* tile, const Vec<T>* x_tile,
-                   T* next);
+                   T* next, long stride);
 };
 
 struct CellTable {

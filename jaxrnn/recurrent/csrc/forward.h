@@ -7,8 +7,7 @@
 #pragma once
 
 #include "cell.h"
-#include "packing.h"
-#include "team.h"
+#include "input_gates.h"
 
 namespace jaxrnn {
 
@@ -18,16 +17,17 @@ struct Forward {
   Sizes n;
   const T *packed, *bias, *params;       // `Packing`'s, or null without a product; (GH,), (P, H)
   const T *h_first, *others_first;       // (B, H), (F - 1, B, H)
-  const T* x;                            // (T, B, GH), or the table (V, GH)
+  const T *packed_ih, *bias_ih;          // `Packing`'s and (GH,), or null where `x` has the gates
+  const T* x;                            // (T, B, GH), the table (V, GH), or the inputs (T, B, I)
   const int32_t* tokens;                 // (T, B, reads) or null
   const bool *mask, *resets;             // (T, B) or null
   T *ys, *h_last, *others_last;          // (T, B, H), (B, H), (F - 1, B, H)
-  T *before, *residuals;                 // (T, B, H), (T, B, R, H), or null
+  T *before, *residuals;                 // (T, B, H) and what the steps keep, or null
 
   void run(xla::ffi::ThreadPool& pool) {
     const double operations = n.operations(cell.gates, cell.recurrent);
     const Chunks chunks(n.B, pool.num_threads(), operations);
-    const long bytes = cell.recurrent ? cell.gates * n.H * n.H * sizeof(T) : 0;
+    const long bytes = cell.recurrent ? cell.gates * n.H * (n.H + n.I) * sizeof(T) : 0;
     const long helpers = helpers_for(pool, chunks.count, bytes, operations);
     parallel_for(pool, chunks.count, [&](long i) {
       Part(*this, chunks.begin(i), chunks.end(i)).run(Team(pool, helpers));
@@ -39,22 +39,25 @@ struct Forward {
   struct Part {
     const Forward& f;
     const Packing<T> packing;
-    const long first, count, width, field;
+    const long first, count, width, field, stride;
     const std::vector<Block> blocks;
     const std::vector<Multiply<T>> multiply;  // for each block
-    Buffer<T> carry, rows, next_rows;  // (F, count, width); h in blocks, now and after the step
+    Buffer<T> carry, rows, next_rows;  // (F, count, width); (count, stride): h, now and after the step
+    InputGates<T> input_gates;
 
     Part(const Forward& f, long begin, long end)
         : f(f), packing(f.cell.gates, f.n.H, f.n.H), first(begin), count(end - begin),
-          width(packing.width()), field(count * width),
+          width(packing.width()), field(count * width), stride(padded<T>(width)),
           blocks(blocks_of(count, most_rows(packing.vectors))),
           multiply(multiply_for<T>(packing.vectors, blocks)), carry(f.cell.fields * field),
-          rows(count * f.n.H), next_rows(count * f.n.H) {}
+          rows(count * stride), next_rows(count * stride),
+          input_gates(f.n, f.cell.gates, f.packed_ih, f.x, first, count) {}
 
     void run(Team team) {
       begin();
-      const ForwardStep<T> step{f.n.B, f.n.H, f.n.V, f.n.reads, first, f.bias, f.params, f.x,
-                                f.tokens, f.mask, {carry.data(), width, field}, f.ys, f.before, f.residuals};
+      const ForwardStep<T> step{f.n.B, f.n.H, f.n.V, f.n.reads, first, f.bias, f.bias_ih, f.params,
+                                f.packed_ih ? nullptr : f.x, f.tokens, f.mask,
+                                {carry.data(), width, field}, f.ys, f.before, f.residuals};
       const auto run_step = f.cell.steps<T>().forward;
       T *now = rows.data(), *next = next_rows.data();
       for (long i = 0; i < f.n.T; ++i) {
@@ -65,15 +68,17 @@ struct Forward {
         }
         if (f.resets) reset(t, now);
         if (!f.cell.recurrent) {
-          run_step(step, t, 0, {0, static_cast<int>(count)}, nullptr, nullptr);
+          run_step(step, t, 0, {0, static_cast<int>(count)}, nullptr, nullptr, nullptr, 0);
           continue;
         }
+        input_gates.make(i, team);
         team.run(packing.panels, [&](long p) {
-          for (size_t i = 0; i < blocks.size(); ++i) {
-            const long from = blocks[i].first * f.n.H;
-            Vec<T> tile[kAccumulators];
-            multiply[i](now + from, f.packed + p * packing.size, f.n.H, tile);
-            run_step(step, t, p, blocks[i], tile, next + from);
+          for (size_t b = 0; b < blocks.size(); ++b) {
+            const long from = blocks[b].first * stride;
+            Vec<T> tile[kAccumulators], x_memory[kAccumulators];
+            const Vec<T>* x_tile = input_gates.tile(i, p, blocks[b], x_memory);
+            multiply[b]({now + from, stride}, f.packed + p * packing.size, f.n.H, tile);
+            run_step(step, t, p, blocks[b], tile, x_tile, next + from, stride);
           }
         });
         std::swap(now, next);
@@ -88,13 +93,8 @@ struct Forward {
           std::copy_n(from + (first + r) * f.n.H, f.n.H, carry.data() + k * field + r * width);
         }
       }
-      for (const Block& block : blocks) {
-        for (int r = 0; r < block.rows; ++r) {
-          for (long k = 0; k < f.n.H; ++k) {
-            rows.data()[block.first * f.n.H + k * block.rows + r] =
-                carry.data()[(block.first + r) * width + k];
-          }
-        }
+      for (long r = 0; r < count; ++r) {
+        std::copy_n(carry.data() + r * width, f.n.H, rows.data() + r * stride);
       }
     }
 
@@ -107,19 +107,14 @@ struct Forward {
       }
     }
 
-    // Zeroes the carry of the rows that start anew at step t; `now` is their h in blocks.
+    // Zeroes the carry of the rows that start anew at step t; `now` is their h.
     void reset(long t, T* now) {
-      for (const Block& block : blocks) {
-        for (int r = 0; r < block.rows; ++r) {
-          const long row = block.first + r;
-          if (!starts_anew(f.resets, f.mask, t * f.n.B + first + row)) continue;
-          for (int k = 0; k < f.cell.fields; ++k) {
-            std::fill_n(carry.data() + k * field + row * width, width, T(0));
-          }
-          for (long unit = 0; unit < f.n.H; ++unit) {
-            now[block.first * f.n.H + unit * block.rows + r] = T(0);
-          }
+      for (long row = 0; row < count; ++row) {
+        if (!starts_anew(f.resets, f.mask, t * f.n.B + first + row)) continue;
+        for (int k = 0; k < f.cell.fields; ++k) {
+          std::fill_n(carry.data() + k * field + row * width, width, T(0));
         }
+        std::fill_n(now + row * stride, f.n.H, T(0));
       }
     }
 

@@ -56,24 +56,25 @@ struct Generate {
   struct Texts {
     const Generate& f;
     const Packing<T> recurrent, output;
-    const long first, count, width, field, choices;
+    const long first, count, width, field, stride, choices;
     const std::vector<Block> blocks;
     const std::vector<Multiply<T>> multiply_recurrent, multiply_output;  // for each block
-    Buffer<T> carry, rows, logits;  // (F, D, count, width); h in blocks; (count, choices)
-    Buffer<T> x_before;             // (D - 1, count, H) in blocks: before the first step
+    Buffer<T> carry, rows, logits;  // (F, D, count, width); h, (2, D, count, stride);
+                                    // (count, choices)
+    Buffer<T> x_before;             // (D - 1, count, stride): before the first step
     std::vector<long> reads, older;
     long now = 0;  // which half of `rows` is the carry before the step
 
     Texts(const Generate& f, long begin, long end)
         : f(f), recurrent(f.cell.gates, f.H, f.H), output(1, f.V, f.H), first(begin),
           count(end - begin), width(recurrent.width()), field(f.D * count * width),
-          choices(output.width()),
+          stride(padded<T>(width)), choices(output.width()),
           blocks(blocks_of(
               count, std::min(most_rows(recurrent.vectors), most_rows(output.vectors)))),
           multiply_recurrent(multiply_for<T>(recurrent.vectors, blocks)),
           multiply_output(multiply_for<T>(output.vectors, blocks)),
-          carry(f.cell.fields * field), rows(2 * f.D * count * f.H), logits(count * choices),
-          x_before(f.window ? (f.D - 1) * count * f.H : 0), reads(count), older(count) {}
+          carry(f.cell.fields * field), rows(2 * f.D * count * stride), logits(count * choices),
+          x_before(f.window ? (f.D - 1) * count * stride : 0), reads(count), older(count) {}
 
     void run(Team team) {
       begin();
@@ -94,9 +95,9 @@ struct Generate {
       end();
     }
 
-    // The carry of layer d in blocks, before the step or after it.
-    T* packed_rows(long d, bool after) {
-      return rows.data() + ((after ? 1 - now : now) * f.D + d) * count * f.H;
+    // h of layer d from a row on, before the step or after it.
+    T* h_of(long d, bool after, long row = 0) {
+      return rows.data() + (((after ? 1 - now : now) * f.D + d) * count + row) * stride;
     }
 
     // Field k of the carry of layer d.
@@ -119,26 +120,22 @@ struct Generate {
             std::copy_n(from + r * f.H, f.H, carry_of(k, d) + r * width);
           }
         }
-        in_blocks(carry_of(0, d), width, packed_rows(d, false));
+        copy_rows(carry_of(0, d), width, h_of(d, false));
         if (f.window && d > 0) {
-          in_blocks(f.x_first + ((d - 1) * f.B + first) * f.H, f.H, first_inputs(d));
+          copy_rows(f.x_first + ((d - 1) * f.B + first) * f.H, f.H, first_inputs(d));
         }
       }
     }
 
-    // Rows with so many numbers from one to the next, as a product reads them.
-    void in_blocks(const T* all, long stride, T* packed) {
-      for (const Block& block : blocks) {
-        T* to = packed + block.first * f.H;
-        for (int r = 0; r < block.rows; ++r) {
-          const T* from = all + (block.first + r) * stride;
-          for (long k = 0; k < f.H; ++k) to[k * block.rows + r] = from[k];
-        }
+    // Rows with so many numbers from one to the next, to where a product reads them.
+    void copy_rows(const T* from, long from_row_to_row, T* to) {
+      for (long r = 0; r < count; ++r) {
+        std::copy_n(from + r * from_row_to_row, f.H, to + r * stride);
       }
     }
 
     // The inputs of layer d, not the first, before the first step.
-    T* first_inputs(long d) { return x_before.data() + (d - 1) * count * f.H; }
+    T* first_inputs(long d) { return x_before.data() + (d - 1) * count * stride; }
 
     void end() {
       for (long d = 0; d < f.D; ++d) {
@@ -164,21 +161,21 @@ struct Generate {
         const auto multiply = multiply_recurrent[i];
         Vec<T> tile[kAccumulators], x_tile[kAccumulators];
         if (f.cell.recurrent) {
-          multiply(packed_rows(d, false) + block.first * f.H,
+          multiply({h_of(d, false, block.first), stride},
                    f.weight_hh + d * weight + p * recurrent.size, f.H, tile);
         }
         if (f.window && !looks_up) {
           // The input before is what the layer below gave at the step before.
-          const T* before = is_first ? first_inputs(d) : packed_rows(d - 1, false);
-          multiply(before + block.first * f.H,
+          const T* before = is_first ? first_inputs(d) : h_of(d - 1, false);
+          multiply({before + block.first * stride, stride},
                    f.weight_hh + (d - 1) * weight + p * recurrent.size, f.H, tile);
         }
         if (!looks_up) {
-          multiply(packed_rows(d - 1, true) + block.first * f.H,
+          multiply({h_of(d - 1, true, block.first), stride},
                    f.weight_ih + (d - 1) * weight + p * recurrent.size, f.H, x_tile);
         }
         f.cell.steps<T>().generate(arrays, p, block, tile, looks_up ? nullptr : x_tile,
-                                   packed_rows(d, true) + block.first * f.H);
+                                   h_of(d, true, block.first), stride);
       }
     }
 
@@ -188,8 +185,7 @@ struct Generate {
         const Block& block = blocks[i];
         Vec<T> tile[kAccumulators];
         multiply_output[i](
-            packed_rows(f.D - 1, false) + block.first * f.H, f.weight_out + p * output.size, f.H,
-            tile);
+            {h_of(f.D - 1, false, block.first), stride}, f.weight_out + p * output.size, f.H, tile);
         for (int u = 0; u < output.U; ++u) {
           const long choice = (p * output.U + u) * L;
           const int lanes = static_cast<int>(std::min<long>(L, f.V - choice));

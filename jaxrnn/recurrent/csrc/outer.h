@@ -11,77 +11,128 @@
 
 namespace jaxrnn {
 
-// sum[m][n] = sum_k left[k][m] * right[k][n] and left_sum[m] = sum_k left[k][m]; N may be 0. Each
-// thread makes some rows of the sum, in the order of the places.
+// A right factor (K, N), and the sum (M, N) of its products.
+template <typename T>
+struct Factor {
+  long N;
+  std::function<const T*(long)> row;  // of a place
+  T* sum;
+};
+
+// sum[m][n] = sum_k left[k][m] * right[k][n] for each right factor, and left_sum[m] = sum_k left[k][m].
+// Each thread makes some rows of the sums, in the order of the places.
 template <typename T>
 struct OuterProducts {
   static constexpr int V = 2, L = kLanes<T>, R = most_rows(V);
   static constexpr long kPlaces = 256;  // summed up before the sum is written: stays in a cache
-  static constexpr long kRows = 4 * R;  // of the sum, that share what is packed of `right`
+  static constexpr long kRows = 4 * R;  // of the sum, of which a thread takes some times as many
+  static constexpr long kMostRows = 12 * kRows;
 
-  long K, M, N;
-  const T *left, *right;
-  T *sum, *left_sum;  // (M, N), (M,)
-  TableGradient<T> table;
+  long K, M;
+  const T* left;
+  long stride;  // of `left`: numbers from a place to the next
+  std::vector<Factor<T>> factors;
+  T* left_sum;  // (M,)
+  TableGradient<T> table{};
 
   void run(xla::ffi::ThreadPool& pool) const {
+    long columns = 4;  // that take as long as reading `left` alone
+    for (const Factor<T>& factor : factors) columns += factor.N;
+    const bool shared = 2.0 * K * M * columns >= kWorthSharing;
+    const long threads = shared ? pool.num_threads() : 1;
     const long strips = (M + kRows - 1) / kRows;
-    const auto strip = [&](long i) { Strip(*this, i * kRows, std::min(M, (i + 1) * kRows)).run(); };
-    constexpr long kOfReading = 4;  // columns that take as long as reading `left` alone
-    if (2.0 * K * M * std::max(N, kOfReading) < kWorthSharing) {
-      for (long i = 0; i < strips; ++i) strip(i);
+    const long each = std::clamp<long>((strips + threads - 1) / threads, 1, kMostRows / kRows);
+    const long rows = each * kRows, parts = (M + rows - 1) / rows;
+    const auto part = [&](long i) { Part(*this, i * rows, std::min(M, (i + 1) * rows)).run(); };
+    if (shared) {
+      parallel_for(pool, parts, part);
     } else {
-      parallel_for(pool, strips, strip);
+      for (long i = 0; i < parts; ++i) part(i);
     }
   }
 
  private:
-  struct Strip {
+  static long panels(const Factor<T>& factor) { return (factor.N + V * L - 1) / (V * L); }
+
+  // The most panels of one of the factors.
+  long most_panels() const {
+    long most = 0;
+    for (const Factor<T>& factor : factors) most = std::max(most, panels(factor));
+    return most;
+  }
+
+  // Some rows of the sums. What is read of the factors at a time is packed once.
+  struct Part {
     const OuterProducts& p;
     const long first, count;
     std::vector<Block> blocks;
-    Buffer<T> lefts, rights;
+    Buffer<T> lefts, rights, partial;
 
-    Strip(const OuterProducts& p, long begin, long end)
+    Part(const OuterProducts& p, long begin, long end)
         : p(p), first(begin), count(end - begin), blocks(blocks_of(count, R)),
-          lefts(kPlaces * count), rights(kPlaces * V * L) {}
+          lefts(kPlaces * count), rights(kPlaces * p.most_panels() * V * L), partial(count) {}
 
     void run() {
-      std::fill_n(p.sum + first * p.N, count * p.N, T(0));
+      for (const Factor<T>& factor : p.factors) {
+        std::fill_n(factor.sum + first * factor.N, count * factor.N, T(0));
+      }
       std::fill_n(p.left_sum + first, count, T(0));
       p.table.begin(first, count);
       for (long k = 0; k < p.K; k += kPlaces) {
         const long places = std::min(kPlaces, p.K - k);
-        for (const Block& block : blocks) {
-          const T* from = p.left + k * p.M + first + block.first;
-          T* to = lefts.data() + block.first * places;
-          T partial[R] = {};
-          for (long j = 0; j < places; ++j) {
-            copy<R>(from + j * p.M, block.rows, to + j * block.rows);
-            add<R>(from + j * p.M, block.rows, partial);
-          }
-          add<R>(partial, block.rows, p.left_sum + first + block.first);
+        pack_left(k, places);
+        for (long row = 0; row < count; row += kRows) {
+          p.table.template add<kRows>(k, places, first + row, std::min(kRows, count - row));
         }
-        p.table.template add<kRows>(k, places, first, count);
-        for (long n = 0; n < p.N; n += V * L) panel(k, places, n);
+        for (const Factor<T>& factor : p.factors) {
+          pack_right(factor, k, places);
+          for (long n = 0; n < panels(factor); ++n) {
+            for (const Block& block : blocks) add_products(factor, places, n, block);
+          }
+        }
       }
     }
 
-    void panel(long k, long places, long n) {
-      const long units = std::min<long>(V * L, p.N - n);
+    // Place by place: a row of `left` is read from front to back.
+    void pack_left(long k, long places) {
+      constexpr long kAhead = 4;  // places
+      std::fill_n(partial.data(), count, T(0));
       for (long j = 0; j < places; ++j) {
-        copy<V * L>(p.right + (k + j) * p.N + n, units, rights.data() + j * V * L);
+        const T* from = p.left + (k + j) * p.stride + first;
+        // Rows lie in pages of their own, where the processor foresees nothing.
+        for (long m = 0; m < count; m += L) __builtin_prefetch(from + kAhead * p.stride + m);
+        for (long m = 0; m < count; ++m) partial.data()[m] += from[m];
+        for (const Block& block : blocks) {
+          copy<R>(from + block.first, block.rows,
+                  lefts.data() + block.first * places + j * block.rows);
+        }
       }
-      for (const Block& block : blocks) {
-        Vec<T> tile[kAccumulators];
-        multiply_for<T, V>(block.rows)(
-            lefts.data() + block.first * places, rights.data(), places, tile);
-        for (int r = 0; r < block.rows; ++r) {
-          T* to = p.sum + (first + block.first + r) * p.N + n;
-          for (int v = 0; v < V; ++v) {
-            const int lanes = static_cast<int>(std::min<long>(L, units - v * L));
-            if (lanes > 0) store(to + v * L, load(to + v * L, lanes) + tile[r * V + v], lanes);
-          }
+      for (long m = 0; m < count; ++m) p.left_sum[first + m] += partial.data()[m];
+    }
+
+    void pack_right(const Factor<T>& factor, long k, long places) {
+      for (long j = 0; j < places; ++j) {
+        const T* from = factor.row(k + j);
+        for (long n = 0; n < panels(factor); ++n) {
+          const long column = n * V * L, columns = std::min<long>(V * L, factor.N - column);
+          copy<V * L>(from + column, columns, rights.data() + (n * places + j) * V * L);
+        }
+      }
+    }
+
+    void add_products(const Factor<T>& factor, long places, long n, const Block& block) {
+      T* const sum = factor.sum + (first + block.first) * factor.N + n * V * L;
+      for (int r = 0; r < block.rows; ++r) {
+        for (int v = 0; v < V; ++v) __builtin_prefetch(sum + r * factor.N + v * L, 1);
+      }
+      Vec<T> tile[kAccumulators];
+      const Left<T> left{lefts.data() + block.first * places, 1, block.rows};
+      multiply_for<T, V>(block.rows)(left, rights.data() + n * places * V * L, places, tile);
+      for (int r = 0; r < block.rows; ++r) {
+        for (int v = 0; v < V; ++v) {
+          T* const to = sum + r * factor.N + v * L;
+          const int lanes = static_cast<int>(std::min<long>(L, factor.N - (n * V + v) * L));
+          if (lanes > 0) store(to, load(to, lanes) + tile[r * V + v], lanes);
         }
       }
     }

@@ -2,7 +2,8 @@
 //
 // A weight is cut into panels, each as wide as a few vectors and as long as the product's inner
 // dimension K, so that the innermost loop reads it from front to back. The rows of the other
-// factor come in blocks of at most R rows, packed likewise: the R numbers of one k side by side.
+// factor come in blocks of at most R rows, each as it is, or packed with the R numbers of one k side
+// by side.
 
 #pragma once
 
@@ -13,9 +14,23 @@
 
 namespace jaxrnn {
 
-// tile[r][v] = sum_k rows[k][r] * panel[k][v], one vector v of V, one row r of R.
+// The rows of a product: number k of row r is data[r * row + k * next].
+template <typename T>
+struct Left {
+  const T* data;
+  long row, next = 1;
+};
+
+// How long rows are that are read side by side: longer than they need to be, so that the same numbers
+// of all rows are not in the same place of a cache.
+template <typename T>
+constexpr long padded(long width) {
+  return (panels_of<T>(width) + 1) * kLanes<T>;
+}
+
+// tile[r][v] = sum_k left[r][k] * panel[k][v], one vector v of V, one row r of R.
 template <typename T, int R, int V>
-void multiply(const T* rows, const T* panel, long K, Vec<T>* tile) {
+void multiply(Left<T> left, const T* panel, long K, Vec<T>* tile) {
   Vec<T> sums[R][V] = {};
   for (long k = 0; k < K; ++k) {
     Vec<T> factors[V];
@@ -24,9 +39,9 @@ void multiply(const T* rows, const T* panel, long K, Vec<T>* tile) {
 #pragma GCC unroll 32
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) sums[r][v] += rows[r] * factors[v];
+      for (int v = 0; v < V; ++v) sums[r][v] += left.data[r * left.row] * factors[v];
     }
-    rows += R;
+    left.data += left.next;
     panel += V * kLanes<T>;
   }
 #pragma GCC unroll 32
@@ -37,7 +52,7 @@ void multiply(const T* rows, const T* panel, long K, Vec<T>* tile) {
 }
 
 template <typename T>
-using Multiply = void (*)(const T*, const T*, long, Vec<T>*);
+using Multiply = void (*)(Left<T>, const T*, long, Vec<T>*);
 
 template <typename T, int V, int... R>
 Multiply<T> choose_rows(int rows, std::integer_sequence<int, R...>) {
@@ -82,6 +97,7 @@ class Buffer {
             (reinterpret_cast<uintptr_t>(memory_.get()) + kVectorBytes - 1) &
             ~uintptr_t(kVectorBytes - 1))) {}
   T* data() { return data_; }
+  const T* data() const { return data_; }
 
  private:
   std::unique_ptr<unsigned char[]> memory_;

@@ -137,20 +137,23 @@ void check_places(Checks& checks, const Sizes& n, Tokens tokens, Mask mask, Mask
   if (!Checks::is_none(resets)) checks.has_shape("resets", resets, {n.T, n.B});
 }
 
-Sizes sizes_of(Array sequence, Tokens tokens, int64_t rows, bool reverse) {
+// The sizes of a sequence of outputs, and of what the input gates come from: rows of a table or inputs.
+Sizes sizes_of(Array sequence, Tokens tokens, int64_t rows, int64_t inputs, bool reverse) {
   const long reads = tokens.dimensions().size() == 3 ? size(tokens, 2) : 1;
-  return {size(sequence, 0), size(sequence, 1), size(sequence, 2), rows, reads, reverse};
+  return {size(sequence, 0), size(sequence, 1), size(sequence, 2), rows, reads, inputs, reverse};
 }
 
-ffi::Error forward(ffi::ThreadPool pool, Array packed, Array bias, Array h, Array others, Array x,
-                   Tokens tokens, Mask mask, Mask resets, Array params, Result ys, Result h_last,
+ffi::Error forward(ffi::ThreadPool pool, Array packed, Array bias, Array packed_ih, Array bias_ih,
+                   Array h, Array others, Array x, Tokens tokens, Mask mask, Mask resets, Array params, Result ys, Result h_last,
                    Result others_last, Result before, Result residuals, std::string_view name,
                    bool reverse) {
   const auto dtype = x.element_type();
   return with_cell(dtype, name, [&]<typename T>(const CellTable& cell) {
     const bool looks_up = !Checks::is_none(tokens);
-    const Sizes n = sizes_of(*ys, tokens, looks_up ? size(x, 0) : 0, reverse);
-    const Packing<T> packing(cell.gates, n.H, n.H);
+    const bool projects = !Checks::is_none(packed_ih);
+    const Sizes n =
+        sizes_of(*ys, tokens, looks_up ? size(x, 0) : 0, projects ? size(x, 2) : 0, reverse);
+    const Packing<T> packing(cell.gates, n.H, n.H), packing_ih(cell.gates, n.H, n.I);
     const long GH = cell.gates * n.H, F = cell.fields;
     Checks checks(dtype);
     checks.numbers("outputs", *ys, {n.T, n.B, n.H});
@@ -158,8 +161,13 @@ ffi::Error forward(ffi::ThreadPool pool, Array packed, Array bias, Array h, Arra
     if (looks_up) {
       checks.numbers("table", x, {n.V, GH});
     } else {
-      checks.numbers("input gates", x, {n.T, n.B, GH});
+      checks.numbers("input gates", x, {n.T, n.B, projects ? n.I : GH});
     }
+    checks.that(!projects || (cell.recurrent && !looks_up && n.I > 0), "inputs",
+                "have no size, or are not for this cell");
+    checks.numbers_if(projects, "packed input weight", packed_ih,
+                      {packing_ih.panels * packing_ih.size});
+    checks.numbers_if(projects, "input bias", bias_ih, {GH});
     checks.numbers_if(cell.recurrent, "packed weight", packed, {packing.panels * packing.size});
     checks.numbers("bias", bias, {GH});
     checks.numbers("h", h, {n.B, n.H});
@@ -169,63 +177,77 @@ ffi::Error forward(ffi::ThreadPool pool, Array packed, Array bias, Array h, Arra
     checks.numbers_if(F > 1, "other fields after", *others_last, {F - 1, n.B, n.H});
     checks.numbers_or_none("h before", *before, {n.T, n.B, n.H});
     const long R = cell.steps<T>().residuals;
-    checks.numbers_or_none("residuals", *residuals, {n.T, n.B, R * n.H});
+    checks.numbers_or_none("residuals", *residuals, {n.T, n.B, R * panels_of<T>(n.H) * kLanes<T>});
     return checked(checks, [&] {
       Forward<T>{cell, n, data_of<T>(packed), data_of<T>(bias), data_of<T>(params), data_of<T>(h),
-                 data_of<T>(others), data_of<T>(x), data_of(tokens), data_of(mask),
-                 data_of(resets), data_of<T>(ys), data_of<T>(h_last), data_of<T>(others_last), data_of<T>(before),
+                 data_of<T>(others), data_of<T>(packed_ih), data_of<T>(bias_ih), data_of<T>(x),
+                 data_of(tokens), data_of(mask), data_of(resets), data_of<T>(ys), data_of<T>(h_last), data_of<T>(others_last), data_of<T>(before),
                  data_of<T>(residuals)}
           .run(pool);
     });
   });
 }
 
-ffi::Error backward(ffi::ThreadPool pool, Array weight, Array before, Array residuals, Array ys,
-                    Array bias, Array x, Tokens tokens, Mask mask, Mask resets, Array params,
-                    Array d_ys, Array dh_last,
-                    Array d_others_last, Result d_gates, Result d_x_gates, Result d_table,
-                    Result d_weight, Result d_bias, Result d_params, Result dh_first,
-                    Result d_others_first, std::string_view name, bool reverse) {
+ffi::Error backward(ffi::ThreadPool pool, Array weight, Array weight_ih, Array xs, Array h_first, Array before,
+                    Array residuals, Array ys, Array bias, Array x, Tokens tokens, Mask mask,
+                    Mask resets, Array params, Array d_ys, Array dh_last, Array d_others_last,
+                    Result d_x, Result d_table, Result d_weight,
+                    Result d_bias, Result d_weight_ih, Result d_bias_ih, Result d_xs,
+                    Result d_params, Result dh_first, Result d_others_first, std::string_view name,
+                    bool reverse) {
   const auto dtype = ys.element_type();
   return with_cell(dtype, name, [&]<typename T>(const CellTable& cell) {
     const bool looks_up = !Checks::is_none(tokens), carried = !Checks::is_none(*dh_first);
-    const Sizes n = sizes_of(ys, tokens, looks_up ? size(*d_table, 0) : 0, reverse);
+    const bool projects = !Checks::is_none(weight_ih);
+    const Sizes n = sizes_of(ys, tokens, looks_up ? size(*d_table, 0) : 0,
+                             projects ? size(weight_ih, 1) : 0, reverse);
     const long GH = cell.gates * n.H, F = cell.fields;
-    const long R = cell.steps<T>().residuals, S = cell.steps<T>().shared;
+    const long R = cell.steps<T>().residuals;
     Checks checks(dtype);
     checks.numbers("outputs", ys, {n.T, n.B, n.H});
     check_places(checks, n, tokens, mask, resets);
     const bool needs_before = cell.steps<T>().needs_before, reads = !cell.recurrent;
+    checks.that(!projects || (cell.recurrent && !looks_up && n.I > 0), "inputs",
+                "have no size, or are not for this cell");
     checks.numbers_if(cell.recurrent, "weight", weight, {GH, n.H});
-    checks.numbers_if(needs_before, "h before", before, {n.T, n.B, n.H});
+    checks.numbers_if(projects, "input weight", weight_ih, {GH, n.I});
+    checks.numbers_if(projects, "inputs", xs, {n.T, n.B, n.I});
+    // Without a mask and resets it follows from the outputs.
+    const bool follows = Checks::is_none(mask) && Checks::is_none(resets);
+    checks.numbers_if(needs_before && !follows, "h before", before, {n.T, n.B, n.H});
+    checks.numbers_if(needs_before, "first h", h_first, {n.B, n.H});
     checks.numbers_if(reads, "bias", bias, {GH});
     if (looks_up) {
       checks.numbers_if(reads, "table", x, {n.V, GH});
     } else {
       checks.numbers_if(reads, "input gates", x, {n.T, n.B, GH});
     }
-    checks.numbers("residuals", residuals, {n.T, n.B, R * n.H});
+    checks.numbers("residuals", residuals, {n.T, n.B, R * panels_of<T>(n.H) * kLanes<T>});
     checks.numbers_if(cell.params > 0, "parameters", params, {cell.params, n.H});
     checks.numbers("gradient of outputs", d_ys, {n.T, n.B, n.H});
     checks.numbers("gradient of h after", dh_last, {n.B, n.H});
     checks.numbers_if(F > 1, "gradient of other fields after", d_others_last, {F - 1, n.B, n.H});
-    checks.numbers("gradient of gates", *d_gates, {n.T, n.B, GH});
-    const long own = looks_up ? GH - S * n.H : GH;
-    checks.numbers_if(S < cell.gates, "gradient of input gates", *d_x_gates, {n.T, n.B, own});
+    checks.numbers_if(!looks_up && !projects, "gradient of input gates", *d_x, {n.T, n.B, GH});
     checks.numbers_if(looks_up, "gradient of table", *d_table, {n.V, GH});
     checks.numbers_if(cell.recurrent, "gradient of weight", *d_weight, {GH, n.H});
     checks.numbers("gradient of bias", *d_bias, {GH});
+    checks.numbers_if(projects, "gradient of input weight", *d_weight_ih, {GH, n.I});
+    checks.numbers_if(projects, "gradient of input bias", *d_bias_ih, {GH});
+    checks.numbers_or_none("gradient of inputs", *d_xs, {n.T, n.B, n.I});
+    checks.that(projects || Checks::is_none(*d_xs), "gradient of inputs", "is not expected");
     checks.numbers_if(cell.params > 0, "gradient of parameters", *d_params, {cell.params, n.H});
     checks.numbers_or_none("gradient of h", *dh_first, {n.B, n.H});
     checks.numbers_if(carried && F > 1, "gradient of other fields", *d_others_first,
                       {F - 1, n.B, n.H});
     return checked(checks, [&] {
-      Backward<T>{cell, n, data_of<T>(weight), data_of<T>(params), data_of<T>(before),
-                  data_of<T>(residuals), data_of<T>(ys), data_of<T>(bias), data_of<T>(x),
-                  data_of(tokens), data_of(mask), data_of(resets), data_of<T>(d_ys), data_of<T>(dh_last), data_of<T>(d_others_last),
-                  data_of<T>(d_gates), data_of<T>(d_x_gates), data_of<T>(d_table),
-                  data_of<T>(d_weight), data_of<T>(d_bias), data_of<T>(d_params),
-                  data_of<T>(dh_first), data_of<T>(d_others_first)}
+      Backward<T>{cell, n, data_of<T>(weight), data_of<T>(params), data_of<T>(weight_ih),
+                  data_of<T>(xs), data_of<T>(before), data_of<T>(residuals), data_of<T>(ys),
+                  data_of<T>(h_first), data_of<T>(bias), data_of<T>(x), data_of(tokens), data_of(mask),
+                  data_of(resets), data_of<T>(d_ys), data_of<T>(dh_last),
+                  data_of<T>(d_others_last), data_of<T>(d_x),
+                  data_of<T>(d_table), data_of<T>(d_weight), data_of<T>(d_bias),
+                  data_of<T>(d_weight_ih), data_of<T>(d_bias_ih), data_of<T>(d_xs),
+                  data_of<T>(d_params), data_of<T>(dh_first), data_of<T>(d_others_first)}
           .run(pool);
     });
   });
@@ -299,8 +321,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxrnn_forward, jaxrnn::forward,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<Array>().Arg<Array>().Arg<Array>().Arg<Array>()
-                                  .Arg<Array>().Arg<Tokens>().Arg<Mask>().Arg<Mask>()
-                                  .Arg<Array>()
+                                  .Arg<Array>().Arg<Array>().Arg<Array>().Arg<Tokens>()
+                                  .Arg<Mask>().Arg<Mask>().Arg<Array>()
                                   .Ret<Array>().Ret<Array>().Ret<Array>().Ret<Array>()
                                   .Ret<Array>()
                                   .Attr<std::string_view>("cell")
@@ -310,11 +332,12 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxrnn_backward, jaxrnn::backward,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<Array>().Arg<Array>().Arg<Array>().Arg<Array>()
-                                  .Arg<Array>().Arg<Array>().Arg<Tokens>().Arg<Mask>()
-                                  .Arg<Mask>().Arg<Array>().Arg<Array>().Arg<Array>()
-                                  .Arg<Array>()
+                                  .Arg<Array>().Arg<Array>().Arg<Array>().Arg<Array>()
+                                  .Arg<Array>().Arg<Tokens>().Arg<Mask>().Arg<Mask>()
+                                  .Arg<Array>().Arg<Array>().Arg<Array>().Arg<Array>()
                                   .Ret<Array>().Ret<Array>().Ret<Array>().Ret<Array>()
                                   .Ret<Array>().Ret<Array>().Ret<Array>().Ret<Array>()
+                                  .Ret<Array>().Ret<Array>()
                                   .Attr<std::string_view>("cell")
                                   .Attr<bool>("reverse"));
 

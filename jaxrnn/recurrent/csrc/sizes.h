@@ -1,6 +1,6 @@
 // The sizes of a recurrence, and how its rows and units are divided.
 //
-// Shapes: T time steps, B rows of the batch, H units, G gates, V rows of the table.
+// Shapes: T time steps, B rows of the batch, H units, G gates, V rows of the table, I inputs.
 
 #pragma once
 
@@ -24,16 +24,34 @@ constexpr int most_rows(int vectors) { return kAccumulators / vectors; }
 struct Sizes {
   long T, B, H, V;  // V is 0 where the inputs are not looked up
   long reads;       // how many rows of the table the inputs of a place are the sum of
+  long I;           // the inputs' size; 0 where their half of the gates is given
   bool reverse;
 
   // Operations of all steps; without a product, a number that takes as long.
   double operations(int gates, bool recurrent) const {
     constexpr double kOfElement = 40.0;  // reading, the step and writing, per number of a gate
-    return 1.0 * T * B * H * gates * (recurrent ? 2.0 * H : kOfElement);
+    return 1.0 * T * B * H * gates * (recurrent ? 2.0 * (H + I) : kOfElement);
   }
 
   // Step number `i`, from 0, in the order in which the recurrence runs, or against it.
   long step(long i, bool backwards) const { return reverse != backwards ? T - 1 - i : i; }
+};
+
+// `h` before each step: kept, (T, B, H), or, where each step is run and none starts anew, what the
+// step before gave.
+template <typename T>
+struct HBefore {
+  const Sizes& n;
+  const T *kept, *h_first, *ys;  // (T, B, H) or null, (B, H), (T, B, H)
+
+  // Of all rows, (B, H).
+  const T* of_step(long t) const {
+    if (kept) return kept + t * n.B * n.H;
+    const long last = n.reverse ? t + 1 : t - 1;
+    return last < 0 || last >= n.T ? h_first : ys + last * n.B * n.H;
+  }
+
+  const T* of_place(long place) const { return of_step(place / n.B) + place % n.B * n.H; }
 };
 
 // The row of a table that a token reads; like XLA's gather, never one outside.

@@ -34,6 +34,15 @@ struct StepsOf {
     return static_cast<int>(std::min<long>(L, H - unit));
   }
 
+  // The residuals of a vector of units, R vectors. With a product, the rows of a block go through a
+  // step unit by unit, and without one row by row: in either case memory is read from front to back.
+  static JAXRNN_INLINE long residuals_of(long t, long B, long row, long unit, long H) {
+    const long panels = panels_of<T>(H), panel = unit / L;
+    const long place = Cell::recurrent ? (t * panels + panel) * B + row
+                                       : (t * B + row) * panels + panel;
+    return place * R * L;
+  }
+
   static JAXRNN_INLINE void load_params(const T* from, long unit, long H, int lanes, V* params) {
     for (int p = 0; p < P; ++p) params[p] = load(from + p * H + unit, lanes);
   }
@@ -46,16 +55,8 @@ struct StepsOf {
     for (int f = 0; f < F; ++f) store(to + f * field, carry[f]);
   }
 
-  // Writes the units of one row to where a product reads them, `rows` rows side by side.
-  static JAXRNN_INLINE void pack(V units, int lanes, int rows, T* to) {
-    if (rows == 1) {
-      store(to, units, lanes);
-    } else {
-      for (int l = 0; l < lanes; ++l) to[l * rows] = units[l];
-    }
-  }
-
-  static void forward(ForwardStep<T> a, long t, long panel, Block block, const V* tile, T* next) {
+  static void forward(ForwardStep<T> a, long t, long panel, Block block, const V* tile,
+                      const V* x_tile, T* next, long stride) {
     if constexpr (!Cell::recurrent) {
       forward_rows(a, t, block);
       return;
@@ -64,14 +65,21 @@ struct StepsOf {
       const long unit = (panel * U + u) * L;
       const int lanes = lanes_from(unit, a.H);
       if (lanes <= 0) return;
-      V bias[G], params[P + 1];
+      V bias[G], bias_ih[G] = {}, params[P + 1];
       for (int g = 0; g < G; ++g) bias[g] = load(a.bias + g * a.H + unit, lanes);
+      for (int g = 0; x_tile && g < G; ++g) bias_ih[g] = load(a.bias_ih + g * a.H + unit, lanes);
       load_params(a.params, unit, a.H, lanes, params);
       for (int r = 0; r < block.rows; ++r) {
-        V s[G];
+        const long row = block.first + r, place = t * a.B + a.first + row;
+        V x[G], s[G];
+        if (x_tile) {
+          for (int g = 0; g < G; ++g) x[g] = x_tile[r * G * U + g * U + u] + bias_ih[g];
+        } else {
+          read_gates(a, place, unit, lanes, x);
+        }
         for (int g = 0; g < G; ++g) s[g] = tile[r * G * U + g * U + u] + bias[g];
-        const V after = forward_one(a, t, block.first + r, unit, lanes, s, params);
-        pack(after, lanes, block.rows, next + unit * block.rows + r);
+        const V after = forward_one(a, t, row, unit, lanes, x, s, params);
+        store(next + r * stride + unit, after);
       }
     }
   }
@@ -81,34 +89,35 @@ struct StepsOf {
     for (int r = 0; r < block.rows; ++r) {
       for (long unit = 0; unit < a.H; unit += L) {
         const int lanes = lanes_from(unit, a.H);
-        V s[G], params[P + 1];
+        const long row = block.first + r;
+        V x[G], s[G], params[P + 1];
+        read_gates(a, t * a.B + a.first + row, unit, lanes, x);
         for (int g = 0; g < G; ++g) s[g] = load(a.bias + g * a.H + unit, lanes);
         load_params(a.params, unit, a.H, lanes, params);
-        forward_one(a, t, block.first + r, unit, lanes, s, params);
+        forward_one(a, t, row, unit, lanes, x, s, params);
       }
     }
   }
 
   // One row and one vector of units; gives h after the step.
   static JAXRNN_INLINE V forward_one(const ForwardStep<T>& a, long t, long row, long unit,
-                                     int lanes, const V* s, const V* params) {
+                                     int lanes, const V* x, const V* s, const V* params) {
     const long place = t * a.B + a.first + row;
     T* own = a.carry.data + row * a.carry.width + unit;
-    V carry[F], residuals[R + 1], x[G];
+    V carry[F], residuals[R + 1];
     carry[0] = load(own);
     if (a.before) store(a.before + place * a.H + unit, carry[0], lanes);
     if (a.mask && !a.mask[place]) {
       store(a.ys + place * a.H + unit, V{}, lanes);
       return carry[0];
     }
-    read_gates(a, place, unit, lanes, x);
     for (int f = 1; f < F; ++f) carry[f] = load(own + f * a.carry.field);
     Cell::forward(x, s, params, carry, residuals);
     store_carry(own, a.carry.field, carry);
     store(a.ys + place * a.H + unit, carry[0], lanes);
     if (a.residuals) {
-      T* to = a.residuals + place * R * a.H + unit;
-      for (int k = 0; k < R; ++k) store(to + k * a.H, residuals[k], lanes);
+      T* to = a.residuals + residuals_of(t, a.B, a.first + row, unit, a.H);
+      for (int k = 0; k < R; ++k) store(to + k * L, residuals[k]);
     }
     return carry[0];
   }
@@ -130,17 +139,18 @@ struct StepsOf {
       backward_rows(a, t, block);
       return;
     }
-    T* packed = a.packed + block.first * G * a.H;
     for (long unit = 0; unit < a.H; unit += L) {
       const int lanes = lanes_from(unit, a.H);
       V params[P + 1];
       load_params(a.params, unit, a.H, lanes, params);
       for (int r = 0; r < block.rows; ++r) {
-        V ds[G] = {};
-        backward_one(a, t, block.first + r, unit, lanes, params, ds);
-        for (int g = 0; g < G; ++g) {
-          pack(ds[g], lanes, block.rows, packed + (g * a.H + unit) * block.rows + r);
-        }
+        V dx[G] = {}, ds[G] = {};
+        backward_one(a, t, block.first + r, unit, lanes, params, dx, ds);
+        T* to = a.rows + (block.first + r) * a.stride + unit;
+        for (int g = 0; g < G; ++g) store(to + g * a.H, ds[g], lanes);
+        if (!a.rows_x) continue;
+        to = a.rows_x + (block.first + r) * a.stride_x + unit;
+        for (int g = Cell::shared; g < G; ++g) store(to + (g - Cell::shared) * a.H, dx[g], lanes);
       }
     }
   }
@@ -150,18 +160,18 @@ struct StepsOf {
     for (int r = 0; r < block.rows; ++r) {
       for (long unit = 0; unit < a.H; unit += L) {
         const int lanes = lanes_from(unit, a.H);
-        V params[P + 1], ds[G];
+        V params[P + 1], dx[G], ds[G];
         load_params(a.params, unit, a.H, lanes, params);
-        backward_one(a, t, block.first + r, unit, lanes, params, ds);
+        backward_one(a, t, block.first + r, unit, lanes, params, dx, ds);
       }
     }
   }
 
   // One row and one vector of units.
   static JAXRNN_INLINE void backward_one(const BackwardStep<T>& a, long t, long row, long unit,
-                                         int lanes, const V* params, V* ds) {
+                                         int lanes, const V* params, V* dx, V* ds) {
     const long H = a.H, place = t * a.B + a.first + row;
-    const int first_x = a.looked_up ? Cell::shared : 0;
+    const int first_x = a.own_alone ? Cell::shared : 0;
     T* to_s = a.d_gates + place * G * H + unit;
     T* to_x = a.d_x_gates ? a.d_x_gates + place * (G - first_x) * H + unit : nullptr;
     T* to_params = P > 0 ? a.d_params + place * P * H + unit : nullptr;
@@ -174,19 +184,25 @@ struct StepsOf {
       return;
     }
     T* own = a.d_carry.data + row * a.d_carry.width + unit;
-    V d_carry[F], residuals[R + 1], dx[G], d_params[P + 1];
+    V d_carry[F], residuals[R + 1], d_params[P + 1];
     load_carry(own, a.d_carry.field, d_carry);
     d_carry[0] += load(a.d_ys + place * H + unit, lanes);
-    for (int k = 0; k < R; ++k) {
-      residuals[k] = load(a.residuals + (place * R + k) * H + unit, lanes);
-    }
+    const T* from = a.residuals + residuals_of(t, a.B, a.first + row, unit, H);
+    for (int k = 0; k < R; ++k) residuals[k] = load(from + k * L);
     V before = {}, x[G], s[G];
-    if constexpr (Cell::needs_before) before = load(a.before + place * H + unit, lanes);
+    if constexpr (Cell::needs_before) {
+      const long here = (a.first + row) * H + unit;
+      before = load(a.before + here, lanes);
+      __builtin_prefetch(a.before + here + L);
+    }
     if constexpr (!Cell::recurrent) {
       read_gates(a, place, unit, lanes, x);
       for (int g = 0; g < G; ++g) s[g] = load(a.bias + g * H + unit, lanes);
     }
     const V after = load(a.ys + place * H + unit, lanes);
+    // The next units of the row: the other rows of the block are read before them.
+    __builtin_prefetch(a.d_ys + place * H + unit + L);
+    __builtin_prefetch(a.ys + place * H + unit + L);
     Cell::backward(residuals, x, s, before, after, params, d_carry, dx, ds, d_params);
     store_carry(own, a.d_carry.field, d_carry);
     for (int g = 0; g < G; ++g) {
@@ -197,7 +213,7 @@ struct StepsOf {
   }
 
   static void generate(GenerateStep<T> a, long panel, Block block, const V* tile, const V* x_tile,
-                       T* next) {
+                       T* next, long stride) {
     const long H = a.H;
     for (int u = 0; u < U; ++u) {
       const long unit = (panel * U + u) * L;
@@ -225,7 +241,7 @@ struct StepsOf {
         load_carry(own, a.carry.field, carry);
         Cell::forward(x, s, params, carry, residuals);
         store_carry(own, a.carry.field, carry);
-        pack(carry[0], lanes, block.rows, next + unit * block.rows + r);
+        store(next + r * stride + unit, carry[0]);
       }
     }
   }

@@ -31,6 +31,12 @@ using Vec = typename VectorOf<T>::type;
 template <typename T>
 constexpr int kLanes = kVectorBytes / sizeof(T);
 
+// How many vectors hold `units` numbers.
+template <typename T>
+constexpr long panels_of(long units) {
+  return (units + kLanes<T> - 1) / kLanes<T>;
+}
+
 template <typename T>
 inline Vec<T> splat(T x) {
   return x - Vec<T>{};
