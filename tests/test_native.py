@@ -143,6 +143,25 @@ def test_gradients_are_the_same_bits_every_time(cell):
         jax.tree.map(np.testing.assert_array_equal, run, runs[0])
 
 
+def test_every_number_of_a_result_is_written():
+    """Where memory is full of NaNs before, as glibc makes it here, `debug_nans` finds none."""
+    code = (
+        "import jax, jax.numpy as jnp, numpy as np\n"
+        "from jaxrnn import CELLS, RNN\n"
+        "jax.config.update('jax_debug_nans', True)\n"
+        "lengths = jnp.array([3, 6, 0])\n"
+        "for name in ('gru', 'lstm', 'mingru'):\n"
+        "    rnn, xs = RNN(CELLS[name], 5), jnp.ones((7, 3, 4))\n"
+        "    params = rnn.init(jax.random.key(0), None, xs)\n"
+        "    for some in (None, lengths):\n"
+        "        run = jax.jit(lambda p, xs: rnn.apply(p, None, xs, lengths=some)[1])\n"
+        "        ys, pull = jax.vjp(run, params, xs)\n"
+        "        pull(jnp.ones_like(ys))\n"
+    )
+    environment = os.environ | {"MALLOC_PERTURB_": "256"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
 def function_of(cell, xs, dtype):
     """What the cell does to its input half alone, for every number of `xs`."""
     H, width = len(xs), len(cell.gates) * len(xs)

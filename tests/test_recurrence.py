@@ -21,8 +21,8 @@ from helpers import (
 from jaxrnn import CELLS, LSTM, RNN, TANH, Cell, Hidden, gates_of
 from jaxrnn.recurrent.compiled.generated import USUAL_CELLS
 from jaxrnn.recurrent.compiled.library import why_unavailable
-from jaxrnn.recurrent.inputs import Inputs
-from jaxrnn.recurrent.recurrence import input_gates, length_mask
+from jaxrnn.recurrent.inputs import Inputs, Projection, input_gates
+from jaxrnn.recurrent.recurrence import length_mask
 
 T, B, I, H = 6, 4, 5, 7  # all different, so that a swapped axis shows
 
@@ -177,8 +177,9 @@ def test_looking_up_equals_having_the_rows(cell, recurrence, reverse, masked):
 
 def test_input_gates_of_a_table_are_those_of_its_rows():
     table, weight, bias = normal(0, 9, I), normal(1, H, I), normal(2, H)
-    gates = input_gates(Inputs(table, jnp.asarray(TOKENS)), weight, bias)
-    rows = input_gates(Inputs(table[TOKENS]), weight, bias)
+    projection = Projection(weight, bias)
+    gates = input_gates(Inputs(table, jnp.asarray(TOKENS)), projection)
+    rows = input_gates(Inputs(table[TOKENS]), projection)
     assert relative(gates.dense(), rows.dense()) < EXACT
 
 

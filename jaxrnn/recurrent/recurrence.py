@@ -2,9 +2,10 @@
 
 Shapes: T time steps, B batch, H hidden size, G the number of gates of the cell.
 
-The products with the input need no carry, so the caller makes them for all steps at once; what
-is left for the loop is one product with the recurrent weight and the cell's elementwise step, or,
-for a cell without recurrent gates, the step alone.
+The products with the input need no carry, so they are made for all steps at once, by the caller
+or here (`projection`), or, in the compiled loop, for a few steps at a time; what is left is one
+product with the recurrent weight and the cell's elementwise step, or, for a cell without recurrent
+gates, the step alone.
 There are three ways to run it fast: `jaxrnn.recurrent.scan`, a `lax.scan` for any cell; on CPUs,
 for elementwise cells, `jaxrnn.recurrent.compiled`, the same loop compiled with the product and the
 step in one, which is generated from the cell; and on accelerators, for linear cells,

@@ -73,15 +73,16 @@ def _gradients(
     """
     d_last, d_ys = gradients
     T, B, H = residuals.ys.shape
-    I = inputs.x_gates.shape[-1]
     dtype = d_ys.dtype
     functions = _generated(cell)
     G, F, P = len(cell.gates), len(cell.carry._fields), len(cell.params)
     x_gates = inputs.x_gates
-    projection = inputs.projection
-    projects = projection is not None
-    carried = wanted.carry
+    I = x_gates.shape[-1]
+    nothing = _nothing(d_ys, dtype)
     table = None if x_gates.tokens is None else x_gates.values
+    projects = inputs.projection is not None
+    weight_ih = nothing if inputs.projection is None else inputs.projection.weight_ih
+    carried = wanted.carry
 
     def array(*shape: int, there: bool = True) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape if there else (0,), dtype)
@@ -113,16 +114,16 @@ def _gradients(
         ),
         vmap_method="sequential",
     )(
-        _nothing(d_ys, dtype) if inputs.weight_hh is None else inputs.weight_hh,
-        _nothing(d_ys, dtype) if projection is None else projection.weight_ih,
-        _nothing(d_ys, dtype) if projection is None else x_gates.values,
-        inputs.carry.h if functions.needs_before(dtype) else _nothing(d_ys, dtype),
+        nothing if inputs.weight_hh is None else inputs.weight_hh,
+        weight_ih,
+        x_gates.values if projects else nothing,
+        inputs.carry.h if functions.needs_before(dtype) else nothing,
         residuals.before,
         residuals.gates,
         residuals.ys,
         # Without a product, the gates are cheaper to read again than to keep.
-        _nothing(d_ys, dtype) if cell.recurrent else inputs.bias_hh,
-        _nothing(d_ys, dtype) if cell.recurrent else x_gates.values,
+        nothing if cell.recurrent else inputs.bias_hh,
+        nothing if cell.recurrent else x_gates.values,
         *_places(inputs),
         stacked_params(cell, inputs.params, like=d_ys),
         d_ys,

@@ -38,8 +38,8 @@ struct Backward {
   T* d_params;                           // (P, H) or null
   T *dh_first, *d_others_first;          // (B, H), (F - 1, B, H), or both null
 
-  // Of the recurrent half of the gates, (T, B, GH), and of the input half: null where it is the same,
-  // and where `d_x` is, only of the gates that are not shared.
+  // Of the recurrent half of the gates, (T, B, GH), and of the input half: null where it is the
+  // same; where `d_x` is null, only of the gates that are not shared.
   T *d_gates = nullptr, *d_x_gates = nullptr;
 
   void run(xla::ffi::ThreadPool& pool) {
@@ -70,8 +70,8 @@ struct Backward {
  private:
   HBefore<T> before_steps() const { return {n, before, h_first, ys}; }
 
-  // The gradients of the weights and biases. Those of the first SH rows of the input weight come from
-  // the same gradients of gates as those of the recurrent one.
+  // The gradients of the weights and biases. Those of the first SH rows of the input weight come
+  // from the same gradients of gates as those of the recurrent one.
   void sum_weights(xla::ffi::ThreadPool& pool, long places, long SH,
                    const TableGradient<T>& table) const {
     using Products = OuterProducts<T>;
@@ -117,11 +117,10 @@ struct Backward {
 
     void run(Team team) {
       begin();
-      BackwardStep<T> step{b.n.B, b.n.H, b.n.V, b.n.reads, first,
-                                 b.d_x == nullptr, b.params,
-                                 nullptr, b.residuals, b.ys, b.bias, b.x, b.tokens, b.mask, b.d_ys,
-                                 {d_carry.data(), width, field}, b.d_gates, b.d_x_gates, d_params,
-                                 rows.data(), b.d_xs ? rows_x.data() : nullptr, stride, stride_x};
+      BackwardStep<T> step{b.n.B, b.n.H, b.n.V, b.n.reads, first, b.d_x == nullptr, b.params,
+                           nullptr, b.residuals, b.ys, b.bias, b.x, b.tokens, b.mask, b.d_ys,
+                           {d_carry.data(), width, field}, b.d_gates, b.d_x_gates, d_params,
+                           rows.data(), b.d_xs ? rows_x.data() : nullptr, stride, stride_x};
       const auto run_step = b.cell.steps<T>().backward;
       for (long i = 0; i < b.n.T; ++i) {
         const long t = b.n.step(i, true);

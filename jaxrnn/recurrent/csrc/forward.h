@@ -42,7 +42,8 @@ struct Forward {
     const long first, count, width, field, stride;
     const std::vector<Block> blocks;
     const std::vector<Multiply<T>> multiply;  // for each block
-    Buffer<T> carry, rows, next_rows;  // (F, count, width); (count, stride): h, now and after the step
+    Buffer<T> carry;                   // (F, count, width)
+    Buffer<T> rows, next_rows;         // (count, stride): h, now and after the step
     InputGates<T> input_gates;
 
     Part(const Forward& f, long begin, long end)
@@ -87,6 +88,7 @@ struct Forward {
     }
 
     void begin() {
+      std::fill_n(carry.data(), f.cell.fields * field, T(0));
       for (int k = 0; k < f.cell.fields; ++k) {
         const T* from = k == 0 ? f.h_first : f.others_first + (k - 1) * f.n.B * f.n.H;
         for (long r = 0; r < count; ++r) {
@@ -118,12 +120,19 @@ struct Forward {
       }
     }
 
-    // A step at which no row is run.
+    // A step at which no row is run. All results are written: what was in memory might be a NaN.
     void pass_over(long t) {
       for (long r = 0; r < count; ++r) {
         const long to = (t * f.n.B + first + r) * f.n.H;
         std::fill_n(f.ys + to, f.n.H, T(0));
         if (f.before) std::copy_n(carry.data() + r * width, f.n.H, f.before + to);
+        if (!f.residuals) continue;
+        const long panels = panels_of<T>(f.n.H), size = f.cell.steps<T>().residuals * kLanes<T>;
+        for (long p = 0; p < panels; ++p) {
+          const long number =
+              residuals_number(f.cell.recurrent, t, f.n.B, first + r, p, panels);
+          std::fill_n(f.residuals + number * size, size, T(0));
+        }
       }
     }
   };

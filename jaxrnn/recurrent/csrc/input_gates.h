@@ -1,5 +1,5 @@
-// The input half of the gates, made from the layer's inputs a few steps before it is read, so that it
-// stays in a cache: from memory, it would take longer to read than to make.
+// The input half of the gates, made from the layer's inputs a few steps before it is read, so that
+// it stays in a cache: the steps read it in an order that no processor foresees.
 //
 // Shapes: as in cell.h; I the inputs' size. "Rows" are those of one thread.
 
@@ -17,10 +17,11 @@ class InputGates {
   InputGates(const Sizes& n, int gates, const T* packed, const T* xs, long first, long count)
       : n_(n), packing_(gates, n.H, n.I), packed_(packed), xs_(xs), first_(first), count_(count),
         steps_(packed ? steps_at_once(n, packing_, count) : 0), direct_(steps_ == 1),
-        stride_(padded<T>(n.I)), rows_(steps_ * count * stride_), tiles_(direct_ ? 0 : steps_ * count * packing_.width() * gates) {}
+        stride_(padded<T>(n.I)), rows_(steps_ * count * stride_),
+        tiles_(direct_ ? 0 : steps_ * count * packing_.width() * gates) {}
 
-  // The sums of step number `i` for a panel and some rows, as a product's tile: gate by gate, row by
-  // row. They are in `memory` or elsewhere; null where there is no input weight.
+  // The sums of step number `i` for a panel and some rows, as a product's tile: row by row, gate by
+  // gate. They are in `memory` or elsewhere; null where there is no input weight.
   const Vec<T>* tile(long i, long panel, const Block& block, Vec<T>* memory) {
     if (!packed_) return nullptr;
     if (direct_) {

@@ -19,7 +19,7 @@ struct Factor {
   T* sum;
 };
 
-// sum[m][n] = sum_k left[k][m] * right[k][n] for each right factor, and left_sum[m] = sum_k left[k][m].
+// sum[m][n] = sum_k left[k][m] * right[k][n] for each right factor; left_sum[m] = sum_k left[k][m].
 // Each thread makes some rows of the sums, in the order of the places.
 template <typename T>
 struct OuterProducts {

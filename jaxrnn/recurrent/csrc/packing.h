@@ -41,7 +41,7 @@ struct Packing {
   // no vector code of the innermost loop, which then takes seven times as long.
   template <int W>
   void pack(long p, const T* weight, T* panel) const {
-    // Some columns at a time: what is written stays in the innermost cache until its lines are full.
+    // Some columns at a time: what is written stays in a cache until its lines are full.
     for (long begin = 0; begin < K; begin += L) {
       const long end = std::min<long>(K, begin + L);
       for (int v = 0; v < W; ++v) {

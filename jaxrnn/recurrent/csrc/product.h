@@ -2,8 +2,8 @@
 //
 // A weight is cut into panels, each as wide as a few vectors and as long as the product's inner
 // dimension K, so that the innermost loop reads it from front to back. The rows of the other
-// factor come in blocks of at most R rows, each as it is, or packed with the R numbers of one k side
-// by side.
+// factor come in blocks of at most R rows, each as it is, or packed with the R numbers of one k
+// side by side.
 
 #pragma once
 
@@ -21,8 +21,8 @@ struct Left {
   long row, next = 1;
 };
 
-// How long rows are that are read side by side: longer than they need to be, so that the same numbers
-// of all rows are not in the same place of a cache.
+// How long rows are that are read side by side: longer than they need to be, so that the same
+// numbers of all rows are not in the same place of a cache.
 template <typename T>
 constexpr long padded(long width) {
   return (panels_of<T>(width) + 1) * kLanes<T>;

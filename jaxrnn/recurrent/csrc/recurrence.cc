@@ -137,16 +137,17 @@ void check_places(Checks& checks, const Sizes& n, Tokens tokens, Mask mask, Mask
   if (!Checks::is_none(resets)) checks.has_shape("resets", resets, {n.T, n.B});
 }
 
-// The sizes of a sequence of outputs, and of what the input gates come from: rows of a table or inputs.
+// The sizes of a sequence of outputs, and of what the input gates come from: rows of a table, or
+// inputs.
 Sizes sizes_of(Array sequence, Tokens tokens, int64_t rows, int64_t inputs, bool reverse) {
   const long reads = tokens.dimensions().size() == 3 ? size(tokens, 2) : 1;
   return {size(sequence, 0), size(sequence, 1), size(sequence, 2), rows, reads, inputs, reverse};
 }
 
 ffi::Error forward(ffi::ThreadPool pool, Array packed, Array bias, Array packed_ih, Array bias_ih,
-                   Array h, Array others, Array x, Tokens tokens, Mask mask, Mask resets, Array params, Result ys, Result h_last,
-                   Result others_last, Result before, Result residuals, std::string_view name,
-                   bool reverse) {
+                   Array h, Array others, Array x, Tokens tokens, Mask mask, Mask resets,
+                   Array params, Result ys, Result h_last, Result others_last, Result before,
+                   Result residuals, std::string_view name, bool reverse) {
   const auto dtype = x.element_type();
   return with_cell(dtype, name, [&]<typename T>(const CellTable& cell) {
     const bool looks_up = !Checks::is_none(tokens);
@@ -181,15 +182,16 @@ ffi::Error forward(ffi::ThreadPool pool, Array packed, Array bias, Array packed_
     return checked(checks, [&] {
       Forward<T>{cell, n, data_of<T>(packed), data_of<T>(bias), data_of<T>(params), data_of<T>(h),
                  data_of<T>(others), data_of<T>(packed_ih), data_of<T>(bias_ih), data_of<T>(x),
-                 data_of(tokens), data_of(mask), data_of(resets), data_of<T>(ys), data_of<T>(h_last), data_of<T>(others_last), data_of<T>(before),
+                 data_of(tokens), data_of(mask), data_of(resets), data_of<T>(ys),
+                 data_of<T>(h_last), data_of<T>(others_last), data_of<T>(before),
                  data_of<T>(residuals)}
           .run(pool);
     });
   });
 }
 
-ffi::Error backward(ffi::ThreadPool pool, Array weight, Array weight_ih, Array xs, Array h_first, Array before,
-                    Array residuals, Array ys, Array bias, Array x, Tokens tokens, Mask mask,
+ffi::Error backward(ffi::ThreadPool pool, Array weight, Array weight_ih, Array xs, Array h_first,
+                    Array before, Array residuals, Array ys, Array bias, Array x, Tokens tokens, Mask mask,
                     Mask resets, Array params, Array d_ys, Array dh_last, Array d_others_last,
                     Result d_x, Result d_table, Result d_weight,
                     Result d_bias, Result d_weight_ih, Result d_bias_ih, Result d_xs,

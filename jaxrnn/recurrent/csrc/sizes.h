@@ -37,6 +37,13 @@ struct Sizes {
   long step(long i, bool backwards) const { return reverse != backwards ? T - 1 - i : i; }
 };
 
+// The number, in the order of memory, of the residuals of one vector of units (`panel` of `panels`) of
+// a row at a step. With a product, the rows of a block go through a step unit by unit, and without one
+// row by row: in either case memory is written and read from front to back.
+inline long residuals_number(bool recurrent, long t, long B, long row, long panel, long panels) {
+  return recurrent ? (t * panels + panel) * B + row : (t * B + row) * panels + panel;
+}
+
 // `h` before each step: kept, (T, B, H), or, where each step is run and none starts anew, what the
 // step before gave.
 template <typename T>

@@ -5,9 +5,10 @@
 //
 // forward:  x and s are the input and the recurrent half of the gates; `carry` becomes the next
 //           carry; `residuals` is what the backward step needs.
-// backward: x and s are there only where the cell has no recurrent product; `d_carry`, the gradient of the carry after the step, becomes that of the carry before
-//           it, but for the part of dh that goes through the product with weight_hh; dx, ds and
-//           d_params become the gradients of the gates' two halves and of the parameters.
+// backward: x and s are there only where the cell has no recurrent product; `d_carry`, the gradient of
+//           the carry after the step, becomes that of the carry before it, but for the part of dh
+//           that goes through the product with weight_hh; dx, ds and d_params become the gradients
+//           of the gates' two halves and of the parameters.
 
 #pragma once
 
@@ -34,13 +35,9 @@ struct StepsOf {
     return static_cast<int>(std::min<long>(L, H - unit));
   }
 
-  // The residuals of a vector of units, R vectors. With a product, the rows of a block go through a
-  // step unit by unit, and without one row by row: in either case memory is read from front to back.
+  // Where the residuals of a vector of units begin, R vectors.
   static JAXRNN_INLINE long residuals_of(long t, long B, long row, long unit, long H) {
-    const long panels = panels_of<T>(H), panel = unit / L;
-    const long place = Cell::recurrent ? (t * panels + panel) * B + row
-                                       : (t * B + row) * panels + panel;
-    return place * R * L;
+    return residuals_number(Cell::recurrent, t, B, row, unit / L, panels_of<T>(H)) * R * L;
   }
 
   static JAXRNN_INLINE void load_params(const T* from, long unit, long H, int lanes, V* params) {
@@ -107,18 +104,17 @@ struct StepsOf {
     V carry[F], residuals[R + 1];
     carry[0] = load(own);
     if (a.before) store(a.before + place * a.H + unit, carry[0], lanes);
+    T* to = a.residuals ? a.residuals + residuals_of(t, a.B, a.first + row, unit, a.H) : nullptr;
     if (a.mask && !a.mask[place]) {
       store(a.ys + place * a.H + unit, V{}, lanes);
+      for (int k = 0; to && k < R; ++k) store(to + k * L, V{});
       return carry[0];
     }
     for (int f = 1; f < F; ++f) carry[f] = load(own + f * a.carry.field);
     Cell::forward(x, s, params, carry, residuals);
     store_carry(own, a.carry.field, carry);
     store(a.ys + place * a.H + unit, carry[0], lanes);
-    if (a.residuals) {
-      T* to = a.residuals + residuals_of(t, a.B, a.first + row, unit, a.H);
-      for (int k = 0; k < R; ++k) store(to + k * L, residuals[k]);
-    }
+    for (int k = 0; to && k < R; ++k) store(to + k * L, residuals[k]);
     return carry[0];
   }
 
