@@ -9,6 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+# Compilation takes most of the time here, and what is compiled runs for milliseconds. Programs
+# optimized as a user's are tested by the jobs that set the variable themselves.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
+
 import jax
 import pytest
 
@@ -37,6 +41,22 @@ def course_corpus() -> Corpus:
     if not (data_folder() / "nietzsche.txt").is_file():
         pytest.skip("needs nietzsche.txt in the folder that JAXRNN_DATA names")
     return nietzsche()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test marked `sample(count)`, all but so many cases, evenly spread, are slow."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("sample"):
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for group in cases.values():
+        (count,) = group[0].get_closest_marker("sample").args  # type: ignore[union-attr]
+        assert 1 < count < len(group), f"{group[0].nodeid}: {count} of {len(group)} cases"
+        kept = {round(i * (len(group) - 1) / (count - 1)) for i in range(count)}
+        for i, item in enumerate(group):
+            if i not in kept:
+                item.add_marker(pytest.mark.slow)
 
 
 def pytest_collection_finish() -> None:

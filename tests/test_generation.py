@@ -236,6 +236,7 @@ def test_a_padded_prompt_leaves_the_carry_and_the_text_of_an_unpadded_one(steps)
     )
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "model", [CharLM(V, 5, 16), CharRnn(V, 5, 16)], ids=lambda model: type(model).__name__
 )

@@ -243,6 +243,7 @@ def rows():
     return {}
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.origin}: {kind.what}")
 def test_a_kind_of_checkpoint(kind, rows, capsys):
     """Each is taken as it should be, and only with its flags, or refused in one line."""

@@ -220,6 +220,7 @@ FREE = FreeCell(
 )
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     "cell", [TANH, GRU, PEEPHOLE_LSTM, QRNN, SRU, FREE], ids=lambda cell: cell.name
 )

@@ -52,6 +52,7 @@ def outputs_and_gradients(run, cell, reverse, arguments, embedded, masked):
     return outputs, gradients
 
 
+@pytest.mark.sample(6)
 @every_cell
 @pytest.mark.parametrize(
     ("T", "B", "H", "embedded"),
