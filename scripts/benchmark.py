@@ -2,7 +2,7 @@
 
     python scripts/benchmark.py --quick                      about two minutes
     python scripts/benchmark.py --json results.json --markdown results.md
-    python scripts/benchmark.py --parts training forward generation scaling job
+    python scripts/benchmark.py --parts training forward generation layer inference scaling job
     python scripts/benchmark.py --read results.json --markdown results.md
 
 Libraries that are not installed are left out and named: pip install "jaxrnn[parity,bench]".

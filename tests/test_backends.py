@@ -105,6 +105,7 @@ def test_a_backend_that_is_none_is_refused():
         backend("cuda")
 
 
+@pytest.mark.slow
 @needs_library
 def test_gradients_do_not_depend_on_the_number_of_threads():
     """The library's own sums: the same bits with one thread and five."""

@@ -132,6 +132,7 @@ def test_masks_of_dropout_are_checked():
             rnn.apply(variables, carry, xs, dropout_masks=masks)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("way", "cell"),
     [

@@ -80,6 +80,7 @@ def test_each_document_is_read_as_if_it_were_alone():
             np.testing.assert_allclose(losses[1:], alone(model, params, document), atol=ROUNDED)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("model", "window"),
     [

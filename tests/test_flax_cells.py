@@ -174,6 +174,7 @@ def test_a_linen_cell_computes_what_flax_does(name, lengths):
     assert relative(of_ours(stack, lengths)(*arguments), expected) < EXACT
 
 
+@pytest.mark.sample(2)
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
     ("name", "lengths"), [*((name, ENDS) for name in NNX), ("OptimizedLSTMCell", None)]

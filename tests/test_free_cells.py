@@ -180,6 +180,7 @@ def test_values_are_those_of_the_equation(cell):
     assert relative(jax.tree.leaves(got), jax.tree.leaves(expected)) < EXACT
 
 
+@pytest.mark.sample(2)
 @pytest.mark.usefixtures("float64")
 @every_cell
 def test_gradients_are_those_of_torch_through_the_equation(cell):
@@ -200,6 +201,7 @@ def test_gradients_are_those_of_torch_through_the_equation(cell):
     assert relative(jax.tree.leaves(got), expected) < EXACT
 
 
+@pytest.mark.sample(2)
 @pytest.mark.usefixtures("float64")
 @every_cell
 def test_the_carry_goes_on_from_window_to_window(cell):
@@ -415,6 +417,7 @@ def test_they_are_in_the_registry_by_name():
     assert MOGRIFIER_LSTM.carry is HiddenAndCell
 
 
+@pytest.mark.slow
 def test_one_trains_and_samples_on_the_command_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -192,6 +192,7 @@ CELLS_AND_DIRECTIONS = [
 ]
 
 
+@pytest.mark.sample(3)
 @needs_library
 @pytest.mark.parametrize(("name", "reverse"), CELLS_AND_DIRECTIONS)
 @pytest.mark.usefixtures("float64")

@@ -219,6 +219,7 @@ def test_a_sampler_of_ones_own_draws_nothing_from_nan_either():
         generate(model, params, PROMPT, LENGTH, KEY, sampler=Boldest())
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("steps", [1, 7, 8, 9, 33])
 def test_a_padded_prompt_leaves_the_carry_and_the_text_of_an_unpadded_one(steps):
     model = CharLM(V, 5, 16, cell=LSTM, num_layers=2)

@@ -76,6 +76,7 @@ def _forgetful(carry, x_gates, h_gates):
 FORGETFUL = Cell("forgetful", gates=("f", "n"), step=_forgetful)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("cell", [TANH, RELU, GRU, FORGETFUL], ids=lambda cell: cell.name)
 def test_large_weights_saturate_every_cell_and_small_ones_none(cell):
     model, starts = model_of(cell), np.arange(B)
@@ -176,6 +177,7 @@ def test_nothing_is_compiled_after_the_first_epoch(monkeypatch):
     assert epochs == epochs[:1] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [pytest.param(1.0, marks=pytest.mark.slow, id="long"), 0.02])
 def test_memory_stays_flat(share, monkeypatch):
     monkeypatch.setattr(windows, "PADDED_SIZES", 2)  # fewer programs to compile

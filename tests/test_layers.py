@@ -130,6 +130,7 @@ def test_parameters_are_made_in_one_order():
     assert order == ["weight_ih", "weight_hh", "bias_ih", "bias_hh", "p_i", "p_f", "p_o"]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("cell", GATED_CELLS, ids=lambda cell: cell.name)
 def test_parameters_have_torch_names_shapes_and_spread(cell):
     rnn = RNN(cell, 200, num_layers=2, bidirectional=True)

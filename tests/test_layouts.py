@@ -329,6 +329,7 @@ def test_wrong_arrays_of_one_step_are_one_message(carry, x, message):
         one.apply(variables, carry, x)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", ["gru", "slstm", "qrnn", "sru", "mogrifier-lstm"])
 def test_a_single_step_is_a_stack_of_one_layer_and_one_step(name):

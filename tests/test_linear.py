@@ -74,6 +74,7 @@ WHOLE: dict = {}
 PARTS = {"lengths": LENGTHS, "resets": sampled_resets()}
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("cell", "options"),
     [
@@ -134,6 +135,7 @@ def test_rows_of_a_table_are_as_good_as_inputs(cell, bidirectional):
             assert relative(outputs_and_gradients(read, params, carry, table), expected) < EXACT
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(("steps", "reverse"), [(0, False), (1, True), (5, False), (6, True)])
 def test_linear_scan_equals_a_loop(steps, reverse):
     """Values, gradients, and gradients of gradients."""

@@ -192,6 +192,7 @@ PARTS = 4
 """Into so many tests the quick suite is cut, for workers to share."""
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_the_quick_suite_passes(part, text):
     """What `parity check --quick` runs, but for the updates, which have a test of their own."""
@@ -234,6 +235,7 @@ def test_the_full_suite_has_every_kind_for_the_cells_that_torch_has_not(text):
         assert f"CharLM, {cell}" in kinds["generation"]
 
 
+@pytest.mark.slow
 def test_processes_give_what_one_gives():
     options = {"quick": True, "corpus": "python-docs", "tf32": False, "chosen": [2]}
     (alone,), (other,) = (list(results(**options, jobs=jobs)) for jobs in (1, 2))

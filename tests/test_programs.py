@@ -87,6 +87,7 @@ def test_a_second_training_of_the_same_kind_compiles_nothing():
     assert counter.count == 0
 
 
+@pytest.mark.slow
 def test_trainings_that_differ_leave_no_memory_maps_behind(monkeypatch):
     for module in modules():
         for member in vars(module).values():

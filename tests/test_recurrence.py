@@ -108,6 +108,7 @@ def masked_scan_oracle(cell, reverse, weight_hh, bias_hh, carry, x_gates, mask):
     return jax.lax.scan(body, carry, (x_gates, mask), reverse=reverse)
 
 
+@pytest.mark.sample(6)
 @every_cell
 @pytest.mark.parametrize("reverse", [False, True])
 def test_values_and_gradients_equal_both_oracles(cell, recurrence, reverse):
@@ -117,6 +118,7 @@ def test_values_and_gradients_equal_both_oracles(cell, recurrence, reverse):
         assert relative(ours, program(oracle, cell, reverse)(*args)) < EXACT
 
 
+@pytest.mark.sample(6)
 @every_cell
 @pytest.mark.parametrize("reverse", [False, True])
 def test_lengths_equal_each_sequence_alone(cell, recurrence, reverse):
@@ -161,6 +163,7 @@ def program_of_table(run, cell, reverse, masked, embedded):
     return differentiated(of_table)
 
 
+@pytest.mark.sample(6)
 @every_cell
 @pytest.mark.parametrize(
     ("reverse", "masked"), [(False, False), (True, True)], ids=["all steps", "backwards, lengths"]

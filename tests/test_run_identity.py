@@ -394,6 +394,7 @@ def test_what_bytes_depend_on_is_recorded_and_compared(run):  # noqa: F811
     assert differences(recorded, recorded) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs processor affinity")
 def test_a_run_is_resumed_with_the_threads_that_it_had(tmp_path):
     """Begun with two threads, gone on with on one core: the same bytes as one that was not."""

@@ -120,7 +120,9 @@ def loss_of(config):
     return first_loss(prepare(config), lambda share: True)
 
 
-@pytest.mark.parametrize("recipe", ["stateful-gru", "stateful-rnn"])
+@pytest.mark.parametrize(
+    "recipe", ["stateful-gru", pytest.param("stateful-rnn", marks=pytest.mark.slow)]
+)
 def test_gradients_of_the_code_as_it_is_are_far_inside_their_tolerance(recipe):
     way = "scan" if why_not_compiled() else "compiled"
     assert worst_ratio(recipe, way) < 0.1

@@ -89,6 +89,7 @@ THIRD = pytest.param("third derivative", "scan", marks=pytest.mark.slow)
 CASES = [(name, way) for name in ONE_DEVICE for way in WAYS[1:]]
 
 
+@pytest.mark.sample(15)
 @pytest.mark.parametrize(
     ("name", "way"), [THIRD if case == ("third derivative", "scan") else case for case in CASES]
 )
@@ -222,6 +223,7 @@ def test_a_program_with_an_open_batch_size_takes_any(way):
                 assert relative(got, jax.jit(function)(params, *some)) < 1e-5
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("way", WAYS[1:])
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_half_precision_gives_the_numbers_of_autodiff(way, dtype):
@@ -238,6 +240,7 @@ def test_half_precision_gives_the_numbers_of_autodiff(way, dtype):
     assert "jaxrnn_" not in text
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("option", [jax.disable_jit, jax.debug_nans])
 @pytest.mark.usefixtures("float64")

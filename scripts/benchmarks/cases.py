@@ -20,7 +20,7 @@ CHECKED_CHARACTERS = 20
 
 CELLS = ("tanh", "gru", "lstm")
 
-Kind = Literal["training", "forward", "generation"]
+Kind = Literal["training", "forward", "generation", "layer", "inference"]
 Shape = tuple[int, int, int, int]
 """(B, T, H, L)"""
 
@@ -36,6 +36,26 @@ GRID: tuple[Shape, ...] = (
 )
 """The first two are the course's, the third is char-rnn's."""
 COURSE_SHAPES = GRID[:2]
+LARGE_SHAPES: tuple[Shape, ...] = (
+    (128, 20, 650, 2),
+    (64, 70, 1150, 3),
+    (24, 100, 192, 3),
+    (256, 32, 512, 2),
+)
+"""Batches, widths and layers of the language models of the literature; the first two are those of
+Zaremba et al. (2014) and of Merity et al. (2017)."""
+
+GPU_SHAPES: tuple[Shape, ...] = ((256, 512, 2048, 1),)
+"""What fills a GPU."""
+
+LAYER_SHAPES: tuple[Shape, ...] = (
+    (64, 8, 256, 1),
+    (64, 64, 256, 1),
+    (1, 64, 256, 1),
+    (32, 70, 512, 1),
+    (128, 20, 650, 1),
+)
+INFERENCE_SHAPES: tuple[Shape, ...] = (*LAYER_SHAPES, (16, 128, 1024, 1))
 
 GENERATION_SHAPES: tuple[Shape, ...] = tuple(
     (batch_size, CHARACTERS, hidden_size, 1) for hidden_size in (256, 512) for batch_size in (1, 64)
@@ -59,7 +79,9 @@ class Case:
 
     Attributes:
         kind: "training" is a whole step (forward, loss, backward, clipping, Adam), "forward" the
-            loss alone, "generation" the text that follows a prompt of one character.
+            loss alone, "generation" the text that follows a prompt of one character. The others
+            have no characters: "layer" is a stack alone, whose inputs are H numbers, with the
+            gradients of its weights and inputs; "inference" is its forward pass.
         cell: "tanh", "gru" or "lstm".
         batch_size: B.
         steps: T; for generation, the number of characters generated one after the other.
@@ -77,8 +99,13 @@ class Case:
     sampled: bool = False
 
     @property
+    def of_numbers(self) -> bool:
+        """Whether it reads numbers, (T, B, H), and not characters."""
+        return self.kind in ("layer", "inference")
+
+    @property
     def characters(self) -> int:
-        """The characters that one call reads or writes."""
+        """The characters, or the vectors in their place, that one call reads or writes."""
         return self.batch_size * self.steps
 
     @property

@@ -1,4 +1,4 @@
-"""The same weights and the same text for every implementation.
+"""The same weights and the same inputs for every implementation.
 
 Shapes: T time steps, B batch, V vocabulary, F embedding size, H hidden size, G gates, N tokens.
 
@@ -22,19 +22,25 @@ BIASES = ("bias_ih", "bias_hh")
 
 
 def make_weights(case: Case, seed: int = 0) -> Weights:
-    """The weights of `e`, `rnn` and `l_out`, uniform as in torch, standard normal for e."""
+    """The weights of `rnn` and, where characters are read, of `e` and `l_out`.
+
+    Uniform as in torch; standard normal for e.
+    """
     rng = np.random.default_rng(seed)
     H = case.hidden_size
     bound = H**-0.5
     shapes: dict[str, tuple[int, ...]] = {}
+    input_size = H if case.of_numbers else EMBEDDING
     for layer in range(case.num_layers):
         rows = GATES[case.cell] * H
-        shapes[f"rnn.weight_ih_l{layer}"] = (rows, H if layer else EMBEDDING)
+        shapes[f"rnn.weight_ih_l{layer}"] = (rows, H if layer else input_size)
         shapes[f"rnn.weight_hh_l{layer}"] = (rows, H)
         shapes |= {f"rnn.{bias}_l{layer}": (rows,) for bias in BIASES}
-    shapes |= {"l_out.weight": (VOCABULARY, H), "l_out.bias": (VOCABULARY,)}
+    if not case.of_numbers:
+        shapes |= {"l_out.weight": (VOCABULARY, H), "l_out.bias": (VOCABULARY,)}
     weights = {name: rng.uniform(-bound, bound, shape) for name, shape in shapes.items()}
-    weights["e.weight"] = rng.standard_normal((VOCABULARY, EMBEDDING))
+    if not case.of_numbers:
+        weights["e.weight"] = rng.standard_normal((VOCABULARY, EMBEDDING))
     return {name: array.astype(np.float32) for name, array in weights.items()}
 
 
@@ -47,6 +53,14 @@ def make_tokens(case: Case, seed: int = 1) -> np.ndarray:
     return tokens.astype(np.uint8)
 
 
+def make_inputs(case: Case, seed: int = 1) -> np.ndarray:
+    """What the case reads: the text, or (T, B, H) standard normal numbers."""
+    if not case.of_numbers:
+        return make_tokens(case, seed)
+    shape = (case.steps, case.batch_size, case.hidden_size)
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
 def streams(tokens: np.ndarray, case: Case) -> tuple[np.ndarray, np.ndarray]:
     """Inputs and targets of every window, (WINDOWS, T, B): window k goes on where k - 1 ended."""
     matrix = tokens.reshape(case.batch_size, -1).T.astype(np.int32)  # (rows, B)
@@ -55,12 +69,12 @@ def streams(tokens: np.ndarray, case: Case) -> tuple[np.ndarray, np.ndarray]:
 
 
 def save(case: Case, path: Path) -> None:
-    """Write weights and text of a case for the workers to load."""
-    np.savez(path, tokens=make_tokens(case), **make_weights(case))  # type: ignore[arg-type]
+    """Write the weights of a case, and what it reads, for the workers to load."""
+    np.savez(path, inputs=make_inputs(case), **make_weights(case))  # type: ignore[arg-type]
 
 
 def load(path: Path) -> tuple[Weights, np.ndarray]:
-    """Weights and text of a case, as `save` wrote them."""
+    """The weights of a case, and what it reads, as `save` wrote them."""
     with np.load(path) as file:
         weights = {name: file[name] for name in file.files}
-    return weights, weights.pop("tokens")
+    return weights, weights.pop("inputs")

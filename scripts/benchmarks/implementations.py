@@ -1,8 +1,9 @@
 """The implementations that are compared, ours and the baselines, and what to know about each.
 
-An implementation is a class that is called with a case, weights and tokens, and has
+An implementation is a class that is called with a case, weights and inputs (tokens, or the numbers
+that a layer reads), and has
 
-    check() -> list of numbers     a loss, or greedy characters, that must agree among all
+    check() -> list of numbers     a loss, greedy characters, or norms, that must agree among all
     run(count)                     `count` steps of training, forward passes or texts, finished
 """
 
@@ -28,6 +29,9 @@ class Implementation:
         jax: whether it is one of the JAX baselines.
         training: where its class for training and the forward pass is, if it has one.
         generation: where its class for generation is, if it has one.
+        layer: where its class for a layer with its gradients is, if it has one.
+        inference: where its class for the forward pass of a layer is, if it has one.
+        devices: where it runs; True stands for a GPU.
         threads: how many threads it gets, if not as many as the others.
         differs: for each cell whose equation is another one, in what way.
     """
@@ -37,6 +41,9 @@ class Implementation:
     jax: bool = False
     training: Callable[[], Any] | None = None
     generation: Callable[[], Any] | None = None
+    layer: Callable[[], Any] | None = None
+    inference: Callable[[], Any] | None = None
+    devices: tuple[bool, ...] = (False,)
     threads: int | None = None
     differs: Mapping[str, str] = field(default_factory=dict)
 
@@ -50,7 +57,8 @@ class Implementation:
 
     def maker(self, kind: str) -> Callable[[], Any] | None:
         """The function that imports and returns its class for a kind of case."""
-        return self.generation if kind == "generation" else self.training
+        found: Callable[[], Any] | None = getattr(self, "training" if kind == "forward" else kind)
+        return found
 
 
 def _class(module: str, name: str, **options: Any) -> Callable[[], Any]:
@@ -78,9 +86,12 @@ def _jax(module: str) -> Callable[[], Any]:
 IMPLEMENTATIONS: dict[str, Implementation] = {
     OURS: Implementation(
         title="jaxrnn",
+        devices=(False, True),
         packages=("jax", "flax"),
         training=_class("ours", "Ours"),
         generation=_class("ours", "OursGeneration"),
+        layer=_class("ours", "OursLayer"),
+        inference=_class("ours", "OursLayer"),
     ),
     REMAT: Implementation(
         title="jaxrnn, remat",
@@ -89,16 +100,36 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     ),
     "torch": Implementation(
         title="PyTorch eager",
+        devices=(False, True),
         packages=("torch",),
         training=_class("baselines.torch_modules", "TorchModules"),
+        layer=_class("baselines.torch_modules", "TorchLayer"),
+        inference=_class("baselines.torch_modules", "TorchLayer"),
     ),
     "torch-compile": Implementation(
         title="PyTorch compiled",
+        devices=(False, True),
         packages=("torch",),
         training=_class("baselines.torch_modules", "TorchModules", compiled=True),
     ),
+    "onnxruntime": Implementation(
+        title="ONNX Runtime",
+        packages=("onnx", "onnxruntime"),
+        inference=_class("baselines.onnx_layer", "OnnxLayer"),
+    ),
     "flax-linen": Implementation(
-        title="Flax Linen", packages=("flax",), jax=True, training=_jax("flax_linen")
+        title="Flax Linen",
+        packages=("flax",),
+        devices=(False, True),
+        jax=True,
+        training=_jax("flax_linen"),
+    ),
+    "jax-cudnn": Implementation(
+        title="cuDNN in JAX",
+        packages=("jax",),
+        devices=(True,),
+        jax=True,
+        training=_jax("jax_cudnn"),
     ),
     "flax-nnx": Implementation(
         title="Flax NNX",

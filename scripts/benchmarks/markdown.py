@@ -18,6 +18,8 @@ HEADINGS = {
     "training": "Training: forward, loss, backward, clipping, Adam",
     "forward": "Forward pass and loss",
     "generation": "Generation",
+    "layer": "A layer alone, inputs of H numbers: values and gradients of weights and inputs",
+    "inference": "A layer alone, inputs of H numbers: forward pass",
     "scaling": "Scaling: training",
     "remat": "Long windows: training, with and without recomputed activations",
 }
@@ -79,8 +81,8 @@ def _ours(records: Sequence[Result]) -> str:
                 _ms(time["median"]),
                 f"{_ms(time['lower'])} - {_ms(time['upper'])}",
                 f"{microseconds:.3g}",
-                _ms(roofline),
-                _number(time["median"] / roofline),
+                "" if roofline is None else _ms(roofline),
+                "" if roofline is None else _number(time["median"] / roofline),
             ]
         )
     heads = ["B, T, H, layers", "jaxrnn, ms", "quartiles", "us per character"]
@@ -92,9 +94,10 @@ def _ratios(results: dict[str, Any], records: Sequence[Result]) -> str:
     names = _baselines(records)
     if not names:
         return ""
-    if records[0]["case"]["kind"] == "generation":  # where all baselines are PyTorch's
+    kind = records[0]["case"]["kind"]
+    if kind in ("generation", "layer", "inference"):  # none is in JAX
         group = names
-        best_title = "best PyTorch"
+        best_title = "best PyTorch" if kind == "generation" else "best"
     else:
         group = results["jax_baselines"]
         best_title = "best JAX baseline"

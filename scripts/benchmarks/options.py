@@ -9,7 +9,11 @@ from benchmarks.cases import (
     CELLS,
     COURSE_SHAPES,
     GENERATION_SHAPES,
+    GPU_SHAPES,
     GRID,
+    INFERENCE_SHAPES,
+    LARGE_SHAPES,
+    LAYER_SHAPES,
     LONG_SHAPES,
     SCALING,
     Case,
@@ -18,10 +22,11 @@ from benchmarks.cases import (
     parse_shape,
 )
 from benchmarks.implementations import IMPLEMENTATIONS, OURS, REMAT
+from benchmarks.process import gpus
 from benchmarks.protocol import REPETITIONS, Settings
 from jaxrnn.runs.environment import available_cores
 
-Part = Literal["training", "forward", "generation", "scaling", "remat", "job"]
+Part = Literal["training", "forward", "generation", "layer", "inference", "scaling", "remat", "job"]
 JOBS = ("stateful-rnn", "stateful-gru")
 QUICK_BASELINES = ("torch", "flax-linen")
 FEW_CELLS = ("gru",)
@@ -33,8 +38,9 @@ class Options:
     """What to measure and where to put it."""
 
     parts: tuple[Part, ...] = ("training",)
-    """training (whole steps), forward, generation, scaling, remat (long windows, with and
-    without recomputation), job; several with spaces between."""
+    """training (whole steps), forward, generation, layer (alone, with its gradients), inference
+    (a layer's forward pass), scaling, remat (long windows, with and without recomputation), job;
+    several with spaces between."""
     quick: bool = False
     """The course's shapes against PyTorch eager and Flax Linen only: about two minutes."""
     cells: tuple[str, ...] = ()
@@ -50,6 +56,8 @@ class Options:
     """About how long one implementation's turn lasts."""
     threads: int | None = None
     """Threads of every implementation; all cores if None."""
+    gpu: bool = False
+    """On a GPU, in float32 without TF32: beside PyTorch with cuDNN and, for LSTMs, cuDNN in JAX."""
     limit: float = 180.0
     """Seconds after which an implementation that does not answer is given up; ten times that for
     job."""
@@ -68,6 +76,10 @@ class Options:
 
     def check(self) -> None:
         """Raise a ValueError for a name that is unknown or a number that is out of range."""
+        if self.gpu and not gpus():
+            raise ValueError(
+                "No GPU was found (nvidia-smi lists none); leave --gpu out to use the CPU."
+            )
         baselines = [name for name in IMPLEMENTATIONS if name not in (OURS, REMAT)]
         _check_names("part", self.parts, get_args(Part))
         _check_names("cell", self.cells, CELLS)
@@ -88,6 +100,7 @@ class Options:
             threads=threads,
             limit=self.limit,
             second_start=part == "training" and not self.quick,
+            gpu=self.gpu,
         )
 
     def cases(self, part: str) -> list[Case]:
@@ -101,7 +114,13 @@ class Options:
         cells = self.cells or CELLS
         if part == "generation":
             return grid("generation", cells, named or GENERATION_SHAPES)
-        shapes = COURSE_SHAPES if self.quick else GRID
+        if part == "layer":
+            return grid("layer", cells, named or LAYER_SHAPES)
+        if part == "inference":
+            return grid("inference", cells, named or INFERENCE_SHAPES)
+        shapes = COURSE_SHAPES if self.quick else (*GRID, *LARGE_SHAPES)
+        if self.gpu and not self.quick:
+            shapes = (*shapes, *GPU_SHAPES)
         return grid("forward" if part == "forward" else "training", cells, named or shapes)
 
     def names(self, part: str) -> list[str]:
@@ -111,10 +130,11 @@ class Options:
         kind = "training" if part == "scaling" else part
         able = [name for name, found in IMPLEMENTATIONS.items() if found.takes_part_in(kind)]
         able = [name for name in able if name != REMAT]
+        able = [name for name in able if self.gpu in IMPLEMENTATIONS[name].devices]
         if self.baselines:
             return [name for name in able if name == OURS or name in self.baselines]
         few = self.quick or part == "scaling"
-        if few and kind != "generation":
+        if few and kind in ("training", "forward"):
             return [OURS, *QUICK_BASELINES]
         return able
 

@@ -12,7 +12,17 @@ import numpy as np
 from benchmarks.cases import CHECKED_CHARACTERS, CLIP, EMBEDDING, RATE, VOCABULARY, Case
 from benchmarks.data import WINDOWS, Weights
 from benchmarks.mapping import nested
-from jaxrnn import CELLS, GREEDY, BpttStream, CharLM, Sampler, eval_step, generate, make_optimizer
+from jaxrnn import (
+    CELLS,
+    GREEDY,
+    RNN,
+    BpttStream,
+    CharLM,
+    Sampler,
+    eval_step,
+    generate,
+    make_optimizer,
+)
 from jaxrnn.exchange.weights import WeightMap
 from jaxrnn.training.evaluation import STEPS_IN_ONE_PROGRAM
 from jaxrnn.training.state import make_state
@@ -110,6 +120,35 @@ class OursRemat(Ours):
             )
             np.asarray(metrics.loss)
             self._next = (self._next + 1) % WINDOWS
+
+
+class OursLayer:
+    """A stack alone, whose inputs are numbers: its outputs, or its gradients too."""
+
+    def __init__(self, case: Case, weights: Weights, inputs: np.ndarray) -> None:
+        self._stack = RNN(CELLS[case.cell], case.hidden_size, case.num_layers)
+        self._params = {
+            name.removeprefix("rnn."): jnp.asarray(array) for name, array in weights.items()
+        }
+        self._inputs = jnp.asarray(inputs)
+        gradients = jax.value_and_grad(self._objective, argnums=(0, 1))
+        self._call = jax.jit(gradients if case.kind == "layer" else self._outputs)
+
+    def check(self) -> list[float]:
+        """The objective, and the norms of the gradients."""
+        found = self._call(self._params, self._inputs)
+        return [float(jnp.linalg.norm(array)) for array in jax.tree.leaves(found)]
+
+    def run(self, count: int) -> None:
+        """Make `count` calls, and wait for each."""
+        for _ in range(count):
+            jax.block_until_ready(self._call(self._params, self._inputs))
+
+    def _outputs(self, params: Any, inputs: Any) -> Any:
+        return self._stack.apply({"params": params}, None, inputs)[1]
+
+    def _objective(self, params: Any, inputs: Any) -> Any:
+        return jnp.square(self._outputs(params, inputs)).sum()
 
 
 class OursGeneration:

@@ -7,6 +7,7 @@ worker has a cache folder of its own, so that nothing compiled or tuned earlier 
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from benchmarks.cases import Case
 from benchmarks.implementations import IMPLEMENTATIONS
 
 SCRIPTS = Path(__file__).resolve().parent.parent
+DEVICE = "JAXRNN_BENCHMARK_DEVICE"
+"""Variable that tells a worker where PyTorch computes: "cuda" or, without it, the CPU."""
 START_LIMIT = 120.0
 """Seconds in which a worker must have imported its libraries."""
 
@@ -31,10 +34,19 @@ class Worker:
         threads: how many threads it gets.
         cache: the folder that stands for the user's cache; compiled programs are kept there.
         limit: seconds after which an answer is given up.
+        gpu: whether a GPU computes.
     """
 
     def __init__(
-        self, name: str, case: Case, data: Path, threads: int, cache: Path, *, limit: float
+        self,
+        name: str,
+        case: Case,
+        data: Path,
+        threads: int,
+        cache: Path,
+        *,
+        limit: float,
+        gpu: bool = False,
     ) -> None:
         self.name = name
         self._limit = limit
@@ -42,7 +54,7 @@ class Worker:
         arguments = [name, json.dumps(case.to_dict()), str(data), str(threads)]
         self._process = WorkerProcess(
             [sys.executable, "-m", "benchmarks.worker", *arguments],
-            env=environment(threads, cache),
+            env=environment(threads, cache, gpu=gpu),
         )
 
     def ready(self) -> None:
@@ -81,12 +93,30 @@ class Worker:
         return answer
 
 
-def environment(threads: int, cache: Path) -> dict[str, str]:
+def gpus() -> list[str]:
+    """The GPUs of this machine, by the driver's own list."""
+    try:
+        found = subprocess.run(
+            ["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return [line for line in found.stdout.splitlines() if line.startswith("GPU")]
+
+
+def environment(threads: int, cache: Path, *, gpu: bool = False) -> dict[str, str]:
     """The environment of a process that is measured."""
+    device = {"JAX_PLATFORMS": "cpu", **os.environ}
+    if gpu:
+        device |= {
+            "JAX_PLATFORMS": "cuda",
+            "JAX_DEFAULT_MATMUL_PRECISION": "highest",  # no TF32
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+            DEVICE: "cuda",
+        }
     roots = [str(SCRIPTS), str(SCRIPTS.parent), os.environ.get("PYTHONPATH", "")]
     return {
-        "JAX_PLATFORMS": "cpu",
-        **os.environ,
+        **device,
         "PYTHONPATH": os.pathsep.join(root for root in roots if root),
         "PJRT_NPROC": str(threads),
         "NPROC": str(threads),

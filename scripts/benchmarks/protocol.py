@@ -45,6 +45,13 @@ LEARNING_TOLERANCE = 0.25
 Folded biases and another clipping constant move a few per cent."""
 REFERENCES = ("torch", "torch-cells", "torch-cells-1", OURS)
 """Implementations that may be the reference, the first that takes part."""
+CHECKED = {
+    "training": "loss",
+    "forward": "loss",
+    "generation": "characters",
+    "layer": "norms",
+    "inference": "norms",
+}
 CHECKED_NUMBERS = 20
 """Maximum number of compared numbers in the record."""
 PAUSE = 0.02
@@ -65,6 +72,7 @@ class Settings:
         seconds: how long a turn lasts, about.
         threads: threads of each implementation.
         limit: seconds after which an implementation that does not answer is given up.
+        gpu: whether a GPU computes.
         second_start: whether ours is started twice more, to time the start from a warm cache.
     """
 
@@ -72,6 +80,7 @@ class Settings:
     seconds: float = 0.3
     threads: int = 1
     limit: float = 180.0
+    gpu: bool = False
     second_start: bool = True
 
     def __post_init__(self) -> None:
@@ -107,7 +116,9 @@ def measure(case: Case, names: Sequence[str], settings: Settings, log: Log) -> R
                 records[name] = {"status": "not installed", "reason": ", ".join(missing)}
                 continue
             cache = Path(folder) / f"cache-{name}"
-            worker = Worker(name, case, data, settings.threads, cache, limit=settings.limit)
+            worker = Worker(
+                name, case, data, settings.threads, cache, limit=settings.limit, gpu=settings.gpu
+            )
             stack.callback(worker.close)
             workers[name] = worker
         participants = _Participants(case, workers, records)
@@ -122,7 +133,7 @@ def measure(case: Case, names: Sequence[str], settings: Settings, log: Log) -> R
     _add_ratios(records)
     return {
         "case": case.to_dict(),
-        "roofline_s": roofline(case, settings.threads),
+        "roofline_s": None if settings.gpu else roofline(case, settings.threads),
         "implementations": {name: records[name] for name in names},
     }
 
@@ -131,7 +142,9 @@ def second_start(case: Case, data: Path, settings: Settings, cache: Path) -> flo
     """Seconds of the first call of a second process, with the cache that the first one left."""
     try:
         for _ in range(2):
-            worker = Worker(OURS, case, data, settings.threads, cache, limit=settings.limit)
+            worker = Worker(
+                OURS, case, data, settings.threads, cache, limit=settings.limit, gpu=settings.gpu
+            )
             try:
                 worker.ready()
                 seconds = worker.run(1)
@@ -213,7 +226,7 @@ def _take_turns(participants: _Participants, settings: Settings, log: Log) -> No
     case = participants.case
     title = f"{case.kind} {case.label}"
     participants.each(_ready)
-    participants.each(_check("characters" if case.kind == "generation" else "loss"))
+    participants.each(_check(CHECKED[case.kind]))
     participants.exclude_who_disagrees()
     log(f"{title}: first calls")
     participants.each(_first_call)

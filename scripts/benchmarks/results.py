@@ -15,8 +15,19 @@ from benchmarks.protocol import Settings
 from jaxrnn.output import write_output
 from jaxrnn.runs.environment import available_cores, cpu_model, versions
 
-PARTS = ("training", "forward", "generation", "scaling", "remat", "job")
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "dm-haiku", "equinox", "keras")
+PARTS = ("training", "forward", "generation", "layer", "inference", "scaling", "remat", "job")
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "numpy",
+    "torch",
+    "dm-haiku",
+    "equinox",
+    "keras",
+    "onnxruntime",
+)
 
 
 def heading(settings: Settings, arguments: Sequence[str]) -> dict[str, Any]:

@@ -46,6 +46,10 @@ def operations(case: Case) -> float:
     B, T, H, V, L = case.batch_size, case.steps, case.hidden_size, VOCABULARY, case.num_layers
     GH = GATES[case.cell] * H
     recurrent_step = 2.0 * B * GH * H  # (B, H) times (H, GH), which is also that between layers
+    if case.of_numbers:
+        forward = 2 * L * T * recurrent_step
+        # As for training, below; the inputs have a gradient too.
+        return 3 * forward - L * recurrent_step if case.kind == "layer" else forward
     if case.kind == "generation":
         return (2 * L - 1) * recurrent_step + 2.0 * B * V * H
     # The first layer reads rows of a table, the embedding times the input weight, instead.

@@ -5,13 +5,14 @@ file that `benchmarks.data.save` wrote. Requests:
 
     {"do": "check"}              the numbers that must agree
     {"do": "run", "count": n}    seconds that n calls took
-    {"do": "memory"}             the largest resident set so far, in MiB
+    {"do": "memory"}             the peak of memory so far, in MiB
 
 An answer is {"value": ...}, or {"error": "..."}; the first one, {"ready": true}, has no request.
 The clock is read here, next to the work, so that the pipe costs nothing.
 """
 
 import json
+import os
 import resource
 import sys
 import time
@@ -24,6 +25,7 @@ from worker_process import Channel
 from benchmarks.cases import Case
 from benchmarks.data import load
 from benchmarks.implementations import IMPLEMENTATIONS
+from benchmarks.process import DEVICE
 
 LONGEST_ERROR = 400
 """Maximum number of characters of an error."""
@@ -45,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def build(name: str, case: Case, data: Path, threads: int) -> Any:
-    """The implementation, with its weights and its text."""
+    """The implementation, with its weights and inputs."""
     if name.startswith("torch"):
         import torch
 
@@ -54,8 +56,7 @@ def build(name: str, case: Case, data: Path, threads: int) -> Any:
     if maker is None:
         raise ValueError(f"{name} takes no part in {case.kind}.")
     make = maker()
-    weights, tokens = load(data)
-    return make(case, weights, tokens)
+    return make(case, *load(data))
 
 
 def answer(implementation: Any, request: dict[str, Any]) -> dict[str, Any]:
@@ -75,9 +76,19 @@ def seconds(implementation: Any, request: dict[str, Any]) -> float:
 
 
 def memory(implementation: Any, request: dict[str, Any]) -> float:
-    """The peak of the resident set, in MiB (Linux counts KiB, macOS bytes)."""
+    """The peak of the GPU's memory or, on the CPU, of the resident set, in MiB."""
+    if os.environ.get(DEVICE) == "cuda":
+        return peak_on_gpu() / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # Linux counts KiB
+
+
+def peak_on_gpu() -> float:
+    """Bytes that the framework of this process has had at most on the GPU."""
+    if "torch" in sys.modules:
+        return float(sys.modules["torch"].cuda.max_memory_allocated())
+    statistics = sys.modules["jax"].local_devices()[0].memory_stats()
+    return float(statistics["peak_bytes_in_use"])
 
 
 REQUESTS: dict[str, Callable[[Any, dict[str, Any]], Any]] = {

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import benchmark
@@ -12,13 +13,13 @@ import numpy as np
 import pytest
 from benchmarks import pictures, protocol, roofline
 from benchmarks.arithmetic import geometric_mean, ratios, spread
-from benchmarks.cases import GRID, Case
+from benchmarks.cases import GPU_SHAPES, GRID, LARGE_SHAPES, Case
 from benchmarks.data import save
 from benchmarks.implementations import IMPLEMENTATIONS
 from benchmarks.jobs import timed
 from benchmarks.markdown import BEST, report, summary
 from benchmarks.options import Options
-from benchmarks.process import Worker
+from benchmarks.process import DEVICE, Worker, environment
 from benchmarks.protocol import Settings, measure
 from benchmarks.results import read
 from worker_process import WorkerError
@@ -37,7 +38,7 @@ class FakeWorker:
     asked: list[str] = []  # noqa: RUF012
     loss = 4.0
 
-    def __init__(self, name, case, data, threads, cache, *, limit):
+    def __init__(self, name, case, data, threads, cache, *, limit, gpu):
         self.name, self.runs = name, 0
 
     def ready(self):
@@ -210,7 +211,7 @@ def test_quick_is_the_course_against_torch_and_flax():
         (c.batch_size, c.steps, c.hidden_size, c.num_layers) for c in quick.cases("training")
     } == {*GRID[:2]}
     assert len(quick.cases("training")) == 6
-    assert len(Options().cases("training")) == 3 * len(GRID)
+    assert len(Options().cases("training")) == 3 * (len(GRID) + len(LARGE_SHAPES))
     assert Options().names("remat") == ["jaxrnn", "jaxrnn-remat"]
     assert "jaxrnn-remat" not in Options().names("training") + Options().names("scaling")
 
@@ -281,6 +282,54 @@ def test_the_roofline_counts_the_matmuls_of_a_step():
     assert roofline.operations(case) == recurrent * (2 + 2 + 1) + output + table
     deeper = Case(kind="training", cell="gru", batch_size=2, steps=2, hidden_size=4, num_layers=2)
     assert roofline.operations(deeper) == recurrent * (5 + 5 + 3 * 2) + output + table
+
+
+def test_the_roofline_counts_the_matmuls_of_a_layer_of_numbers():
+    case = Case(kind="inference", cell="gru", batch_size=2, steps=3, hidden_size=4, num_layers=5)
+    product = 2 * 2 * (3 * 4) * 4  # of a step, with the inputs or with h
+    assert roofline.operations(case) == 5 * 2 * 3 * product
+    # The inputs' gradient and both weights'; that of h but for the first step's.
+    case = replace(case, kind="layer")
+    assert roofline.operations(case) == 5 * (3 * 2 * 3 - 1) * product
+
+
+def test_on_a_gpu_its_own_cases_and_baselines():
+    gpu = Options(gpu=True)
+    shapes = {(c.batch_size, c.steps, c.hidden_size, c.num_layers) for c in gpu.cases("training")}
+    assert {*GRID, *LARGE_SHAPES, *GPU_SHAPES} == shapes
+    assert "jax-cudnn" in gpu.names("training")
+    assert "haiku" not in gpu.names("training")
+    assert "jax-cudnn" not in Options().names("training")
+    assert gpu.settings("training").gpu
+
+
+def test_a_worker_on_a_gpu_computes_there_without_tf32(tmp_path):
+    on_gpu = environment(2, tmp_path, gpu=True)
+    assert (on_gpu["JAX_PLATFORMS"], on_gpu[DEVICE]) == ("cuda", "cuda")
+    assert on_gpu["JAX_DEFAULT_MATMUL_PRECISION"] == "highest"
+    assert DEVICE not in environment(2, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [sys.executable, str(SCRIPT), "--gpu"],
+        [str(SCRIPT.with_suffix("")), "--gpu"],
+        [str(SCRIPT.with_name("test")), "--gpu"],
+    ],
+    ids=["benchmark.py", "benchmark", "test"],
+)
+def test_without_a_gpu_one_line_says_so(command, tmp_path):
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
+    ended = subprocess.run(
+        command, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 2
+    assert len(ended.stderr.splitlines()) == 1
+    assert "o GPU was found (nvidia-smi lists none)" in ended.stderr
+    assert not ended.stdout
 
 
 def test_the_roofline_of_generation_is_the_slower_of_reading_and_computing(monkeypatch):

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from benchmarks.arithmetic import agree
 from benchmarks.cases import Case
-from benchmarks.data import make_tokens, make_weights
+from benchmarks.data import load, make_inputs, make_tokens, make_weights, save
 from benchmarks.implementations import IMPLEMENTATIONS, OURS
 from benchmarks.protocol import LEARNING, LEARNING_TOLERANCE, TOLERANCE
 
 TRAINING = [
     name
     for name, c in IMPLEMENTATIONS.items()
-    if c.takes_part_in("training") and "compile" not in name
+    if c.takes_part_in("training") and "compile" not in name and False in c.devices
 ]
 BASELINES = [name for name in TRAINING if name != "torch"]
 GENERATION = [
@@ -32,9 +32,10 @@ def build(name, case, change=None):
     weights = make_weights(case)
     if change is not None:
         change(weights)
-    return IMPLEMENTATIONS[name].maker(case.kind)()(case, weights, make_tokens(case))
+    return IMPLEMENTATIONS[name].maker(case.kind)()(case, weights, make_inputs(case))
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("cell", ["tanh", "gru", "lstm"])
 @pytest.mark.parametrize("name", BASELINES)
 def test_the_loss_is_that_of_torch_exactly_where_the_equation_is(name, cell):
@@ -88,6 +89,45 @@ def test_all_generate_the_same_greedy_characters(name):
     assert ours.check() == theirs.check()
     assert len(ours.check()) == case.batch_size * case.steps
     theirs.run(1)
+
+
+@pytest.mark.parametrize("cell", ["tanh", "gru", "lstm"])
+@pytest.mark.parametrize(
+    ("kind", "name"), [("layer", OURS), ("inference", OURS), ("inference", "onnxruntime")]
+)
+def test_a_layer_of_numbers_gives_the_norms_of_torchs(kind, name, cell, monkeypatch):
+    """Of the outputs, and of the gradients of every weight and of the inputs."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    case = tiny(kind, cell, num_layers=2)
+    got, expected = build(name, case), build("torch", case)
+    assert agree(got.check(), expected.check(), TOLERANCE)
+    assert len(expected.check()) == (1 + 2 * 4 + 1 if kind == "layer" else 1)
+    expected.run(2)  # the gradients of a call are its own
+    assert agree(got.check(), expected.check(), TOLERANCE)
+
+
+def test_the_weights_of_cudnn_are_torchs(monkeypatch):
+    """By the function's own reference: cuDNN itself needs a GPU."""
+    from jax.experimental import rnn
+
+    def reference(x, h, c, weights, lengths, I, H, L, *rest):
+        parts = rnn.unpack_lstm_weights(weights, I, H, L, False)
+        return rnn.lstm_ref(x, h, c, *parts, lengths, I, H, L, 0.0, False)
+
+    monkeypatch.setattr(rnn, "lstm", reference)
+    case = tiny("training", "lstm", num_layers=2)
+    assert agree(build("jax-cudnn", case).check(), build("torch", case).check(), TOLERANCE)
+    with pytest.raises(ValueError, match="has an LSTM only, not gru"):
+        build("jax-cudnn", tiny("training", "gru"))
+
+
+def test_what_a_layer_reads_is_saved_with_its_weights_alone(tmp_path):
+    case = tiny("layer", "gru")
+    save(case, tmp_path / "case.npz")
+    weights, inputs = load(tmp_path / "case.npz")
+    assert {name.partition(".")[0] for name in weights} == {"rnn"}
+    assert weights["rnn.weight_ih_l0"].shape == (15, 5)
+    assert inputs.shape == (4, 3, 5)
 
 
 def test_the_windows_are_those_that_ours_reads():
