@@ -128,10 +128,11 @@ def test_several_devices_run_their_rows_and_gather_none():
     )
     assert run.returncode == 0, run.stderr
     seen = json.loads(run.stdout)
-    assert len(seen) == len(ways) * len(SEVERAL_DEVICES)
-    for name, way, error, compiled, gathers in seen:
-        assert error < EXACT, (name, way)
-        assert gathers == 0, (name, way)
+    assert len(seen) == len(ways) * 2 * len(SEVERAL_DEVICES)
+    for problem, name, way, error, compiled, gathers in seen:
+        assert error < EXACT, (problem, name, way)
+        # But for a QRNN's previous inputs, as the README says.
+        assert gathers == 0 or (problem == "characters" and "Auto" in name), (problem, name, way)
         assert compiled == (way == "compiled" and table()[name][way] == "yes"), (name, way)
 
 

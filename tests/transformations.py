@@ -6,17 +6,18 @@ As a program it prints, as JSON, what those of several devices give; it needs fo
 import json
 import sys
 from collections.abc import Callable
+from itertools import product
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from helpers import random_stack, relative
+from helpers import random_stack, random_tree, relative
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
-from jaxrnn import GRU, MIN_GRU, RNN
+from jaxrnn import GRU, MIN_GRU, QRNN, RNN, CharLM
 from jaxrnn.recurrent.recurrence import backend
 
 T, B, I, H = 3, 4, 2, 3
@@ -29,11 +30,13 @@ class Problem(NamedTuple):
         run: the carry after the last step, and the outputs.
         loss: one number that depends on all of them.
         arguments: parameters, carry and inputs.
+        differentiated: which of them have a gradient.
     """
 
     run: Callable[..., Any]
     loss: Callable[..., Array]
     arguments: tuple[Any, ...]
+    differentiated: tuple[int, ...] = (0, 1, 2)
 
     @property
     def of_params(self) -> Callable[[Any], Array]:
@@ -55,6 +58,27 @@ def problem_of(cell: Any, dtype: Any = jnp.float64) -> Problem:
         return sum_of(jax.tree.map(jnp.sin, run(params, carry, xs)))
 
     return Problem(run, loss, arguments)
+
+
+def reading(cell: Any) -> Problem:
+    """A character model of two layers of the cell, in float64.
+
+    Its windows have so many characters that the first layer reads rows of a table.
+    """
+    model = CharLM(7, I, H, cell=cell, num_layers=2)
+    tokens = jnp.arange(16 * 2 * B).reshape(16, 2 * B) % model.vocab_size
+    carry = random_tree(jax.random.key(0), model.initial_carry(2 * B, jnp.float64))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), carry, tokens)["params"]
+    params = random_tree(jax.random.key(1), shapes)
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
+
+    def run(params: Any, carry: Any, tokens: Any) -> Any:
+        return model.apply({"params": params}, carry, tokens)
+
+    def loss(params: Any, carry: Any, tokens: Any) -> Array:
+        return sum_of(jax.tree.map(jnp.sin, run(params, carry, tokens)))
+
+    return Problem(run, loss, (params, carry, tokens), differentiated=(0, 1))
 
 
 def sum_of(tree: Any) -> Array:
@@ -130,6 +154,7 @@ class Seen(NamedTuple):
     """What a program on several devices did.
 
     Attributes:
+        problem: "layer", or "characters" for a QRNN that reads them.
         name: of the transformation, as in the README's table.
         way: the backend that was asked for.
         error: the largest difference from the same program on one device, relative.
@@ -137,6 +162,7 @@ class Seen(NamedTuple):
         gathers: how many times it gathers what lies on several devices.
     """
 
+    problem: str
     name: str
     way: str
     error: float
@@ -153,7 +179,7 @@ def _on_a_mesh(kind: AxisType) -> Callable[[Problem], Any]:
             for argument, spec in zip(p.arguments, specs, strict=True)
         )
 
-    return lambda p: (jax.grad(p.loss, (0, 1, 2)), put(p))
+    return lambda p: (jax.grad(p.loss, p.differentiated), put(p))
 
 
 def _shard_map(check: bool) -> Callable[[Problem], Any]:
@@ -165,7 +191,7 @@ def _shard_map(check: bool) -> Callable[[Problem], Any]:
             return jax.lax.psum(p.loss(params, carry, xs), "rows")
 
         loss = jax.shard_map(total, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=check)
-        return jax.grad(loss, (0, 1, 2)), p.arguments
+        return jax.grad(loss, p.differentiated), p.arguments
 
     return shared
 
@@ -183,17 +209,20 @@ def main() -> None:
     """The gradients of all of `SEVERAL_DEVICES` on every backend named."""
     jax.config.update("jax_enable_x64", True)
     seen: list[Seen] = []
-    for way in sys.argv[1:]:
-        problem = problem_of(MIN_GRU if way == "parallel" else GRU)
+    for way, kind in product(sys.argv[1:], ("layer", "characters")):
+        layer = MIN_GRU if way == "parallel" else GRU
+        problem = problem_of(layer) if kind == "layer" else reading(QRNN)
         with backend("autodiff"):
-            expected = jax.jit(jax.grad(problem.loss, (0, 1, 2)))(*problem.arguments)
+            gradient = jax.grad(problem.loss, problem.differentiated)
+            expected = jax.jit(gradient)(*problem.arguments)
         for name, shared in SEVERAL_DEVICES.items():
             with backend(way):  # type: ignore[arg-type]
                 function, arguments = shared(problem)
                 program = jax.jit(function).lower(*arguments).compile()
                 error = relative(program(*arguments), expected)
             text = program.as_text() or ""
-            seen.append(Seen(name, way, error, "jaxrnn_" in text, text.count("all-gather(")))
+            gathers = text.count("all-gather(")
+            seen.append(Seen(kind, name, way, error, "jaxrnn_" in text, gathers))
     print(json.dumps(seen))
 
 
