@@ -34,6 +34,13 @@ def test_recipe_ends_at_the_published_loss(name):
     assert published[len(losses)] - LEAK < losses[-1] < published[len(losses)] + BAND
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("course_corpus")
+def test_a_qrnn_of_as_many_parameters_ends_as_low_as_the_stateful_rnn():
+    losses = [row.validation for row in validated_rows("stateful-qrnn")]
+    assert losses[-1] < 1.50
+
+
 @pytest.mark.usefixtures("course_corpus")
 def test_first_epoch_of_the_stateful_rnn_is_the_published_one():
     recipe, row = RECIPES["stateful-rnn"], next(validated_rows("stateful-rnn"))

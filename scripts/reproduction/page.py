@@ -211,6 +211,7 @@ def _studies(findings: Findings) -> dict[str, Any]:
         "steps_back": studies.STEPS_BACK,
         "growth": studies.growth(identity),
         "beginning": beginning,
+        "cells": studies.cells(findings),
         "lstm": RECIPES[units["beginning"].recipe],
         "distances": studies.distances(beginning),
     }

@@ -39,6 +39,8 @@ def draw(findings: Findings, folder: Path) -> None:
         _save(_bptt(bptt), folder / "bptt.png")
     if identity:
         _save(_norms(identity), folder / "gradient-norms.png")
+    if cells := studies.cells(findings):
+        _save(_cells(cells), folder / "cells.png")
     if any(one.flows(0) for one in identity):
         _save(_flow(identity), folder / "gradient-flow.png")
 
@@ -141,6 +143,21 @@ def _bptt(found: Mapping[str, Sequence[Record]]) -> Figure:
     by_bptt.legend(fontsize=9)
     for axes in (by_characters, by_bptt):
         axes.set_ylabel("validation loss, nats")
+    return figure
+
+
+def _cells(found: Sequence[studies.OfCell]) -> Figure:
+    """Losses against training time: an epoch of a run takes as long as any other."""
+    figure, (axes,) = _panels(1, 1, 4.6)
+    for number, cell in enumerate(found):
+        curves = _curves(cell.records)
+        minutes = cell.seconds / 60 / curves.shape[1] * np.arange(1, curves.shape[1] + 1)
+        label = f"{cell.name}, {cell.parameters:,} parameters"
+        axes.plot(minutes, curves.T, color=f"C{number}", **THIN)
+        axes.plot(minutes, curves.mean(axis=0), "o-", color=f"C{number}", markersize=4, label=label)
+    axes.set_xlabel("minutes of training and validation")
+    axes.set_ylabel("validation loss, nats")
+    axes.legend(fontsize=9)
     return figure
 
 

@@ -18,6 +18,8 @@ LIMITS: dict[str, tuple[float, float]] = {
 """Of the weights (relL2) and of every validation loss (nats), by precision."""
 PROMISED = ("stateful-rnn", "stateful-gru")
 """Recipes of which the project promises that the limits hold."""
+CHARACTERS = 85
+"""Different characters of the course's text, with one for padding."""
 STEPS_BACK = (8, 32, 100)
 """Steps back that the table of the flowing gradient shows."""
 
@@ -137,6 +139,42 @@ def growth(found: Sequence[Initialization]) -> dict[str, float]:
         for one in found
         if (flows := one.flows(0) + one.flows(1))
     }
+
+
+class OfCell(NamedTuple):
+    """A cell in the recipe of another one."""
+
+    name: str  # the cell
+    parameters: int  # of the model
+    records: Sequence[Record]  # by seed
+    seconds: float  # the mean of a run
+    epoch: int  # that had ended when the fastest cell had run to its end; 0 if none
+
+
+def cells(findings: Findings) -> list[OfCell]:
+    """Those that have been run, beside the cell of the recipe; none if that is the only one."""
+    (recipe,) = STUDIES["cell"].recipes
+    found = variants(findings, "cell", Unit(recipe=recipe).config.cell)
+    if len(found) < 2:
+        return []
+    times = {n: spread(r.seconds for r in records).mean for n, records in found.items()}
+    shares = {name: min(times.values()) / seconds for name, seconds in times.items()}
+    rows = []
+    for name, records in found.items():
+        unit = records[0].unit
+        epoch = int(shares[name] * unit.epochs)
+        rows.append(OfCell(name, parameters(unit), records, times[name], epoch))
+    return rows
+
+
+def parameters(unit: Unit) -> int:
+    """The number of a model's parameters, for the course's text."""
+    import jax
+    import jax.numpy as jnp
+
+    model = unit.config.make_model(CHARACTERS)
+    arguments = (jax.random.key(0), model.initial_carry(1), jnp.zeros((1, 1), jnp.int32))
+    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(model.init, *arguments)))
 
 
 def distances(beginning: Mapping[str, Sequence[Record]]) -> dict[str, float]:

@@ -139,12 +139,18 @@ BEGINNING = (
     {"hidden_size": 256},
     {"schedule": "2 x 5e-3"},
 )
+# Each with as many parameters as the recipe, to 3 %.
+CELL = (
+    {"cell": "gru", "num_layers": 1, "hidden_size": 256},
+    {"cell": "lstm", "num_layers": 1, "hidden_size": 220},
+)
 STUDIES = {
     "split": Study(("loop", "concat", "rnn", "many-outputs", "identity"), SPLIT, seeds=3),
     "carry": Study(("stateful-rnn",), CARRY, seeds=3),
     "bptt": Study(("stateful-rnn",), BPTT, seeds=2),
     "identity": Study(("identity",), IDENTITY, seeds=3),
     "beginning": Study(("stateful-lstm",), BEGINNING, seeds=2),
+    "cell": Study(("stateful-qrnn",), CELL, seeds=2),
 }
 """The studies by name; `page.md.jinja` has the question of each."""
 

@@ -126,9 +126,31 @@ def test_what_is_missing_is_said_with_its_command(tmp_path):
         "./scripts/reproduce stateful-rnn --studies",
         "./scripts/reproduce identity --studies",
         "./scripts/reproduce stateful-lstm --studies",
+        "./scripts/reproduce stateful-qrnn --studies",
         "./scripts/reproduce horizon --dtype float64",
         "./scripts/reproduce horizon --dtype float32",
     ]
+
+
+def test_cells_are_compared_at_equal_time_too(tmp_path):
+    """The GRU's third epoch is not over when the LSTM has trained all nine."""
+    qrnn = Unit(recipe="stateful-qrnn")
+    gru, lstm = (unit for unit in study_units() if unit.study == "cell" and unit.seed == 0)
+    for place, (unit, seconds) in enumerate([(qrnn, 200.0), (gru, 300.0), (lstm, 99.0)]):
+        losses = [2.0 + place - 0.1 * epoch for epoch in range(1, 10)]
+        write_finished(tmp_path, unit, losses, seconds=seconds)
+    text = text_of(tmp_path)
+    assert row(text, "qrnn")[1:] == [
+        "2 x 176",
+        "249,879",
+        "3.3 min",
+        "1.1000 (1)",
+        "4",
+        "1.6000 (1)",
+    ]
+    assert row(text, "gru")[3:] == ["5.0 min", "2.1000 (1)", "2", "2.8000 (1)"]
+    assert row(text, "lstm")[3:] == ["99 s", "3.1000 (1)", "9", "3.1000 (1)"]
+    assert "when lstm, the quickest, had trained all 9." in text
 
 
 def test_the_head_says_what_when_where_and_how_long(tmp_path):
@@ -145,7 +167,7 @@ def test_the_head_says_what_when_where_and_how_long(tmp_path):
         "./scripts/reproduce concat --seeds 5",
         "./scripts/reproduce stateful-rnn --seeds 1 --framework both --dtype float64",
         "./scripts/reproduce loop concat rnn many-outputs identity stateful-rnn stateful-lstm "
-        "--studies",
+        "stateful-qrnn --studies",
         "./scripts/reproduce --no-train --page page",
     ]
     found = gather(tmp_path).records

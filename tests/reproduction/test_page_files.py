@@ -15,7 +15,7 @@ from reproduction.units import Unit
 
 LARGEST_PICTURE = 150_000
 """Bytes: what the page promises to readers on slow lines."""
-PICTURES = {"losses", "horizon", "bptt", "gradient-norms", "gradient-flow"}
+PICTURES = {"losses", "horizon", "bptt", "gradient-norms", "gradient-flow", "cells"}
 
 
 @pytest.fixture
