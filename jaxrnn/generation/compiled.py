@@ -4,8 +4,12 @@ Shapes: N tokens to generate, B texts at once, D layers, H hidden size, V vocabu
 the cell's carry.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn.nn.model import Components
@@ -56,49 +60,19 @@ def generate_compiled(
         The carry before the last token, and the tokens; -1 where the model gives none a finite
         probability.
     """
-    cell, rnn = components.stack.cell, components.rnn
+    cell = components.stack.cell
     functions = generated(cell)
     assert functions is not None, f"the cell {cell.name!r} does not run compiled"
     layers, dtype = range(components.stack.num_layers), components.kernel.dtype
     token = token.astype(jnp.int32)
-    gates = len(cell.gates)
-    nothing = jnp.zeros((0,), dtype)
-    window = window_of(cell)
+    windowed = window_of(cell) > 1
     inner = carry
-    if window > 1:
+    if windowed:
         inner = tuple(carry_of(cell, layer.h, layer.c) for layer in carry)
     # (D, B, H), and (F - 1, D, B, H) or nothing
     h, others = split_carry(cell.carry(*(jnp.stack(fields) for fields in zip(*inner, strict=True))))
-
-    def stacked(arrays: list[Array]) -> Array:
-        return jnp.stack(arrays) if arrays else nothing
-
-    def params(layer: int) -> dict[str, Array]:
-        return {name: rnn[f"{name}_l{layer}"] for name in cell.params}
-
-    def bias_of(kind: str, layer: int) -> Array:
-        zeros = jnp.zeros((gates * h.shape[-1],), dtype)  # of a stack without biases
-        return rnn.get(f"{kind}_l{layer}", zeros)
-
-    weights_ih = [rnn[f"weight_ih_l{d}"] for d in layers]
-    older = []  # in a window of 2, the columns of the input before
-    if window > 1:
-        older = [jnp.split(weight, 2, axis=1)[1] for weight in weights_ih]
-        weights_ih = [jnp.split(weight, 2, axis=1)[0] for weight in weights_ih]
-    table = components.embedding @ weights_ih[0].T  # (V, G * H)
-    if older:
-        before = jnp.concatenate([components.embedding, carry[0].x.astype(dtype)])
-        table = jnp.concatenate([table, before @ older[0].T])  # (2 * V + B, G * H)
-    if cell.recurrent:
-        table = table + bias_of("bias_ih", 0)
-        weights_hh = [pack(rnn[f"weight_hh_l{d}"], gates) for d in layers]
-        biases_hh = [bias_of("bias_hh", d) for d in layers]
-        biases_ih = [bias_of("bias_ih", d) for d in layers[1:]]
-    else:
-        # The only bias takes the place of the recurrent half of the gates.
-        weights_hh = [pack(weight, gates) for weight in older[1:]]
-        biases_hh = [bias_of("bias_ih", d) for d in layers]
-        biases_ih = []
+    newest = [layer.x.astype(dtype) for layer in carry] if windowed else []
+    weights = _weights(components, newest[:1])
     bias = jnp.where(banned, -jnp.inf, components.bias)
     inverse_temperature = jnp.ones(()) if uniforms is None else 1 / jnp.asarray(temperature, dtype)
     like = jax.ShapeDtypeStruct
@@ -112,26 +86,26 @@ def generate_compiled(
         vmap_method="sequential",
     )
     generated_tokens, h, others = call(
-        stacked(weights_hh),
-        stacked([pack(weight, gates) for weight in weights_ih[1:]]),
-        stacked(biases_hh),
-        stacked(biases_ih),
-        stacked([stacked_params(cell, params(d), like=bias) for d in layers if cell.params]),
-        table,
+        _stacked(weights.hh, dtype),
+        _stacked(weights.ih, dtype),
+        _stacked(weights.biases_hh, dtype),
+        _stacked(weights.biases_ih, dtype),
+        _stacked(weights.params, dtype),
+        weights.table,
         pack(components.kernel.T, 1),
         bias,
         h,
         others,
-        stacked([layer.x.astype(dtype) for layer in carry[1:]] if older else []),
+        _stacked(newest[1:], dtype),
         token,
-        nothing if uniforms is None else uniforms.astype(dtype),
+        _stacked([], dtype) if uniforms is None else uniforms.astype(dtype),
         inverse_temperature.astype(dtype),
         jnp.asarray(length if count is None else count, jnp.int32),
         cell=functions.fingerprint,
     )
     after = join_carry(cell, h, others)
     carries = tuple(cell.carry(*(field[d] for field in after)) for d in layers)
-    if older:
+    if windowed:
         made = length if count is None else count
         read = jnp.concatenate([token[None], generated_tokens])[jnp.maximum(made, 1) - 1]  # (B,)
         newest = [components.embedding[jnp.maximum(read, 0)], *(field.h for field in carries[:-1])]
@@ -140,3 +114,66 @@ def generate_compiled(
             for layer, x, start in zip(carries, newest, carry, strict=True)
         )
     return carries, generated_tokens
+
+
+class _Weights(NamedTuple):
+    """The parameters of a stack as the library takes them, layer by layer, matrices packed.
+
+    Attributes:
+        hh: what is multiplied in each layer by the carry or, in a window of 2, by the input before
+            (in the layers from the second on).
+        ih: input weights of the layers from the second on.
+        biases_hh: those of `hh`; where there is no recurrent product, the only ones.
+        biases_ih: those of `ih`.
+        params: the cell's own.
+        table: (V, G * H), the first layer's gates of each token; in a window of 2 with a row for
+            each token and each text as the input before, (2 * V + B, G * H).
+    """
+
+    hh: list[Array]
+    ih: list[Array]
+    biases_hh: list[Array]
+    biases_ih: list[Array]
+    params: list[Array]
+    table: Array
+
+
+def _weights(components: Components, before: Sequence[Float[Array, "B I"]]) -> _Weights:
+    """The parameters; `before` are the inputs before the first token, in a window of 2."""
+    cell, rnn, embedding = components.stack.cell, components.rnn, components.embedding
+    layers, gates = range(components.stack.num_layers), len(cell.gates)
+    zeros = jnp.zeros((len(rnn["weight_ih_l0"]),), embedding.dtype)  # of a stack without biases
+    biases = {k: [rnn.get(f"{k}_l{d}", zeros) for d in layers] for k in ("bias_ih", "bias_hh")}
+    weights = [rnn[f"weight_ih_l{d}"] for d in layers]
+    older: list[Array] = []  # in a window of 2, the columns of the input before
+    if before:
+        older = [jnp.split(weight, 2, axis=1)[1] for weight in weights]
+        weights = [jnp.split(weight, 2, axis=1)[0] for weight in weights]
+    table = embedding @ weights[0].T
+    if before:
+        rows = jnp.concatenate([embedding, *before])
+        table = jnp.concatenate([table, rows @ older[0].T])
+    params = []
+    if cell.params:
+        of_layers = [{name: rnn[f"{name}_l{d}"] for name in cell.params} for d in layers]
+        params = [stacked_params(cell, own, like=embedding) for own in of_layers]
+    if cell.recurrent:
+        table = table + biases["bias_ih"][0]
+        products = [rnn[f"weight_hh_l{d}"] for d in layers]
+        biases_hh, biases_ih = biases["bias_hh"], biases["bias_ih"][1:]
+    else:
+        # The only bias takes the place of the recurrent half of the gates.
+        products, biases_hh, biases_ih = older[1:], biases["bias_ih"], []
+    return _Weights(
+        [pack(weight, gates) for weight in products],
+        [pack(weight, gates) for weight in weights[1:]],
+        biases_hh,
+        biases_ih,
+        params,
+        table,
+    )
+
+
+def _stacked(arrays: Sequence[Array], dtype: DTypeLike) -> Array:
+    """Arrays along a new first axis; an empty array where there are none."""
+    return jnp.stack(arrays) if arrays else jnp.zeros((0,), dtype)
