@@ -53,8 +53,8 @@ class Reproduce:
     """Another schedule than the recipe's, such as "1 x 1e-3", to try something."""
     studies: bool = False
     """Train as well what the course does not say: the recipes with another split, carry, bptt,
-    initialization or, of the LSTM, dropout, weight decay, width or rate (ours, in float32; those
-    of the recipes that are asked for)."""
+    initialization or cell or, of the LSTM, dropout, weight decay, width or rate (ours, in float32;
+    those of the recipes that are asked for)."""
     folder: Path = FOLDER
     """Where the results are kept."""
     jobs: int | None = None
