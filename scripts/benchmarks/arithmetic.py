@@ -44,6 +44,11 @@ def fastest(medians: Mapping[str, float]) -> str | None:
     return min(medians, key=lambda name: medians[name]) if medians else None
 
 
+def norm(array: np.ndarray) -> float:
+    """The Euclidean norm, summed in float64: in float32, sums of many squares are 1e-5 off."""
+    return float(np.linalg.norm(np.asarray(array, np.float64)))
+
+
 def agree(numbers: Sequence[float], reference: Sequence[float], tolerance: float) -> bool:
     """Whether two lists are equal within a relative tolerance."""
     return len(numbers) == len(reference) and all(

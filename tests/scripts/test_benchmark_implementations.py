@@ -1,5 +1,7 @@
 """The benchmark's implementations: all compute, and learn, the same from the same weights."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from benchmarks.arithmetic import agree
@@ -89,6 +91,11 @@ def test_all_generate_the_same_greedy_characters(name):
     assert ours.check() == theirs.check()
     assert len(ours.check()) == case.batch_size * case.steps
     theirs.run(1)
+
+
+def test_many_numbers_have_the_norm_of_float64():
+    case = replace(tiny("inference", "tanh"), batch_size=128, steps=20, hidden_size=300)
+    assert agree(build(OURS, case).check(), build("torch", case).check(), TOLERANCE / 10)
 
 
 @pytest.mark.parametrize("cell", ["tanh", "gru", "lstm"])

@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks.arithmetic import norm
 from benchmarks.cases import Case
 from benchmarks.data import BIASES, GATES, Weights
 
@@ -33,7 +34,7 @@ class OnnxLayer:
 
     def check(self) -> list[float]:
         """The norm of the outputs."""
-        return [float(np.linalg.norm(self._call()))]
+        return [norm(self._call())]
 
     def run(self, count: int) -> None:
         """Make `count` forward passes."""

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from benchmarks.arithmetic import norm
 from benchmarks.cases import CLIP, EMBEDDING, RATE, VOCABULARY, Case
 from benchmarks.data import Weights, streams
 from benchmarks.process import DEVICE
@@ -130,10 +131,10 @@ class TorchLayer:
         """The objective, and the norms of the gradients, in the order of their names."""
         found = self._call()
         if not self._differentiated:
-            return [float(found.norm())]
+            return [norm(found.cpu().numpy())]
         weights = dict(self._module.named_parameters())
         gradients = [*(weights[name].grad for name in sorted(weights)), self._inputs.grad]
-        return [float(found), *(float(array.norm()) for array in gradients)]
+        return [float(found), *(norm(array.cpu().numpy()) for array in gradients)]
 
     def run(self, count: int) -> None:
         """Make `count` calls."""
