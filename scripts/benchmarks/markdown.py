@@ -85,7 +85,8 @@ def _ours(records: Sequence[Result]) -> str:
                 "" if roofline is None else _number(time["median"] / roofline),
             ]
         )
-    heads = ["B, T, H, layers", "jaxrnn, ms", "quartiles", "us per character"]
+    what = "vector" if Case(**records[0]["case"]).of_numbers else "character"
+    heads = ["B, T, H, layers", "jaxrnn, ms", "quartiles", f"us per {what}"]
     return table([*heads, "roofline, ms", "times the roofline"], rows)
 
 
