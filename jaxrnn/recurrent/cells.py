@@ -190,16 +190,17 @@ def _relu_step(carry: Hidden, x_gates: Array, h_gates: Array) -> Hidden:
 
 
 def _gru_step(carry: Hidden, x_gates: Array, h_gates: Array) -> Hidden:
-    x_r, x_z, x_n = gates_of(x_gates, 3)
+    x_r, x_z, x_n = gates_of(x_gates, 3)  # (B, H) each
     h_r, h_z, h_n = gates_of(h_gates, 3)
     r = jax.nn.sigmoid(x_r + h_r)
     z = jax.nn.sigmoid(x_z + h_z)
     n = jnp.tanh(x_n + r * h_n)
+    # One multiplication less than (1 - z) * n + z * h.
     return Hidden(n + z * (carry.h - n))
 
 
 def _lstm_step(carry: HiddenAndCell, x_gates: Array, h_gates: Array) -> HiddenAndCell:
-    i, f, g, o = gates_of(x_gates + h_gates, 4)
+    i, f, g, o = gates_of(x_gates + h_gates, 4)  # (B, H) each
     c = jax.nn.sigmoid(f) * carry.c + jax.nn.sigmoid(i) * jnp.tanh(g)
     return HiddenAndCell(jax.nn.sigmoid(o) * jnp.tanh(c), c)
 
@@ -207,17 +208,19 @@ def _lstm_step(carry: HiddenAndCell, x_gates: Array, h_gates: Array) -> HiddenAn
 def _peephole_lstm_step(
     carry: HiddenAndCell, x_gates: Array, h_gates: Array, *, p_i: Array, p_f: Array, p_o: Array
 ) -> HiddenAndCell:
+    # (B, H) each; p_i, p_f and p_o have (H,).
     i, f, g, o = gates_of(x_gates + h_gates, 4)
     i = jax.nn.sigmoid(i + p_i * carry.c)
     f = jax.nn.sigmoid(f + p_f * carry.c)
     c = f * carry.c + i * jnp.tanh(g)
-    o = jax.nn.sigmoid(o + p_o * c)
+    o = jax.nn.sigmoid(o + p_o * c)  # of the new cell state, where i and f have seen the old one
     return HiddenAndCell(o * jnp.tanh(c), c)
 
 
 def _coupled_lstm_step(carry: HiddenAndCell, x_gates: Array, h_gates: Array) -> HiddenAndCell:
     f, g, o = gates_of(x_gates + h_gates, 3)
     n = jnp.tanh(g)
+    # f * c + (1 - f) * n: what is forgotten makes room for as much that is new.
     c = n + jax.nn.sigmoid(f) * (carry.c - n)
     return HiddenAndCell(jax.nn.sigmoid(o) * jnp.tanh(c), c)
 
@@ -226,7 +229,7 @@ def _mgu_step(carry: Hidden, x_gates: Array, h_gates: Array) -> Hidden:
     x_f, x_n = gates_of(x_gates, 2)
     h_f, h_n = gates_of(h_gates, 2)
     f = jax.nn.sigmoid(x_f + h_f)
-    n = jnp.tanh(x_n + f * h_n)
+    n = jnp.tanh(x_n + f * h_n)  # f is the GRU's reset gate and its update gate in one
     return Hidden(n + f * (carry.h - n))
 
 

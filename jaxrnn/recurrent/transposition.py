@@ -57,6 +57,7 @@ def linear_call(
         result = transpose(there, like_tree.unflatten(leaves[len(kept_leaves) :]))
         return tangent_tree.flatten_up_to(result)
 
+    # A primitive takes arrays alone: the structures are in the two functions.
     results = _linear.bind(
         *kept_leaves,
         *tangent_leaves,
@@ -114,6 +115,7 @@ def _derivative(primals: Any, tangents: Any, **parameters: Any) -> Any:
     """The results, and their tangents; linear in the tangents alone, the same function of them."""
     kept = parameters["kept"]
     results = _linear.bind(*primals, **parameters)
+    # The usual case: what is kept does not depend on what is differentiated.
     if all(isinstance(tangent, ad.Zero) for tangent in tangents[:kept]):
         given = [ad.instantiate_zeros(tangent) for tangent in tangents[kept:]]
         return results, _linear.bind(*primals[:kept], *given, **parameters)
@@ -145,12 +147,15 @@ def tangents_of(
 
 
 def _transposed(cotangents: Any, *operands: Any, **parameters: Any) -> Any:
+    """The cotangents of the operands: None of what is kept, and those of the tangents."""
     kept = parameters["kept"]
+    # A result that nobody uses has a symbolic zero.
     given = [
         jnp.zeros(shape, dtype) if isinstance(cotangent, ad.Zero) else cotangent
         for cotangent, (shape, dtype) in zip(cotangents, parameters["shapes"], strict=True)
     ]
     linear = [operand.aval for operand in operands[kept:]]
+    # The transpose of the transpose is the function.
     swapped = parameters | {
         "function": parameters["transpose"],
         "transpose": parameters["function"],
@@ -161,6 +166,7 @@ def _transposed(cotangents: Any, *operands: Any, **parameters: Any) -> Any:
 
 
 def _batched(operands: Any, axes: Any, **parameters: Any) -> Any:
+    """The results of a batch of operands, with the batch as their first axis."""
     kept = parameters["kept"]
     size = next(
         operand.shape[axis]
@@ -174,7 +180,7 @@ def _batched(operands: Any, axes: Any, **parameters: Any) -> Any:
         else jnp.moveaxis(operand, axis, 0)
         for operand, axis in zip(operands[kept:], axes[kept:], strict=True)
     ]
-    kept_axes = axes[:kept]
+    kept_axes = axes[:kept]  # a weight that the whole batch shares has None
 
     def mapped(function: Any) -> Any:
         def run(*leaves: Any) -> Any:

@@ -162,6 +162,7 @@ class Graph:
 
     def _simpler(self, operation: str, *arguments: int) -> int | None:
         """An equal expression that is there already, or a simpler one."""
+        # The same whatever the mask says.
         if operation == "select_n" and arguments[1] == arguments[2]:
             return arguments[1]
         if len(arguments) != 2:
@@ -172,6 +173,7 @@ class Graph:
         if operation != "add":
             return None
         for one, other in ((first, second), (second, first)):
+            # x + (-y) is x - y.
             if self.nodes[other][0] == "neg":
                 return self.node("sub", one, *self.arguments(other))
             derivative = self._derivative_of_tanh(one, other)
@@ -188,6 +190,7 @@ class Graph:
             return None
         if t not in self.arguments(product):
             return None
+        # t is d * (1 - y) in some order, and product is t * y.
         y = _other(self.arguments(product), t)
         one = self.constant(1.0)
         rest = self._numbers.get(("sub", one, y))
@@ -224,6 +227,7 @@ class Graph:
         waiting = [*roots][::-1]
         while waiting:
             i = waiting[-1]
+            # A node comes after all of its arguments: those that are not there yet go first.
             missing = [] if i in ends else [a for a in self.arguments(i) if a not in found]
             if missing and i not in found:
                 waiting.extend(missing[::-1])
