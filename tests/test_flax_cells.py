@@ -363,6 +363,7 @@ def test_what_is_no_such_cell_is_refused_in_words(make, expected):
         run()
 
 
+@pytest.mark.slow
 def test_a_cell_of_flaxs_on_the_command_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

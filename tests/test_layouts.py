@@ -356,7 +356,7 @@ class Own(StatefulModel):
 
 @pytest.mark.parametrize(
     "settings",
-    [(("bias", False),), (("proj_size", 4),)],
+    [pytest.param((("bias", False),), marks=pytest.mark.slow), (("proj_size", 4),)],
     ids=["no biases", "projections"],
 )
 def test_a_model_of_such_layers_trains_and_generates(settings):

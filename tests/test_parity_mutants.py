@@ -56,6 +56,7 @@ def test_a_mutant_is_caught(name, text):
     assert verdict.right, verdict.named
 
 
+@pytest.mark.slow
 def test_unmutated_the_same_checks_pass_again(text):
     chosen = [mutant for mutant in MUTANTS if mutant.name in SAMPLE]
     assert worst_outcome(unmutated_findings(chosen, text)) is Outcome.PASS

@@ -132,6 +132,7 @@ def test_integers_of_ones_own_train_without_a_text(tmp_path, monkeypatch, capsys
     assert "as in 3 17 4" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_loss_of_bytes_is_given_per_character_too(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text("naïve Grüße\n" * 300)

@@ -31,6 +31,7 @@ def unit_of(seed=0, **options):
     return Unit(recipe="stateful-rnn", seed=seed, changes=changes, study="test", **options)
 
 
+@pytest.mark.slow
 def test_units_run_side_by_side_once_and_failures_stop_nobody(capsys, tmp_path):
     good = [unit_of(0), unit_of(1)]
     bad = unit_of(2, changes={"schedule": "1 x 1e38", "optimizer": "sgd", "model": "CharLM"})
