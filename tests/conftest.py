@@ -45,14 +45,18 @@ def course_corpus() -> Corpus:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of a test marked `sample(count)`, all but so many cases, evenly spread, are slow."""
+    """Of a test marked `sample(count)`, all but so many cases, evenly spread, are slow.
+
+    Where no more are asked for by name, none is.
+    """
     cases: dict[str, list[pytest.Item]] = {}
     for item in items:
         if item.get_closest_marker("sample"):
             cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
     for group in cases.values():
         (count,) = group[0].get_closest_marker("sample").args  # type: ignore[union-attr]
-        assert 1 < count < len(group), f"{group[0].nodeid}: {count} of {len(group)} cases"
+        if len(group) <= count:
+            continue
         kept = {round(i * (len(group) - 1) / (count - 1)) for i in range(count)}
         for i, item in enumerate(group):
             if i not in kept:

@@ -52,6 +52,7 @@ CHECKED = {
     "layer": "norms",
     "inference": "norms",
 }
+"""What is compared, by the kind of case."""
 CHECKED_NUMBERS = 20
 """Maximum number of compared numbers in the record."""
 PAUSE = 0.02

@@ -1,0 +1,22 @@
+"""The mark `sample(count)`: so many cases of a test by default, all others with -m slow."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TEST = "tests/test_segments.py::test_segments_change_neither_loss_nor_gradient_nor_carry"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cases"),
+    [([TEST], 4), ([TEST, "-m", "slow"], 11), ([f"{TEST}[None-3]"], 1)],
+    ids=["by default", "slow", "one by name"],
+)
+def test_cases_are_sampled_unless_they_are_named(arguments, cases):
+    """The test has 15 cases."""
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *arguments]
+    root = Path(__file__).parents[1]
+    listed = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    assert listed.stdout.count(f"{TEST}[") == cases
