@@ -25,6 +25,8 @@ SIGNALLED = 128
 TEXTS = ("--prompt",)
 # Exit code after Ctrl-C.
 INTERRUPTED = SIGNALLED + signal.SIGINT
+# Minimum time of a compilation, in seconds, whose result is stored; to read one takes 10 ms.
+LEAST_COMPILATION = 0.05
 
 # Characters that a terminal obeys instead of showing them: control characters but line ends and
 # tabs, marks of the direction of text, and halves of surrogate pairs.
@@ -133,7 +135,7 @@ def keep_compiled_programs() -> None:
     import pooch
 
     jax.config.update("jax_compilation_cache_dir", str(pooch.os_cache("jaxrnn") / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_COMPILATION)
 
 
 def command_name() -> str:

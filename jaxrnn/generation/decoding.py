@@ -83,9 +83,8 @@ def generate(
     if sampler.plain:
         own = None
         rules = sampler.rules(model.vocab_size)
-    if carry is None:
-        carry = model.initial_carry(prompt.shape[1], precision(params))
-    carry = model_carry(model, params, carry, prompt.shape[1])
+    if carry is not None:
+        carry = model_carry(model, params, carry, prompt.shape[1])
 
     # Generate, with room for a few more characters: one program for many lengths.
     room = 1 if length == 1 else power_of_two(length, FEWEST_GENERATED)
@@ -97,6 +96,8 @@ def generate(
     else:
         tokens = _int32(prompt)
         generated = _generate_windows(model, room, own, params, tokens, rules, key, length)
+        if carry is None:
+            carry = model.initial_carry(prompt.shape[1], precision(params))
     if isinstance(generated, jax.core.Tracer):
         return carry, generated[:length]
     # On the host: a slice on the device is a program of its own for each length.
@@ -131,7 +132,7 @@ def _check_generated(tokens: np.ndarray) -> None:
 
 
 def _read(
-    model: CharModel, params: Any, carry: Carry, prompt: Int[Array | np.ndarray, "P B"]
+    model: CharModel, params: Any, carry: Carry | None, prompt: Int[Array | np.ndarray, "P B"]
 ) -> tuple[Carry, Float[Array, "B V"]]:
     """The carry after the prompt, and a stateful model's log probabilities of the next token.
 
@@ -152,11 +153,14 @@ def _read(
 def _read_padded(
     model: CharModel,
     params: Any,
-    carry: Carry,
+    carry: Carry | None,
     tokens: Int[Array, "P B"],
     count: Int[Array, ""] | None,
 ) -> tuple[Carry, Float[Array, "B V"]]:
     """As `_read`, of the first `count` steps, or of all."""
+    # The beginning of a text. Outside of this program, each operation would be one to compile.
+    if carry is None:
+        carry = model.initial_carry(tokens.shape[1], precision(params))
     last: Any = -1
     lengths = None
     if count is not None:

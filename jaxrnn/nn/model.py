@@ -107,8 +107,12 @@ def check_params(model: CharModel, params: Any) -> None:
 def _param_shapes(model: CharModel) -> dict[str, tuple[int, ...]]:
     """The shapes of the model's parameters, by their names."""
     tokens = jax.ShapeDtypeStruct((3, 1), jnp.int32)  # three characters, as Char3Model reads them
-    init = jax.eval_shape(model.init, jax.random.key(0), model.initial_carry(1), tokens)
-    return {name: leaf.shape for name, leaf in _named(init["params"]).items()}
+
+    def init(key: Array, tokens: Array) -> Any:
+        return model.init(key, model.initial_carry(1), tokens)["params"]
+
+    params = jax.eval_shape(init, jax.random.key(0), tokens)
+    return {name: leaf.shape for name, leaf in _named(params).items()}
 
 
 def _named(params: Any) -> dict[str, Any]:

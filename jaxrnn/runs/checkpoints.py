@@ -119,7 +119,8 @@ def fitted(path: Path, arrays: dict[str, np.ndarray], like: Any) -> Any:
         raise CheckpointError(f"{path} does not fit the model: " + "; ".join(problems) + ".")
     leaves = []
     for name, leaf in expected.items():
-        array = jnp.asarray(arrays[name])
+        # `jnp.asarray` would compile a program for each shape.
+        array = jax.device_put(arrays[name])
         # A typed random key is saved as its words.
         if _is_key(leaf.dtype):
             array = jax.random.wrap_key_data(array)
