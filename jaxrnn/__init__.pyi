@@ -64,6 +64,9 @@ from .recurrent.linear_cells import RG_LRU as RG_LRU
 from .recurrent.linear_cells import SRU as SRU
 from .recurrent.linear_cells import qrnn as qrnn
 from .recurrent.recurrence import backend as backend
+from .recurrent.zoneout import ZONEOUT_LSTM as ZONEOUT_LSTM
+from .recurrent.zoneout import ZONEOUT_QRNN as ZONEOUT_QRNN
+from .recurrent.zoneout import zoneout as zoneout
 from .runs.checkpoints import load as load
 from .runs.checkpoints import save as save
 from .runs.recipes import RECIPES as RECIPES

@@ -24,6 +24,8 @@ from jaxrnn import (
     SLSTM,
     SRU,
     TANH,
+    ZONEOUT_LSTM,
+    ZONEOUT_QRNN,
     Cell,
     Hidden,
 )
@@ -124,6 +126,18 @@ def sru_equation(carry, x, b, *, v_f, v_r):
     return r * c + (1 - r) * projected, c
 
 
+def zoneout_lstm_equation(carry, x, g):
+    h, c = lstm_equation(carry, x, g)
+    return 0.05 * carry.h + 0.95 * h, (carry.c + c) / 2
+
+
+def zoneout_qrnn_equation(carry, x, b):
+    z, f, o = x + b
+    c = sigmoid(f) * carry.c + (1 - sigmoid(f)) * np.tanh(z)
+    c = 0.1 * carry.c + 0.9 * c
+    return sigmoid(o) * c, c
+
+
 EQUATIONS = {
     TANH: tanh_equation,
     RELU: relu_equation,
@@ -133,6 +147,8 @@ EQUATIONS = {
     COUPLED_LSTM: coupled_lstm_equation,
     MGU: mgu_equation,
     SLSTM: slstm_equation,
+    ZONEOUT_LSTM: zoneout_lstm_equation,
+    ZONEOUT_QRNN: zoneout_qrnn_equation,
     QRNN: qrnn_equation,
     QRNN_1: qrnn_equation,
     QRNN_F: qrnn_f_equation,

@@ -75,6 +75,16 @@ def fo_pooled(carry, g):
     return sigmoid(g[2]) * c, c
 
 
+def zoneout_lstm(carry, g):
+    new, o = sigmoid(g[1]) * carry[1] + sigmoid(g[0]) * np.tanh(g[2]), sigmoid(g[3])
+    return 0.05 * carry[0] + 0.95 * o * np.tanh(new), (carry[1] + new) / 2
+
+
+def zoneout_qrnn(carry, g):
+    c = 0.1 * carry[1] + 0.9 * pooled(carry[1], g[0], g[1])
+    return sigmoid(g[2]) * c, c
+
+
 def minlstm(carry, g):
     f, i = sigmoid(g[0]), sigmoid(g[1])
     return ((f * carry[0] + i * plus_half(g[2])) / (f + i),)
@@ -101,10 +111,16 @@ def mingru(carry, g):
     return (carry[0] + sigmoid(g[0]) * (plus_half(g[1]) - carry[0]),)
 
 
-SUMMED = {"peephole-lstm": peephole_lstm, "coupled-lstm": coupled_lstm, "slstm": slstm}
+SUMMED = {
+    "peephole-lstm": peephole_lstm,
+    "coupled-lstm": coupled_lstm,
+    "zoneout-lstm": zoneout_lstm,
+    "slstm": slstm,
+}
 """Functions of the sum of both products."""
 LINEAR = {
     "qrnn": fo_pooled,
+    "zoneout-qrnn": zoneout_qrnn,
     "qrnn-1": fo_pooled,
     "qrnn-f": lambda carry, g: (pooled(carry[1], g[0], g[1]),) * 2,
     "mingru": mingru,
@@ -169,7 +185,7 @@ FREE = {
     "paper-mgu": paper_mgu,
 }
 """Functions of a whole layer."""
-WIDE = ("qrnn", "qrnn-f")
+WIDE = ("qrnn", "qrnn-f", "zoneout-qrnn")
 """Cells that see the input before, too."""
 MATRICES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 

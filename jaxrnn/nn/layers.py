@@ -7,7 +7,7 @@ parameters, and everything computed from them follows.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from functools import partial
 from typing import Any
@@ -29,7 +29,7 @@ from jaxrnn.array_checks import (
     nearest_rows,
 )
 from jaxrnn.checks import check_at_least_0, check_at_least_1, check_bool
-from jaxrnn.recurrent.cells import AnyCell, Carry, Initializer
+from jaxrnn.recurrent.cells import AnyCell, Carry, Initializer, Zoneout
 from jaxrnn.recurrent.inputs import Inputs, as_inputs
 from jaxrnn.recurrent.layer import Layer, layer_of, uniform
 from jaxrnn.recurrent.layout import Layout, layout_of
@@ -326,6 +326,7 @@ class RNN(nn.Module):
         *,
         lengths: Int[Array, " B"] | None = None,
         dropout_masks: Sequence[Bool[Array, "*TB DH"]] | None = None,
+        zoneout_masks: Sequence[Bool[Array, "F *TB H"]] | None = None,
         resets: Bool[Array, "*TB"] | None = None,
     ) -> tuple[tuple[Carry, ...], Float[Array, "*TB DH"]]:
         """Run the stack over time.
@@ -339,6 +340,9 @@ class RNN(nn.Module):
                 leave the carry as it is and give zeros. Each sequence runs as if it were alone.
             dropout_masks: for each layer but the last, which outputs are kept, instead of masks
                 drawn from the "dropout" key.
+            zoneout_masks: for each layer and direction of a cell with zoneout, which units of each
+                field of the carry keep their value, instead of masks drawn from the same key. The
+                carry of a QRNN has two fields here, h and c, and the masks of h are not used.
             resets: where True, a step starts from the initial carry, as where a document begins;
                 with the leading axes of `xs`. None continues everywhere.
 
@@ -371,13 +375,23 @@ class RNN(nn.Module):
                 f"{self.num_layers - 1}, got {len(dropout_masks)}."
             )
         directions = ("", "_reverse") if self.bidirectional else ("",)
+        if zoneout_masks is not None:
+            zoneout_masks = self._checked_zoneout(zoneout_masks, layout, steps, batch_size)
         before = iter(carry)
         after: list[Carry] = []
         for layer in range(self.num_layers):
             outputs = []
             for direction in directions:
                 name = f"l{layer}{direction}"
-                last, output = self._run(name, next(before), inputs, mask, resets)
+                # A layer of the user's may know none of these.
+                options: dict[str, Array] = {}
+                if resets is not None:
+                    options["resets"] = resets
+                if zoneout_masks is not None:
+                    options["kept"] = zoneout_masks[len(after)]
+                elif self._zoneout is not None and self.has_rng("dropout"):
+                    options["kept"] = self._sampled_zoneout(steps, batch_size)
+                last, output = self._run(name, next(before), inputs, mask, options)
                 after.append(last)
                 outputs.append(output)
             ys = jnp.concatenate(outputs, axis=-1)  # (T, B, D * H), D * P if projected
@@ -396,8 +410,51 @@ class RNN(nn.Module):
             )
         return layer_of(self.cell, self.hidden_size, self.recurrent_init, bias=self.bias)
 
+    @property
+    def _zoneout(self) -> Zoneout | None:
+        return getattr(self.cell, "zoneout", None)
+
+    def _sampled_zoneout(self, steps: int, batch_size: int) -> Bool[Array, "F T B H"]:
+        """For one layer and direction, which units of each field of the carry keep their value."""
+        assert self._zoneout is not None
+        rates = jnp.asarray(self._zoneout.rates)[:, None, None, None]  # (F, 1, 1, 1)
+        shape = (len(rates), steps, batch_size, self.hidden_size)
+        return jax.random.uniform(self.make_rng("dropout"), shape) < rates
+
+    def _checked_zoneout(
+        self, masks: Sequence[Any], layout: Layout, steps: int, batch_size: int
+    ) -> list[Bool[Array, "F T B H"]]:
+        """The masks of a call, time first.
+
+        Raises:
+            ValueError: if the cell has no zoneout, or they have other shapes.
+        """
+        if self._zoneout is None:
+            raise ValueError(
+                "zoneout_masks are for cells with zoneout, such as zoneout(LSTM, c=0.5)."
+            )
+        count = self.num_layers * (2 if self.bidirectional else 1)
+        if len(masks) != count:
+            raise ValueError(
+                f"zoneout_masks must have one mask for each layer and direction, {count}, got "
+                f"{len(masks)}."
+            )
+        fields = len(self._zoneout.rates)
+        shape = (fields, *layout.shape((steps, batch_size, self.hidden_size)))
+        checked = []
+        for mask in masks:
+            array = as_mask("zoneout_masks", mask, shape)
+            # Each field is laid out as the outputs are.
+            checked.append(jnp.stack([layout.to_time_major(field) for field in array]))
+        return checked
+
     def _run(
-        self, name: str, carry: Carry, xs: Inputs, mask: Array | None, resets: Array | None
+        self,
+        name: str,
+        carry: Carry,
+        xs: Inputs,
+        mask: Array | None,
+        options: Mapping[str, Array],
     ) -> tuple[Carry, Array]:
         """One layer and direction: "l0", "l0_reverse", "l1", ..."""
 
@@ -405,10 +462,7 @@ class RNN(nn.Module):
             return weight(self, f"{kind}_{name}", init, shape)
 
         reverse = name.endswith("_reverse")
-        layer = self._layer()
-        if resets is None:  # a layer of the user's may know none
-            return layer(param, carry, xs, mask, reverse=reverse)
-        return layer(param, carry, xs, mask, reverse=reverse, resets=resets)
+        return self._layer()(param, carry, xs, mask, reverse=reverse, **options)
 
     def _drop(self, xs: Array, mask: Array | None) -> Array:
         if mask is None:

@@ -92,6 +92,18 @@ Initializer = Callable[..., Array]
 """`init(key, shape, dtype) -> array`, as in Flax."""
 
 
+class Zoneout(NamedTuple):
+    """What a cell with zoneout does while it trains; made by `jaxrnn.recurrent.zoneout`.
+
+    Attributes:
+        training: the cell with one gate more, that says which fields keep their value.
+        rates: the probability of that for each field of the carry.
+    """
+
+    training: Any
+    rates: tuple[float, ...]
+
+
 @dataclass(frozen=True)
 class Cell:
     """A recurrent cell: the shape of its carry and one elementwise step.
@@ -107,6 +119,7 @@ class Cell:
         param_init: how some of them start, by name; the others as the weights do, uniform in
             +-1 / sqrt(H).
         recurrent_gates: the gates that have a product with h: all of them (None), or none (()).
+        zoneout: what is different in training, from `jaxrnn.zoneout`; None is nothing.
 
     Raises:
         ValueError: if `recurrent_gates` names only some of the gates.
@@ -119,6 +132,7 @@ class Cell:
     params: tuple[str, ...] = ()
     param_init: Mapping[str, Initializer] = field(default_factory=dict, hash=False)
     recurrent_gates: tuple[str, ...] | None = None
+    zoneout: Zoneout | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.recurrent_gates not in (None, (), self.gates):

@@ -16,6 +16,7 @@ Another kind is a class with the two methods of `Layer` and an entry in `LAYERS`
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -26,10 +27,11 @@ from jaxtyping import Array, Bool, Float
 
 from jaxrnn.array_checks import as_carry, as_floats, described, nearest_rows
 from jaxrnn.recurrent.cells import Carry, Cell, FreeCell, Initializer, exportable
-from jaxrnn.recurrent.inputs import Inputs, Projection, rows_of
+from jaxrnn.recurrent.inputs import Inputs, Projection, input_gates, rows_of
 from jaxrnn.recurrent.linear import LinearCell, carry_of, previous, state_of
 from jaxrnn.recurrent.recurrence import recurrence
 from jaxrnn.recurrent.sharding import is_explicit
+from jaxrnn.recurrent.zoneout import kept_code
 
 Param = Callable[[str, Initializer, tuple[int, ...]], Array]
 """`param(name, init, shape) -> array`: a parameter of the layer, made where it is not there yet."""
@@ -70,6 +72,9 @@ class Layer(Protocol):
             mask: where False, a step leaves the carry as it is and its output is zero.
             reverse: whether time runs from the last step to the first.
             resets: where True, the step starts from the initial carry, if it is run.
+
+        A layer of a cell with zoneout also takes `kept`, (F, T, B, H): which units of each field of
+        the carry keep their value at a step.
 
         Returns:
             The carry after the last step that is run, and the output of every step.
@@ -129,8 +134,12 @@ class GatedLayer:
         *,
         reverse: bool,
         resets: Bool[Array, "T B"] | None = None,
+        kept: Bool[Array, "F T B H"] | None = None,
     ) -> tuple[Carry, Float[Array, "T B H"]]:
-        """Both products and the loop; all in the precision of `weight_hh`, or of `weight_ih`."""
+        """Both products and the loop; all in the precision of `weight_hh`, or of `weight_ih`.
+
+        Of a cell with zoneout, `kept` says which fields of its carry keep their value at a step.
+        """
         # The parameters, by torch's names. Flax samples them in the order in which they are made:
         # in another one, every seed would start elsewhere.
         H = self.hidden_size
@@ -151,14 +160,28 @@ class GatedLayer:
             name: param(name, self.cell.param_init.get(name, init), (H,))
             for name in self.cell.params
         }
+        projection: Projection | None = Projection(weight_ih, bias_ih)
         if weight_hh is None:
             # The bias is added where the gates are read: a pass over them less.
-            x_gates = xs.astype(weight_ih.dtype).map(lambda values: values @ weight_ih.T)
-            bias_ih = bias_ih.astype(weight_ih.dtype)
-            return recurrence(self.cell, reverse, None, bias_ih, carry, x_gates, mask, own, resets)
-        projection = Projection(weight_ih, bias_ih)
+            xs = xs.astype(weight_ih.dtype).map(lambda values: values @ weight_ih.T)
+            bias_hh = bias_ih.astype(weight_ih.dtype)
+            projection = None
+        cell = self.cell
+        if kept is not None:
+            assert cell.zoneout is not None
+            cell = cell.zoneout.training
+            if projection is not None:
+                xs = input_gates(xs, projection)
+                projection = None
+            # One gate more, without weights.
+            x_gates = xs.dense()  # (T, B, G * H)
+            xs = Inputs(jnp.concatenate([x_gates, kept_code(kept, x_gates.dtype)], axis=-1))
+            bias_hh = jnp.concatenate([bias_hh, jnp.zeros((H,), bias_hh.dtype)])
+            if weight_hh is not None:
+                nothing = jnp.zeros((H, H), weight_hh.dtype)
+                weight_hh = jnp.concatenate([weight_hh, nothing])  # ((G + 1) * H, H)
         return recurrence(
-            self.cell, reverse, weight_hh, bias_hh, carry, xs, mask, own, resets, projection
+            cell, reverse, weight_hh, bias_hh, carry, xs, mask, own, resets, projection
         )
 
 
@@ -205,28 +228,30 @@ class LinearLayer(GatedLayer):
         *,
         reverse: bool,
         resets: Bool[Array, "T B"] | None = None,
+        kept: Bool[Array, "F T B H"] | None = None,
     ) -> tuple[Carry, Float[Array, "T B H"]]:
         """The product with the inputs of the window, and the recurrence."""
+        run = partial(super().__call__, param, reverse=reverse, resets=resets, kept=kept)
         if self.cell.window == 1:
-            return super().__call__(param, carry, xs, mask, reverse=reverse, resets=resets)
+            return run(carry, xs, mask)
         _, batch_size, input_size = xs.shape
         like = jax.eval_shape(lambda: self.initial_carry(batch_size, input_size=input_size))
         carry = as_carry(carry, like, cast=False)
         # The table has rows of the batch, whose number and place must be known.
         if xs.tokens is not None:
             if isinstance(batch_size, int) and not is_explicit(xs.tokens):
-                return self._rows(param, carry, xs, mask, reverse=reverse, resets=resets)
+                return self._rows(run, carry, xs, mask, reverse=reverse, resets=resets)
             xs = Inputs(xs.dense())
         last = carry.x.astype(xs.values.dtype)
         before, after = previous(xs.values, last, mask, resets, reverse=reverse)
         windows = Inputs(jnp.concatenate([xs.values, before], axis=-1))  # (T, B, 2 * I)
         inner = carry_of(self.cell, carry.h, carry.c)
-        inner, ys = super().__call__(param, inner, windows, mask, reverse=reverse, resets=resets)
+        inner, ys = run(inner, windows, mask)
         return WithInput(inner.h, state_of(inner), after.astype(ys.dtype)), ys
 
     def _rows(
         self,
-        param: Param,
+        run: Callable[..., Any],
         carry: WithInput,
         xs: Inputs,
         mask: Bool[Array, "T B"] | None,
@@ -258,7 +283,7 @@ class LinearLayer(GatedLayer):
         )  # (T, B), (B,)
         windows = Inputs(rows, jnp.stack([tokens, before], axis=-1))
         inner = carry_of(self.cell, carry.h, carry.c)
-        inner, ys = super().__call__(param, inner, windows, mask, reverse=reverse, resets=resets)
+        inner, ys = run(inner, windows, mask)
         return WithInput(inner.h, state_of(inner), rows_of(older, after - V).astype(ys.dtype)), ys
 
 

@@ -68,6 +68,8 @@ class ProjectedLayer:
                 "proj_size is for cells with recurrent gates and a cell state c, such as "
                 f"jaxrnn.LSTM; {name} is none."
             )
+        if cell.zoneout is not None:
+            raise ValueError(f"proj_size is for cells without zoneout; {cell.name} has it.")
 
     def initial_carry(
         self, batch_size: int, dtype: DTypeLike = jnp.float32, *, input_size: int | None = None

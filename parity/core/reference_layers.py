@@ -138,6 +138,14 @@ def _slstm(p: Params, x: Tensor, carry: Fields) -> Fields:
     return torch.sigmoid(o) * (c / n), c, n, m
 
 
+def _zoneout_lstm(p: Params, x: Tensor, carry: Fields) -> Fields:
+    # Krueger et al. 2017 outside of training: the expectation, at the rates 0.05 of h and 0.5 of c.
+    h, c = carry
+    c_after, o = _lstm(torch.cat(_gates(p, x, h, 4), dim=1), c)
+    h_after = o * torch.tanh(c_after)
+    return 0.05 * h + 0.95 * h_after, 0.5 * c + 0.5 * c_after
+
+
 # Cells without a recurrent product.
 
 
@@ -152,6 +160,14 @@ def _qrnn(p: Params, x: Tensor, carry: Fields) -> Fields:
     _, c, x_before = carry
     z, f, o = _input_gates(p, torch.cat((x, x_before), dim=1), 3)  # (B, 2 * I)
     c = _pooled(f, z, c)
+    return torch.sigmoid(o) * c, c, x
+
+
+def _zoneout_qrnn(p: Params, x: Tensor, carry: Fields) -> Fields:
+    # The same with the expectation of zoneout at the rate 0.1.
+    _, c, x_before = carry
+    z, f, o = _input_gates(p, torch.cat((x, x_before), dim=1), 3)  # (B, 2 * I)
+    c = 0.1 * c + 0.9 * _pooled(f, z, c)
     return torch.sigmoid(o) * c, c, x
 
 
@@ -313,7 +329,11 @@ REFERENCE_CELLS: dict[str, ReferenceCell] = {
     "coupled-lstm": ReferenceCell(_coupled_lstm, gated(3), ("h", "c")),
     "mgu": ReferenceCell(_mgu, gated(2)),
     "slstm": ReferenceCell(_slstm, gated(4), ("h", "c", "n", "m")),
+    "zoneout-lstm": ReferenceCell(_zoneout_lstm, gated(4), ("h", "c")),
     "qrnn": ReferenceCell(_qrnn, linear(3, window=2), ("h", "c", "x"), inputs=("x",)),
+    "zoneout-qrnn": ReferenceCell(
+        _zoneout_qrnn, linear(3, window=2), ("h", "c", "x"), inputs=("x",)
+    ),
     "qrnn-1": ReferenceCell(_qrnn_1, linear(3), ("h", "c")),
     "qrnn-f": ReferenceCell(_qrnn_f, linear(2, window=2), ("h", "c", "x"), inputs=("x",)),
     "mingru": ReferenceCell(_mingru, linear(2)),

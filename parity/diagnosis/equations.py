@@ -152,6 +152,16 @@ def _shown(c: Array, c_after: Array, options: Options) -> Array:
     return np.tanh(c if output == "old" else c_after)
 
 
+def _zoneout_lstm_step(
+    w: Weights, x: Array, carry: tuple[Array, ...], options: Options
+) -> tuple[Array, ...]:
+    # The expectation of zoneout: both fields of the LSTM's carry move towards its next one.
+    rates = options.get("rates", (0.05, 0.5))  # of h and c
+    after = _lstm_step(w, x, carry, options)
+    fields = zip(rates, carry, after, strict=True)
+    return tuple(rate * old + (1 - rate) * new for rate, old, new in fields)
+
+
 def _peephole_lstm_step(
     w: Weights, x: Array, carry: tuple[Array, ...], options: Options
 ) -> tuple[Array, ...]:
@@ -262,6 +272,17 @@ def _qrnn_step(
     _, c, before = carry
     z, f, o = _input_gates(w, _both_inputs(x, before, options), 3, options)
     c_after = _pooled(f, z, c, options)
+    return sigmoid(o) * (c if options.get("output") == "old" else c_after), c_after, x
+
+
+def _zoneout_qrnn_step(
+    w: Weights, x: Array, carry: tuple[Array, ...], options: Options
+) -> tuple[Array, ...]:
+    # As the QRNN, with the expectation of zoneout of its state.
+    _, c, before = carry
+    z, f, o = _input_gates(w, _both_inputs(x, before, options), 3, options)
+    rate = options.get("rate", 0.1)
+    c_after = rate * c + (1 - rate) * _pooled(f, z, c, options)
     return sigmoid(o) * (c if options.get("output") == "old" else c_after), c_after, x
 
 
@@ -451,6 +472,17 @@ _COUPLED_LSTM = [
     *_OUTPUTS,
     *_orders("fgo"),
 ]
+_ZONEOUT_LSTM = [
+    Deviation("rates", (0, 0), "there is no zoneout"),
+    Deviation("rates", (0.5, 0.05), "the zoneout rates of h and c are exchanged"),
+    Deviation("rates", (0.95, 0.5), "the zoneout rate of h weighs the new state"),
+    Deviation("rates", (0, 0.5), "h has no zoneout"),
+    Deviation("rates", (0.05, 0), "c has no zoneout"),
+]
+_ZONEOUT_QRNN = [
+    Deviation("rate", 0, "there is no zoneout"),
+    Deviation("rate", 0.9, "the zoneout rate weighs the new state"),
+]
 _MGU = [
     Deviation("f", "new", "f weighs the new candidate instead of the old state"),
     Deviation("reset", "before", "f is applied before the matmul"),
@@ -505,6 +537,7 @@ EQUATIONS: dict[str, tuple[Step, list[Deviation]]] = {
     "relu": (_plain_step(_relu), [_TANH, _LINEAR, *_common("h")]),
     "gru": (_gru_step, [*_GRU, *_common("rzn")]),
     "lstm": (_lstm_step, [*_LSTM, *_common("ifgo")]),
+    "zoneout-lstm": (_zoneout_lstm_step, [*_ZONEOUT_LSTM, *_LSTM, *_common("ifgo")]),
     "peephole-lstm": (_peephole_lstm_step, [*_PEEPHOLE_LSTM, *_common("ifgo")]),
     "coupled-lstm": (_coupled_lstm_step, [*_COUPLED_LSTM, *_common("fgo")]),
     "mgu": (_mgu_step, [*_MGU, *_common("fn")]),
@@ -512,6 +545,10 @@ EQUATIONS: dict[str, tuple[Step, list[Deviation]]] = {
     "qrnn": (
         _qrnn_step,
         [_F_NEW, _NO_TANH, _OLD_STATE, *_WINDOW, *_orders("zfo"), *_linear("zfo")],
+    ),
+    "zoneout-qrnn": (
+        _zoneout_qrnn_step,
+        [*_ZONEOUT_QRNN, _F_NEW, _NO_TANH, *_WINDOW, *_orders("zfo"), *_linear("zfo")],
     ),
     "qrnn-1": (_qrnn_1_step, [_F_NEW, _NO_TANH, _OLD_STATE, *_orders("zfo"), *_linear("zfo")]),
     "qrnn-f": (_qrnn_f_step, [_F_NEW, _NO_TANH, *_WINDOW, *_orders("zf"), *_linear("zf")]),

@@ -28,14 +28,14 @@ class OnePart(RNN):
     @nn.compact
     def __call__(self, name: str, carry: Any, xs: Any, mask: Any) -> Any:  # type: ignore[override]
         """The carry after the last step and the outputs."""
-        return self._run(name, carry, Inputs(xs), mask, None)
+        return self._run(name, carry, Inputs(xs), mask, {})
 
 
 class Recorded(RNN):
     """The library's stack, which records what every layer and direction reads and computes."""
 
-    def _run(self, name: str, carry: Any, xs: Inputs, mask: Any, resets: Any) -> Any:
-        last, ys = super()._run(name, carry, xs, mask, resets)
+    def _run(self, name: str, carry: Any, xs: Inputs, mask: Any, options: Any) -> Any:
+        last, ys = super()._run(name, carry, xs, mask, options)
         self.sow("intermediates", name, (carry, xs.dense(), last, ys))
         return last, ys
 

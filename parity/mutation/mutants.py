@@ -36,6 +36,7 @@ from jaxrnn.recurrent.cells import (
 )
 from jaxrnn.recurrent.free_cells import FREE_CELLS
 from jaxrnn.recurrent.linear_cells import LINEAR_CELLS, MIN_GRU
+from jaxrnn.recurrent.zoneout import ZONEOUT_CELLS
 from parity.core.compare import Finding, Outcome
 from parity.core.layer_pairs import LAYER_DROPOUT, layer_pair
 from parity.core.pairs import FEW, F, H, T, V, model_pair
@@ -72,6 +73,7 @@ SLSTM_STACK = "values of an slstm stack"
 FREE_STACKS = {cell.name: f"values of {cell.name}" for cell in FREE_CELLS}
 PARALLEL = "values of mingru, parallel"
 LINEAR_STACKS = {cell.name: f"values of {cell.name}" for cell in LINEAR_CELLS}
+ZONEOUT_STACKS = {cell.name: f"values of {cell.name}" for cell in ZONEOUT_CELLS}
 
 MakeCheck = Callable[[Text], Check]
 
@@ -195,6 +197,7 @@ CHECKS: dict[str, MakeCheck] = {
     SLSTM_STACK: _stack(lambda: RNN(SLSTM, H, 2, bidirectional=True), lengths=True),
     PARALLEL: lambda text: replace(_of_cell(MIN_GRU)(text), path="parallel"),
     **{LINEAR_STACKS[cell.name]: _of_cell(cell) for cell in LINEAR_CELLS},
+    **{ZONEOUT_STACKS[cell.name]: _of_cell(cell) for cell in ZONEOUT_CELLS},
     **{FREE_STACKS[cell.name]: _of_cell(cell) for cell in FREE_CELLS},
     "dropout": _stack(lambda: RNN(LSTM, H, 3, dropout=LAYER_DROPOUT)),
     **{f"update, {rule.name}": _update(rule) for rule in RULES},

@@ -28,6 +28,7 @@ from jaxrnn.recurrent.free_cells import (
 )
 from jaxrnn.recurrent.handwritten import Arguments
 from jaxrnn.recurrent.linear_cells import LRU, MIN_GRU, MIN_LSTM, QRNN, QRNN_1, RG_LRU, SRU
+from jaxrnn.recurrent.zoneout import ZONEOUT_LSTM, ZONEOUT_QRNN, zoneout
 from parity.mutation.mutants import (
     COUPLED_STACK,
     FREE_STACKS,
@@ -42,6 +43,7 @@ from parity.mutation.mutants import (
     RNN_MODEL,
     SLSTM_STACK,
     TANH_STACK,
+    ZONEOUT_STACKS,
     Mutant,
 )
 from parity.mutation.recurrent_mutations import (
@@ -215,6 +217,20 @@ RECURRENT = (
         PEEPHOLE_STACK,
         "layer 0, c at step 0, gate f",
         "gate f has no peephole",
+    ),
+    Mutant(
+        "zoneout LSTM: rates exchanged",
+        lambda: stepping(ZONEOUT_LSTM, zoneout(LSTM, c=0.05, h=0.5).step),
+        ZONEOUT_STACKS["zoneout-lstm"],
+        "layer 0, c at step 0",
+        "the zoneout rates of h and c are exchanged",
+    ),
+    Mutant(
+        "zoneout QRNN: none",
+        lambda: coefficients_with(ZONEOUT_QRNN, QRNN.coefficients),
+        ZONEOUT_STACKS["zoneout-qrnn"],
+        "layer 0, c at step 0",
+        "there is no zoneout",
     ),
     Mutant(
         "coupled LSTM: f weighs the new",
