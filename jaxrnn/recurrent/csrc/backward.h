@@ -54,12 +54,14 @@ struct Backward {
     const Columns<T> packed_ih(pool, d_xs ? weight_ih : nullptr, GH, n.I);
     Buffer<T> d_params_of_places(n.T * n.B * PH);
     const double operations = n.operations(cell.gates, cell.recurrent);
-    const Chunks chunks(n.B, pool.num_threads(), operations);
-    const long weight_size = cell.recurrent ? GH * n.H : 0;
-    const long helpers = helpers_for(pool, chunks.count, weight_size * sizeof(T), operations);
+    const long bytes = cell.recurrent ? GH * n.H * sizeof(T) : 0;
+    // The step itself is the leader's alone: worth it for very few rows only.
+    constexpr int kMostRows = 2;
+    const Division division(pool, n.B, kMostRows, bytes, packed.panels, operations);
+    const Chunks& chunks = division.chunks;
     parallel_for(pool, chunks.count, [&](long i) {
       Part(*this, packed, packed_ih, d_params_of_places.data(), chunks.begin(i), chunks.end(i))
-          .run(Team(pool, helpers));
+          .run(Team(pool, division.helpers));
     });
     const long places = steps_run(mask, n.T, n.B) * n.B;
     const TableGradient<T> table{n.V, GH, n.reads, tokens, d_gates, SH, d_x_gates, d_table};

@@ -26,11 +26,12 @@ struct Forward {
 
   void run(xla::ffi::ThreadPool& pool) {
     const double operations = n.operations(cell.gates, cell.recurrent);
-    const Chunks chunks(n.B, pool.num_threads(), operations);
     const long bytes = cell.recurrent ? cell.gates * n.H * (n.H + n.I) * sizeof(T) : 0;
-    const long helpers = helpers_for(pool, chunks.count, bytes, operations);
-    parallel_for(pool, chunks.count, [&](long i) {
-      Part(*this, chunks.begin(i), chunks.end(i)).run(Team(pool, helpers));
+    const Packing<T> packing(cell.gates, n.H, n.H);
+    const Division division(pool, n.B, most_rows(packing.vectors), bytes, packing.panels, operations);
+    parallel_for(pool, division.chunks.count, [&](long i) {
+      Part(*this, division.chunks.begin(i), division.chunks.end(i))
+          .run(Team(pool, division.helpers));
     });
   }
 

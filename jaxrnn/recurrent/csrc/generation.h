@@ -44,10 +44,12 @@ struct Generate {
     const long products = (cell.recurrent ? D : window ? D - 1 : 0) + D - 1;
     const long numbers = products * cell.gates * H * H + V * H;
     const double operations = 2.0 * N * B * numbers;
-    const Chunks chunks(B, pool.num_threads(), operations);
-    const long helpers = helpers_for(pool, chunks.count, numbers * sizeof(T), operations);
-    parallel_for(pool, chunks.count, [&](long i) {
-      Texts(*this, chunks.begin(i), chunks.end(i)).run(Team(pool, helpers));
+    const Packing<T> packing(cell.gates, H, H);
+    const long bytes = numbers * sizeof(T);
+    const Division division(pool, B, most_rows(packing.vectors), bytes, packing.panels, operations);
+    parallel_for(pool, division.chunks.count, [&](long i) {
+      Texts(*this, division.chunks.begin(i), division.chunks.end(i))
+          .run(Team(pool, division.helpers));
     });
   }
 

@@ -26,39 +26,30 @@ struct Packing {
 
   void run(xla::ffi::ThreadPool& pool, const T* weight, T* packed) const {
     const long parts = K * N * G < kWorthPacking ? 1 : panels;
-    const PackOne pack_one = choose(vectors, std::make_integer_sequence<int, kMostGates>());
     parallel_for(pool, parts, [&](long i) {
       for (long p = panels * i / parts; p < panels * (i + 1) / parts; ++p) {
-        (this->*pack_one)(p, weight, packed + p * size);
+        pack(p, weight, packed + p * size);
       }
     });
   }
 
  private:
-  using PackOne = void (Packing::*)(long, const T*, T*) const;
-
-  // One panel. Its width is a constant: with one that is only known at run time the compiler makes
-  // no vector code of the innermost loop, which then takes seven times as long.
-  template <int W>
+  // One panel: squares of units and columns, transposed in registers.
   void pack(long p, const T* weight, T* panel) const {
-    // Some columns at a time: what is written stays in a cache until its lines are full.
-    for (long begin = 0; begin < K; begin += L) {
-      const long end = std::min<long>(K, begin + L);
-      for (int v = 0; v < W; ++v) {
+    for (long k = 0; k < K; k += L) {
+      const int columns = static_cast<int>(std::min<long>(L, K - k));
+      for (int v = 0; v < vectors; ++v) {
+        const long first = (p * U + v % U) * L;
+        const T* from = weight + ((v / U) * N + first) * K + k;
+        const long units = std::clamp<long>(N - first, 0, L);
+        Vec<T> square[L];
         for (int l = 0; l < L; ++l) {
-          const long unit = (p * U + v % U) * L + l;
-          const T* from = weight + ((v / U) * N + unit) * K;
-          T* to = panel + v * L + l;
-          for (long k = begin; k < end; ++k) to[k * W * L] = unit < N ? from[k] : T(0);
+          square[l] = l < units ? load(from + l * K, columns) : Vec<T>{};
         }
+        transpose<T>(square);
+        for (int c = 0; c < columns; ++c) store(panel + ((k + c) * vectors + v) * L, square[c]);
       }
     }
-  }
-
-  template <int... W>
-  static PackOne choose(int vectors, std::integer_sequence<int, W...>) {
-    static constexpr PackOne table[] = {&Packing::template pack<W + 1>...};
-    return table[vectors - 1];
   }
 };
 

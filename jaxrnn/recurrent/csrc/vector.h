@@ -7,6 +7,8 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
+#include <utility>
 
 namespace jaxrnn {
 
@@ -60,6 +62,37 @@ inline void store(T* to, Vec<T> x, int count = kLanes<T>) {
     std::memcpy(to, &x, sizeof(x));
   } else {
     std::memcpy(to, &x, count * sizeof(T));
+  }
+}
+
+// One pass of `transpose`: exchanges the lanes with bit S of the first of two vectors for those
+// without it of the second.
+template <typename T, int S, int... I>
+inline void exchange(Vec<T>& one, Vec<T>& other, std::integer_sequence<int, I...>) {
+  constexpr int L = kLanes<T>;
+  const Vec<T> a = one, b = other;
+#if defined(__clang__)
+  one = __builtin_shufflevector(a, b, ((I & S) ? L + I - S : I)...);
+  other = __builtin_shufflevector(a, b, ((I & S) ? L + I : I + S)...);
+#else  // GCC has the other one from 12 on only
+  using Lanes = Vec<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>>;
+  one = __builtin_shuffle(a, b, Lanes{((I & S) ? L + I - S : I)...});
+  other = __builtin_shuffle(a, b, Lanes{((I & S) ? L + I : I + S)...});
+#endif
+}
+
+// Transposes the square of as many vectors as one has lanes.
+template <typename T, int S = kLanes<T> / 2>
+inline void transpose(Vec<T>* rows) {
+  if constexpr (S > 0) {
+    constexpr int L = kLanes<T>;
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i) {
+      if ((i & S) == 0) {
+        exchange<T, S>(rows[i], rows[i + S], std::make_integer_sequence<int, L>());
+      }
+    }
+    transpose<T, S / 2>(rows);
   }
 }
 
