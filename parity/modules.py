@@ -7,6 +7,7 @@ that tree and the keys of the PyTorch module.
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from torch import nn
 from jaxrnn.exchange.weights import WeightMap
 from parity.core.bridge import is_float, named_leaves, numpy_arrays, rebuilt
 from parity.core.cases import sample_case
-from parity.core.compare import Outcome
+from parity.core.compare import Finding, Outcome
 from parity.core.pairs import Pair, projection
 from parity.core.runners import run_jax
 from parity.diagnosis.identify import identified
@@ -56,18 +57,34 @@ def check(
 
     Raises:
         WeightMapError: if the map, the module and the parameters do not fit; all is named.
+        ValueError: if a precision is unknown, or none is asked for.
     """
+    known = ("float64", "float32", "bfloat16")
+    if isinstance(dtypes, str) or not dtypes or not set(dtypes) <= set(known):
+        raise ValueError(f"dtypes must be a list of some of {', '.join(known)}; got {dtypes!r}.")
     name = name or f"JAX against {type(torch_module).__name__}"
     # A map that does not fit is the user's mistake, and no finding.
     shapes = {path: tuple(np.shape(leaf)) for path, leaf in named_leaves(params).items()}
     weight_map.from_torch(numpy_arrays(torch_module.state_dict()), like=shapes)
 
     pair = _pair(name, jax_function, params, torch_module, weight_map, inputs)
-    findings = Check(name, "values", lambda: value_findings(pair, dtypes)).findings()
-    remarks = [f"{path}: {lost}." for path, lost in weight_map.inexact.items()]
+    run = partial(value_findings, pair, dtypes, calibrated=True)
+    # The scalar whose gradients are compared is made here, and no result of the user's.
+    findings = [f for f in Check(name, "values", run).findings() if f.quantity != "loss"]
+    remarks = _shown_nothing(findings)
+    remarks += [f"{path}: {lost}." for path, lost in weight_map.inexact.items()]
     if any(f.criterion == "C1" and f.outcome is Outcome.FAIL for f in findings):
         remarks += _causes(pair, torch_module, inputs)
     return Report(name, tuple(findings), tuple(dict.fromkeys(remarks)))  # each remark once
+
+
+def _shown_nothing(findings: Sequence[Finding]) -> list[str]:
+    """A sentence for each output that says nothing about the two functions."""
+    remarks = []
+    for finding in findings:
+        if finding.quantity == "forward" and finding.outcome is Outcome.ABSTAIN:
+            remarks.append(f"{finding.array} shows nothing: {finding.note}.")
+    return remarks
 
 
 def assert_parity(*arguments: Any, **options: Any) -> None:

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from torch_checkpoints import (
     COUNT,
     TEXT,
@@ -12,6 +13,7 @@ from torch_checkpoints import (
     LanguageModel,
     command,
     nn,
+    refused,
     safetensors_torch,
     saved,
     state,
@@ -38,6 +40,20 @@ def test_relu_is_told_from_tanh_by_what_predicts_better(capsys):
     assert taken(file).config.cell == "relu"
     assert "relu is taken" in capsys.readouterr().err
     assert taken(file, "--cell", "tanh", name="asked").config.cell == "tanh"
+
+
+@pytest.mark.parametrize(("kind", "named"), [("GRU", "coupled-lstm"), ("LSTM", "slstm")])
+def test_a_cell_that_is_named_is_taken_where_it_has_as_many_gates(kind, named):
+    file = saved(state(kind))
+    assert taken(file).config.cell == kind.lower()
+    config = taken(file, "--cell", named, name="asked").config
+    assert (config.model, config.cell) == ("CharLM", named)
+
+
+def test_a_cell_that_is_named_and_does_not_fit_is_refused(capsys):
+    assert "rnn/weight_hh_l0: expected shape (32, 8), got (24, 8)" in refused(
+        capsys, saved(state("GRU")), "--cell", "lstm"
+    )
 
 
 def test_a_vocabulary_that_is_only_as_large_is_noticed(capsys):

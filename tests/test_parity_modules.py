@@ -1,5 +1,7 @@
 """Other people's modules: Linen's LSTM passes, NNX's and Haiku's GRU are other equations."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from jax import lax
 import parity
 from parity import Absent, Chain, FoldBiases, PermuteGates, SplitGates, Transpose, WeightMap, entry
 
-T, B, I, H = 5, 3, 4, 6  # noqa: E741: the field's letter
+T, B, I, H = 5, 3, 4, 6
 RNG = np.random.default_rng(0)
 XS, H0, C0 = RNG.normal(size=(T, B, I)), RNG.normal(size=(1, B, H)), RNG.normal(size=(1, B, H))
 BIASES = ("bias_ih_l0", "bias_hh_l0")
@@ -202,3 +204,104 @@ def test_running_statistics_in_evaluation_mode_are_compared_and_not_nan():
         broken = lambda p, x: normalized(p, x) * (1 + 1e-9)  # noqa: E731
         wrong = parity.check(broken, params, module, weight_map, [XS[0]], dtypes=("float64",))
     assert not wrong.passed
+
+
+# Equal modules, and such that show nothing.
+
+
+def linear(features, width, activation=(lambda x: x, lambda x: x), rows=32):
+    """A dense layer and a function behind it, in JAX and in PyTorch."""
+    in_jax, in_torch = activation
+
+    class Layer(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.dense = torch.nn.Linear(features, width)
+
+        def forward(self, x):
+            return in_torch(self.dense(x))
+
+    params = {"kernel": jnp.zeros((features, width)), "bias": jnp.zeros(width)}
+    weight_map = WeightMap(
+        [entry("dense.weight", "kernel", Transpose()), entry("dense.bias", "bias")]
+    )
+    inputs = (np.random.default_rng(rows).normal(size=(rows, features)),)
+
+    def run(params, x):
+        return in_jax(x @ params["kernel"] + params["bias"])
+
+    return run, params, Layer(), weight_map, inputs
+
+
+def layer_norm(x, epsilon=1e-5):
+    centered = x - x.mean(-1, keepdims=True)
+    return centered * lax.rsqrt((centered**2).mean(-1, keepdims=True) + epsilon)
+
+
+FUNCTIONS = {
+    "nothing": (lambda x: x, lambda x: x),
+    "tanh": (jnp.tanh, torch.tanh),
+    "layer norm": (layer_norm, lambda x: torch.nn.functional.layer_norm(x, x.shape[-1:])),
+    "log softmax": (jax.nn.log_softmax, lambda x: torch.log_softmax(x, -1)),
+    "GELU": (lambda x: jax.nn.gelu(x, approximate=False), torch.nn.functional.gelu),
+    # The square root of a variance of numbers that differ little: it magnifies round-off.
+    "variance": (
+        lambda x: jnp.sqrt((x * 1e-3 + 10).var(-1)),
+        lambda x: (x * 1e-3 + 10).var(-1, correction=0).sqrt(),
+    ),
+    "mask": (
+        lambda x: jnp.where(x > 0, x, -jnp.inf),
+        lambda x: torch.where(x > 0, x, -torch.inf),
+    ),
+}
+
+
+@pytest.mark.sample(6)
+@pytest.mark.parametrize("rows", [1, 3, 32, 100])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_equal_modules_pass(name, rows):
+    report = parity.check(*linear(16, 32, FUNCTIONS[name], rows))
+    assert report.passed, report.summary()
+
+
+@pytest.mark.parametrize(
+    ("in_jax", "in_torch"),
+    [
+        (partial(layer_norm, epsilon=1e-6), FUNCTIONS["layer norm"][1]),
+        (jax.nn.gelu, torch.nn.functional.gelu),
+        (lambda x: jnp.sqrt((x * 1e-3 + 10).var(-1, ddof=1)), FUNCTIONS["variance"][1]),
+        (lambda x: x * (1 + 1e-9), lambda x: x),
+    ],
+    ids=["another epsilon", "the GELU of tanh", "variance of a sample", "a part in 1e9"],
+)
+def test_modules_that_differ_fail(in_jax, in_torch):
+    report = parity.check(*linear(16, 32, (in_jax, in_torch)))
+    assert not report.passed
+    assert "FAIL" in report.summary()
+
+
+@pytest.mark.parametrize(
+    ("in_jax", "in_torch", "words"),
+    [
+        (lambda x: jnp.sqrt(-(x**2) - 1), lambda x: torch.sqrt(-(x**2) - 2), "NaN or infinite"),
+        (lambda x: x**3 / 0, lambda x: x**3 / 0, "NaN or infinite"),
+        (lambda x: 0 * x + 7, lambda x: 0 * x + 7, "the same number everywhere"),
+        (lambda x: jnp.maximum(x, 1e3), lambda x: x.clamp(min=1e3), "the same number everywhere"),
+        (lambda x: 0 * x, lambda x: 0 * x, "zero in both frameworks"),
+    ],
+    ids=["NaN", "NaN or infinity", "a constant", "all clipped", "zeros"],
+)
+def test_what_shows_nothing_does_not_pass(in_jax, in_torch, words):
+    """Whatever the weights, both are the same: nothing is said about the two functions."""
+    report = parity.check(*linear(16, 32, (in_jax, in_torch)))
+    assert not report.passed
+    assert report.outcome.value == "ABSTAIN"
+    assert f"output 0 shows nothing: {words}" in report.summary()
+    with pytest.raises(AssertionError, match="shows nothing"):
+        parity.assert_parity(*linear(16, 32, (in_jax, in_torch)))
+
+
+@pytest.mark.parametrize("dtypes", ["float32", (), ("float16",), ("float64", "double")])
+def test_an_unknown_precision_is_refused(dtypes):
+    with pytest.raises(ValueError, match="dtypes must be a list of some of float64"):
+        parity.check(*linear(16, 32), dtypes=dtypes)

@@ -42,6 +42,7 @@ def test_a_qrnn_of_as_many_parameters_ends_as_low_as_the_stateful_rnn():
 
 
 @pytest.mark.usefixtures("course_corpus")
+@pytest.mark.slow
 def test_first_epoch_of_the_stateful_rnn_is_the_published_one():
     recipe, row = RECIPES["stateful-rnn"], next(validated_rows("stateful-rnn"))
     assert row.validation == pytest.approx(recipe.validation[1], abs=BAND)

@@ -108,7 +108,7 @@ def masked_scan_oracle(cell, reverse, weight_hh, bias_hh, carry, x_gates, mask):
     return jax.lax.scan(body, carry, (x_gates, mask), reverse=reverse)
 
 
-@pytest.mark.sample(6)
+@pytest.mark.sample(5)
 @every_cell
 @pytest.mark.parametrize("reverse", [False, True])
 def test_values_and_gradients_equal_both_oracles(cell, recurrence, reverse):
@@ -118,7 +118,7 @@ def test_values_and_gradients_equal_both_oracles(cell, recurrence, reverse):
         assert relative(ours, program(oracle, cell, reverse)(*args)) < EXACT
 
 
-@pytest.mark.sample(6)
+@pytest.mark.sample(5)
 @every_cell
 @pytest.mark.parametrize("reverse", [False, True])
 def test_lengths_equal_each_sequence_alone(cell, recurrence, reverse):
@@ -163,7 +163,7 @@ def program_of_table(run, cell, reverse, masked, embedded):
     return differentiated(of_table)
 
 
-@pytest.mark.sample(6)
+@pytest.mark.sample(5)
 @every_cell
 @pytest.mark.parametrize(
     ("reverse", "masked"), [(False, False), (True, True)], ids=["all steps", "backwards, lengths"]
@@ -239,7 +239,7 @@ def test_second_derivative_equals_the_oracle(cell, recurrence):
     assert relative(curvature(recurrence, cell)(*args), curvature(scan_oracle, cell)(*args)) < EXACT
 
 
-@pytest.mark.sample(8)
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("cell", ELEMENTWISE, ids=lambda c: c.name)
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_stack_with_lengths_equals_each_sequence_alone(cell, bidirectional):

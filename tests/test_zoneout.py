@@ -102,7 +102,7 @@ def assert_close(got, expected):
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.sample(7)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("how", BACKENDS)
 @pytest.mark.parametrize("cell", ZONED, ids=lambda cell: f"{cell.name}-{cell.zoneout.rates}")
 @pytest.mark.parametrize("some", [False, True], ids=["all steps", "lengths and resets"])
@@ -235,7 +235,7 @@ def test_the_same_zoneout_is_the_same_cell():
     assert zoneout(LSTM, c=0.5, name="mine").name == "mine"
 
 
-@pytest.mark.parametrize("remat_every", [None, 4])
+@pytest.mark.parametrize("remat_every", [None, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_model_trains_with_zoneout(remat_every):
     """The step samples its masks from its own key: the loss of training is not that of none."""
     model = CharLM(5, 4, 16, cell=zoneout(LSTM, c=0.5, h=0.1))

@@ -186,9 +186,10 @@ def fitted(config: Config, sizes: Mapping[str, Any], *, model: str | None, cell:
         for name, value in sizes.items():
             if has_field(MODELS[named], name):
                 values[name] = value
-    # tanh and relu have weights of the same shapes.
-    if values["cell"] == "tanh" and config.cell == "relu":
-        values["cell"] = "relu"
+    # Shapes do not tell tanh from relu, nor a GRU from a coupled LSTM. Where the cell that is named
+    # does not fit, the weight map says so.
+    if cell or (values["cell"] == "tanh" and config.cell == "relu"):
+        values["cell"] = config.cell
     if values["num_layers"] > 1 and has_field(MODELS[named], "dropout"):
         values["dropout"] = config.dropout
     return replace(config, **values)

@@ -105,17 +105,20 @@ def projection(outputs: Mapping[str, Any]) -> Any:
     """A scalar that depends on every output, each with a weight of its own.
 
     The mean of w * (y + 1.5) ** 2, with weights w in [0.5, 1.5] that every precision can hold: a
-    sum of positive terms, so that its round-off is small and its gradient nowhere zero.
+    sum of positive terms, so that its round-off is small and its gradient nowhere zero. What is not
+    finite, as behind a mask of -inf, has no part in it.
     """
     total: Any = 0.0
+    terms: Any
     for y in outputs.values():
         numbers = np.arange(1, np.prod(y.shape) + 1)
         # Rounded to multiples of 1 / 64, which bfloat16 holds exactly.
         weights = (1 + np.round(32 * np.cos(numbers)) / 64).reshape(y.shape)
         if isinstance(y, torch.Tensor):
-            terms = torch.tensor(weights).to(y) * (y + 1.5) ** 2
+            terms = torch.tensor(weights).to(y) * (torch.where(y.isfinite(), y, 0.0) + 1.5) ** 2
         else:
-            terms = jnp.asarray(weights, y.dtype) * (y + 1.5) ** 2
+            finite = jnp.where(jnp.isfinite(y), y, 0)
+            terms = jnp.asarray(weights, y.dtype) * (finite + 1.5) ** 2
         total = total + terms.mean()
     return total
 

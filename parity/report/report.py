@@ -75,15 +75,19 @@ class Report:
 
     @property
     def outcome(self) -> Outcome:
-        """The worst outcome of all."""
-        return worst_outcome(self.findings)
+        """The worst outcome of all; ABSTAIN where no number was judged."""
+        found = worst_outcome(self.findings)
+        return found if failures(self.findings) or self._judged else Outcome.ABSTAIN
 
     @property
     def passed(self) -> bool:
         """Whether nothing failed, and something passed."""
-        # Without a number that was judged nothing was shown.
-        judged = any(finding.outcome is not Outcome.ABSTAIN for finding in self.findings)
-        return judged and not failures(self.findings)
+        return self._judged and not failures(self.findings)
+
+    @property
+    def _judged(self) -> bool:
+        """Whether a number was judged: names and shapes alone (C0) show nothing."""
+        return any(f.criterion != "C0" and f.outcome is not Outcome.ABSTAIN for f in self.findings)
 
     def summary(self) -> str:
         """The verdict and what explains it, as lines of text."""

@@ -58,6 +58,21 @@ def _generated(cell: Cell) -> Generated:
     return found
 
 
+class _Gradients(NamedTuple):
+    """The results of the backward call, or their shapes; no elements where there is no gradient."""
+
+    x_gates: Any
+    table: Any
+    weight_hh: Any
+    bias_hh: Any
+    weight_ih: Any
+    bias_ih: Any
+    xs: Any
+    params: Any
+    h: Any
+    others: Any
+
+
 def _gradients(
     cell: Cell,
     reverse: bool,
@@ -72,51 +87,20 @@ def _gradients(
     layer's inputs are data.
     """
     d_last, d_ys = gradients
-    T, B, H = residuals.ys.shape
     dtype = d_ys.dtype
     functions = _generated(cell)
-    G, F, P = len(cell.gates), len(cell.carry._fields), len(cell.params)
     x_gates = inputs.x_gates
-    I = x_gates.shape[-1]
     nothing = _nothing(d_ys, dtype)
-    table = None if x_gates.tokens is None else x_gates.values
-    projects = inputs.projection is not None
-    weight_ih = nothing if inputs.projection is None else inputs.projection.weight_ih
-    carried = wanted.carry
-
-    def array(*shape: int, there: bool = True) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape if there else (0,), dtype)
-
-    (
-        d_x_gates,
-        d_table,
-        d_weight,
-        d_bias,
-        d_weight_ih,
-        d_bias_ih,
-        d_xs,
-        d_params,
-        dh,
-        d_others,
-    ) = jax.ffi.ffi_call(
+    projection = inputs.projection
+    call = jax.ffi.ffi_call(
         "jaxrnn_backward",
-        (
-            array(T, B, G * H, there=table is None and not projects),
-            array(0 if table is None else len(table), G * H, there=table is not None),
-            array(G * H, H, there=cell.recurrent),
-            array(G * H),
-            array(G * H, I, there=projects),
-            array(G * H, there=projects),
-            array(T, B, I, there=projects and wanted.x_gates),
-            array(P, H, there=P > 0),
-            array(B, H, there=carried),
-            array(F - 1, B, H, there=carried and F > 1),
-        ),
+        _gradient_shapes(cell, wanted, inputs, residuals.ys),
         vmap_method="sequential",
-    )(
+    )
+    found = call(
         nothing if inputs.weight_hh is None else inputs.weight_hh,
-        weight_ih,
-        x_gates.values if projects else nothing,
+        nothing if projection is None else projection.weight_ih,
+        nothing if projection is None else x_gates.values,
         inputs.carry.h if functions.needs_before(dtype) else nothing,
         residuals.before,
         residuals.gates,
@@ -131,17 +115,46 @@ def _gradients(
         cell=functions.fingerprint,
         reverse=reverse,
     )
-    d_carry = join_carry(cell, dh, d_others) if carried else _zeros(d_last)
-    d_values = d_x_gates if table is None else d_table
+    d = _Gradients(*found)
+    d_carry = join_carry(cell, d.h, d.others) if wanted.carry else _zeros(d_last)
+    d_values = d.x_gates if x_gates.tokens is None else d.table
     d_projection = None
-    if projects:
-        d_values = d_xs if wanted.x_gates else jnp.zeros_like(x_gates.values)
-        d_projection = Projection(d_weight_ih, d_bias_ih)
-    by_name = dict(zip(cell.params, d_params, strict=True)) if P else inputs.params
+    if projection is not None:
+        d_values = d.xs if wanted.x_gates else jnp.zeros_like(x_gates.values)
+        d_projection = Projection(d.weight_ih, d.bias_ih)
+    by_name = inputs.params
+    if cell.params:
+        by_name = dict(zip(cell.params, d.params, strict=True))
     # Tokens, mask and resets have no gradient.
-    d_weight_hh = d_weight if cell.recurrent else None
+    d_weight_hh = d.weight_hh if cell.recurrent else None
     xs = Inputs(d_values)
-    return Arguments(d_weight_hh, d_bias, d_carry, xs, None, by_name, None, d_projection)
+    return Arguments(d_weight_hh, d.bias_hh, d_carry, xs, None, by_name, None, d_projection)
+
+
+def _gradient_shapes(cell: Cell, wanted: Wanted, inputs: Arguments, ys: Array) -> _Gradients:
+    """The shapes of the results of the backward call."""
+    T, B, H = ys.shape
+    G, F, P = len(cell.gates), len(cell.carry._fields), len(cell.params)
+    x_gates = inputs.x_gates
+    I = x_gates.shape[-1]
+    looks_up = x_gates.tokens is not None
+    projects = inputs.projection is not None
+
+    def array(*shape: int, there: bool = True) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape if there else (0,), ys.dtype)
+
+    return _Gradients(
+        x_gates=array(T, B, G * H, there=not looks_up and not projects),
+        table=array(len(x_gates.values), G * H, there=looks_up),
+        weight_hh=array(G * H, H, there=cell.recurrent),
+        bias_hh=array(G * H),
+        weight_ih=array(G * H, I, there=projects),
+        bias_ih=array(G * H, there=projects),
+        xs=array(T, B, I, there=projects and wanted.x_gates),
+        params=array(P, H, there=P > 0),
+        h=array(B, H, there=wanted.carry),
+        others=array(F - 1, B, H, there=wanted.carry and F > 1),
+    )
 
 
 def _run(cell: Cell, reverse: bool, keep: bool, inputs: Arguments) -> tuple[Carry, Residuals]:
