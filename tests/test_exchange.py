@@ -121,6 +121,7 @@ def test_export_and_import_give_the_same_run(capsys):
     assert all(jax.tree.leaves(same))
 
 
+@pytest.mark.slow
 def test_checkpoint_of_a_plain_script_goes_on():
     """From either of the two files that the script writes of its weights."""
     options = ["--validation", "valid.txt", "--keep-case", "--schedule", "1 x 1e-2", "--save", "."]

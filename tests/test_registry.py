@@ -83,6 +83,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", ["model", "all others"])
 def test_what_a_file_defines_trains_goes_on_and_samples_from_any_folder(
     kind, folder, monkeypatch, capsys

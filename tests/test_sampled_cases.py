@@ -9,6 +9,7 @@ import pytest
 TEST = "tests/test_segments.py::test_segments_change_neither_loss_nor_gradient_nor_carry"
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("arguments", "cases"),
     [([TEST], 4), ([TEST, "-m", "slow"], 11), ([f"{TEST}[None-3]"], 1)],

@@ -63,7 +63,7 @@ CASES = [
 ]
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("recipe", "changes"), CASES, ids=lambda case: str(case))
 def test_both_frameworks_train_the_same_in_float64(tmp_path, text, recipe, changes):
     unit = Unit(recipe=recipe, dtype="float64", changes=SMALL | {"corpus": text} | changes)
