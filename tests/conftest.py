@@ -57,7 +57,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         (count,) = group[0].get_closest_marker("sample").args  # type: ignore[union-attr]
         if len(group) <= count:
             continue
-        kept = {round(i * (len(group) - 1) / (count - 1)) for i in range(count)}
+        kept = {round(i * (len(group) - 1) / max(count - 1, 1)) for i in range(count)}
         for i, item in enumerate(group):
             if i not in kept:
                 item.add_marker(pytest.mark.slow)

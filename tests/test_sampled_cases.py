@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 TEST = "tests/test_segments.py::test_segments_change_neither_loss_nor_gradient_nor_carry"
+ONE = "tests/test_layer_kinds.py::test_a_free_cell_trains_and_generates"
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("arguments", "cases"),
-    [([TEST], 4), ([TEST, "-m", "slow"], 11), ([f"{TEST}[None-3]"], 1)],
-    ids=["by default", "slow", "one by name"],
+    [([TEST], 4), ([TEST, "-m", "slow"], 11), ([f"{TEST}[None-3]"], 1), ([ONE], 1)],
+    ids=["by default", "slow", "one by name", "one by default"],
 )
 def test_cases_are_sampled_unless_they_are_named(arguments, cases):
     """The test has 15 cases."""
