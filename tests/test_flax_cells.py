@@ -160,7 +160,7 @@ def of_nnx(make, lengths):
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(3)
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
     ("name", "lengths"),

@@ -356,9 +356,10 @@ class Own(StatefulModel):
 
 @pytest.mark.parametrize(
     "settings",
-    [pytest.param((("bias", False),), marks=pytest.mark.slow), (("proj_size", 4),)],
+    [(("bias", False),), (("proj_size", 4),)],
     ids=["no biases", "projections"],
 )
+@pytest.mark.slow
 def test_a_model_of_such_layers_trains_and_generates(settings):
     tokens = np.arange(900) % V
     model = Own(V, 4, 8, settings=settings)

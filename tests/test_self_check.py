@@ -128,6 +128,7 @@ def test_gradients_of_the_code_as_it_is_are_far_inside_their_tolerance(recipe):
     assert worst_ratio(recipe, way) < 0.1
 
 
+@pytest.mark.slow
 def test_gradients_pass_with_a_tanh_that_is_2_ulp_off():
     assert worst_ratio("many-outputs", fault=tanh_off(2)) < 0.1
 
