@@ -171,7 +171,7 @@ class GatedLayer:
             assert cell.zoneout is not None
             cell = cell.zoneout.training
             if projection is not None:
-                xs = input_gates(xs, projection)
+                xs = input_gates(xs.astype(weight_ih.dtype), projection)
                 projection = None
             # One gate more, without weights.
             x_gates = xs.dense()  # (T, B, G * H)
