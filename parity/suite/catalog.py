@@ -122,7 +122,9 @@ def _loop_checks(low: Sequence[str], *, quick: bool) -> Iterator[Check]:
     for cell in LOOP_CELLS.values():
         yield values_check(layer_pair(RNN(cell, H)), low)
         pair = model_pair(f"CharLM, {cell.name}", CharLM(FEW, F, H, cell=cell))
-        yield update_check(pair, ADAM)
+        # Each framework samples the masks of zoneout by itself: tests compare its training.
+        if getattr(cell, "zoneout", None) is None:
+            yield update_check(pair, ADAM)
         yield generation_check(pair)
 
 
