@@ -231,7 +231,9 @@ def test_the_full_suite_has_every_kind_for_the_cells_that_torch_has_not(text):
         lengths = pair.name
         assert {lengths, f"{cell}, 1 layer"} <= kinds["values"]
         assert ways[lengths] == set(paths_of(cell_of(pair)))
-        assert f"CharLM, {cell}, Adam" in kinds["update"]
+        # Of zoneout each framework would sample masks of its own.
+        updated = f"CharLM, {cell}, Adam" in kinds["update"]
+        assert updated == (getattr(CELLS[cell], "zoneout", None) is None)
         assert f"CharLM, {cell}" in kinds["generation"]
 
 
