@@ -97,3 +97,14 @@ def test_the_worst_is_the_one_nearest_to_its_limit():
     assert worst(meaning(WIDE, got, REFERENCE)).array == "w"
     assert outcomes(meaning(WIDE, got, REFERENCE)) == {"w": Outcome.PASS, "b": Outcome.PASS}
     assert worst_outcome([]) is Outcome.ABSTAIN
+
+
+def test_a_function_that_jumps_does_not_widen_its_limit_without_bound():
+    """A rounding may move its results by as much as a mistake; an infinite noise is no licence."""
+    truth = {"a": np.ones(4)}
+    off = {"a": np.ones(4) * (1 + 1e-8)}
+    for noise in (1e-3, 1.0, np.inf):
+        (finding,) = meaning(WIDE, off, truth, {"a": noise})
+        assert finding.outcome is Outcome.FAIL
+    (finding,) = meaning(WIDE, {"a": np.ones(4) * (1 + 1e-11)}, truth, {"a": 1e-12})
+    assert finding.outcome is Outcome.PASS

@@ -155,7 +155,9 @@ def conditioning(
             known = farthest.setdefault(quantity, {})
             for name, array in arrays.items():
                 distance = scale * relative_l2(array, reference[quantity][name])
-                known[name] = max(known.get(name, 0.0), distance)
+                # Zeros that do not stay zeros have no relative distance, and allow for nothing.
+                if np.isfinite(distance):
+                    known[name] = max(known.get(name, 0.0), distance)
 
     unit = UNIT_ROUNDOFF[dtype]
     if dtype == "float64":
