@@ -41,7 +41,7 @@ from jaxrnn.exchange.operations import (  # noqa: E402
     Transpose,
 )
 from jaxrnn.exchange.weights import WeightMap, WeightMapError, entry  # noqa: E402
-from parity.modules import assert_parity, check  # noqa: E402
+from parity.modules.check import assert_parity, check  # noqa: E402
 from parity.report.report import Report  # noqa: E402
 
 __all__ = [

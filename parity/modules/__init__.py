@@ -1,0 +1,1 @@
+"""Modules that are not ours: any pure JAX function against any PyTorch module."""
