@@ -125,7 +125,7 @@ def torch_module(pair: Pair, weights: Arrays, dtype: str) -> torch.nn.Module:
 
 
 def cudnn_where_it_can(module: torch.nn.Module) -> contextlib.AbstractContextManager[None]:
-    """Within it a recurrent layer in evaluation mode, which cuDNN has no backward pass for, runs."""
+    """Within it recurrent layers in evaluation mode run without cuDNN: it has no backward pass."""
     for part in module.modules():
         if isinstance(part, torch.nn.RNNBase) and not part.training:
             return without_cudnn()

@@ -11,7 +11,7 @@ import numpy as np
 
 from parity.core.bridge import is_float, rounded
 from parity.core.cases import Case
-from parity.core.compare import UNIT_ROUNDOFF, Arrays, Comparison, Finding, Outcome
+from parity.core.compare import UNIT_ROUNDOFF, Arrays, Comparison, Finding, Outcome, failures
 from parity.modules.inputs import Batch, beside
 from parity.modules.runners import ModulePair, Results, Runner, run_jax, run_torch
 from parity.modules.verdicts import (
@@ -136,6 +136,8 @@ class Judge:
         self.runners = runners
         self.name = name
         self.limits = limits
+        # Whether outputs differ for the user's own inputs: no second look changes that verdict.
+        self.decided = False
 
     def group(self, label: str, cases: Sequence[Case], dtype: str, *, given: bool) -> Group:
         """Run both sides on some cases."""
@@ -168,7 +170,9 @@ class Judge:
             found.append(stacked(run, [perturbed(case, unit, rng) for case in cases]))
         return found
 
-    def findings(self, group: Group, cases: Sequence[Case], batch: Batch, sizes: Sizes) -> list[Finding]:
+    def findings(
+        self, group: Group, cases: Sequence[Case], batch: Batch, sizes: Sizes
+    ) -> list[Finding]:
         """The findings of a group, after a second look at what fails."""
         found = self.first(group, sizes)
         failed = {(f.quantity, f.array) for f in found if f.outcome is Outcome.FAIL}
@@ -179,9 +183,11 @@ class Judge:
             and name in group.peer[quantity]
             and group.got[quantity][name].shape == group.peer[quantity][name].shape
         }
-        if comparable:
+        if comparable and not self.decided:
             closer = self._closer(group, cases, batch, sizes, comparable)
             found = [closer.get((f.quantity, f.array, f.criterion), f) for f in found]
+        failed_outputs = [f for f in failures(found) if f.quantity == "forward"]
+        self.decided = self.decided or (group.given and bool(failed_outputs))
         return [replace(f, inputs=batch.label) for f in found]
 
     def first(self, group: Group, sizes: Sizes) -> list[Finding]:

@@ -188,9 +188,7 @@ def variants_of(batch: Batch, names: Sequence[str], padding: Sequence[int]) -> l
         if name not in names:
             continue
         rng = np.random.default_rng(number)
-        arrays = {
-            key: _varied(name, array, rng, padding) for key, array in batch.arrays.items()
-        }
+        arrays = {key: _varied(name, array, rng, padding) for key, array in batch.arrays.items()}
         known = [batch.arrays, *(other.arrays for other in found)]
         if not any(_same(arrays, others) for others in known):
             found.append(Batch(name, arrays, batch.structure, given=False))
@@ -215,8 +213,10 @@ def _varied(
 
 
 def _same(arrays: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray]) -> bool:
-    return all(np.array_equal(array, others[name], equal_nan=is_float(array))
-               for name, array in arrays.items())
+    return all(
+        np.array_equal(array, others[name], equal_nan=is_float(array))
+        for name, array in arrays.items()
+    )
 
 
 def beside(batch: Batch, rng: np.random.Generator) -> Batch:
@@ -236,31 +236,30 @@ def beside(batch: Batch, rng: np.random.Generator) -> Batch:
 
 
 def ranges_in_words(batches: Sequence[Batch], padding: Sequence[int]) -> list[str]:
-    """A sentence for each input on the range in which it was tried."""
+    """Sentences on the ranges in which the inputs were tried."""
     sentences = []
+    labels = [batch.label for batch in batches if not batch.given]
+    given = sum(batch.given for batch in batches)
+    what = "as given" if given == 1 else f"in {given} batches as given"
+    sentence = ", ".join([f"The inputs were tried {what}", *labels])
+    sentences.append(sentence + ("." if labels else " only."))
+    ranges = []
     for name, first in batches[0].arrays.items():
-        tried = [batch.arrays[name] for batch in batches if name in batch.arrays]
+        own = _range([batch.arrays[name] for batch in batches if batch.given])
+        tried = _range([batch.arrays[name] for batch in batches])
         if is_mask(first):
-            sentences.append(f"Input {name}, taken for a mask, was tried as given only.")
-            continue
-        own = _range([b.arrays[name] for b in batches if b.given and name in b.arrays])
-        kind = FLOATS if is_float(first) else (*INTEGERS, PADDED)
-        labels = [batch.label for batch in batches if batch.label in kind]
-        sentence = f"Input {name} was tried from {_range(tried)}"
-        if labels:
-            of = "floats " if is_float(first) else "integers "
-            what = ", ".join(label.removeprefix(of) for label in dict.fromkeys(labels))
-            sentence += f": as given ({own}), {what}"
+            ranges.append(f"input {name} as given only, as a mask")
+        elif own == tried:
+            ranges.append(f"input {name} from {tried}")
         else:
-            sentence += ", as given only"
-        sentences.append(sentence + ".")
-        outside = [index for index in padding if not is_float(first)
-                   and not first.min() <= index <= first.max()]
-        if outside:
+            ranges.append(f"input {name} from {tried} (given: {own})")
+        outside = [index for index in padding if not first.min() <= index <= first.max()]
+        if outside and first.dtype.kind in "iu":
             sentences.append(
                 f"The padding index {outside[0]} lies outside the range of input {name}, and was "
                 "not tried."
             )
+    sentences.insert(1, f"Their ranges: {'; '.join(ranges)}.")
     return sentences
 
 

@@ -99,7 +99,7 @@ def cotangent(name: str, shape: Sequence[int]) -> np.ndarray:
     """The weights of an output's entries in the sum whose gradients are compared.
 
     They are the same in both frameworks, between 1 / 4 and 1 in size, multiples of 1 / 64, which
-    every precision holds exactly, and know nothing of the values: the sum rounds nothing that counts.
+    every precision holds exactly, and know nothing of the values.
 
     Args:
         name: of the output; each has weights of its own.

@@ -49,8 +49,7 @@ def modes_in_words(module: nn.Module) -> list[str]:
 
 
 def _has_modes(part: nn.Module) -> bool:
-    kinds = (_DropoutNd, nn.modules.batchnorm._NormBase, nn.RNNBase, nn.MultiheadAttention)
-    return isinstance(part, kinds)
+    return isinstance(part, nn.modules.batchnorm._NormBase) or bool(_dropout_rate(part))
 
 
 def updated_buffers(pair: ModulePair, case: Case) -> list[str]:
@@ -104,12 +103,19 @@ def random_parts(module: nn.Module) -> list[str]:
     for name, part in module.named_modules():
         if not part.training:
             continue
-        rate = getattr(part, "p", None) if isinstance(part, _DropoutNd) else None
-        if isinstance(part, nn.RNNBase | nn.MultiheadAttention):
-            rate = part.dropout
+        rate = _dropout_rate(part)
         if rate:
             found.append(f"{name or 'the module'} ({type(part).__name__}, {rate})")
     return found
+
+
+def _dropout_rate(part: nn.Module) -> float:
+    # The share that a module drops in training mode.
+    if isinstance(part, _DropoutNd):
+        return part.p
+    if isinstance(part, nn.RNNBase | nn.MultiheadAttention):
+        return part.dropout
+    return 0.0
 
 
 # JAX's side is a program that can be read.
@@ -118,7 +124,9 @@ def random_parts(module: nn.Module) -> list[str]:
 def random_in_jax(pair: ModulePair, case: Case) -> list[str]:
     """A sentence if the JAX function draws random numbers, or is another one when traced again."""
     first = _traced(pair, case, "float32")
-    drawn = [_place(eqn) for eqn in _equations(first.jaxpr) if eqn.primitive.name in RANDOM_PRIMITIVES]
+    drawn = [
+        _place(eqn) for eqn in _equations(first.jaxpr) if eqn.primitive.name in RANDOM_PRIMITIVES
+    ]
     sentences = []
     if drawn:
         sentences.append(
@@ -128,7 +136,9 @@ def random_in_jax(pair: ModulePair, case: Case) -> list[str]:
     second = _traced(pair, case, "float32")
     same = len(first.consts) == len(second.consts) and str(first.jaxpr) == str(second.jaxpr)
     pairs = zip(first.consts, second.consts, strict=False)
-    if not same or not all(np.array_equal(a, b, equal_nan=is_float(np.asarray(a))) for a, b in pairs):
+    if not same or not all(
+        np.array_equal(a, b, equal_nan=is_float(np.asarray(a))) for a, b in pairs
+    ):
         sentences.append(
             "The JAX function is not pure: traced twice it is two different programs, as with "
             "random numbers of NumPy."
@@ -139,14 +149,13 @@ def random_in_jax(pair: ModulePair, case: Case) -> list[str]:
 def lower_precision(pair: ModulePair, case: Case) -> list[str]:
     """Sentences on what computes below float64 although it was given float64, on either side."""
     sentences = []
-    jax_places = _lowered_in_jax(pair, case)
-    torch_places = _lowered_in_torch(pair, case)
-    for side, found in (("JAX function", jax_places), ("PyTorch module", torch_places)):
+    for side, look in LOOKS.items():
+        found = look(pair, case)
         if found:
             places = "; ".join(found[:SHOWN])
             sentences.append(
                 f"The {side} computes in a lower precision inside ({places}), so that float64 "
-                'cannot show what it means: keep the precision of its inputs, or ask for dtypes='
+                "cannot show what it means: keep the precision of its inputs, or ask for dtypes="
                 '("float32",) alone, which shows less.'
             )
     return sentences
@@ -240,6 +249,9 @@ def _lowered_in_torch(pair: ModulePair, case: Case) -> list[str]:
         with _Lowered() as noted:
             module(*given)
     return list(dict.fromkeys(noted.found))
+
+
+LOOKS = {"JAX function": _lowered_in_jax, "PyTorch module": _lowered_in_torch}
 
 
 def unused_in_words(

@@ -1,9 +1,9 @@
 """How the results of somebody's modules are judged: against the round-off of the module itself.
 
-Everything here is NumPy. A group is some cases that are judged together: their results in JAX (got),
-in PyTorch in the same precision (peer) and in float64 (reference), and PyTorch's results in float64
-where every weight and input is moved by a rounding (moved). What such a rounding moves, no
-implementation can be asked to hit more exactly.
+Everything here is NumPy. A group is some cases that are judged together: their results in JAX, in
+PyTorch in the same precision (peer) and in float64 (reference), and PyTorch's in float64 where
+every weight and input is moved by a rounding (moved). No implementation can be asked to come closer
+than such a rounding moves.
 """
 
 from collections.abc import Mapping, Sequence
@@ -217,7 +217,9 @@ def is_discrete(array: np.ndarray) -> bool:
     return array.dtype.kind in "biu"
 
 
-def judged(what: Comparison, name: str, group: Group, sizes: Sizes, limits: Limits) -> list[Finding]:
+def judged(
+    what: Comparison, name: str, group: Group, sizes: Sizes, limits: Limits
+) -> list[Finding]:
     """C1, or C2 and C3, of one array.
 
     Args:
@@ -342,7 +344,9 @@ def numerics(
     widest = WIDEST_NOISE[what.dtype]
     free = max(numbers.own, numbers.moved) / scale
     own = max(min(free, widest), 2 * unit)
-    factor = limits.of("C2", what.quantity) or (NOISE_FACTOR[what.dtype] if given else VARIANT_FACTOR)
+    factor = limits.of("C2", what.quantity) or (
+        NOISE_FACTOR[what.dtype] if given else VARIANT_FACTOR
+    )
     tolerance = limits.of("C3", what.quantity)
     if tolerance is None:
         fixed = TOLERANCES[what.dtype][what.quantity]
@@ -376,7 +380,9 @@ def numerics(
     return [ratio, fixed_finding]
 
 
-def without_constants(findings: Sequence[Finding], arrays: Mapping[str, np.ndarray]) -> list[Finding]:
+def without_constants(
+    findings: Sequence[Finding], arrays: Mapping[str, np.ndarray]
+) -> list[Finding]:
     """Outputs that are one number in all places and cases show nothing, if they agree.
 
     Args:

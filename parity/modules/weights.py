@@ -136,9 +136,7 @@ def _entry(weight_map: WeightMap, key: str) -> int:
     return next(k for k, entry in enumerate(weight_map.entries) if key in entry.keys)
 
 
-def _may_be_left_out(
-    module: nn.Module, key: str, array: np.ndarray, buffers: set[str]
-) -> bool:
+def _may_be_left_out(module: nn.Module, key: str, array: np.ndarray, buffers: set[str]) -> bool:
     # What is no parameter, but for the statistics that a norm in evaluation mode computes with.
     if key not in buffers:
         return False
@@ -230,9 +228,7 @@ def mapped_weights(weight_map: WeightMap, state: State, weights: Arrays) -> dict
     return weight_map.from_torch({key: array for key, array in whole.items() if key in named})
 
 
-def weight_findings(
-    name: str, weight_map: WeightMap, state: State, params: Any
-) -> list[Finding]:
+def weight_findings(name: str, weight_map: WeightMap, state: State, params: Any) -> list[Finding]:
     """Are JAX's parameters, as they are, the module's own weights? One finding for each path.
 
     They may differ by two roundings in the precision of the less exact of the two: a sum of biases
@@ -263,9 +259,7 @@ def weight_findings(
         distance = relative_l2(got, expected[path])
         outcome = Outcome.PASS if distance <= limit else Outcome.FAIL
         note = "" if outcome is Outcome.PASS else "JAX's parameter is not PyTorch's weight"
-        findings.append(
-            what.finding("C1", label, outcome, value=distance, limit=limit, note=note)
-        )
+        findings.append(what.finding("C1", label, outcome, value=distance, limit=limit, note=note))
     return findings
 
 
