@@ -246,8 +246,8 @@ class _Comparison:
                 return self._failed(random)
             self.pair = replace(self.pair, names=output_names(self.pair, case, "float64"))
             self.runners = Runners(self.pair)
-            judge = Judge(self.pair, self.runners, self.name, limits)
-            return compared(judge, self.cases, own, variants, dtypes)
+            judge = Judge(self.runners, self.cases, self.name, limits)
+            return compared(judge, own, variants, dtypes)
         except Exception as error:
             return self._failed(" ".join(f"{type(error).__name__}: {error}".split()))
 

@@ -96,7 +96,7 @@ def _ties(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     varied = _centered(array, rng)
     step = float(varied.std()) or 1.0
     # A power of two, so that the few values are exact in every precision.
-    step = 2.0 ** np.round(np.log2(step)) / LEVELS
+    step = 2.0 ** round(float(np.log2(step))) / LEVELS
     tied = np.round(varied / step) * step
     if tied.ndim and len(tied) > 2:
         tied[1] = tied[0]  # a row that occurs twice

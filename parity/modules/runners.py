@@ -151,7 +151,7 @@ def _torch_names(pair: ModulePair, by_path: Arrays) -> dict[str, np.ndarray]:
     gradients = {}
     for name, keys in pair.state.trained.items():
         each = {entries[key]: by_key[key] for key in reversed(keys)}
-        gradients[name] = sum(each.values())
+        gradients[name] = np.sum(list(each.values()), axis=0)
     return gradients
 
 

@@ -266,7 +266,7 @@ class Numbers:
         rounded: of PyTorch in float32 from the reference, in roundings of float64.
         size: of the reference.
         scale: the same, or the size for the user's own inputs where that is larger.
-        zero: below which it is round-off of the module's largest array.
+        largest: the size of an array of the module's largest numbers.
         finite: whether any entry is.
     """
 
@@ -276,7 +276,7 @@ class Numbers:
     rounded: float
     size: float
     scale: float
-    zero: float
+    largest: float
     finite: bool
 
     @classmethod
@@ -291,7 +291,8 @@ class Numbers:
         size = _size(reference)
         entries = np.sqrt(reference.size)
         usual = 0.0 if group.given else sizes.arrays[quantity].get(name, 0.0) * entries
-        largest = sizes.largest.get(quantity, 0.0) * entries
+        here = max(map(_mean_size, group.reference[quantity].values()))
+        largest = max(sizes.largest.get(quantity, 0.0), here) * entries
         return cls(
             distance=distance(group.got[quantity][name], reference),
             own=distance(group.peer[quantity][name], reference),
@@ -299,9 +300,14 @@ class Numbers:
             rounded=rounded,
             size=size,
             scale=max(size, usual),
-            zero=ROUNDINGS_OF_ZERO * UNIT_ROUNDOFF["float64"] * largest,
+            largest=largest,
             finite=bool(np.isfinite(np.asarray(reference, np.float64)).any()),
         )
+
+    @property
+    def zero(self) -> float:
+        """What is smaller is round-off of the module's largest array."""
+        return ROUNDINGS_OF_ZERO * UNIT_ROUNDOFF["float64"] * self.largest
 
     @property
     def shows_nothing(self) -> str:

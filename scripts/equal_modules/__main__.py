@@ -1,8 +1,8 @@
 """The study of equal modules: how often does `parity.check` fail what is right?
 
-    python -m scripts.equal_modules                 1,000 equal modules, and some that are wrong
-    python -m scripts.equal_modules --count 64      fewer
-    python -m scripts.equal_modules --from-seed 100 other ones
+    ./scripts/equal-modules                 1,000 equal modules, and some that are wrong
+    ./scripts/equal-modules --count 64      fewer
+    ./scripts/equal-modules --from-seed 100 other ones
 
 Prints the rate of failures of each kind with its exact 95 % bound, each failure of an equal module,
 and each wrong module that did not fail. Exits with 1 if there are any.
@@ -27,8 +27,8 @@ def main() -> int:
     # Compilation takes most of the time, and what is compiled runs for milliseconds.
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 
-    from scripts.equal_modules.kinds import KINDS
-    from scripts.equal_modules.study import FAILED, table, trials
+    from equal_modules.kinds import KINDS
+    from equal_modules.study import FAILED, table, trials
 
     first = options.from_seed
     seeds = range(first, first - (-options.count // len(KINDS)))

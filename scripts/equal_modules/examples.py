@@ -12,6 +12,8 @@ from torch import nn
 from jaxrnn.exchange.weights import WeightMap, entry
 
 Generator = np.random.Generator
+Mistakes = dict[str, dict[str, Any]]
+"""Options of a port that make it wrong, by what they do."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from jax import lax
 from torch import nn
 from torch.nn import functional
 
-from scripts.equal_modules.examples import Call, Example, Generator, dense, normal, size
+from equal_modules.examples import Call, Example, Generator, Mistakes, dense, normal, size
 
 # A part in 1e9 on top: the smallest mistake that is tried.
 SLIGHTLY = {"a part in 1e9": {"gain": 1 + 1e-9}}
@@ -64,7 +64,10 @@ def _mlp(rng: Generator) -> Example:
         return in_jax(x) if last else x
 
     module = Call(forward, **{f"layer{k}": layer for k, layer in enumerate(layers)})
-    mistakes = {"an activation is missing": {"skip": True}, "one too many": {"last": True}}
+    mistakes: Mistakes = {
+        "an activation is missing": {"skip": True},
+        "one too many": {"last": True},
+    }
     return Example(port, module, (normal(rng, size(rng, 1, 32), widths[0]),), mistakes)
 
 
@@ -74,7 +77,7 @@ def _convolution(rank: int) -> Callable[[Generator], Example]:
     def draw(rng: Generator) -> Example:
         groups = int(rng.choice([1, 2]))
         channels, features = (groups * size(rng, 1, 5) for _ in range(2))
-        options = {
+        options: dict[str, Any] = {
             "stride": int(rng.integers(1, 3)),
             "padding": int(rng.integers(0, 3)),
             "dilation": int(rng.integers(1, 3)),
@@ -96,7 +99,7 @@ def _convolution(rank: int) -> Callable[[Generator], Example]:
             return y + p["bias"].reshape(-1, *(1,) * rank)
 
         inputs = (normal(rng, size(rng, 1, 4), channels, *(size(rng, 8, 12) for _ in range(rank))),)
-        mistakes = {"kernel flipped": {"flip": True}, "padding shifted": {"shift": 1}}
+        mistakes: Mistakes = {"kernel flipped": {"flip": True}, "padding shifted": {"shift": 1}}
         return Example(port, module, inputs, mistakes)
 
     return draw
@@ -116,7 +119,7 @@ def _layer_norm(rng: Generator) -> Example:
         return y * p["weight"] + p["bias"] if p else y
 
     inputs = (normal(rng, size(rng, 2, 12), size(rng, 1, 5), features),)
-    mistakes = {"epsilon 1e-6": {"epsilon": 1e-6}, "variance of a sample": {"ddof": 1}}
+    mistakes: Mistakes = {"epsilon 1e-6": {"epsilon": 1e-6}, "variance of a sample": {"ddof": 1}}
     return Example(port, module, inputs, mistakes)
 
 
@@ -136,7 +139,10 @@ def _batch_norm(training: bool) -> Callable[[Generator], Example]:
             return y * p["weight"].reshape(shape) + p["bias"].reshape(shape)
 
         inputs = (normal(rng, size(rng, 2, 6), channels, size(rng, 2, 5), size(rng, 2, 5)),)
-        mistakes = {"epsilon 1e-3": {"epsilon": 1e-3}, "variance of a sample": {"ddof": 1}}
+        mistakes: Mistakes = {
+            "epsilon 1e-3": {"epsilon": 1e-3},
+            "variance of a sample": {"ddof": 1},
+        }
         return Example(port, module, inputs, mistakes)
 
     return draw
@@ -158,7 +164,7 @@ def _group_norm(rng: Generator) -> Example:
         return y.reshape(x.shape) * p["weight"][:, None] + p["bias"][:, None]
 
     inputs = (normal(rng, size(rng, 1, 6), channels, size(rng, 2, 9)),)
-    mistakes = {"epsilon 1e-6": {"epsilon": 1e-6}, "other groups": {"interleaved": True}}
+    mistakes: Mistakes = {"epsilon 1e-6": {"epsilon": 1e-6}, "other groups": {"interleaved": True}}
     return Example(port, module, inputs, mistakes)
 
 
@@ -170,7 +176,10 @@ def _rms_norm(rng: Generator) -> Example:
         x = x - x.mean(-1, keepdims=True) if centered else x
         return x * lax.rsqrt((x**2).mean(-1, keepdims=True) + epsilon) * p["weight"]
 
-    mistakes = {"epsilon 1e-5": {"epsilon": 1e-5}, "the mean subtracted": {"centered": True}}
+    mistakes: Mistakes = {
+        "epsilon 1e-5": {"epsilon": 1e-5},
+        "the mean subtracted": {"centered": True},
+    }
     return Example(port, module, (normal(rng, size(rng, 2, 20), features),), mistakes)
 
 
@@ -188,7 +197,10 @@ def _softmax(log: bool) -> Callable[[Generator], Example]:
             lambda module, x: in_torch(module.dense(x), -1), dense=nn.Linear(features, size(rng, 3))
         )
         inputs = (normal(rng, size(rng, 2, 20), features),)
-        mistakes = {"another axis": {"axis": 0}, "temperature 1.0001": {"temperature": 1.0001}}
+        mistakes: Mistakes = {
+            "another axis": {"axis": 0},
+            "temperature 1.0001": {"temperature": 1.0001},
+        }
         return Example(port, module, inputs, mistakes)
 
     return draw
@@ -243,7 +255,7 @@ def _attention(rng: Generator) -> Example:
 
     mask = rng.random((length, length)) < 0.5
     mask |= np.eye(length, dtype=bool)
-    mistakes = {
+    mistakes: Mistakes = {
         "scale of the width": {"factor": width**-0.25},
         "mask transposed": {"transposed": True},
     }
@@ -264,7 +276,7 @@ def _embedding(rng: Generator) -> Example:
 
     tokens = rng.integers(0, count, (size(rng, 2, 6), size(rng, 2, 6)))
     tokens.ravel()[:2] = 0, count - 1
-    mistakes: dict[str, Any] = {"rows shifted": {"shift": 1}}
+    mistakes: Mistakes = {"rows shifted": {"shift": 1}}
     if padding is not None:
         mistakes["padding row trained"] = {"trained": True}
     return Example(port, module, (tokens,), mistakes)
@@ -294,7 +306,10 @@ def _gru(rng: Generator) -> Example:
         h, ys = lax.scan(step, h[0], xs)
         return ys, h[None]
 
-    mistakes = {"reset before the product": {"before": True}, "z swapped": {"swapped": True}}
+    mistakes: Mistakes = {
+        "reset before the product": {"before": True},
+        "z swapped": {"swapped": True},
+    }
     inputs = (normal(rng, steps, batch, features), normal(rng, 1, batch, hidden))
     return Example(port, nn.GRU(features, hidden), inputs, mistakes)
 
@@ -315,7 +330,7 @@ def _lstm(rng: Generator) -> Example:
         (h, c), ys = lax.scan(step, (carry[0][0], carry[1][0]), xs)
         return ys, (h[None], c[None])
 
-    mistakes = {"a forget bias of 1": {"forget": 1.0}, "another order": {"order": "igfo"}}
+    mistakes: Mistakes = {"a forget bias of 1": {"forget": 1.0}, "another order": {"order": "igfo"}}
     state = (normal(rng, 1, batch, hidden), normal(rng, 1, batch, hidden))
     inputs = (normal(rng, steps, batch, features), state)
     return Example(port, nn.LSTM(features, hidden), inputs, mistakes)
@@ -336,7 +351,7 @@ def _rnn(rng: Generator) -> Example:
         h, ys = lax.scan(step, h[0], xs)
         return ys, h[None]
 
-    mistakes = {"another function": {"kind": other}, "no carry": {"folded": True}}
+    mistakes: Mistakes = {"another function": {"kind": other}, "no carry": {"folded": True}}
     inputs = (normal(rng, steps, batch, features), normal(rng, 1, batch, hidden))
     return Example(port, nn.RNN(features, hidden, nonlinearity=name), inputs, mistakes)
 
@@ -363,7 +378,10 @@ def _residual(rng: Generator) -> Example:
             x = x + dense(p, f"down{k}", y)
         return x
 
-    mistakes = {"epsilon 1e-6 in one": {"epsilon": 1e-6}, "tanh GELU in one": {"approximate": True}}
+    mistakes: Mistakes = {
+        "epsilon 1e-6 in one": {"epsilon": 1e-6},
+        "tanh GELU in one": {"approximate": True},
+    }
     return Example(port, Call(forward, **parts), (normal(rng, size(rng, 2, 12), width),), mistakes)
 
 
@@ -379,7 +397,7 @@ def _pooling(rng: Generator) -> Example:
         return lax.reduce_window(x, 0.0, lax.add, *sizes)[..., : x.shape[-1] // width] / width
 
     inputs = (normal(rng, size(rng, 1, 6), size(rng, 1, 6), width * size(rng, 2, 5)),)
-    mistakes = {"stride 1": {"stride": 1}, "the other pooling": {"other": True}}
+    mistakes: Mistakes = {"stride 1": {"stride": 1}, "the other pooling": {"other": True}}
     return Example(port, module, inputs, mistakes)
 
 
@@ -393,7 +411,7 @@ def _variance(rng: Generator) -> Example:
         return (module.dense(x) * 1e-3 + offset).var(-1, correction=0).sqrt()
 
     module = Call(forward, dense=nn.Linear(features, size(rng, 6, 24)))
-    mistakes = {"of a sample": {"ddof": 1}, "another scale": {"scale": 1.0001e-3}}
+    mistakes: Mistakes = {"of a sample": {"ddof": 1}, "another scale": {"scale": 1.0001e-3}}
     return Example(port, module, (normal(rng, size(rng, 2, 32), features),), mistakes)
 
 
@@ -406,7 +424,7 @@ def _cumulative(rng: Generator) -> Example:
         return total - y if exclusive else total
 
     module = Call(lambda module, x: module.dense(x).cumsum(0), dense=nn.Linear(features, size(rng)))
-    mistakes = {"reversed": {"reverse": True}, "exclusive": {"exclusive": True}}
+    mistakes: Mistakes = {"reversed": {"reverse": True}, "exclusive": {"exclusive": True}}
     return Example(port, module, (normal(rng, size(rng, 2, 64), features),), mistakes)
 
 
@@ -425,7 +443,7 @@ def _sorting(rng: Generator) -> Example:
 
     rows = features  # so that a wrong axis has the right shape
     module = Call(forward, gain=nn.Linear(features, 1, bias=False))
-    mistakes = {"descending": {"descending": True}, "another axis": {"axis": 1}}
+    mistakes: Mistakes = {"descending": {"descending": True}, "another axis": {"axis": 1}}
     return Example(port, module, (normal(rng, rows, features),), mistakes)
 
 
@@ -441,7 +459,10 @@ def _clip(rng: Generator) -> Example:
         return module.dense(x).clamp(low, high), x
 
     module = Call(forward, dense=nn.Linear(features, size(rng)))
-    mistakes = {"another limit": {"top": high * (1 + 1e-6)}, "a clip at 100": {"far": 100.0}}
+    mistakes: Mistakes = {
+        "another limit": {"top": high * (1 + 1e-6)},
+        "a clip at 100": {"far": 100.0},
+    }
     return Example(port, module, (normal(rng, size(rng, 2, 32), features),), mistakes)
 
 
@@ -474,7 +495,7 @@ def _tied(rng: Generator) -> Example:
         return {"logits": y @ (lax.stop_gradient(weights) if untied else weights).T}
 
     tokens = rng.integers(0, count, (size(rng, 2, 6), size(rng, 2, 6)))
-    mistakes = {"scaled": {"scale": width**0.5}, "head not trained": {"untied": True}}
+    mistakes: Mistakes = {"scaled": {"scale": width**0.5}, "head not trained": {"untied": True}}
     return Example(port, Call(forward, table=table, head=head), (tokens,), mistakes)
 
 
@@ -491,7 +512,7 @@ def _choice(rng: Generator) -> Example:
         return {"best": best + shift, "logits": logits, "positive": logits > 0}
 
     module = Call(forward, dense=nn.Linear(features, size(rng, 3)))
-    mistakes = {"the smallest": {"smallest": True}, "off by one": {"shift": 1}}
+    mistakes: Mistakes = {"the smallest": {"smallest": True}, "off by one": {"shift": 1}}
     return Example(port, module, (normal(rng, size(rng, 2, 32), features),), mistakes)
 
 
@@ -507,7 +528,7 @@ def _unit(rng: Generator) -> Example:
         lambda module, x: functional.normalize(module.dense(x), dim=-1),
         dense=nn.Linear(features, size(rng, 3), bias=False),
     )
-    mistakes = {"a large epsilon": {"epsilon": 1e-1}, "another norm": {"power": 1.0}}
+    mistakes: Mistakes = {"a large epsilon": {"epsilon": 1e-1}, "another norm": {"power": 1.0}}
     return Example(port, module, (normal(rng, size(rng, 2, 32), features),), mistakes)
 
 
@@ -528,7 +549,7 @@ def _cross_entropy(rng: Generator) -> Example:
     targets = rng.integers(0, classes, rows)
     targets[:2] = 0, 1
     module = Call(forward, dense=nn.Linear(features, classes))
-    mistakes = {"nothing ignored": {"ignored": -1}, "the sum": {"total": True}}
+    mistakes: Mistakes = {"nothing ignored": {"ignored": -1}, "the sum": {"total": True}}
     if rows < 3:
         mistakes.pop("the sum")  # one target counts: the sum is the mean
     return Example(port, module, (normal(rng, rows, features), targets), mistakes)
@@ -559,7 +580,7 @@ def _conv_net(rng: Generator) -> Example:
 
     module = Call(forward, **parts)
     side = 2 * size(rng, 2, 5)
-    mistakes = {"epsilon 1e-3": {"epsilon": 1e-3}, "no pooling": {"pooled": False}}
+    mistakes: Mistakes = {"epsilon 1e-3": {"epsilon": 1e-3}, "no pooling": {"pooled": False}}
     return Example(port, module, (normal(rng, size(rng, 1, 4), 3, side, side),), mistakes)
 
 

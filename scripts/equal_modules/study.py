@@ -8,8 +8,8 @@ import torch
 from scipy.stats import beta
 
 import parity
+from equal_modules.kinds import KINDS
 from parity.core.compare import failures
-from scripts.equal_modules.kinds import KINDS
 
 # The confidence of the bound on a rate.
 CONFIDENCE = 0.95
