@@ -64,6 +64,7 @@ WIDEST_SHARE = 0.25
 WIDEST_OWN = 1e-3
 
 LESS_EXACT = "a rounding moves JAX's own results as far: the same function, computed less exactly"
+NO_OUTPUT = "no output shows anything"
 KINK = "the derivative jumps here, where either rule is right; beside these inputs both agree"
 JUMPS = "a result jumps between two roundings in {count} of {cases} cases, which are left out"
 
@@ -452,7 +453,7 @@ def compared(
             varied.append(group.reference)
     labels = {batch.label: batch.given for batch in (*batches, *variants)}
     shown = [_shows(finding, own_outputs, varied) for finding in reduced(findings, labels)]
-    return Tried(shown, own_outputs[0], refused)
+    return Tried(_without_outputs(shown), own_outputs[0], refused)
 
 
 def _shows(finding: Finding, own: Sequence[Stacked], varied: Sequence[Stacked]) -> Finding:
@@ -469,3 +470,17 @@ def _shows(finding: Finding, own: Sequence[Stacked], varied: Sequence[Stacked]) 
     if len(cases) > 1 and all(np.array_equal(case, cases[0], equal_nan=True) for case in cases):
         return replace(finding, outcome=Outcome.ABSTAIN, note=FIXED)
     return finding
+
+
+def _without_outputs(findings: list[Finding]) -> list[Finding]:
+    # Where no output shows anything, gradients that agree show nothing either.
+    outputs = [f for f in findings if f.quantity == "forward" and f.criterion != "C0"]
+    if any(f.outcome is not Outcome.ABSTAIN for f in outputs):
+        return findings
+    good = (Outcome.PASS, Outcome.WARN)
+    return [
+        replace(f, outcome=Outcome.ABSTAIN, note=NO_OUTPUT)
+        if f.outcome in good and f.criterion != "C0"
+        else f
+        for f in findings
+    ]

@@ -109,6 +109,11 @@ def _spread(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return signs * deviation * 10 ** rng.uniform(*SPREAD, array.shape)
 
 
+def _middle(array: np.ndarray) -> int:
+    # A number that occurs, in the middle of all.
+    return int(np.sort(array, axis=None)[array.size // 2])
+
+
 FLOATS: dict[str, Change] = {
     "floats drawn anew": _anew,
     "floats zero": lambda array, rng: np.zeros(array.shape),
@@ -125,7 +130,7 @@ INTEGERS: dict[str, Change] = {
     ),
     "integers all the smallest": lambda array, rng: np.full(array.shape, array.min()),
     "integers all the largest": lambda array, rng: np.full(array.shape, array.max()),
-    "integers all the same": lambda array, rng: np.full(array.shape, rng.choice(array.ravel())),
+    "integers all the same": lambda array, rng: np.full(array.shape, _middle(array)),
 }
 PADDED = "integers padded"
 VARIANTS = (*FLOATS, *INTEGERS, PADDED)

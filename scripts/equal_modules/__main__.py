@@ -3,6 +3,7 @@
     ./scripts/equal-modules                 1,000 equal modules, and some that are wrong
     ./scripts/equal-modules --count 64      fewer
     ./scripts/equal-modules --from-seed 100 other ones
+    ./scripts/equal-modules --minutes 30    as many of them as half an hour allows
 
 Prints the rate of failures of each kind with its exact 95 % bound, each failure of an equal module,
 and each wrong module that did not fail. Exits with 1 if there are any.
@@ -11,6 +12,7 @@ and each wrong module that did not fail. Exits with 1 if there are any.
 import argparse
 import os
 import sys
+import time
 
 
 def main() -> int:
@@ -23,6 +25,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=1000, help="equal modules")
     parser.add_argument("--wrong", type=int, default=2, help="seeds of wrong modules, of all kinds")
     parser.add_argument("--from-seed", type=int, default=0, help="the first seed")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="for equal modules")
     options = parser.parse_args()
     # Compilation takes most of the time, and what is compiled runs for milliseconds.
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
@@ -30,6 +33,7 @@ def main() -> int:
     from equal_modules.kinds import KINDS
     from equal_modules.study import FAILED, table, trials
 
+    started = time.monotonic()
     first = options.from_seed
     seeds = range(first, first - (-options.count // len(KINDS)))
     equal = []
@@ -37,7 +41,8 @@ def main() -> int:
         equal.append(trial)
         if trial.outcome in FAILED:
             print(f"{trial.outcome}: {trial.kind}, seed {trial.seed}: {trial.words}", flush=True)
-        if len(equal) == options.count:
+        out_of_time = time.monotonic() - started > 60 * options.minutes
+        if len(equal) == options.count or out_of_time:
             break
     print("\n".join(["", "Equal modules", *table(equal)]), flush=True)
 

@@ -40,7 +40,8 @@ ACTIVATIONS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "silu": (jax.nn.silu, functional.silu),
     "sigmoid": (jax.nn.sigmoid, torch.sigmoid),
     "leaky relu": (jax.nn.leaky_relu, functional.leaky_relu),
-    "softplus": (jax.nn.softplus, functional.softplus),
+    # PyTorch's is the identity above 20, which is 2e-9 less there.
+    "softplus": (lambda x: jnp.where(x > 20, x, jax.nn.softplus(x)), functional.softplus),
     "elu": (jax.nn.elu, functional.elu),
 }
 
@@ -604,6 +605,9 @@ KINDS: dict[str, Callable[[Generator], Example]] = {
     "GELU": _activation(functional.gelu, ACTIVATIONS["gelu"][0], tanh_form=_tanh_gelu),
     "SiLU": _activation(
         functional.silu, jax.nn.silu, sigmoid_form=lambda x: x * jax.nn.sigmoid(1.702 * x)
+    ),
+    "softplus": _activation(
+        functional.softplus, ACTIVATIONS["softplus"][0], without_threshold=jax.nn.softplus
     ),
     "ELU": _activation(functional.elu, jax.nn.elu, SELU=jax.nn.selu),
     "attention": _attention,
