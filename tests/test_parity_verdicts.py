@@ -13,7 +13,10 @@ from torch import nn
 
 import parity
 from parity import FoldBiases, Transpose, WeightMap, entry
+from parity.core.compare import relative_l2
+from parity.core.runners import run_jax, run_torch
 from parity.modules.inputs import VARIANTS, given_batch, variants_of
+from parity.modules.pairs import case_of, pair_of
 
 ROWS, FEATURES, WIDTH = 12, 5, 7
 RNG = np.random.default_rng(0)
@@ -496,3 +499,21 @@ def test_the_help_shows_every_option():
     assert "variants" in ours
     assert parity.assert_parity.__name__ == "assert_parity"
     assert "AssertionError" in parity.assert_parity.__doc__
+
+
+def test_a_pair_of_the_core_leaves_out_what_check_leaves_out():
+    module = nn.Sequential(nn.Linear(FEATURES, WIDTH), nn.BatchNorm1d(WIDTH)).eval()
+    params, weight_map = same_names(module)
+
+    def port(p, x):
+        y = x @ p["0.weight"].T + p["0.bias"]
+        return batch_norm({k.removeprefix("1."): v for k, v in p.items()}, y, training=False)
+
+    pair = pair_of("a net", port, params, module, weight_map, [X])
+    case = case_of(module, weight_map, [X], 0, "float64")
+    got = run_jax(pair, "float64")(*case)
+    expected = run_torch(pair, "float64")(*case)
+    for quantity, arrays in expected.items():
+        assert arrays.keys() == got[quantity].keys()
+        for name, array in arrays.items():
+            assert relative_l2(got[quantity][name], array) < 1e-11

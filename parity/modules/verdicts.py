@@ -31,8 +31,8 @@ Stacked = dict[str, dict[str, np.ndarray]]
 # C2 and C3: what a rounding moves widens no limit further, relative to the size of the array. Some
 # roundings on a path through 1e5 of them reach it in float32; beyond it there is little to compare.
 WIDEST_NOISE = {"float32": 1e-2, "bfloat16": 0.25}
-# C2: what both may round whatever the module does, in roundings. Each side adds up in an order of its
-# own: a convolution's gradient was measured 6 roundings off, where PyTorch was 2.
+# C2: what both may round whatever the module does, in roundings. Each side adds up in an order of
+# its own: a convolution's gradient was measured 6 roundings off, where PyTorch was 2.
 LEAST_NOISE = 8
 # C2 on a variant of the inputs, which is one case where as many as sixteen are pooled otherwise:
 # the round-off of one case is a matter of luck. A difference in meaning lies far beyond.
