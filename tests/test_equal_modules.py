@@ -11,7 +11,7 @@ from equal_modules.kinds import KINDS
 from equal_modules.study import FAILED, table, trials, upper_bound
 
 
-@pytest.mark.sample(5)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("kind", KINDS)
 def test_equal_modules_do_not_fail(kind):
     (trial,) = trials(range(1), (kind,), wrong=False)

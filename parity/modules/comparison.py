@@ -200,6 +200,7 @@ class Judge:
         """The findings of a group, after a second look at what fails."""
         found = self.first(group, sizes)
         failed = {(f.quantity, f.array) for f in found if f.outcome is Outcome.FAIL}
+        self.decided = self.decided or (group.given and any(map(_is_plain, found)))
         comparable = {
             (quantity, name)
             for quantity, name in failed
@@ -372,6 +373,12 @@ class Judge:
                     criterion, name, Outcome.WARN, note=note
                 )
         return replaced
+
+
+def _is_plain(finding: Finding) -> bool:
+    # An output that differs in float64 by what no round-off explains.
+    output = (finding.quantity, finding.criterion) == ("forward", "C1")
+    return output and finding.outcome is Outcome.FAIL and finding.value > WIDEST_OWN
 
 
 def _jumping(group: Group, wide: Sequence[Stacked], quantity: str, name: str) -> np.ndarray:

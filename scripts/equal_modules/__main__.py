@@ -10,9 +10,11 @@ and each wrong module that did not fail. Exits with 1 if there are any.
 """
 
 import argparse
-import os
 import sys
 import time
+
+from equal_modules.kinds import KINDS
+from equal_modules.study import FAILED, table, trials
 
 
 def main() -> int:
@@ -27,11 +29,6 @@ def main() -> int:
     parser.add_argument("--from-seed", type=int, default=0, help="the first seed")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="for equal modules")
     options = parser.parse_args()
-    # Compilation takes most of the time, and what is compiled runs for milliseconds.
-    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
-
-    from equal_modules.kinds import KINDS
-    from equal_modules.study import FAILED, table, trials
 
     started = time.monotonic()
     first = options.from_seed

@@ -594,6 +594,7 @@ KINDS: dict[str, Callable[[Generator], Example]] = {
     "MLP": _mlp,
     "convolution, 1 axis": _convolution(1),
     "convolution, 2 axes": _convolution(2),
+    "convolutional net": _conv_net,
     "layer norm": _layer_norm,
     "batch norm, evaluation": _batch_norm(training=False),
     "batch norm, training": _batch_norm(training=True),
@@ -626,5 +627,4 @@ KINDS: dict[str, Callable[[Generator], Example]] = {
     "integer outputs": _choice,
     "unit length": _unit,
     "cross-entropy": _cross_entropy,
-    "convolutional net": _conv_net,
 }
