@@ -256,7 +256,7 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.sample(6)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("rows", [1, 3, 32, 100])
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_equal_modules_pass(name, rows):

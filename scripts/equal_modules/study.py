@@ -44,7 +44,7 @@ def trials(seeds: range, kinds: tuple[str, ...] = tuple(KINDS), *, wrong: bool) 
     """
     for seed in seeds:
         for kind in kinds:
-            rng = np.random.default_rng([seed, list(KINDS).index(kind)])
+            rng = np.random.default_rng([seed, *kind.encode()])
             torch.manual_seed(seed)
             example = KINDS[kind](rng)
             for mistake in tuple(example.mistakes) if wrong else ("",):
