@@ -30,9 +30,9 @@ from parity.core.bridge import (
 from parity.core.cases import Case
 from parity.core.compare import Arrays
 from parity.core.runners import cudnn_where_it_can, precision
-from parity.modules.inputs import Batch, arguments
+from parity.modules.inputs import arguments
 from parity.modules.outputs import by_name, cotangent, named_outputs, paths_of
-from parity.modules.weights import State, mapped_weights, sampled_weights
+from parity.modules.weights import State, mapped_weights
 
 Results = dict[str, dict[str, np.ndarray]]
 """Of "forward" and "gradients", named arrays in the precision of the run."""
@@ -71,11 +71,6 @@ class ModulePair:
         """JAX's tree of parameters from weights by PyTorch's keys, in a precision."""
         by_path = mapped_weights(self.weight_map, self.state, weights)
         return rebuilt(self.params, jax_arrays(by_path, dtype))
-
-    def sampled_case(self, batch: Batch, seed: int, dtype: str) -> Case:
-        """Sampled weights, and the inputs of a batch."""
-        rng = np.random.default_rng(seed)
-        return Case(sampled_weights(self.module, self.state, rng, dtype), batch.arrays)
 
 
 def output_names(pair: ModulePair, case: Case, dtype: str) -> bool:

@@ -389,25 +389,6 @@ def numerics(
     return [ratio, fixed_finding]
 
 
-def without_constants(
-    findings: Sequence[Finding], arrays: Mapping[str, np.ndarray]
-) -> list[Finding]:
-    """Outputs that are one number in all places and cases show nothing, if they agree.
-
-    Args:
-        findings: on the outputs.
-        arrays: PyTorch's outputs of all cases and inputs, flat.
-    """
-    found = []
-    for finding in findings:
-        if finding.quantity == "forward" and finding.outcome is Outcome.PASS:
-            array = np.asarray(arrays.get(finding.array, np.zeros(0)), np.float64)
-            if array.size > 1 and bool((array == array.flat[0]).all()):
-                finding = replace(finding, outcome=Outcome.ABSTAIN, note=CONSTANT)
-        found.append(finding)
-    return found
-
-
 def reduced(findings: Sequence[Finding], given: Mapping[str, bool]) -> list[Finding]:
     """One finding for each array and criterion: the worst of all inputs.
 
