@@ -1,0 +1,241 @@
+"""A weight map that writes itself: from a tree of parameters and a PyTorch module.
+
+Names, shapes and order give the likeliest map. Where they leave a choice, both functions are run on
+random weights, and what agrees is kept.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from torch import nn
+
+from jaxrnn.exchange.layouts import Fill
+from jaxrnn.exchange.operations import Absent
+from jaxrnn.exchange.weights import Entry, WeightMap, WeightMapError
+from parity.core.bridge import named_leaves
+from parity.modules.code import map_code
+from parity.modules.matching import Part, jax_side, matched
+from parity.modules.stacks import stacked_entries, unstacked_trees
+from parity.modules.torch_side import torch_side
+from parity.modules.trying import AGREE, Trial, agreement, decide
+
+SEED = 0
+"""Of the random weights on which the functions are tried."""
+
+
+class SuggestedMap(WeightMap):
+    """A weight map, and what is to be known of how it was found.
+
+    Attributes:
+        ambiguous: what names and shapes leave open and trying has not decided, a sentence each.
+        unmatched: weights without a counterpart, on either side, a sentence each.
+        agreement: how far apart the outputs are on random weights, relative, in float64; None
+            where nothing was tried.
+    """
+
+    def __init__(
+        self,
+        entries: Iterable[Entry],
+        *,
+        ambiguous: Sequence[str] = (),
+        unmatched: Sequence[str] = (),
+        agreement: float | None = None,
+        notes: Mapping[Entry, str] | None = None,
+    ) -> None:
+        super().__init__(entries)
+        self.ambiguous = tuple(ambiguous)
+        self.unmatched = tuple(unmatched)
+        self.agreement = agreement
+        self._notes = dict(notes or {})
+
+    def code(self) -> str:
+        """The map as Python code to paste; it makes `weight_map`."""
+        return map_code(self.entries, self._remarks(), self._notes)
+
+    def __str__(self) -> str:
+        """The code."""
+        return self.code()
+
+    def _remarks(self) -> list[str]:
+        remarks = [f"Not decided: {sentence}." for sentence in self.ambiguous]
+        remarks += [f"No counterpart: {sentence}." for sentence in self.unmatched]
+        if self.agreement is not None:
+            tried = f"On random weights the outputs are {self.agreement:.1e} apart"
+            if self.agreement > AGREE:
+                tried += ": the functions differ, or the map is wrong"
+            remarks.append(f"{tried}.")
+        return remarks
+
+
+def suggest_map(
+    params: Any,
+    torch_module: nn.Module,
+    *,
+    jax_function: Callable[..., Any] | None = None,
+    inputs: Sequence[Any] | None = None,
+) -> SuggestedMap:
+    """The weight map between a tree of parameters and a PyTorch module.
+
+    Args:
+        params: JAX's parameters: dictionaries of Linen or Haiku, an Equinox module without what is
+            no array (`eqx.filter(model, eqx.is_array)`), an NNX state or pure dictionary, a list of
+            Keras variables, or any other tree of arrays.
+        torch_module: the module whose weights they are.
+        jax_function: `jax_function(params, *inputs)`, to decide by trying what names and shapes
+            leave open. It has to give what `torch_module(*inputs)` gives, in the same order.
+        inputs: arrays, or tuples of arrays, as both take them.
+
+    Returns:
+        A map, to be used as any other. `print` shows it as code, with comments on what is not
+        decided and what has no counterpart; those are its `ambiguous` and `unmatched`.
+
+    Raises:
+        WeightMapError: if weights of both sides are left and none fits another; all are named.
+        ValueError: if there is a function without inputs or the other way round, if a leaf is no
+            array, or if the two cannot be compared.
+    """
+    if (jax_function is None) != (inputs is None):
+        raise ValueError("jax_function and inputs must be given together, to try, or not at all.")
+    leaves = named_leaves(params)
+    _check_leaves(leaves)
+    theirs = torch_side(torch_module)
+    called = {path: name for path, leaf in leaves.items() if (name := _own_name(path, leaf))}
+    shapes = {path: tuple(np.shape(leaf)) for path, leaf in leaves.items() if _is_weight(leaf)}
+
+    # As the tree is; or, where that leaves more, with the layers of stacked arrays taken apart.
+    best = None
+    for tree in unstacked_trees(shapes, called):
+        parts = matched(theirs, jax_side(tree.shapes, tree.names))
+        left = _left(parts, theirs.weights, tree.shapes)
+        if best is None or len(left[0]) + len(left[1]) < len(best[2][0]) + len(best[2][1]):
+            best = (tree, parts, left)
+        if not any(best[2]):
+            break
+    assert best is not None  # the tree as it is comes first
+    tree, parts, (keys_left, paths_left) = best
+    _check_left(keys_left, paths_left, theirs.weights, tree.shapes)
+
+    apart = None
+    if jax_function is not None and inputs is not None and parts:
+        trial = Trial(jax_function, params, torch_module, inputs, tree)
+        parts, apart = _tried(trial, parts, torch_module)
+    entries, notes = _entries(parts, torch_module, tree)
+    more, unmatched = _without_counterpart(torch_module, leaves, shapes, keys_left, paths_left)
+    doubts = dict.fromkeys(part.doubt for part in parts if part.doubt)
+    return SuggestedMap(
+        [*entries, *more],
+        ambiguous=list(doubts),
+        unmatched=unmatched,
+        agreement=apart,
+        notes=notes,
+    )
+
+
+def _check_leaves(leaves: Mapping[str, Any]) -> None:
+    if not leaves:
+        raise ValueError("params must be a tree with arrays, got none.")
+    for path, leaf in leaves.items():
+        if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
+            raise ValueError(
+                f"params must be a tree of arrays, got {leaf!r} at {path}. Of an Equinox module "
+                "take `eqx.filter(model, eqx.is_array)`."
+            )
+
+
+def _is_weight(leaf: Any) -> bool:
+    # Counters, random keys and the like are none.
+    return bool(jax.numpy.issubdtype(jax.numpy.dtype(str(leaf.dtype)), jax.numpy.inexact))
+
+
+def _own_name(path: str, leaf: Any) -> str:
+    """What a leaf is called by its own framework, where the path does not say so."""
+    # A Keras variable stands in a list, and knows where it belongs.
+    own = getattr(leaf, "path", None)
+    if isinstance(own, str) and own:
+        return own
+    # In a state of NNX every path ends in the attribute of the variable.
+    return path.removesuffix("/value") if path.endswith("/value") else ""
+
+
+Left = tuple[list[str], list[str]]
+
+
+def _left(parts: Sequence[Part], keys: Iterable[str], paths: Iterable[str]) -> Left:
+    """Keys and paths that no part has."""
+    known = {key for part in parts for key in part.keys}
+    taken = {path for part in parts for path in part.chosen.paths}
+    return [key for key in keys if key not in known], [p for p in paths if p not in taken]
+
+
+def _check_left(
+    keys: Sequence[str], paths: Sequence[str], weights: Mapping[str, Any], shapes: Mapping[str, Any]
+) -> None:
+    """Refuse weights of both sides that are left and do not fit each other."""
+    if not keys or not paths:
+        return
+    theirs = ", ".join(f"{key} {weights[key].shape}" for key in keys)
+    ours = ", ".join(f"{path} {shapes[path]}" for path in paths)
+    raise WeightMapError(
+        f"Nothing fits what is left: of PyTorch {theirs}; of JAX {ours}. Compare the sizes of the "
+        "two models, or write these entries by hand."
+    )
+
+
+def _tried(trial: Trial, parts: list[Part], module: nn.Module) -> tuple[list[Part], float]:
+    """The parts as the outputs show them, and how far apart those are."""
+    shapes = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+    likeliest = agreement(trial, parts, shapes, SEED)
+    if likeliest <= AGREE:
+        return [Part(part.keys, part.options) for part in parts], likeliest
+    decided = decide(trial, parts, shapes, SEED)
+    apart = agreement(trial, decided, shapes, SEED)
+    if apart <= AGREE:
+        decided = [Part(part.keys, part.options) for part in decided]
+    return decided, apart
+
+
+def _entries(
+    parts: Sequence[Part], module: nn.Module, tree: Any
+) -> tuple[list[Entry], dict[Entry, str]]:
+    """The entries in PyTorch's order, and a comment for those that are called by a number."""
+    place = {key: k for k, key in enumerate(module.state_dict())}
+    entries = [one for part in parts for one in part.chosen.entries]
+    entries = stacked_entries(entries, tree)
+    entries.sort(key=lambda one: place[one.keys[0]])
+    notes = {}
+    for one in entries:
+        called = [tree.names[path] for path in one.paths if path in tree.names]
+        if called and not any(path.endswith("/value") for path in one.paths):
+            notes[one] = ", ".join(called)
+    return entries, notes
+
+
+def _without_counterpart(
+    module: nn.Module,
+    leaves: Mapping[str, Any],
+    shapes: Mapping[str, Any],
+    keys: Sequence[str],
+    paths: Sequence[str],
+) -> tuple[list[Entry], list[str]]:
+    """Entries for weights of one side alone, and a sentence for each that is no counter."""
+    entries = []
+    sentences = []
+    for key, tensor in module.state_dict().items():
+        shape = tuple(tensor.shape)
+        counter = not tensor.is_floating_point()
+        if key in keys or counter:
+            entries.append(Entry((key,), (), Absent(shape)))
+        if key in keys:
+            sentences.append(f"{key} {shape} of PyTorch")
+    for path in leaves:
+        if path in paths:
+            value = float(np.mean(np.asarray(leaves[path], np.float64)))
+            entries.append(Entry((), (path,), Fill(shapes[path], value)))
+            sentences.append(f"{path} {shapes[path]} of JAX, which is {value:g} everywhere")
+        elif path not in shapes:
+            raise WeightMapError(
+                f"{path} is no weight but of type {leaves[path].dtype}: take it out of params."
+            )
+    return entries, sentences
