@@ -58,6 +58,7 @@ from jaxrnn.exchange.operations import (  # noqa: E402
 )
 from jaxrnn.exchange.weights import WeightMap, WeightMapError, entry  # noqa: E402
 from parity.modules.check import assert_parity, check  # noqa: E402
+from parity.modules.convert import convert  # noqa: E402
 from parity.modules.suggest import SuggestedMap, suggest_map  # noqa: E402
 from parity.report.report import Report  # noqa: E402
 
@@ -91,6 +92,7 @@ __all__ = [
     "WeightMapError",
     "assert_parity",
     "check",
+    "convert",
     "entry",
     "suggest_map",
 ]

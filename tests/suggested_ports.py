@@ -29,6 +29,11 @@ IMAGES = RNG.normal(size=(2, 3, 8, 7))  # (B, C, height, width)
 SERIES = RNG.normal(size=(2, 3, 9))  # (B, C, length)
 TOKENS = RNG.integers(0, V, (B, T))
 PORTS = {}
+IN_FLOAT32 = {
+    *("keras_attention", "keras_mlp", "keras_lstm", "keras_gru", "keras_simple_rnn"),
+    "nnx_attention_as_a_state",
+}
+"""Ports that compute in float32 inside, whatever they get."""
 
 
 def port(make):
@@ -199,9 +204,7 @@ def linen_transposed_convolution():
 
 @port
 def linen_transposed_convolution_with_transposed_kernel():
-    network = linen.ConvTranspose(
-        3, (3, 3), strides=(2, 2), padding="VALID", transpose_kernel=True
-    )
+    network = linen.ConvTranspose(3, (3, 3), strides=(2, 2), padding="VALID", transpose_kernel=True)
     module = Turned(nn.ConvTranspose2d(3, 3, 3, stride=2))
     return linen_port(network, module, IMAGES, turn=channels_last)
 
@@ -310,7 +313,8 @@ class SplitBlock(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(E, E) for _ in range(3))
+        # A bias of the keys changes nothing, and its gradient is round-off.
+        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(E, E, bias=False) for _ in range(3))
         self.o_proj = nn.Linear(E, E)
 
     def forward(self, x):
@@ -325,34 +329,29 @@ def torch_attention(q, k, v):
 
 
 def attention_of(p, x, form):
-    """The block from JAX's weights."""
+    """The block from JAX's weights, with or without biases of queries, keys and values."""
     if form == "split":
-        parts = [x @ p[f"w{name}"] + p[f"b{name}"] for name in "qkv"]
+        parts = [x @ p[f"w{name}"] + p.get(f"b{name}", 0) for name in "qkv"]
         parts = [y.reshape(*x.shape[:2], HEADS, -1) for y in parts]
     else:
-        y = x @ p["qkv"]["w"] + p["qkv"]["b"]
-        if form == "fused":
-            y = y.reshape(*x.shape[:2], 3, HEADS, -1)
-            parts = [y[:, :, k] for k in range(3)]
-        else:
-            y = y.reshape(*x.shape[:2], HEADS, 3, -1)
-            parts = [y[:, :, :, k] for k in range(3)]
-    y = attended(*parts)
-    return x + (y @ p["out"]["w"] + p["out"]["b"] if "out" in p else y @ p["wo"] + p["bo"])
+        y = x @ p["wqkv"] + p.get("bqkv", 0)
+        shape = (3, HEADS) if form == "fused" else (HEADS, 3)
+        y = y.reshape(*x.shape[:2], *shape, -1)
+        parts = [jnp.take(y, k, axis=-2 if form == "by head" else -3) for k in range(3)]
+    return x + attended(*parts) @ p["wo"] + p["bo"]
 
 
-def attention_weights(form):
+def attention_weights(form, biases):
+    weights = {"wo": np.zeros((E, E)), "bo": np.zeros(E)}
     if form == "split":
-        weights = {f"w{name}": np.zeros((E, E)) for name in "qkvo"}
-        return weights | {f"b{name}": np.zeros(E) for name in "qkvo"}
-    return {
-        "qkv": {"w": np.zeros((E, 3 * E)), "b": np.zeros(3 * E)},
-        "out": {"w": np.zeros((E, E)), "b": np.zeros(E)},
-    }
+        weights |= {f"w{name}": np.zeros((E, E)) for name in "qkv"}
+        return weights | {f"b{name}": np.zeros(E) for name in "qkv" if biases}
+    weights["wqkv"] = np.zeros((E, 3 * E))
+    return weights | ({"bqkv": np.zeros(3 * E)} if biases else {})
 
 
 def attention_port(form, block, count=2):
-    params = [attention_weights(form) for _ in range(count)]
+    params = [attention_weights(form, block is FusedBlock) for _ in range(count)]
 
     def run(p, x):
         for weights in p:
@@ -426,14 +425,18 @@ def haiku_attention():
 
 
 def keras_port(layer, module, x, called=None):
-    """A Keras layer, whose variables stand in a list."""
+    """A Keras layer, whose variables stand in a list.
+
+    Some of its functions compute in float32 whatever they get, so all of it does here.
+    """
     keras = pytest.importorskip("keras")
-    layer = layer(keras)
     called = called or (lambda x: (x,))
-    layer(*called(x))
+    layer = layer(keras)
+    layer(*called(np.float32(x)))
     fixed = [variable.value for variable in layer.non_trainable_variables]
 
     def run(p, x):
+        p, x = jax.tree.map(lambda array: array.astype(jnp.float32), (p, x))
         return layer.stateless_call(p, fixed, *called(x))[0]
 
     return run, layer.trainable_variables, module, (x,)
@@ -442,7 +445,7 @@ def keras_port(layer, module, x, called=None):
 @port
 def keras_attention():
     return keras_port(
-        lambda keras: keras.layers.MultiHeadAttention(HEADS, E // HEADS, dtype="float64"),
+        lambda keras: keras.layers.MultiHeadAttention(HEADS, E // HEADS),
         TorchAttention(),
         BATCHES,
         lambda x: (x, x),
@@ -453,8 +456,8 @@ def keras_attention():
 def keras_mlp():
     def layer(keras):
         dense = keras.layers.Dense
-        layers = [dense(E, "tanh", dtype="float64") for _ in range(3)]
-        return keras.Sequential([*layers, dense(4, dtype="float64")])
+        layers = [dense(E, "tanh") for _ in range(3)]
+        return keras.Sequential([*layers, dense(4)])
 
     return keras_port(layer, mlp(), ROWS)
 
@@ -475,7 +478,7 @@ TORCH_LAYERS = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 
 def keras_recurrent(kind, name):
     return keras_port(
-        lambda keras: getattr(keras.layers, name)(H, return_sequences=True, dtype="float64"),
+        lambda keras: getattr(keras.layers, name)(H, return_sequences=True),
         LastOutput(TORCH_LAYERS[kind](I, H, batch_first=True)),
         XS.swapaxes(0, 1),
     )
@@ -496,6 +499,13 @@ def keras_simple_rnn():
     return keras_recurrent("rnn", "SimpleRNN")
 
 
+def over_time(cell, xs, kind, **options):
+    """A Linen cell over (T, B, I), from zeros in the precision of its input."""
+    zeros = jnp.zeros((xs.shape[1], H), xs.dtype)
+    carry = (zeros, zeros) if kind == "lstm" else zeros
+    return linen.RNN(cell, time_major=True)(xs, initial_carry=carry, **options)
+
+
 def linen_recurrent(kind, cells, **options):
     """Linen cells one above the other."""
 
@@ -503,7 +513,7 @@ def linen_recurrent(kind, cells, **options):
         @linen.compact
         def __call__(self, x):
             for cell in cells:
-                x = linen.RNN(cell(H), time_major=True)(x)
+                x = over_time(cell(H), x, kind)
             return x
 
     module = TORCH_LAYERS[kind](I, H, len(cells), **options)
@@ -530,15 +540,17 @@ def linen_bidirectional_lstm():
     class Both(linen.Module):
         @linen.compact
         def __call__(self, x):
-            forward = linen.RNN(linen.LSTMCell(H, name="forward_cell"))
-            backward = linen.RNN(linen.LSTMCell(H, name="backward_cell"))
-            return linen.Bidirectional(forward, backward, time_major=True)(x)
+            forward = over_time(linen.LSTMCell(H, name="forward_cell"), x, "lstm")
+            cell = linen.LSTMCell(H, name="backward_cell")
+            backward = over_time(cell, x, "lstm", reverse=True, keep_order=True)
+            return jnp.concatenate([forward, backward], -1)
 
     return linen_port(Both(), LastOutput(nn.LSTM(I, H, bidirectional=True)), XS)
 
 
 def nnx_recurrent(kind, cell, **options):
-    graph, state = nnx.split(cell(I, H, rngs=nnx.Rngs(0)), nnx.Param)
+    with jax.enable_x64(True):
+        graph, state = nnx.split(cell(I, H, rngs=nnx.Rngs(0), **options), nnx.Param)
     params = nnx.to_pure_dict(state)
 
     def run(p, xs):
@@ -564,10 +576,10 @@ def nnx_optimized_lstm():
 
 @port
 def nnx_simple_cell():
-    return nnx_recurrent("rnn", nnx.SimpleCell)
+    return nnx_recurrent("rnn", nnx.SimpleCell, dtype=jnp.float64)
 
 
-def haiku_recurrent(kind, name):
+def haiku_recurrent(kind, name, **options):
     haiku = pytest.importorskip("haiku")
 
     def over_time(xs):
@@ -576,7 +588,7 @@ def haiku_recurrent(kind, name):
 
     network = haiku.without_apply_rng(haiku.transform(over_time))
     params = network.init(KEY, XS)
-    return network.apply, params, LastOutput(TORCH_LAYERS[kind](I, H)), (XS,)
+    return network.apply, params, LastOutput(TORCH_LAYERS[kind](I, H, **options)), (XS,)
 
 
 @port
@@ -586,7 +598,7 @@ def haiku_lstm():
 
 @port
 def haiku_vanilla_rnn():
-    return haiku_recurrent("rnn", "VanillaRNN")
+    return haiku_recurrent("rnn", "VanillaRNN", nonlinearity="relu")
 
 
 @port

@@ -82,11 +82,16 @@ def candidates(weight: Weight, shape: Shape, leaf: str) -> list[Candidate]:
     return sorted(listed, key=lambda candidate: candidate.cost)
 
 
+def _is_dense(weight: Weight) -> bool:
+    # Of the class Linear or one that inherits from it, as the output projection of attention.
+    return "Linear" in weight.kind or weight.kind.startswith("Multihead")
+
+
 def _same(weight: Weight, shape: Shape, leaf: str) -> Iterator[Candidate]:
     # PyTorch's layout; Equinox has it everywhere.
     if weight.shape != shape:
         return
-    turned = len(shape) > 1 and weight.kind.startswith(("Linear", "Conv", "Multihead"))
+    turned = len(shape) > 1 and ("Conv" in weight.kind or _is_dense(weight))
     if not turned or leaf == "weight":
         yield Candidate(Identity(), 0.0)
     elif "Transpose" in weight.kind:
@@ -99,7 +104,7 @@ def _matrix(weight: Weight, shape: Shape, leaf: str) -> Iterator[Candidate]:
     # Flax, Haiku and Keras multiply from the right.
     if len(shape) != 2 or weight.shape[::-1] != shape:
         return
-    usual = weight.kind.startswith(("Linear", "Multihead")) and leaf != "weight"
+    usual = _is_dense(weight) and leaf != "weight"
     if usual or shape[0] != shape[1]:
         yield Candidate(Transpose(), 0.0)
     else:

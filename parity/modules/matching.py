@@ -329,14 +329,9 @@ def _tied(part: Part, tied: Mapping[str, tuple[str, ...]]) -> Part:
     return Part(keys, options, part.doubt)
 
 
-def jax_side(shapes: Mapping[str, Shape], names: Mapping[str, str]) -> JaxSide:
-    """What is known of JAX's weights.
-
-    Args:
-        shapes: by path.
-        names: what a leaf is called by its own framework, if the path does not say so.
-    """
-    parts = {path: tuple(names.get(path, path).split("/")) for path in sorted_paths(shapes)}
+def jax_side(shapes: Mapping[str, Shape]) -> JaxSide:
+    """What is known of JAX's weights, from their shapes by path."""
+    parts = {path: tuple(path.split("/")) for path in sorted_paths(shapes)}
     below: dict[tuple[str, ...], set[tuple[tuple[str, ...], int]]] = {}
     for path, whole in parts.items():
         for depth in range(1, len(whole) + 1):

@@ -69,8 +69,8 @@ ROLES = {
     "kernel": "weight",
     "w": "weight",
     "matrix": "weight",
-    **dict.fromkeys(("wq", "wk", "wv", "wo", "wi", "wh", "wx"), "weight"),
-    **dict.fromkeys(("bq", "bk", "bv", "bo", "bi", "bh", "bx"), "bias"),
+    **dict.fromkeys(("wq", "wk", "wv", "wo", "wi", "wh", "wx", "wqkv"), "weight"),
+    **dict.fromkeys(("bq", "bk", "bv", "bo", "bi", "bh", "bx", "bqkv"), "bias"),
     "bias": "bias",
     "b": "bias",
     "offset": "bias",
@@ -176,7 +176,7 @@ def taken_apart(
             if place is not None:
                 places.append(place)
         text = " ".join(parts[:-1])
-        leaf = [word for word in words_of(parts[-1]) if word not in ROLES]
+        leaf = [word for word in words_of(parts[-1]) if word not in ROLES or word in SYNONYMS]
         words = meaning_of(" ".join([text, *leaf]))
         words |= meaning_of((kinds or {}).get(name, ""))
         parent = parts[-2] if len(parts) > 1 else ""
@@ -225,9 +225,7 @@ def _same_words(theirs: frozenset[str], ours: frozenset[str]) -> float:
     return 0.5 * common / len(theirs) + 0.5 * common / len(ours)
 
 
-def _same_ranks(
-    theirs: Sequence[frozenset[int]], ours: Sequence[frozenset[int]]
-) -> float:
+def _same_ranks(theirs: Sequence[frozenset[int]], ours: Sequence[frozenset[int]]) -> float:
     if not theirs and not ours:
         return 1.0
     if not theirs or not ours:

@@ -17,10 +17,12 @@ from jaxrnn.exchange.weights import Entry, WeightMap, WeightMapError
 from parity.core.bridge import named_leaves
 from parity.modules.code import map_code
 from parity.modules.matching import Part, jax_side, matched
-from parity.modules.stacks import stacked_entries, unstacked_trees
+from parity.modules.stacks import Tree, stacked_entries, unstacked_trees
 from parity.modules.torch_side import torch_side
 from parity.modules.trying import AGREE, Trial, agreement, decide
 
+ROUNDED = 1e-5
+"""Round-off of float32 lies below, a wrong layout of random weights above."""
 SEED = 0
 """Of the random weights on which the functions are tried."""
 
@@ -63,8 +65,10 @@ class SuggestedMap(WeightMap):
         remarks += [f"No counterpart: {sentence}." for sentence in self.unmatched]
         if self.agreement is not None:
             tried = f"On random weights the outputs are {self.agreement:.1e} apart"
-            if self.agreement > AGREE:
+            if self.agreement > ROUNDED:
                 tried += ": the functions differ, or the map is wrong"
+            elif self.agreement > AGREE:
+                tried += ": one of the functions computes in float32, or differs a little"
             remarks.append(f"{tried}.")
         return remarks
 
@@ -101,13 +105,14 @@ def suggest_map(
     leaves = named_leaves(params)
     _check_leaves(leaves)
     theirs = torch_side(torch_module)
-    called = {path: name for path, leaf in leaves.items() if (name := _own_name(path, leaf))}
-    shapes = {path: tuple(np.shape(leaf)) for path, leaf in leaves.items() if _is_weight(leaf)}
+    names = _own_names(leaves)
+    shapes = {names[p]: tuple(np.shape(leaf)) for p, leaf in leaves.items() if _is_weight(leaf)}
+    paths = {name: path for path, name in names.items() if name != path}
 
     # As the tree is; or, where that leaves more, with the layers of stacked arrays taken apart.
     best = None
-    for tree in unstacked_trees(shapes, called):
-        parts = matched(theirs, jax_side(tree.shapes, tree.names))
+    for tree in unstacked_trees(shapes, paths):
+        parts = matched(theirs, jax_side(tree.shapes))
         left = _left(parts, theirs.weights, tree.shapes)
         if best is None or len(left[0]) + len(left[1]) < len(best[2][0]) + len(best[2][1]):
             best = (tree, parts, left)
@@ -122,7 +127,9 @@ def suggest_map(
         trial = Trial(jax_function, params, torch_module, inputs, tree)
         parts, apart = _tried(trial, parts, torch_module)
     entries, notes = _entries(parts, torch_module, tree)
-    more, unmatched = _without_counterpart(torch_module, leaves, shapes, keys_left, paths_left)
+    arrays = {name: np.asarray(leaves[path]) for path, name in names.items() if name in shapes}
+    more, unmatched = _without_counterpart(torch_module, arrays, tree, keys_left, paths_left)
+    _check_counters(leaves, entries, more)
     doubts = dict.fromkeys(part.doubt for part in parts if part.doubt)
     return SuggestedMap(
         [*entries, *more],
@@ -149,14 +156,17 @@ def _is_weight(leaf: Any) -> bool:
     return bool(jax.numpy.issubdtype(jax.numpy.dtype(str(leaf.dtype)), jax.numpy.inexact))
 
 
-def _own_name(path: str, leaf: Any) -> str:
-    """What a leaf is called by its own framework, where the path does not say so."""
-    # A Keras variable stands in a list, and knows where it belongs.
-    own = getattr(leaf, "path", None)
-    if isinstance(own, str) and own:
-        return own
-    # In a state of NNX every path ends in the attribute of the variable.
-    return path.removesuffix("/value") if path.endswith("/value") else ""
+def _own_names(leaves: Mapping[str, Any]) -> dict[str, str]:
+    """What each leaf is called by its own framework; by its path where that says it."""
+    names = {}
+    for path, leaf in leaves.items():
+        # A Keras variable stands in a list, and knows where it belongs.
+        own = getattr(leaf, "path", None)
+        # In a state of NNX every path ends in the attribute of the variable.
+        names[path] = own if isinstance(own, str) and own else path.removesuffix("/value")
+    # Names that say the same of two leaves are none.
+    unique = len(set(names.values())) == len(names) and "" not in names.values()
+    return names if unique else {path: path for path in leaves}
 
 
 Left = tuple[list[str], list[str]]
@@ -197,27 +207,29 @@ def _tried(trial: Trial, parts: list[Part], module: nn.Module) -> tuple[list[Par
 
 
 def _entries(
-    parts: Sequence[Part], module: nn.Module, tree: Any
+    parts: Sequence[Part], module: nn.Module, tree: Tree
 ) -> tuple[list[Entry], dict[Entry, str]]:
     """The entries in PyTorch's order, and a comment for those that are called by a number."""
     place = {key: k for k, key in enumerate(module.state_dict())}
     entries = [one for part in parts for one in part.chosen.entries]
     entries = stacked_entries(entries, tree)
     entries.sort(key=lambda one: place[one.keys[0]])
+    # A place in a list says little.
+    called = {path: name for name, path in tree.paths.items() if not path.endswith("/value")}
     notes = {}
     for one in entries:
-        called = [tree.names[path] for path in one.paths if path in tree.names]
-        if called and not any(path.endswith("/value") for path in one.paths):
-            notes[one] = ", ".join(called)
+        names = [called[path] for path in one.paths if path in called]
+        if names:
+            notes[one] = ", ".join(names)
     return entries, notes
 
 
 def _without_counterpart(
     module: nn.Module,
-    leaves: Mapping[str, Any],
-    shapes: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    tree: Tree,
     keys: Sequence[str],
-    paths: Sequence[str],
+    names: Sequence[str],
 ) -> tuple[list[Entry], list[str]]:
     """Entries for weights of one side alone, and a sentence for each that is no counter."""
     entries = []
@@ -229,13 +241,18 @@ def _without_counterpart(
             entries.append(Entry((key,), (), Absent(shape)))
         if key in keys:
             sentences.append(f"{key} {shape} of PyTorch")
-    for path in leaves:
-        if path in paths:
-            value = float(np.mean(np.asarray(leaves[path], np.float64)))
-            entries.append(Entry((), (path,), Fill(shapes[path], value)))
-            sentences.append(f"{path} {shapes[path]} of JAX, which is {value:g} everywhere")
-        elif path not in shapes:
-            raise WeightMapError(
-                f"{path} is no weight but of type {leaves[path].dtype}: take it out of params."
-            )
+    wholes = dict.fromkeys(tree.origin[name][0] if name in tree.origin else name for name in names)
+    for name in wholes:
+        path = tree.path(name)
+        value = float(np.mean(arrays[name].astype(np.float64)))
+        entries.append(Entry((), (path,), Fill(arrays[name].shape, value)))
+        sentences.append(f"{path} {arrays[name].shape} of JAX, taken as {value:g} everywhere")
     return entries, sentences
+
+
+def _check_counters(leaves: Mapping[str, Any], *tables: Sequence[Entry]) -> None:
+    """Refuse leaves that are no weights: there is nothing that they could be compared with."""
+    known = {path for table in tables for one in table for path in one.paths}
+    for path, leaf in leaves.items():
+        if path not in known:
+            raise WeightMapError(f"{path} has type {leaf.dtype} and is no weight: take it out.")

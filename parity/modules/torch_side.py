@@ -11,8 +11,10 @@ from parity.modules.matching import TorchSide
 from parity.modules.names import role_of, taken_apart
 from parity.modules.recurrent import Layer
 
-RECURRENT = re.compile(r"(?P<module>.*?)(?P<kind>weight|bias)_(?P<of>ih|hh|hr)(?P<layer>_l\d+)?"
-                       r"(?P<reverse>_reverse)?")
+RECURRENT = re.compile(
+    r"(?P<module>.*?)(?P<kind>weight|bias)_(?P<of>ih|hh|hr)(?P<layer>_l\d+)?"
+    r"(?P<reverse>_reverse)?"
+)
 """A key of a recurrent layer, as `torch.nn.LSTM` and `torch.nn.LSTMCell` name them."""
 NORMS = ("BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm", "SyncBatchNorm")
 

@@ -50,7 +50,7 @@ class Trial:
         params: JAX's tree, for its structure and for weights that no part has.
         torch_module: PyTorch's.
         inputs: arrays, or tuples of arrays.
-        tree: the paths by which weights are given.
+        tree: the names by which weights are given.
 
     Raises:
         ValueError: if PyTorch's outputs are random, or the outputs do not compare.
@@ -69,7 +69,7 @@ class Trial:
         self.inputs = [np.asarray(array) for array in arrays]
         leaves = {path: np.asarray(leaf) for path, leaf in named_leaves(params).items()}
         self.tree = tree
-        self.leaves = {path: leaf for path, leaf in leaves.items() if path not in tree.shapes}
+        self.leaves = leaves
         self.weights = tree.taken_apart(leaves)
         self.state = {key: numpy_of(tensor) for key, tensor in self.module.state_dict().items()}
 
@@ -215,9 +215,7 @@ def moved(option: Option, weights: Mapping[str, np.ndarray]) -> Arrays:
     return found
 
 
-def sampled_weights(
-    part: Part, shapes: Mapping[str, Any], rng: np.random.Generator
-) -> Arrays:
+def sampled_weights(part: Part, shapes: Mapping[str, Any], rng: np.random.Generator) -> Arrays:
     """Random weights of a part; tied ones are equal."""
     weights: Arrays = {}
     tied = all(len(option.entries) == 1 and _is_tied(option.entries[0]) for option in part.options)
