@@ -1,6 +1,7 @@
 """A weight map as Python code to paste."""
 
 import dataclasses
+import textwrap
 from collections.abc import Mapping, Sequence
 
 from jaxrnn.exchange.operations import Chain, Identity, Operation
@@ -31,12 +32,38 @@ def _value_code(value: object) -> str:
     return repr(value)
 
 
-def entry_code(entry: Entry) -> str:
-    """The call that makes an entry."""
+LINE = 100
+"""Characters of the longest line."""
+
+
+def call_code(name: str, arguments: Sequence[str], indent: str, note: str = "") -> str:
+    """A call with a comma behind it: on one line, or with an argument a line."""
+    comment = f"  # {note}" if note else ""
+    line = f"{indent}{name}({', '.join(arguments)}),"
+    if len(line) <= LINE:
+        # A comment that is too long for the line stands above it.
+        if len(line + comment) <= LINE:
+            return line + comment
+        return f"{indent}{comment.strip()}\n{line}"
+    lines = [f"{indent}{name}("]
+    for argument in arguments:
+        line = f"{indent}    {argument},"
+        if argument.startswith('("') and len(line) > LINE:
+            names = argument.strip("()").split(", ")
+            inner = [f"{indent}        {one}," for one in names]
+            lines += [f"{indent}    (", *inner, f"{indent}    ),"]
+        else:
+            lines.append(line)
+    above = [f"{indent}{comment.strip()}"] if note else []
+    return "\n".join([*above, *lines, f"{indent}),"])
+
+
+def entry_arguments(entry: Entry) -> list[str]:
+    """The arguments of the call that makes an entry."""
     arguments = [_names_code(entry.keys), _names_code(entry.paths)]
     if entry.operation != Identity():
         arguments.append(operation_code(entry.operation))
-    return f"entry({', '.join(arguments)})"
+    return arguments
 
 
 def _names_code(names: Sequence[str]) -> str:
@@ -52,29 +79,34 @@ def map_code(entries: Sequence[Entry], remarks: Sequence[str], notes: Mapping[En
     Args:
         entries: in this order.
         remarks: a comment each, above the map.
-        notes: a comment behind an entry.
+        notes: a comment for an entry.
     """
     used = {"WeightMap", "entry"}
     for one in entries:
-        used |= _classes(one.operation)
-    used.discard("Identity" if "Identity(" not in " ".join(map(entry_code, entries)) else "")
+        if one.operation != Identity():
+            used |= _classes(one.operation)
     # Classes first, as isort has them.
     names = sorted(used, key=lambda name: (name.islower(), name))
-    lines = [f"# {remark}" for remark in remarks]
-    lines += [f"from parity import {', '.join(names)}", "", "weight_map = WeightMap(", "    ["]
+    imports = f"from parity import {', '.join(names)}"
+    if len(imports) > LINE:
+        imports = "\n".join(["from parity import (", *(f"    {name}," for name in names), ")"])
+    lines = []
+    for remark in remarks:
+        lines += textwrap.wrap(remark, LINE, initial_indent="# ", subsequent_indent="#   ")
+    lines += [imports, "", "weight_map = WeightMap(", "    ["]
     for one in entries:
-        note = f"  # {notes[one]}" if one in notes else ""
-        lines.append(f"        {entry_code(one)},{note}")
+        lines.append(call_code("entry", entry_arguments(one), " " * 8, notes.get(one, "")))
     return "\n".join([*lines, "    ]", ")"])
 
 
 def _classes(operation: Operation) -> set[str]:
+    """The names of the classes in the code of an operation."""
     found = {type(operation).__name__}
-    parts = operation.operations if isinstance(operation, Chain) else ()
+    if isinstance(operation, Chain):
+        for step in operation.operations:
+            found |= _classes(step)
     for field in dataclasses.fields(operation):  # type: ignore[arg-type]
         value = getattr(operation, field.name)
         if isinstance(value, Operation) and value != field.default:
             found |= _classes(value)
-    for part in parts:
-        found |= _classes(part)
     return found

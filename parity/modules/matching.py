@@ -20,7 +20,14 @@ from parity.modules.candidates import (
     joined_candidates,
     split_candidates,
 )
-from parity.modules.names import SYNONYMS, Name, difference, taken_apart, words_of
+from parity.modules.names import (
+    SYNONYMS,
+    Name,
+    difference,
+    out_of_order,
+    taken_apart,
+    words_of,
+)
 from parity.modules.recurrent import Layer, layer_layouts
 
 SLOTS = ("query", "key", "value")
@@ -231,6 +238,7 @@ def _paired(
     """The assignment of groups to groups of the smallest sum of differences."""
     options: dict[tuple[int, int], list[Option]] = {}
     costs = np.full((len(torch_groups), len(groups)), IMPOSSIBLE)
+    order = np.zeros(costs.shape)  # the part of the costs that order alone makes
     for i, keys in enumerate(torch_groups):
         for j, paths in enumerate(groups):
             fits = _fitting(theirs.weights[keys[0]], free[paths[0]], keys, paths)
@@ -245,6 +253,7 @@ def _paired(
                 for operation, cost in fits
             ]
             costs[i, j] = options[i, j][0].cost
+            order[i, j] = out_of_order(theirs.names[keys[0]], ours.names[paths[0]])
     assigned = {
         int(i): int(j)
         for i, j in zip(*linear_sum_assignment(costs), strict=True)
@@ -255,7 +264,10 @@ def _paired(
         first = options[i, j]
         others = [o for (k, m), found in options.items() if k == i and m != j for o in found]
         others.sort(key=lambda option: option.cost)
-        doubts = (_doubt(torch_groups[i], first), _exchange(i, assigned, costs, torch_groups))
+        doubts = (
+            _doubt(torch_groups[i], first),
+            _exchange(i, assigned, costs - order, torch_groups),
+        )
         doubt = "; ".join(filter(None, doubts))
         # The other layouts of the chosen counterpart come before other counterparts.
         parts.append(Part(tuple(torch_groups[i]), [*first, *others], doubt))

@@ -209,12 +209,17 @@ def difference(torch_name: Name, name: Name) -> float:
     """How unlike two names are: 0 if they say the same."""
     cost = WORDS * (1 - _same_words(torch_name.words, name.words))
     cost += RANKS * (1 - _same_ranks(torch_name.ranks, name.ranks))
-    cost += ORDER * abs(torch_name.position - name.position)
+    cost += out_of_order(torch_name, name)
     if torch_name.role == name.role:
         return cost
     if not torch_name.role or not name.role:
         return cost + UNKNOWN_ROLE
     return cost + ALIKE.get(frozenset((torch_name.role, name.role)), OTHER_ROLE)
+
+
+def out_of_order(torch_name: Name, name: Name) -> float:
+    """What it costs that two names stand in different places."""
+    return ORDER * abs(torch_name.position - name.position)
 
 
 def _same_words(theirs: frozenset[str], ours: frozenset[str]) -> float:

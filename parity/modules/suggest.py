@@ -5,7 +5,7 @@ random weights, and what agrees is kept.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,10 +15,11 @@ from jaxrnn.exchange.layouts import Fill
 from jaxrnn.exchange.operations import Absent
 from jaxrnn.exchange.weights import Entry, WeightMap, WeightMapError
 from parity.core.bridge import named_leaves
+from parity.modules.candidates import Shape, Weight
 from parity.modules.code import map_code
 from parity.modules.matching import Part, jax_side, matched
 from parity.modules.stacks import Tree, stacked_entries, unstacked_trees
-from parity.modules.torch_side import torch_side
+from parity.modules.torch_side import tied_keys, torch_side
 from parity.modules.trying import AGREE, Trial, agreement, decide
 
 ROUNDED = 1e-5
@@ -104,33 +105,29 @@ def suggest_map(
         raise ValueError("jax_function and inputs must be given together, to try, or not at all.")
     leaves = named_leaves(params)
     _check_leaves(leaves)
-    theirs = torch_side(torch_module)
     names = _own_names(leaves)
     shapes = {names[p]: tuple(np.shape(leaf)) for p, leaf in leaves.items() if _is_weight(leaf)}
     paths = {name: path for path, name in names.items() if name != path}
 
-    # As the tree is; or, where that leaves more, with the layers of stacked arrays taken apart.
-    best = None
-    for tree in unstacked_trees(shapes, paths):
-        parts = matched(theirs, jax_side(tree.shapes))
-        left = _left(parts, theirs.weights, tree.shapes)
-        if best is None or len(left[0]) + len(left[1]) < len(best[2][0]) + len(best[2][1]):
-            best = (tree, parts, left)
-        if not any(best[2]):
-            break
-    assert best is not None  # the tree as it is comes first
-    tree, parts, (keys_left, paths_left) = best
-    _check_left(keys_left, paths_left, theirs.weights, tree.shapes)
+    match = _best_match(torch_module, shapes, paths)
+    _check_left(match)
+    parts, tree = match.parts, match.tree
 
     apart = None
     if jax_function is not None and inputs is not None and parts:
         trial = Trial(jax_function, params, torch_module, inputs, tree)
-        parts, apart = _tried(trial, parts, torch_module)
+        parts, apart = _tried(trial, parts, torch_module, match.untied)
     entries, notes = _entries(parts, torch_module, tree)
     arrays = {name: np.asarray(leaves[path]) for path, name in names.items() if name in shapes}
-    more, unmatched = _without_counterpart(torch_module, arrays, tree, keys_left, paths_left)
+    more, unmatched = _without_counterpart(
+        torch_module, arrays, tree, match.keys_left, match.names_left
+    )
     _check_counters(leaves, entries, more)
     doubts = dict.fromkeys(part.doubt for part in parts if part.doubt)
+    for keys in match.untied.values():
+        doubts[
+            f"{', '.join(keys)} are one weight in PyTorch and several here: gradients differ"
+        ] = None
     return SuggestedMap(
         [*entries, *more],
         ambiguous=list(doubts),
@@ -169,38 +166,73 @@ def _own_names(leaves: Mapping[str, Any]) -> dict[str, str]:
     return names if unique else {path: path for path in leaves}
 
 
-Left = tuple[list[str], list[str]]
+class Match(NamedTuple):
+    """What names, shapes and order give.
+
+    Attributes:
+        parts: with a counterpart.
+        tree: the names of JAX's weights.
+        weights: PyTorch's, by key.
+        keys_left: those without a counterpart.
+        names_left: JAX's without a counterpart.
+        untied: keys of weights that PyTorch ties and JAX does not, by the first.
+    """
+
+    parts: list[Part]
+    tree: Tree
+    weights: dict[str, Weight]
+    keys_left: list[str]
+    names_left: list[str]
+    untied: dict[str, tuple[str, ...]]
 
 
-def _left(parts: Sequence[Part], keys: Iterable[str], paths: Iterable[str]) -> Left:
-    """Keys and paths that no part has."""
-    known = {key for part in parts for key in part.keys}
-    taken = {path for part in parts for path in part.chosen.paths}
-    return [key for key in keys if key not in known], [p for p in paths if p not in taken]
+def _best_match(module: nn.Module, shapes: Mapping[str, Shape], paths: Mapping[str, str]) -> Match:
+    """The match that leaves the fewest weights, the simplest of several."""
+    tied = tied_keys(module.state_dict())
+    best: Match | None = None
+    for untied in ({}, tied) if tied else ({},):
+        theirs = torch_side(module, tied={} if untied else tied)
+        # As the tree is, then with the layers of stacked arrays taken apart.
+        for tree in unstacked_trees(shapes, paths):
+            parts = matched(theirs, jax_side(tree.shapes))
+            known = {key for part in parts for key in part.keys}
+            taken = {name for part in parts for name in part.chosen.paths}
+            keys = [key for key in theirs.weights if key not in known]
+            names = [name for name in tree.shapes if name not in taken]
+            match = Match(parts, tree, theirs.weights, keys, names, untied)
+            if best is None or len(keys + names) < len(best.keys_left + best.names_left):
+                best = match
+            if not keys and not names:
+                return match
+    assert best is not None  # the tree as it is comes first
+    return best
 
 
-def _check_left(
-    keys: Sequence[str], paths: Sequence[str], weights: Mapping[str, Any], shapes: Mapping[str, Any]
-) -> None:
+def _check_left(match: Match) -> None:
     """Refuse weights of both sides that are left and do not fit each other."""
-    if not keys or not paths:
+    if not match.keys_left or not match.names_left:
         return
-    theirs = ", ".join(f"{key} {weights[key].shape}" for key in keys)
-    ours = ", ".join(f"{path} {shapes[path]}" for path in paths)
+    theirs = ", ".join(f"{key} {match.weights[key].shape}" for key in match.keys_left)
+    ours = ", ".join(f"{match.tree.path(n)} {match.tree.shapes[n]}" for n in match.names_left)
     raise WeightMapError(
         f"Nothing fits what is left: of PyTorch {theirs}; of JAX {ours}. Compare the sizes of the "
         "two models, or write these entries by hand."
     )
 
 
-def _tried(trial: Trial, parts: list[Part], module: nn.Module) -> tuple[list[Part], float]:
+def _tried(
+    trial: Trial, parts: list[Part], module: nn.Module, untied: Mapping[str, tuple[str, ...]]
+) -> tuple[list[Part], float]:
     """The parts as the outputs show them, and how far apart those are."""
     shapes = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
-    likeliest = agreement(trial, parts, shapes, SEED)
+    likeliest = agreement(trial, parts, shapes, SEED, untied)
     if likeliest <= AGREE:
         return [Part(part.keys, part.options) for part in parts], likeliest
+    if untied:
+        # The parts are not independent, and cannot be decided one by one.
+        return parts, likeliest
     decided = decide(trial, parts, shapes, SEED)
-    apart = agreement(trial, decided, shapes, SEED)
+    apart = agreement(trial, decided, shapes, SEED, untied)
     if apart <= AGREE:
         decided = [Part(part.keys, part.options) for part in decided]
     return decided, apart

@@ -19,10 +19,14 @@ RECURRENT = re.compile(
 NORMS = ("BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm", "SyncBatchNorm")
 
 
-def torch_side(module: nn.Module) -> TorchSide:
-    """What is known of a module's weights; numbers without a fraction are left out."""
+def torch_side(module: nn.Module, *, tied: Mapping[str, tuple[str, ...]]) -> TorchSide:
+    """What is known of a module's weights; numbers without a fraction are left out.
+
+    Args:
+        module: PyTorch's.
+        tied: all keys of each weight that counts as one, by the first.
+    """
     state = module.state_dict()
-    tied = tied_keys(state)
     first_keys = {key: keys[0] for keys in tied.values() for key in keys}
     weights = {}
     kinds = {}
@@ -51,7 +55,7 @@ def torch_side(module: nn.Module) -> TorchSide:
         taken_apart(parts, kind_of, roles, kinds),
         layers,
         taken_apart(layer_parts, kind_of, {}, layer_kinds),
-        tied,
+        dict(tied),
     )
 
 

@@ -116,15 +116,31 @@ def distance(got: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float
     return farthest
 
 
-def agreement(trial: Trial, parts: Sequence[Part], shapes: Mapping[str, Any], seed: int) -> float:
-    """How far the outputs are apart with the chosen options, on random weights."""
+def agreement(
+    trial: Trial,
+    parts: Sequence[Part],
+    shapes: Mapping[str, Any],
+    seed: int,
+    untied: Mapping[str, Sequence[str]],
+) -> float:
+    """How far the outputs are apart with the chosen options, on random weights.
+
+    Args:
+        trial: both sides.
+        parts: with the chosen option first.
+        shapes: of PyTorch's weights, by key.
+        seed: of the random weights.
+        untied: keys of weights that are one in PyTorch alone, by the first.
+    """
     rng = np.random.default_rng(seed)
     theirs: Arrays = {}
+    for part in parts:
+        theirs |= sampled_weights(part, shapes, rng)
+    for first, keys in untied.items():
+        theirs |= dict.fromkeys(keys, theirs[first])
     ours: Arrays = {}
     for part in parts:
-        sampled = sampled_weights(part, shapes, rng)
-        theirs |= sampled
-        ours |= moved(part.chosen, sampled)
+        ours |= moved(part.chosen, theirs)
     return distance(trial.in_jax(ours), trial.in_torch(theirs))
 
 
