@@ -31,6 +31,7 @@ TOKENS = RNG.integers(0, V, (B, T))
 PORTS = {}
 IN_FLOAT32 = {
     *("keras_attention", "keras_mlp", "keras_lstm", "keras_gru", "keras_simple_rnn"),
+    "keras_transposed_convolution",
     "nnx_attention_as_a_state",
 }
 """Ports that compute in float32 inside, whatever they get."""
@@ -207,6 +208,29 @@ def linen_transposed_convolution_with_transposed_kernel():
     network = linen.ConvTranspose(3, (3, 3), strides=(2, 2), padding="VALID", transpose_kernel=True)
     module = Turned(nn.ConvTranspose2d(3, 3, 3, stride=2))
     return linen_port(network, module, IMAGES, turn=channels_last)
+
+
+@port
+def keras_transposed_convolution():
+    return keras_port(
+        lambda keras: keras.layers.Conv2DTranspose(5, (3, 2), strides=2),
+        Turned(nn.ConvTranspose2d(3, 5, (3, 2), stride=2)),
+        IMAGES,
+        lambda x: (channels_last(x),),
+    )
+
+
+@port
+def haiku_transposed_convolution():
+    haiku = pytest.importorskip("haiku")
+
+    def network(x):
+        layer = haiku.Conv2DTranspose(5, (3, 2), stride=1, padding="VALID")
+        return layer(channels_last(x))
+
+    transformed = haiku.without_apply_rng(haiku.transform(network))
+    params = transformed.init(KEY, jnp.asarray(IMAGES))
+    return transformed.apply, params, Turned(nn.ConvTranspose2d(3, 5, (3, 2))), (IMAGES,)
 
 
 class TorchBlock(nn.Module):

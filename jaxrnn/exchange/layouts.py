@@ -93,7 +93,7 @@ class TransposedConvolution(Operation):
             `flax.nnx.ConvTranspose`; "kOI" is (*k, O, I), for both with `transpose_kernel=True`,
             for Keras and for Haiku; "OIk" is (O, I / groups, *k), for Equinox.
         flip: whether the other framework's kernel lies the other way round. So it does in Flax
-            without `transpose_kernel`, and in Equinox.
+            without `transpose_kernel`, in Haiku and in Equinox, and not in Keras.
         groups: of the convolution; other than 1 only in the layout "OIk".
     """
 

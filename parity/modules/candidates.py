@@ -141,7 +141,8 @@ def _convolution(weight: Weight, shape: Shape, leaf: str) -> Iterator[Candidate]
             continue
         groups = weight.groups if layout == "OIk" else 1
         # A kernel that PyTorch's gradient of a convolution uses as it is lies the same way round.
-        flipped = layout != "kOI"
+        # Haiku, which calls it "w", flips it.
+        flipped = layout != "kOI" or leaf == "w"
         strange = RARE if (layout == "OIk") != (leaf == "weight") else 0.0
         yield Candidate(TransposedConvolution(layout, flipped, groups), strange)
         yield Candidate(TransposedConvolution(layout, not flipped, groups), strange + UNNAMED)

@@ -29,7 +29,7 @@ def _value_code(value: object) -> str:
     if isinstance(value, tuple):
         parts = [_value_code(part) for part in value]
         return f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"
-    return repr(value)
+    return f'"{value}"' if isinstance(value, str) else repr(value)
 
 
 LINE = 100

@@ -35,15 +35,17 @@ def convert(state_dict: Mapping[str, Any], weight_map: WeightMap, *, like: Any) 
     theirs = {key: numpy_of(tensor) for key, tensor in state_dict.items()}
     moved = weight_map.from_torch(theirs, like=shapes)
     ours = {path: _as(moved[path], leaf.dtype) for path, leaf in leaves.items()}
-    problems = _overflown(ours) + _changed(theirs, ours, weight_map)
+    # What has overflown has no way back.
+    problems = _overflown(ours) or _changed(theirs, ours, weight_map)
     if problems:
         raise WeightMapError("The weights are not carried over: " + "; ".join(problems) + ".")
     return rebuilt(like, {path: jnp.array(array) for path, array in ours.items()})
 
 
 def _as(array: np.ndarray, dtype: Any) -> np.ndarray:
-    # A Keras variable has the name of its type.
-    return np.array(array, dtype=jnp.dtype(str(dtype)))
+    # Overflow is reported by its own words. A Keras variable has the name of its type.
+    with np.errstate(over="ignore"):
+        return np.array(array, dtype=jnp.dtype(str(dtype)))
 
 
 def _overflown(arrays: Mapping[str, np.ndarray]) -> list[str]:
