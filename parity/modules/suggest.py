@@ -20,7 +20,7 @@ from parity.modules.code import map_code
 from parity.modules.matching import Part, jax_side, matched
 from parity.modules.stacks import Tree, stacked_entries, unstacked_trees
 from parity.modules.torch_side import tied_keys, torch_side
-from parity.modules.trying import AGREE, Trial, agreement, decide
+from parity.modules.trying import AGREE, Trial, agreement, decide, likely
 
 ROUNDED = 1e-5
 """Round-off of float32 lies below, a wrong layout of random weights above."""
@@ -118,10 +118,7 @@ def suggest_map(
         trial = Trial(jax_function, params, torch_module, inputs, tree)
         parts, apart = _tried(trial, parts, torch_module, match.untied)
     entries, notes = _entries(parts, torch_module, tree)
-    arrays = {name: np.asarray(leaves[path]) for path, name in names.items() if name in shapes}
-    more, unmatched = _without_counterpart(
-        torch_module, arrays, tree, match.keys_left, match.names_left
-    )
+    more, unmatched = _without_counterpart(torch_module, leaves, match)
     _check_counters(leaves, entries, more)
     doubts = dict.fromkeys(part.doubt for part in parts if part.doubt)
     for keys in match.untied.values():
@@ -231,8 +228,14 @@ def _tried(
     if untied:
         # The parts are not independent, and cannot be decided one by one.
         return parts, likeliest
-    decided = decide(trial, parts, shapes, SEED)
+    decided = decide(trial, likely(parts), shapes, SEED)
     apart = agreement(trial, decided, shapes, SEED, untied)
+    if apart > ROUNDED and any(part.doubt for part in decided):
+        # Names may lie: look at what they speak against.
+        widely = decide(trial, parts, shapes, SEED)
+        apart_widely = agreement(trial, widely, shapes, SEED, untied)
+        if apart_widely < apart:
+            decided, apart = widely, apart_widely
     if apart <= AGREE:
         decided = [Part(part.keys, part.options) for part in decided]
     return decided, apart
@@ -257,11 +260,7 @@ def _entries(
 
 
 def _without_counterpart(
-    module: nn.Module,
-    arrays: Mapping[str, np.ndarray],
-    tree: Tree,
-    keys: Sequence[str],
-    names: Sequence[str],
+    module: nn.Module, leaves: Mapping[str, Any], match: Match
 ) -> tuple[list[Entry], list[str]]:
     """Entries for weights of one side alone, and a sentence for each that is no counter."""
     entries = []
@@ -269,16 +268,17 @@ def _without_counterpart(
     for key, tensor in module.state_dict().items():
         shape = tuple(tensor.shape)
         counter = not tensor.is_floating_point()
-        if key in keys or counter:
+        if key in match.keys_left or counter:
             entries.append(Entry((key,), (), Absent(shape)))
-        if key in keys:
+        if key in match.keys_left:
             sentences.append(f"{key} {shape} of PyTorch")
-    wholes = dict.fromkeys(tree.origin[name][0] if name in tree.origin else name for name in names)
-    for name in wholes:
-        path = tree.path(name)
-        value = float(np.mean(arrays[name].astype(np.float64)))
-        entries.append(Entry((), (path,), Fill(arrays[name].shape, value)))
-        sentences.append(f"{path} {arrays[name].shape} of JAX, taken as {value:g} everywhere")
+    origin = match.tree.origin
+    wholes = dict.fromkeys(origin[n][0] if n in origin else n for n in match.names_left)
+    for path in map(match.tree.path, wholes):
+        array = np.asarray(leaves[path])
+        value = float(np.mean(array.astype(np.float64)))
+        entries.append(Entry((), (path,), Fill(array.shape, value)))
+        sentences.append(f"{path} {array.shape} of JAX, taken as {value:g} everywhere")
     return entries, sentences
 
 
