@@ -20,7 +20,7 @@ from parity.modules.code import map_code
 from parity.modules.matching import Part, jax_side, matched
 from parity.modules.stacks import Tree, stacked_entries, unstacked_trees
 from parity.modules.torch_side import tied_keys, torch_side
-from parity.modules.trying import AGREE, Trial, agreement, decide, likely
+from parity.modules.trying import AGREE, Trial, agreement, decide, likely, without_shown_doubts
 
 ROUNDED = 1e-5
 """Round-off of float32 lies below, a wrong layout of random weights above."""
@@ -224,7 +224,7 @@ def _tried(
     shapes = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
     likeliest = agreement(trial, parts, shapes, SEED, untied)
     if likeliest <= AGREE:
-        return [Part(part.keys, part.options) for part in parts], likeliest
+        return without_shown_doubts(trial, parts, shapes, SEED), likeliest
     if untied:
         # The parts are not independent, and cannot be decided one by one.
         return parts, likeliest
@@ -237,7 +237,7 @@ def _tried(
         if apart_widely < apart:
             decided, apart = widely, apart_widely
     if apart <= AGREE:
-        decided = [Part(part.keys, part.options) for part in decided]
+        decided = without_shown_doubts(trial, decided, shapes, SEED)
     return decided, apart
 
 

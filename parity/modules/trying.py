@@ -110,10 +110,14 @@ class Trial:
 
 
 def distance(got: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
-    """How far outputs are apart, the farthest counts; infinite where one side alone is NaN."""
+    """How far outputs are apart, the farthest counts.
+
+    It is infinite where one side alone is NaN or infinite, and where an output has no other number.
+    """
     farthest = 0.0
     for a, b in zip(got, expected, strict=True):
-        if not np.array_equal(np.isfinite(a), np.isfinite(b)):
+        finite = np.isfinite(b)
+        if not np.array_equal(np.isfinite(a), finite) or not finite.any():
             return np.inf
         farthest = max(farthest, relative_l2(a, b))
     return farthest
@@ -135,16 +139,44 @@ def agreement(
         seed: of the random weights.
         untied: keys of weights that are one in PyTorch alone, by the first.
     """
-    rng = np.random.default_rng(seed)
+    theirs = _sampled(parts, shapes, np.random.default_rng(seed), untied)
+    ours: Arrays = {}
+    for part in parts:
+        ours |= moved(part.chosen, theirs)
+    return distance(trial.in_jax(ours), trial.in_torch(theirs))
+
+
+def _sampled(
+    parts: Sequence[Part],
+    shapes: Mapping[str, Any],
+    rng: np.random.Generator,
+    untied: Mapping[str, Sequence[str]],
+) -> Arrays:
+    # Random weights of all parts.
     theirs: Arrays = {}
     for part in parts:
         theirs |= sampled_weights(part, shapes, rng)
     for first, keys in untied.items():
         theirs |= dict.fromkeys(keys, theirs[first])
-    ours: Arrays = {}
+    return theirs
+
+
+def without_shown_doubts(
+    trial: Trial, parts: Sequence[Part], shapes: Mapping[str, Any], seed: int
+) -> list[Part]:
+    """Parts of a map whose outputs agree: a doubt stays where the outputs do not depend on it."""
+    rng = np.random.default_rng(seed)
+    theirs = _sampled(parts, shapes, rng, {})
+    expected = trial.in_torch(theirs)
+    found = []
     for part in parts:
-        ours |= moved(part.chosen, theirs)
-    return distance(trial.in_jax(ours), trial.in_torch(theirs))
+        doubt = ""
+        if part.doubt:
+            others = trial.in_torch({**theirs, **sampled_weights(part, shapes, rng)})
+            if not distance(others, expected) > WITHOUT_INFLUENCE:
+                doubt = f"{part.doubt}; the outputs do not depend on it"
+        found.append(Part(part.keys, part.options, doubt))
+    return found
 
 
 def decide(trial: Trial, parts: Sequence[Part], shapes: Mapping[str, Any], seed: int) -> list[Part]:
@@ -214,12 +246,15 @@ def _decided(
     theirs, ours = neutral.sampled([part, *others], closed, rng)
     sampled = sampled_weights(part, neutral.shapes, rng)
     expected = trial.in_torch({**theirs, **sampled})
+    if not all(np.isfinite(array).any() for array in expected):
+        return None
     without = trial.in_torch(theirs)
-    influence = distance(without, expected)
+    influence = distance(without, expected)  # infinite where NaN comes or goes
     if not influence > WITHOUT_INFLUENCE:
         return None
-    near = NO_FURTHER * distance(trial.in_jax(ours), without)
-    near = max(AGREE, min(near, CLEARLY * influence))
+    apart_anyway = NO_FURTHER * distance(trial.in_jax(ours), without)
+    near = max(AGREE, min(apart_anyway, CLEARLY * influence))
+    near = near if np.isfinite(near) else AGREE
     distances = []
     for k, option in enumerate(part.options):
         apart = distance(trial.in_jax({**ours, **moved(option, sampled)}), expected)
@@ -227,7 +262,7 @@ def _decided(
             return _chosen(part, k)
         distances.append(apart)
     best, second = sorted(distances)[:2]
-    if best <= CLEARLY * min(second, influence):
+    if np.isfinite(best) and best <= CLEARLY * min(second, influence):
         return _chosen(part, distances.index(best))
     return None
 
