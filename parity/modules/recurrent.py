@@ -38,10 +38,11 @@ HIDDEN = re.compile(r"(^|[/_])(hh|h|hidden|recurrent(_kernel)?|wh|w_h|u|linear_1
 INPUT = re.compile(r"(^|[/_])(ih|i|x|input|wi|wx|w_i|w_x|kernel|linear)($|[/_\d])|_ih")
 """Names of what multiplies the input."""
 
-# Held against an order of gates that is not the framework's, and against PyTorch's order where the
-# framework is not known.
+# Held against an order of gates that is not the framework's; and, where that is not known, against
+# PyTorch's order and any other.
 OTHER_ORDER = 1.0
-UNKNOWN_ORDER = 0.1
+TORCH_ORDER = 0.1
+ANY_ORDER = 0.5
 # Held against exchanged matrices of the input and the hidden state.
 EXCHANGED = 0.5
 
@@ -179,7 +180,7 @@ def _orders(
         if known:
             cost = 0.0 if order == usual else OTHER_ORDER
         else:
-            cost = UNKNOWN_ORDER if not order else OTHER_ORDER
+            cost = ANY_ORDER if order else TORCH_ORDER
         yield order, cost, known and order == usual
 
 
@@ -240,4 +241,5 @@ def _one_matrix_orders(
         yield IGFO, (OffsetGate(2, 4),), 0.0 if haiku else OTHER_ORDER
     for permutation in itertools.permutations(range(gates)):
         order = () if permutation == tuple(range(gates)) else permutation
-        yield order, (), OTHER_ORDER if haiku or order else UNKNOWN_ORDER
+        unknown = ANY_ORDER if order else TORCH_ORDER
+        yield order, (), OTHER_ORDER if haiku else unknown
