@@ -11,8 +11,8 @@ from torch import nn
 
 import parity
 from parity import Transpose, WeightMapError, entry
+from parity.modules.mapping.trying import AGREE
 from parity.modules.suggest import ROUNDED
-from parity.modules.trying import AGREE
 
 E = 6
 X = np.random.default_rng(1).normal(size=(4, E))

@@ -15,12 +15,19 @@ from jaxrnn.exchange.layouts import Fill
 from jaxrnn.exchange.operations import Absent
 from jaxrnn.exchange.weights import Entry, WeightMap, WeightMapError
 from parity.core.bridge import named_leaves
-from parity.modules.candidates import Shape, Weight
-from parity.modules.code import map_code
-from parity.modules.matching import Part, jax_side, matched
-from parity.modules.stacks import Tree, stacked_entries, unstacked_trees
-from parity.modules.torch_side import tied_keys, torch_side
-from parity.modules.trying import AGREE, Trial, agreement, decide, likely, without_shown_doubts
+from parity.modules.mapping.candidates import Shape, Weight
+from parity.modules.mapping.code import map_code
+from parity.modules.mapping.matching import Part, jax_side, matched
+from parity.modules.mapping.stacks import Tree, stacked_entries, unstacked_trees
+from parity.modules.mapping.torch_side import tied_keys, torch_side
+from parity.modules.mapping.trying import (
+    AGREE,
+    Trial,
+    agreement,
+    decide,
+    likely,
+    without_shown_doubts,
+)
 
 ROUNDED = 1e-5
 """Round-off of float32 lies below, a wrong layout of random weights above."""
@@ -127,7 +134,7 @@ def suggest_map(
     doubts = dict.fromkeys(part.doubt for part in parts if part.doubt)
     for keys in match.untied.values():
         doubts[
-            f"{', '.join(keys)} are one weight in PyTorch and several here: gradients differ"
+            f"{', '.join(keys)} are one weight in PyTorch and several in JAX, whose gradients only add up to its own"
         ] = None
     return SuggestedMap(
         [*entries, *more],

@@ -25,9 +25,9 @@ from parity.core.bridge import (
 )
 from parity.core.compare import relative_l2
 from parity.core.runners import precision
-from parity.modules.matching import Option, Part
-from parity.modules.neutral import Arrays, NeutralWeights, moved, sampled_weights
-from parity.modules.stacks import Tree
+from parity.modules.mapping.matching import Option, Part
+from parity.modules.mapping.neutral import Arrays, NeutralWeights, moved, sampled_weights
+from parity.modules.mapping.stacks import Tree
 
 # Round-off of any net in float64 is smaller, a wrong layout of random weights never.
 AGREE = 1e-9

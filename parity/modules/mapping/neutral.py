@@ -9,7 +9,7 @@ from scipy.sparse.csgraph import connected_components
 
 from jaxrnn.exchange.layouts import Tied
 from jaxrnn.exchange.weights import Entry
-from parity.modules.matching import Option, Part
+from parity.modules.mapping.matching import Option, Part
 
 Arrays = dict[str, np.ndarray]
 

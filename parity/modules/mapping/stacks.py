@@ -8,7 +8,7 @@ import numpy as np
 from jaxrnn.exchange.layouts import Stacked
 from jaxrnn.exchange.operations import Identity, StackLayers
 from jaxrnn.exchange.weights import Entry, WeightMapError
-from parity.modules.candidates import Shape
+from parity.modules.mapping.candidates import Shape
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 
 from jaxrnn.exchange.layouts import Tied
 from jaxrnn.exchange.weights import Entry
-from parity.modules.candidates import (
+from parity.modules.mapping.candidates import (
     QKV,
     Candidate,
     Shape,
@@ -20,7 +20,7 @@ from parity.modules.candidates import (
     joined_candidates,
     split_candidates,
 )
-from parity.modules.names import (
+from parity.modules.mapping.names import (
     SYNONYMS,
     Name,
     difference,
@@ -28,7 +28,7 @@ from parity.modules.names import (
     taken_apart,
     words_of,
 )
-from parity.modules.recurrent import Layer, layer_layouts
+from parity.modules.mapping.recurrent import Layer, layer_layouts
 
 SLOTS = ("query", "key", "value")
 

@@ -20,7 +20,7 @@ from jaxrnn.exchange.operations import (
     Transpose,
 )
 from jaxrnn.exchange.weights import Entry, entry
-from parity.modules.candidates import Shape, chained
+from parity.modules.mapping.candidates import Shape, chained
 
 Shapes = Mapping[str, Shape]
 """The leaves below a node of JAX's tree by the rest of their paths."""

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from parity.modules.candidates import Weight
-from parity.modules.matching import TorchSide
-from parity.modules.names import role_of, taken_apart
-from parity.modules.recurrent import Layer
+from parity.modules.mapping.candidates import Weight
+from parity.modules.mapping.matching import TorchSide
+from parity.modules.mapping.names import role_of, taken_apart
+from parity.modules.mapping.recurrent import Layer
 
 RECURRENT = re.compile(
     r"(?P<module>.*?)(?P<kind>weight|bias)_(?P<of>ih|hh|hr)(?P<layer>_l\d+)?"
