@@ -133,9 +133,10 @@ def suggest_map(
     _check_counters(leaves, entries, more)
     doubts = dict.fromkeys(part.doubt for part in parts if part.doubt)
     for keys in match.untied.values():
-        doubts[
-            f"{', '.join(keys)} are one weight in PyTorch and several in JAX, whose gradients only add up to its own"
-        ] = None
+        named = ", ".join(keys)
+        doubts[f"{named} are one weight in PyTorch, whose gradient is the sum of several here"] = (
+            None
+        )
     return SuggestedMap(
         [*entries, *more],
         ambiguous=list(doubts),
