@@ -375,7 +375,7 @@ def attention_weights(form, biases):
 
 
 def attention_port(form, block, count=2):
-    params = [attention_weights(form, block is FusedBlock) for _ in range(count)]
+    params = [attention_weights(form, issubclass(block, FusedBlock)) for _ in range(count)]
 
     def run(p, x):
         for weights in p:
@@ -388,6 +388,31 @@ def attention_port(form, block, count=2):
 @port
 def attention_fused_in_torch_split_in_jax():
     return attention_port("split", FusedBlock)
+
+
+class Conv1D(nn.Module):
+    """A dense layer with weights (in, out), as the original code of GPT-2 has it."""
+
+    def __init__(self, outputs, inputs):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(inputs, outputs))
+        self.bias = nn.Parameter(torch.randn(outputs))
+
+    def forward(self, x):
+        return x @ self.weight + self.bias
+
+
+class Gpt2Block(FusedBlock):
+    """The block with such layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.c_attn, self.c_proj = Conv1D(3 * E, E), Conv1D(E, E)
+
+
+@port
+def attention_of_gpt2_split_in_jax():
+    return attention_port("split", Gpt2Block)
 
 
 @port
@@ -434,6 +459,30 @@ def equinox_attention():
         return jax.vmap(lambda x: eqx.combine(p, rest)(x, x, x))(x)
 
     return run, params, TorchAttention(), (BATCHES,)
+
+
+@port
+def haiku_batch_norm():
+    haiku = pytest.importorskip("haiku")
+
+    def network(x, training):
+        norm = haiku.BatchNorm(True, True, 0.9)
+        return haiku.Linear(3)(norm(haiku.Linear(H)(x), training))
+
+    transformed = haiku.without_apply_rng(haiku.transform_with_state(network))
+    params, state = transformed.init(KEY, ROWS, True)
+    averages = {"mean": "batch_norm/~/mean_ema", "var": "batch_norm/~/var_ema"}
+
+    def run(p, x):
+        # Counters and sums stay; in evaluation only the averages count.
+        filled = dict(state)
+        for name, module in averages.items():
+            filled[module] = {**state[module], "average": p["averages"][name]}
+        return transformed.apply(p["params"], filled, x, False)[0]
+
+    tree = {name: state[module]["average"] for name, module in averages.items()}
+    module = nn.Sequential(nn.Linear(E, H), nn.BatchNorm1d(H), nn.Linear(H, 3)).eval()
+    return run, {"params": params, "averages": tree}, module, (ROWS,)
 
 
 @port
@@ -785,6 +834,33 @@ def lstm_by_hand_with_another_order_of_gates():
     shapes = {"wx": (I, 4 * H), "wh": (H, 4 * H), "b": (4 * H,), "out_w": (H, 3), "out_b": (3,)}
     params = {name: np.zeros(shape) for name, shape in shapes.items()}
     return lstm_by_hand, params, LstmAndLinear(), (XS,)
+
+
+def stacked_lstm(p, xs):
+    """Three layers in one scan over layers, of weights that are stacked."""
+
+    def layer(xs, weights):
+        def step(carry, x):
+            h, c = carry
+            gates = weights["w_ih"] @ x + weights["w_hh"] @ h + weights["b_ih"] + weights["b_hh"]
+            i, f, g, o = jnp.split(gates, 4)
+            c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+            h = jax.nn.sigmoid(o) * jnp.tanh(c)
+            return (h, c), h
+
+        zeros = jnp.zeros(H, xs.dtype)
+        return lax.scan(step, (zeros, zeros), xs)[1], None
+
+    return jax.vmap(lambda xs: lax.scan(layer, xs, p)[0], 1, 1)(xs)
+
+
+@port
+def lstm_by_hand_with_stacked_layers():
+    rows = 4 * H
+    shapes = {"w_ih": (rows, H), "w_hh": (rows, H), "b_ih": (rows,), "b_hh": (rows,)}
+    params = {name: np.zeros((3, *shape)) for name, shape in shapes.items()}
+    xs = RNG.normal(size=(T, B, H))
+    return stacked_lstm, params, LastOutput(nn.LSTM(H, H, 3)), (xs,)
 
 
 @port

@@ -225,13 +225,20 @@ RULES: tuple[Rule, ...] = (
 
 def split_candidates(weight: Weight, shape: Shape, leaf: str, count: int) -> list[Candidate]:
     """Operations from one array of PyTorch's to `count` arrays of one shape in JAX."""
-    if not weight.shape or weight.shape[0] % count:
-        return []
-    part = weight._replace(shape=(weight.shape[0] // count, *weight.shape[1:]))
     found = []
-    for operation, cost in candidates(part, shape, leaf):
-        found.append(Candidate(chained(SplitGates(count), operation), cost))
-    return found
+    if weight.shape and weight.shape[0] % count == 0:
+        part = weight._replace(shape=(weight.shape[0] // count, *weight.shape[1:]))
+        for operation, cost in candidates(part, shape, leaf):
+            found.append(Candidate(chained(SplitGates(count), operation), cost))
+    if len(weight.shape) == 2 and weight.shape[1] % count == 0 and not _is_dense(weight):
+        # A kernel (in, out) of a module of one's own.
+        inputs, outputs = weight.shape
+        part = Weight((outputs // count, inputs), "Linear")
+        for operation, cost in candidates(part, shape, leaf):
+            found.append(
+                Candidate(chained(Transpose(), SplitGates(count), operation), cost + UNNAMED)
+            )
+    return sorted(found, key=lambda candidate: candidate.cost)
 
 
 def joined_candidates(weight: Weight, shape: Shape, leaf: str, count: int) -> list[Candidate]:

@@ -124,11 +124,19 @@ def _one_array_a_gate(layer: Layer, leaves: Shapes) -> Iterator[Layout]:
     yield Layout(tuple(entries), 0.0, True)
 
 
+# Of many ways to choose the leaves the likeliest are looked at, and all orders of the gates for the
+# very likeliest only.
+MOST_CHOICES = 40
+MOST_REORDERED = 4
+
+
 def _two_matrices(layer: Layer, leaves: Shapes) -> Iterator[Layout]:
     """A matrix for the input, one for the hidden state, in any order of the gates."""
     rows = layer.gates * layer.hidden_size
     by_input = _matrices(leaves, rows, layer.input_size)
     by_hidden = _matrices(leaves, rows, layer.hidden_size)
+    biases = sorted(_bias_choices(layer, leaves), key=lambda choice: choice.cost)
+    choices = []
     for (first, turned), (second, turned_too) in itertools.product(by_input, by_hidden):
         if first == second or turned[0] != turned_too[0]:
             continue
@@ -137,13 +145,21 @@ def _two_matrices(layer: Layer, leaves: Shapes) -> Iterator[Layout]:
             cost += EXCHANGED
         if not HIDDEN.search(second):
             cost += EXCHANGED
-        for order, order_cost, known in _orders(layer, leaves, first, second):
-            permuted = (PermuteGates(order),) if order else ()
-            for biases, bias_cost in _bias_entries(layer, leaves, permuted, (first, second)):
-                operation = chained(*permuted, turned[0])
-                entries = [entry(layer.weights[0], first, operation)]
-                entries += [entry(layer.weights[1], second, operation), *biases]
-                yield Layout(tuple(entries), cost + order_cost + bias_cost, known)
+        for bias in biases[:MOST_CHOICES]:
+            choices.append((cost + bias.cost, first, second, turned[0], bias))
+    choices.sort(key=lambda choice: choice[0])
+    for k, (cost, first, second, operation, bias) in enumerate(choices[:MOST_CHOICES]):
+        for order in _orders(layer, first, second):
+            if k >= MOST_REORDERED and order.cost >= ANY_ORDER:
+                continue
+            permuted = (PermuteGates(order.order),) if order.order else ()
+            bias_entries = bias.entries(layer, permuted)
+            if bias_entries is None:
+                continue
+            kernel = chained(*permuted, operation)
+            kernels = [entry(layer.weights[0], first, kernel)]
+            kernels.append(entry(layer.weights[1], second, kernel))
+            yield Layout((*kernels, *bias_entries), cost + order.cost, order.known)
 
 
 def _matrices(leaves: Shapes, rows: int, columns: int) -> list[tuple[str, tuple[Operation, float]]]:
@@ -158,58 +174,84 @@ def _matrices(leaves: Shapes, rows: int, columns: int) -> list[tuple[str, tuple[
     return found
 
 
-def _orders(
-    layer: Layer, leaves: Shapes, first: str, second: str
-) -> Iterator[tuple[tuple[int, ...], float, bool]]:
-    # Orders of the gates: (), which is PyTorch's, or a permutation.
+class Order(NamedTuple):
+    """An order of the gates, () for PyTorch's, and what is held against it."""
+
+    order: tuple[int, ...]
+    cost: float
+    known: bool
+
+
+def _orders(layer: Layer, first: str, second: str) -> Iterator[Order]:
+    """Orders of the gates, the usual one of the framework that has such names first."""
     if layer.gates == 1:
-        yield (), 0.0, True
+        yield Order((), 0.0, True)
         return
     usual: tuple[int, ...] | None = None
     names = (first.rpartition("/")[2], second.rpartition("/")[2])
-    nnx = first.endswith("dense_i/kernel")
-    if names[0].startswith("weight_ih") or nnx:
+    if names[0].startswith("weight_ih") or first.endswith("dense_i/kernel"):
         usual = ()
     elif names == ("kernel", "recurrent_kernel"):
         usual = ZRN if layer.gates == 3 else ()
     elif names == ("w_i", "w_h") and layer.gates == 3:
         usual = ZRN
-    known = usual is not None
     for permutation in itertools.permutations(range(layer.gates)):
         order = () if permutation == tuple(range(layer.gates)) else permutation
-        if known:
-            cost = 0.0 if order == usual else OTHER_ORDER
+        if usual is not None:
+            yield Order(order, 0.0 if order == usual else OTHER_ORDER, order == usual)
         else:
-            cost = ANY_ORDER if order else TORCH_ORDER
-        yield order, cost, known and order == usual
+            yield Order(order, ANY_ORDER if order else TORCH_ORDER, False)
 
 
-def _bias_entries(
-    layer: Layer, leaves: Shapes, permuted: Sequence[Operation], taken: tuple[str, str]
-) -> Iterator[tuple[list[Entry], float]]:
+class BiasChoice(NamedTuple):
+    """Leaves that can be a layer's biases.
+
+    Attributes:
+        kind: "none", "rows of one", "both", "sum", or "sum and candidate" of a GRU.
+        paths: the leaves.
+        cost: what is held against it.
+    """
+
+    kind: str
+    paths: tuple[str, ...]
+    cost: float
+
+    def entries(self, layer: Layer, permuted: Sequence[Operation]) -> list[Entry] | None:
+        """The entries, with the gates permuted; None if that cannot be."""
+        if self.kind == "rows of one":
+            return [entry(layer.biases, self.paths, chained(*permuted, StackLayers()))]
+        if self.kind == "both":
+            both = zip(layer.biases, self.paths, strict=True)
+            return [entry(key, path, chained(*permuted)) for key, path in both]
+        if self.kind == "sum":
+            return [entry(layer.biases, self.paths, chained(FoldBiases(), *permuted))]
+        if self.kind == "sum and candidate":
+            # The bias of the candidate stands alone, wherever the gates are.
+            return None if permuted else [entry(layer.biases, self.paths, FoldGruBiases())]
+        return []
+
+
+def _bias_choices(layer: Layer, leaves: Shapes) -> Iterator[BiasChoice]:
     """The biases of a layer among the leaves, in each way that they can be there."""
     if not layer.biases:
-        yield [], 0.0
+        yield BiasChoice("none", (), 0.0)
         return
     rows = layer.gates * layer.hidden_size
     of_all = [path for path, shape in leaves.items() if shape == (rows,)]
     of_one = [p for p, s in leaves.items() if s == (layer.hidden_size,) and layer.gates == 3]
-    rows_of_two = [path for path, shape in leaves.items() if shape == (2, rows)]
-    for path in rows_of_two:
-        yield [entry(layer.biases, path, chained(*permuted, StackLayers()))], 0.0
-    if len(of_all) >= 2:
-        for first, second in itertools.permutations(of_all, 2):
-            # The bias of each matrix stands beside it, or is called like it.
-            cost = 0.0 if HIDDEN.search(second) and not HIDDEN.search(first) else EXCHANGED
-            both = zip(layer.biases, (first, second), strict=True)
-            yield [entry(key, path, chained(*permuted)) for key, path in both], cost
+    for path, shape in leaves.items():
+        if shape == (2, rows):
+            yield BiasChoice("rows of one", (path,), 0.0)
+    for first, second in itertools.permutations(of_all, 2):
+        # The bias of each matrix stands beside it, or is called like it.
+        right = HIDDEN.search(second) and not HIDDEN.search(first)
+        yield BiasChoice("both", (first, second), 0.0 if right else EXCHANGED)
     for path in of_all:
-        one = [entry(layer.biases, path, chained(FoldBiases(), *permuted))]
         # Of two vectors neither is the sum.
-        yield one, 0.0 if len(of_all) == 1 and not of_one else EXCHANGED
-        if not permuted:
-            for alone in of_one:
-                yield [entry(layer.biases, (path, alone), FoldGruBiases())], 0.0
+        alone = len(of_all) == 1 and not of_one
+        yield BiasChoice("sum", (path,), 0.0 if alone else EXCHANGED)
+        for candidate in of_one:
+            yield BiasChoice("sum and candidate", (path, candidate), 0.0)
 
 
 def _one_matrix(layer: Layer, leaves: Shapes) -> Iterator[Layout]:
