@@ -291,3 +291,19 @@ def test_the_map_of_another_equation_is_the_nearest_and_the_difference_is_found(
         entry("rnn.weight_hh_l0", "dense_h/kernel", Transpose()),
     }
     assert suggested.inexact.keys() == {"dense_i/bias"}
+
+
+def test_numbers_weigh_more_than_order():
+    """Layers that are defined last to first, and counted first to last."""
+
+    class Module(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc3, self.fc2, self.fc1 = (nn.Linear(E, E, bias=False) for _ in range(3))
+
+    params = {f"Dense_{k}": {"kernel": np.zeros((E, E))} for k in range(3)}
+    suggested = parity.suggest_map(params, Module())
+    assert suggested.ambiguous == ()
+    assert set(suggested.entries) == {
+        entry(f"fc{k + 1}.weight", f"Dense_{k}/kernel", Transpose()) for k in range(3)
+    }

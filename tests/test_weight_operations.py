@@ -138,6 +138,43 @@ def test_gradients_follow_the_chain_rule(case):
     assert there == pytest.approx(here, rel=1e-13)  # sums of at most 120 terms
 
 
+# PyTorch's shapes, and where a number of the other framework's first array is in PyTorch's arrays.
+PLACES = [
+    # (parts, heads, size) to (heads, parts, size).
+    (InterleaveHeads(2), [(12,)], lambda n: (0, (n // 2 % 3 * 4 + n // 6 * 2 + n % 2,))),
+    (SplitOutputs((2, 3)), [(6, 5)], lambda i, h, d: (0, (3 * h + d, i))),
+    (SplitInputs((2, 3)), [(5, 6)], lambda h, d, o: (0, (o, 3 * h + d))),
+    (Convolution(), [(5, 4, 2, 3)], lambda a, b, i, o: (0, (o, i, a, b))),
+    (TransposedConvolution(), [(5, 4, 2, 3)], lambda a, b, i, o: (0, (i, o, 1 - a, 2 - b))),
+    (
+        TransposedConvolution("kOI", flip=False),
+        [(5, 4, 2, 3)],
+        lambda a, b, o, i: (0, (i, o, a, b)),
+    ),
+    # Two groups of three inputs and two outputs.
+    (
+        TransposedConvolution("OIk", groups=2),
+        [(6, 2, 3)],
+        lambda o, i, a: (0, (o // 2 * 3 + i, o % 2, 2 - a)),
+    ),
+    (
+        ConcatenateInputs(1),
+        [(4, 3), (4, 4)],
+        lambda i, o: (0, (o, i)) if i < 3 else (1, (o, i - 3)),
+    ),
+]
+
+
+@pytest.mark.parametrize("case", PLACES, ids=named)
+def test_every_number_has_its_place(case):
+    operation, theirs, place = case
+    arrays = sampled(theirs)
+    moved = operation.from_torch(arrays)[0]
+    for index in np.ndindex(moved.shape):
+        which, where = place(*index)
+        assert moved[index] == arrays[which][where]
+
+
 def test_a_tied_weight_has_all_its_keys_and_one_gradient():
     tied = Tied(2, Transpose())
     (weight,) = sampled([(3, 4)])
