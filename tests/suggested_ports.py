@@ -395,7 +395,7 @@ class Conv1D(nn.Module):
 
     def __init__(self, outputs, inputs):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(inputs, outputs))
+        self.weight = nn.Parameter(torch.randn(inputs, outputs) / inputs**0.5)
         self.bias = nn.Parameter(torch.randn(outputs))
 
     def forward(self, x):
