@@ -29,6 +29,22 @@ def _check_torch() -> None:
 # Before anything that imports torch.
 _check_torch()
 
+from jaxrnn.exchange.layouts import (  # noqa: E402
+    ConcatenateInputs,
+    Convolution,
+    Fill,
+    FoldGruBiases,
+    InterleaveHeads,
+    Inverse,
+    OffsetGate,
+    PermuteAxes,
+    Reshape,
+    SplitInputs,
+    SplitOutputs,
+    Stacked,
+    Tied,
+    TransposedConvolution,
+)
 from jaxrnn.exchange.operations import (  # noqa: E402
     Absent,
     Chain,
@@ -42,22 +58,41 @@ from jaxrnn.exchange.operations import (  # noqa: E402
 )
 from jaxrnn.exchange.weights import WeightMap, WeightMapError, entry  # noqa: E402
 from parity.modules.check import assert_parity, check  # noqa: E402
+from parity.modules.convert import convert  # noqa: E402
+from parity.modules.suggest import SuggestedMap, suggest_map  # noqa: E402
 from parity.report.report import Report  # noqa: E402
 
 __all__ = [
     "Absent",
     "Chain",
+    "ConcatenateInputs",
+    "Convolution",
+    "Fill",
     "FoldBiases",
+    "FoldGruBiases",
     "Identity",
+    "InterleaveHeads",
+    "Inverse",
+    "OffsetGate",
     "Operation",
+    "PermuteAxes",
     "PermuteGates",
     "Report",
+    "Reshape",
     "SplitGates",
+    "SplitInputs",
+    "SplitOutputs",
     "StackLayers",
+    "Stacked",
+    "SuggestedMap",
+    "Tied",
     "Transpose",
+    "TransposedConvolution",
     "WeightMap",
     "WeightMapError",
     "assert_parity",
     "check",
+    "convert",
     "entry",
+    "suggest_map",
 ]

@@ -1,7 +1,7 @@
 """The cases that are compared: weights and inputs that a precision can hold, and their results."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,8 +36,14 @@ def sample_weights(pair: Pair, rng: np.random.Generator) -> dict[str, np.ndarray
     Matrices are uniform in +-2 / sqrt(fan in), tables of an embedding in +-1.5, vectors in +-0.5
     around their middle.
     """
-    weights = {}
+    weights: dict[str, np.ndarray] = {}
+    first_keys: dict[Any, str] = {}
     for key, tensor in pair.module().state_dict().items():
+        # Tied weights are one tensor under several keys.
+        first = first_keys.setdefault((tensor.data_ptr(), tensor.shape), key)
+        if first != key and tensor.numel():
+            weights[key] = weights[first]
+            continue
         shape = tuple(tensor.shape)
         # Vectors, embedding tables, matrices.
         if len(shape) < 2:

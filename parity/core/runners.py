@@ -59,8 +59,10 @@ def run_jax(pair: Pair, dtype: str) -> Runner:
         inputs = {**varied, **fixed}
         return pair.jax_loss(params, inputs), pair.jax_outputs(params, inputs)
 
-    # Running statistics and the like are weights in JAX, but have no gradient in PyTorch.
-    buffers = {name for name, _ in pair.module().named_buffers()}
+    # Running statistics and the like are weights in JAX, but have no gradient in PyTorch. A tied
+    # weight has one, under the first of its names.
+    module = pair.module()
+    no_gradient = module.state_dict().keys() - {name for name, _ in module.named_parameters()}
     program = jax.jit(jax.value_and_grad(loss_and_outputs, argnums=(0, 1), has_aux=True))
 
     def run(weights: Arrays, inputs: Arrays) -> Results:
@@ -72,7 +74,7 @@ def run_jax(pair: Pair, dtype: str) -> Runner:
             (loss, outputs), (d_params, d_inputs) = program(params, varied, fixed)
             # All gradients under torch's names, and without those that torch does not have.
             gradients = torch_names(pair, d_params)
-            for name in buffers & gradients.keys():
+            for name in no_gradient & gradients.keys():
                 del gradients[name]
             for name, gradient in d_inputs.items():
                 gradients[f"input {name}"] = numpy_of(gradient)

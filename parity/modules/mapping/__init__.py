@@ -1,0 +1,1 @@
+"""How a weight map is found: names, shapes and order, and what trying decides."""
