@@ -46,7 +46,7 @@ FORGET_GATE = 1
 
 def transformed(function: Callable[..., Any], *inputs: Any) -> tuple[Any, Callable[..., Any]]:
     """A function with Haiku modules in it: its parameters, and a pure function of them."""
-    network = haiku.without_apply_rng(haiku.transform(function))
+    network: Any = haiku.without_apply_rng(haiku.transform(function))
     arrays = jax.tree.map(jnp.asarray, inputs)
     return network.init(jax.random.key(0), *arrays), network.apply
 
@@ -177,7 +177,7 @@ def batch_norm(sizes: Sizes, *, training: bool, counter: int = 0) -> Port:
         norm = haiku.BatchNorm(create_scale=True, create_offset=True, decay_rate=DECAY)
         return norm(x, is_training=training)
 
-    network = haiku.without_apply_rng(haiku.transform_with_state(normalize))
+    network: Any = haiku.without_apply_rng(haiku.transform_with_state(normalize))
     weights_sum = 1 - DECAY**counter
 
     def run(params: Any, x: Any) -> Any:

@@ -165,7 +165,7 @@ def options_tried(
 
 MOMENTA = (0.1, 0.01, 1.0)
 """PyTorch's momentum is the share of the new batch; Flax's and Keras's 0.99 is that of the old."""
-BIASED = "the running variance is that of the batch (divided by n), not the estimate for n - 1"
+BIASED = "the running variance is made from the batch's divided by n, not n - 1"
 RUNNING = "the batch is normalized by the running statistics after their update"
 
 

@@ -54,7 +54,8 @@ def pure(module: nnx.Module) -> tuple[Any, Callable[[Any], Any]]:
     Args:
         module: a module.
     """
-    graph, state, rest = nnx.split(module, VARIABLES, ...)
+    parts: Any = nnx.split(module, VARIABLES, ...)
+    graph, state, rest = parts
 
     def made(params: Any) -> Any:
         given = nnx.clone(state)
@@ -187,7 +188,7 @@ CASES = [
         counterpart="nn.GRU",
         port=partial(h_cell, cell=nnx.GRUCell, layer=nn.GRU),
         sizes=RECURRENT_SIZES,
-        promise=Promise("its documentation has b_hn, the cell has not", documents_b_hn),
+        promise=Promise("not what its documentation says, which has b_hn", documents_b_hn),
     ),
     Case(
         # By default this cell computes in float32, whatever it is given.

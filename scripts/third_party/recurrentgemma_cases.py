@@ -116,8 +116,9 @@ def our_rg_lru(sizes: Sizes, *, first: int) -> Port:
             "bias_ih_l0": jnp.concatenate([*biases, jnp.zeros(H, xs.dtype)]),
             "lam_l0": params["a_param"],
         }
-        last, ys = stack.apply({"params": ours}, (Hidden(before),), xs.swapaxes(0, 1))
-        return ys.swapaxes(0, 1), last[0].h
+        outputs: Any = stack.apply({"params": ours}, (Hidden(before),), xs.swapaxes(0, 1))
+        last, ys = outputs
+        return ys.swapaxes(0, 1), last[0].h  # (T, B, H) to (B, T, H)
 
     return Port(run, params_of(sizes), RGLRU(H), WEIGHT_MAP, case_inputs(sizes, first))
 

@@ -126,9 +126,10 @@ class EarlyResetGRU(nn.GRU):
         self, xs: torch.Tensor, h: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """As `torch.nn.GRU`: (T, B, H) and (1, B, H)."""
-        x_r, x_z, x_n = functional.linear(xs, self.weight_ih_l0, self.bias_ih_l0).chunk(3, -1)
-        w_r, w_z, w_n = self.weight_hh_l0.chunk(3)
-        b_r, b_z, b_n = self.bias_hh_l0.chunk(3)
+        weight_ih, weight_hh, bias_ih, bias_hh = self.parameters()
+        x_r, x_z, x_n = functional.linear(xs, weight_ih, bias_ih).chunk(3, -1)  # (T, B, H) each
+        w_r, w_z, w_n = weight_hh.chunk(3)
+        b_r, b_z, b_n = bias_hh.chunk(3)
         state = h[0]
         ys = []
         for t in range(len(xs)):

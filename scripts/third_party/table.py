@@ -35,7 +35,7 @@ def markdown(results: Sequence[Results]) -> str:
     shown = ", ".join(f"{name} {number}" for name, number in found.items())
     lines = [f"Made by `./scripts/third-party` with {shown}.", "", EXPLANATION, ""]
     lines += [_summary(results), "", _line(HEADER), _line(["---"] * len(HEADER))]
-    for result in sorted(results, key=lambda result: result.package.name):
+    for result in sorted(results, key=_order):
         title = f"{result.package.distribution} {result.version}".strip()
         for verdict in result.verdicts:
             lines.append(_line(_row(title, verdict)))
@@ -49,7 +49,8 @@ def rows(text: str) -> list[list[str]]:
     found = []
     for line in text.splitlines():
         if line.startswith("| "):
-            cells = line.strip("| ").replace("\\|", "\0").split(" | ")
+            inner = line.removeprefix("| ").removesuffix(" |")
+            cells = inner.replace("\\|", "\0").split(" | ")
             found.append([cell.strip().replace("\0", "|") for cell in cells])
     return found[2:]  # without the header and its rule
 
@@ -75,6 +76,10 @@ def write_table(text: str, path: Path) -> None:
     write_output(path, f"{before}\n{text}\n{after}", parents=True)
 
 
+def _order(result: Results) -> tuple[str, str]:
+    return result.package.distribution.lower(), result.package.name
+
+
 def _summary(results: Sequence[Results]) -> str:
     """How many modules have each verdict."""
     counts: Counter[str] = Counter()
@@ -91,7 +96,7 @@ def _summary(results: Sequence[Results]) -> str:
 def _row(package: str, verdict: Verdict) -> list[str]:
     difference = ""
     if verdict.difference is not None:
-        difference = f"{verdict.difference:.1e}"
+        difference = f"{verdict.difference:.1e}" if verdict.difference else "0"
         if verdict.dtype != "float64":
             difference += f" ({verdict.dtype})"
     return [
