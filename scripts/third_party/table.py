@@ -21,7 +21,7 @@ EXPLANATION = (
     "this one does by default. *Equal after folding*: there is one bias for PyTorch's two, so that "
     "outputs and gradients agree, but training does not."
 )
-BASE = ("torch", "jax", "numpy")
+BASE = ("jaxrnn", "torch", "jax", "numpy")
 """Packages whose versions stand above the table."""
 
 
