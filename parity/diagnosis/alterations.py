@@ -210,6 +210,15 @@ class Equation(Before):
         self.first: dict[str, Any] = {}
         self.second: dict[str, Any] = {}
 
+    def direction(
+        self, key: str, options: Mapping[str, Any], gradient: np.ndarray, count: int
+    ) -> np.ndarray:
+        """The direction of a step, of which the moments are kept."""
+        found, self.first[key], self.second[key] = self.direction_of(
+            options, gradient, self.first.get(key, 0.0), self.second.get(key, 0.0), count
+        )
+        return np.asarray(found)
+
     @torch.no_grad()
     def after(self, call: OptimizerCall) -> None:
         """Replace what torch's equation has made of the weights."""
@@ -220,17 +229,29 @@ class Equation(Before):
             decay = options["weight_decay"] * before
             if not options["decoupled"]:
                 gradient = gradient + decay
-            direction, self.first[key], self.second[key] = self.direction_of(
-                options,
-                gradient,
-                self.first.get(key, 0.0),
-                self.second.get(key, 0.0),
-                call.count + 1,
-            )
+            direction = self.direction(key, options, gradient, call.count + 1)
             if options["decoupled"]:
                 direction = direction + decay
             moved = before - float(group["lr"]) * direction
             parameter.copy_(torch.from_numpy(np.ascontiguousarray(moved)))
+
+
+class CorrectedMaximum(Equation):
+    """AMSGrad as optax has it: the largest of the squares after their bias correction."""
+
+    def __init__(self) -> None:
+        super().__init__("adam", {})
+        self.largest: dict[str, Any] = {}
+
+    def direction(
+        self, key: str, options: Mapping[str, Any], gradient: np.ndarray, count: int
+    ) -> np.ndarray:
+        """With the largest squares so far in the root."""
+        super().direction(key, options, gradient, count)
+        corrected = self.second[key] / (1 - options["b2"] ** count)
+        self.largest[key] = np.maximum(self.largest.get(key, 0.0), corrected)
+        mean = self.first[key] / (1 - options["b1"] ** count)
+        return np.asarray(mean / (np.sqrt(self.largest[key]) + options["eps"]))
 
 
 def equation_options(group: Group) -> dict[str, Any]:

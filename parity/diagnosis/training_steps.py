@@ -15,6 +15,7 @@ import numpy as np
 from parity.core.compare import relative_l2
 from parity.diagnosis.causes import Diagnosis
 from parity.diagnosis.update_causes import (
+    ROUNDED,
     SAME,
     Case,
     common,
@@ -25,8 +26,6 @@ from parity.diagnosis.update_causes import (
 )
 from parity.measures.envelopes import Verdict
 
-# A difference below this is no other formula, but float32 somewhere.
-ROUNDED = 1e-6
 # A factor between two losses is a number of terms up to here: it is read off two single numbers.
 EXACT = 1e-9
 
@@ -60,8 +59,7 @@ def diagnose_training(case: Case, *, exact_gradients: bool) -> Diagnosis | None:
     if "gradients" in named:
         factor = _gradient_factor(case)
         # Gradients that the step itself returns may be what is left after clipping.
-        clipped = not exact_gradients and (factor is None or factor < 1)
-        cause = update_cause(case) if clipped else ""
+        cause = "" if exact_gradients or not _may_be_clipped(case) else update_cause(case)
         words = cause or _gradient_cause(factor)
         return Diagnosis(f"step {t + 1}, the gradient of {listed(named['gradients'])}", words)
     buffers = {name for name, _ in case.loop.module.named_buffers()}
@@ -71,7 +69,11 @@ def diagnose_training(case: Case, *, exact_gradients: bool) -> Diagnosis | None:
             f"step {t + 1}, the buffer {listed(named['weights'])}",
             _buffer_cause(case, named["weights"]),
         )
-    place = _place(case, moved) if moved else f"the moment {listed(named['moments'])}"
+    place = _place(case, moved)
+    if not moved:
+        kinds = dict.fromkeys(name.partition(" of ")[0] for name in named["moments"])
+        keys = dict.fromkeys(name.partition(" of ")[2] for name in named["moments"])
+        place = f"{' and '.join(kinds)} of {_place(case, list(keys))}"
     return Diagnosis(f"step {t + 1}, {place}", update_cause(case) or _rest(wrong))
 
 
@@ -164,6 +166,17 @@ def _gradient_factor(case: Case) -> float | None:
     return common(factor_of(got[key], expected[key]) for key in expected if key in got)
 
 
+def _may_be_clipped(case: Case) -> bool:
+    # Clipping makes gradients smaller, and none of them zero.
+    got = case.got[case.first].gradients
+    for key, expected in case.center.steps[case.first].gradients.items():
+        if key in got and (np.linalg.norm(got[key]) == 0) != (np.linalg.norm(expected) == 0):
+            return False
+        if key in got and np.linalg.norm(got[key]) > np.linalg.norm(expected) * (1 + SAME):
+            return False
+    return True
+
+
 def _gradient_cause(factor: float | None) -> str:
     if factor is not None and abs(factor - 1) > SAME:
         return f"all gradients are {times(factor)} PyTorch's, though the losses agree"
@@ -179,9 +192,12 @@ def _buffer_cause(case: Case, keys: Sequence[str]) -> str:
         got = np.asarray(case.got[t].weights[key], float) - before[key]
         expected = np.asarray(case.center.steps[t].weights[key], float) - before[key]
         factors.append(factor_of(got, expected))
-    factor = common(factors)
-    if factor is not None:
-        return f"it moves {times(factor)} as far: another momentum"
+    factor = common([found for found in factors if not np.isnan(found)])
+    means = all(key.endswith("running_var") for key, f in zip(keys, factors, strict=True) if f != f)
+    if factor is not None and means:
+        # A variance has the factor of its own denominator beside that.
+        words = "it moves" if len(keys) == 1 else "the running mean moves"
+        return f"{words} {times(factor)} as far: another momentum"
     return _biased_variance(case, keys, before)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from parity.core.compare import Arrays
 from parity.diagnosis.alterations import (
     RULES,
+    CorrectedMaximum,
     Decay,
     Equation,
     Factors,
@@ -41,6 +42,8 @@ NORMS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
 FITTING = 10.0
 # Two amounts are the same up to here, and one is rounded to the digits that a user would write.
 SAME = 1e-6
+# A difference below this is no other formula, but float32 somewhere.
+ROUNDED = 1e-6
 # How parallel the moves are that differ by a factor only.
 PARALLEL = 1e-6
 # Steps in which a deviation has to fit, from the first that differs on.
@@ -104,6 +107,8 @@ def _fits(case: Case, alteration: Alteration) -> bool:
     """Whether PyTorch's loop with this deviation gives JAX's weights and moments."""
     last = min(len(case.got), case.first + FOLLOWED)
     own_moments = not isinstance(alteration, Equation)
+    # A state that keeps float32 gives no more digits than that.
+    rounded = ROUNDED if case.got[0].rounded else 0.0
     run = case.loop.steps(case.weights, case.batches[:last], "float64", alteration=alteration)
     for t, step in enumerate(run):
         step.weights = case.folded(step.weights)
@@ -114,7 +119,8 @@ def _fits(case: Case, alteration: Alteration) -> bool:
                 if name not in expected[quantity]:
                     continue
                 far = case.center.distance(quantity, name, t, array, expected[quantity][name])
-                if not far <= FITTING * case.center.limits[quantity, name][t].limit:
+                limit = FITTING * case.center.limits[quantity, name][t].limit
+                if not far <= max(limit, rounded):
                     return False
     return True
 
@@ -139,9 +145,9 @@ class _Catalog:
             self._clipping,
             self._decays,
             self._frozen,
+            self._flags,
             self._factors,
             self._numbers,
-            self._flags,
             self._equations,
             self._gradient_scales,
             self._several,
@@ -208,7 +214,7 @@ class _Catalog:
                 f"every entry is clipped by itself, to {most:.6g}",
                 lambda: clipped(most, by="value"),
             )
-        known = [norm for norm in (self._norm_of_moments(), *NORMS) if norm is not None]
+        known = [*self._norms_of_moments(), *NORMS]
         clips = "PyTorch clips otherwise" if self._clips() else "PyTorch does not clip"
         for norm in known:
             for epsilon in (0.0, 1e-6):
@@ -240,22 +246,28 @@ class _Catalog:
                 return _written(applied * (raw + 1e-6) / raw)
         return None
 
-    def _norm_of_moments(self) -> float | None:
-        """The norm to which JAX clips the first gradient, as its first moments show it."""
+    def _norms_of_moments(self) -> list[float]:
+        """The norms to which JAX may clip the first gradient, as its first moments show it."""
+        t = self.case.first
+        step = self.case.center.steps[t]
+        ratio = common(self._moment_ratios() or self.factors.values())
+        if t > 0 or ratio is None or not 0 < ratio < 1 or not step.applied:
+            return []
+        norm = ratio * _norm(step.applied)
+        raw = _norm(step.gradients)
+        # Without an epsilon, and with torch's.
+        return [_written(norm), _written(norm * (raw + 1e-6) / raw)]
+
+    def _moment_ratios(self) -> list[float]:
+        """By how much JAX's first moments are larger; they are linear in the gradients."""
         t = self.case.first
         moments = matching_moments(self.case.got[t], self.case.center.steps[t])
         ratios = []
-        for name in ("exp_avg", "momentum_buffer"):
-            for key in self.keys:
-                label = f"{name} of {key}"
-                theirs = self.case.center.steps[t].moments.get(label)
-                if label in moments and theirs is not None:
-                    ratios.append(factor_of(moments[label], np.asarray(theirs, float)))
-        ratio = common(ratios or self.factors.values())
-        step = self.case.center.steps[t]
-        if t > 0 or ratio is None or not 0 < ratio < 1 or not step.applied:
-            return None
-        return _written(ratio * _norm(step.applied))
+        for name, array in moments.items():
+            if name.startswith(("exp_avg of", "momentum_buffer of")):
+                theirs = np.asarray(self.case.center.steps[t].moments[name], float)
+                ratios.append(factor_of(array, theirs))
+        return ratios
 
     def _decays(self) -> Iterator[Candidate]:
         own = {key: float(g.get("weight_decay", 0)) for g in self.groups for key in g["keys"]}
@@ -409,6 +421,10 @@ class _Catalog:
         if "amsgrad" in group:
             words = "there is no AMSGrad" if group["amsgrad"] else "it is AMSGrad"
             yield words, lambda: option(amsgrad=not group["amsgrad"])
+            yield (
+                "AMSGrad takes the largest squares after their bias correction, PyTorch before it",
+                CorrectedMaximum,
+            )
         if "centered" in group:
             words = "the squares are not centered" if group["centered"] else "they are centered"
             yield words, lambda: option(centered=not group["centered"])
@@ -443,21 +459,15 @@ class _Catalog:
             yield words, lambda changes=changes: Equation(rule, changes)
 
     def _gradient_scales(self) -> Iterator[Candidate]:
-        t = self.case.first
-        moments = matching_moments(self.case.got[t], self.case.center.steps[t])
-        ratios = []
-        for name, array in moments.items():
-            if name.startswith(("exp_avg of", "momentum_buffer of", "grad_avg of")):
-                theirs = np.asarray(self.case.center.steps[t].moments[name], float)
-                ratios.append(factor_of(array, theirs))
-        ratio = common(ratios or self.factors.values())
+        ratio = common(self._moment_ratios() or self.factors.values())
         batches = len(self.case.batches) / max(len(self.updates), 1)
         for scale in dict.fromkeys([ratio, batches, 1 / batches]):
             if scale is None or abs(scale - 1) <= SAME:
                 continue
             words = f"the gradients are {times(scale)} PyTorch's"
             if batches > 1:
-                words += ", as if they were averaged over the batches by one side and summed up"
+                one, other = ("PyTorch", "JAX") if scale > 1 else ("JAX", "PyTorch")
+                words += f", as if {one} averaged over the batches what {other} sums up"
             yield (
                 words,
                 lambda scale=scale: Gradients(

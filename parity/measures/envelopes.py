@@ -40,6 +40,9 @@ ROUNDINGS = {"loss": 16, "gradients": 4, "moments": 4, "weights": 4}
 # A loss is compared relative to its size, but to no less than this share of the largest.
 SMALLEST_LOSS = 1e-3
 
+# Of a parameter that no step of either moves.
+STILL = "it does not move in either framework"
+
 Quantities = dict[str, dict[str, np.ndarray]]
 
 
@@ -129,9 +132,17 @@ class Center:
         return {
             "loss": {} if step.loss is None else {"loss": np.array(step.loss)},
             "gradients": _wide(gradients),
-            "moments": _wide(moments),
+            "moments": self._moments(moments),
             "weights": weights,
         }
+
+    def _moments(self, moments: Arrays) -> dict[str, np.ndarray]:
+        found = _wide(moments)
+        for name in found:
+            # In the gradient's own unit: squared, few entries would outweigh the rest.
+            if self.dtype != "float64" and name.startswith(SECOND_MOMENTS):
+                found[name] = np.sqrt(found[name])
+        return found
 
     def _limits(
         self,
@@ -154,7 +165,8 @@ class Center:
             size = self._size(quantity, name, center)
             typical = size / max(np.sqrt(center.size), 1.0)
             # What round-off has put anywhere once, stays anywhere.
-            still = spread <= DIVERGED * typical
+            # What has not moved yet has moved nowhere.
+            still = (spread <= DIVERGED * typical) | (size == 0)
             still &= np.logical_not(self._undecided(t, quantity, name))
             decided = (decided & still) if quantity == "weights" else still
             decided = np.broadcast_to(decided, center.shape)
@@ -263,7 +275,7 @@ def matching_moments(step: Step, reference: Step) -> dict[str, np.ndarray]:
             if kind == "trace":
                 # optax may sum up moves, the rate in them, where torch sums up directions.
                 rates = [float(group["lr"]) for group in reference.groups if key in group["keys"]]
-                scales += [-rate for rate in rates if rate]
+                scales += [-1.0, *(-rate for rate in rates if rate)]
             scaled = [np.asarray(array, np.float64) / scale for scale in scales]
             found[f"{other} of {key}"] = min(scaled, key=lambda a: np.linalg.norm(a - theirs))
     return found
@@ -342,7 +354,7 @@ def _nothing(quantity: str, name: str, center: Center) -> str:
     if quantity == "weights":
         still = [step.weights[name] for step in center.steps]
         if all(np.array_equal(array, center.start[name]) for array in still):
-            return "it does not move in either framework"
+            return STILL
     if not any(np.any(array) for array in arrays):
         return "zero in both frameworks"
     if not any(limit.decided.any() for limit in center.limits[quantity, name]):

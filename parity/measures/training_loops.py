@@ -11,6 +11,7 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
@@ -64,6 +65,7 @@ class Step:
         groups: the options of each group of parameters of PyTorch's optimizer, at its step.
         kind: the class of PyTorch's optimizer; empty if none has stepped.
         updates: how often an optimizer has stepped.
+        rounded: paths in JAX's state that are in a lower precision than the run.
     """
 
     loss: float | None = None
@@ -74,6 +76,7 @@ class Step:
     groups: list[dict[str, Any]] = field(default_factory=list)
     kind: str = ""
     updates: int = 0
+    rounded: tuple[str, ...] = ()
 
 
 class OptimizerCall(NamedTuple):
@@ -325,23 +328,59 @@ class JaxLoop:
         if gradients is None:
             gradients = _gradients_in(result)
         if gradients is not None:
-            step.gradients = self._to_torch(self._leaves(gradients), kind="gradients")
-        step.weights = self._to_torch(self._leaves(self.params_of(state)), kind="weights")
+            step.gradients = self._gradients(gradients)
+        step.weights = self._weights(state)
         step.moments = self._moments(state)
+        if dtype == "float64":
+            step.rounded = _in_float32(state)
         return state, step
 
-    def _leaves(self, tree: Any) -> dict[str, np.ndarray]:
-        # By the paths of `params`, of which a state may have more: it may be of another type.
-        leaves = {_bare(path): leaf for path, leaf in named_leaves(tree).items()}
-        return {path: numpy_of(leaves[_bare(path)]) for path in named_leaves(self.params)}
+    @cached_property
+    def _paths(self) -> dict[str, str]:
+        """The paths of the parameters, by the same without what NNX adds to them."""
+        return {_bare(path): path for path in named_leaves(self.params)}
 
-    def _to_torch(self, by_path: Arrays, *, kind: str) -> dict[str, np.ndarray]:
-        """Under PyTorch's names, but for what JAX does not have."""
+    def _weights(self, state: Any) -> dict[str, np.ndarray]:
+        """The parameters in a state, under PyTorch's names."""
+        leaves = {_bare(path): leaf for path, leaf in named_leaves(self.params_of(state)).items()}
+        missing = [path for path in self._paths if path not in leaves]
+        if missing:
+            raise ValueError(
+                "params_of must give a tree of the structure of params, got one without "
+                f"{', '.join(missing[:4])}."
+            )
+        by_path = {path: numpy_of(leaves[bare]) for bare, path in self._paths.items()}
         # Weights that are NaN are for the comparison to judge; the map would refuse them.
-        as_weights = kind == "weights" and not _odd(by_path)
-        move = self.weight_map.to_torch if as_weights else self.weight_map.gradients_to_torch
+        odd = _odd(by_path)
+        move = self.weight_map.gradients_to_torch if odd else self.weight_map.to_torch
         shared = self.shared_keys
         return {key: array for key, array in move(by_path).items() if key in shared}
+
+    def _gradients(self, tree: Any) -> dict[str, np.ndarray]:
+        """Gradients of all parameters, or of some, under PyTorch's names."""
+        found = {}
+        for place, leaf in named_leaves(tree).items():
+            path = self._parameter(_bare(place))
+            if path is not None:
+                found[path] = numpy_of(leaf)
+        if not found:
+            raise ValueError(
+                "jax_step must return gradients in a tree like that of params, got "
+                f"{', '.join(list(named_leaves(tree))[:4]) or 'no array'}."
+            )
+        return self._of_some(found)
+
+    def _of_some(self, by_path: Arrays) -> dict[str, np.ndarray]:
+        """Gradients or moments of some parameters, under PyTorch's names."""
+        # The map takes all parameters or none; those without an array are left out again.
+        leaves = named_leaves(self.params)
+        whole = {path: np.zeros(np.shape(leaf)) for path, leaf in leaves.items()}
+        moved = self.weight_map.gradients_to_torch(whole | dict(by_path))
+        found = {}
+        for e in self.weight_map.entries:
+            if e.paths and set(e.paths) <= by_path.keys():
+                found |= {key: moved[key] for key in e.keys}
+        return found
 
     def folded(self, weights: Arrays) -> dict[str, np.ndarray]:
         """PyTorch's weights as they would come back from JAX: two folded biases are one and 0."""
@@ -359,26 +398,40 @@ class JaxLoop:
         """PyTorch's keys that have a counterpart."""
         return frozenset(key for e in self.weight_map.entries if e.paths for key in e.keys)
 
+    def _parameter(self, rest: str) -> str | None:
+        """The parameter with this path, or the only one whose path ends so."""
+        if rest in self._paths:
+            return self._paths[rest]
+        # The params among variables: "params/dense/kernel" has the moment "mu/dense/kernel".
+        paths = [path for bare, path in self._paths.items() if bare.endswith(f"/{rest}")]
+        return paths[0] if rest and len(paths) == 1 else None
+
     def _moments(self, state: Any) -> dict[str, np.ndarray]:
         # A moment is a tree like that of the parameters, somewhere in the state: the leaf
         # ".../mu/dense/kernel" is the first moment of "dense/kernel".
-        paths = {_bare(path): path for path in named_leaves(self.params)}
+        parameters = {id(leaf) for leaf in jax.tree.leaves(self.params_of(state))}
         found: dict[str, dict[str, np.ndarray]] = {}
         for place, leaf in named_leaves(state).items():
+            # A module of the model may be called as a moment is.
+            if id(leaf) in parameters:
+                continue
             for kind in MOMENT_NAMES:
-                rest = _after(_bare(place), kind)
-                if rest in paths:
-                    found.setdefault(kind, {})[paths[rest]] = numpy_of(leaf)
+                path = self._parameter(_after(_bare(place), kind))
+                if path is not None:
+                    found.setdefault(kind, {})[path] = numpy_of(leaf)
         named: dict[str, np.ndarray] = {}
         for kind, leaves in found.items():
-            # The map takes all parameters or none; those without a moment are left out again.
-            shapes = {path: np.shape(leaf) for path, leaf in named_leaves(self.params).items()}
-            whole = {path: np.zeros(shape) for path, shape in shapes.items()}
-            moved = self.weight_map.gradients_to_torch(whole | leaves)
-            for e in self.weight_map.entries:
-                if e.paths and set(e.paths) <= set(leaves):
-                    named |= {f"{kind} of {key}": moved[key] for key in e.keys}
+            named |= {f"{kind} of {key}": array for key, array in self._of_some(leaves).items()}
         return named
+
+
+def _in_float32(state: Any) -> tuple[str, ...]:
+    # What a state keeps in float32 whatever it is given; single numbers lose nothing to speak of.
+    return tuple(
+        path
+        for path, leaf in named_leaves(state).items()
+        if getattr(leaf, "dtype", None) == np.float32 and np.ndim(leaf) > 0
+    )
 
 
 def _bare(path: str) -> str:

@@ -13,8 +13,8 @@ from parity.core.bridge import is_float, named_leaves, numpy_arrays, rounded
 from parity.core.compare import Arrays, Comparison, Finding, Outcome, failures, structure
 from parity.core.runners import precision
 from parity.diagnosis.training_steps import diagnose_training
-from parity.diagnosis.update_causes import Case
-from parity.measures.envelopes import Center, float_arrays, trajectory_findings
+from parity.diagnosis.update_causes import ROUNDED, Case, listed
+from parity.measures.envelopes import STILL, Center, float_arrays, trajectory_findings
 from parity.measures.training_loops import JaxLoop, RoundedCorrection, Step, TorchLoop
 from parity.measures.trajectories import DIVERGED, ENVELOPE_RUNS, perturbed
 from parity.report.report import Report
@@ -185,10 +185,15 @@ class _Training:
         problems = structure(
             what, float_arrays(got[-1].weights), float_arrays(center.steps[-1].weights)
         )
-        if failures(problems):
+        # What is NaN in one framework alone is found again, with its step.
+        if any("NaN" not in problem.note for problem in failures(problems)):
             return problems, []
         findings = problems + trajectory_findings(self.name, center, got)
-        remarks = [_envelope_words(center)]
+        remarks = [*_still_words(center, findings), _envelope_words(center)]
+        if got[-1].rounded:
+            paths = listed(got[-1].rounded)
+            remarks.append(f"JAX's state has float32 in a float64 run, which rounds: {paths}.")
+            findings = [_only_rounded(finding) for finding in findings]
         if dtype == "float64" and failures(findings):
             remarks = [*self._causes(center, got), *remarks]
         return findings, remarks
@@ -223,9 +228,14 @@ class _Training:
     def _jax_is_random(self) -> bool:
         """Whether another key in the state changes the first step."""
         with precision("float64"):
+            state = self.in_jax.state(self.weights, "float64")
+            if not any(map(_is_key, jax.tree.leaves(state))):
+                return False
             steps = []
-            for change in (lambda leaf: leaf, _other_key):
-                state = jax.tree.map(change, self.in_jax.state(self.weights, "float64"))
+            for other in (False, True):
+                state = self.in_jax.state(self.weights, "float64")
+                if other:
+                    state = jax.tree.map(_other_key, state)
                 steps.append(self.in_jax.advance(state, self.batches[0], "float64")[1])
         return not _same_step(*steps)
 
@@ -243,7 +253,8 @@ class _Training:
             in_jax = self._both_steps(self.in_jax, other, dtype)
             in_torch = self._both_steps(self.in_torch, other, dtype)
             for framework, pair in (("JAX", in_jax), ("PyTorch", in_torch)):
-                if _same_step(*pair):
+                numbers = pair[0].loss is None or np.isfinite(pair[0].loss)
+                if numbers and _same_step(*pair):
                     words.append(f"{framework}'s step does not depend on the batch")
         return words
 
@@ -255,7 +266,7 @@ class _Training:
 
 
 def _same_step(one: Step, other: Step) -> bool:
-    """Whether two steps gave the same loss and weights."""
+    """Whether two steps gave the same loss and weights; NaN is the same as NaN."""
     losses = np.array([one.loss, other.loss], float)
     if not np.array_equal(losses[:1], losses[1:], equal_nan=True):
         return False
@@ -274,22 +285,44 @@ def _other_numbers(array: np.ndarray) -> np.ndarray:
     return array.min() + array.max() - array
 
 
-def _other_key(leaf: Any) -> Any:
-    # A random key in a state becomes another; other leaves stay.
+def _is_key(leaf: Any) -> bool:
+    # A random key of either kind.
     if not isinstance(leaf, jax.Array):
+        return False
+    typed = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return bool(typed or (leaf.dtype == np.uint32 and leaf.shape[-1:] == (2,)))
+
+
+def _other_key(leaf: Any) -> Any:
+    # A random key becomes another; other leaves stay.
+    if not _is_key(leaf):
         return leaf
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        data = jax.random.key_data(leaf)
-        return jax.random.wrap_key_data(data + 1, impl=jax.random.key_impl(leaf))
-    if leaf.dtype == np.uint32 and leaf.shape[-1:] == (2,):
+    if leaf.dtype == np.uint32:
         return leaf + np.uint32(1)
-    return leaf
+    data = jax.random.key_data(leaf) + np.uint32(1)
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
 
 
 def _abstaining(finding: Finding, words: str) -> Finding:
     if finding.outcome in (Outcome.PASS, Outcome.WARN) and finding.criterion != "C0":
         return replace(finding, outcome=Outcome.ABSTAIN, note=words)
     return finding
+
+
+def _only_rounded(finding: Finding) -> Finding:
+    # A state that keeps float32 can be compared no further than that.
+    if finding.outcome is Outcome.FAIL and finding.value <= ROUNDED:
+        return replace(finding, outcome=Outcome.WARN, note=f"{finding.note}; float32 in the state")
+    return finding
+
+
+def _still_words(center: Center, findings: Sequence[Finding]) -> list[str]:
+    # What is frozen shows nothing, and may be meant to be.
+    still = [f.array for f in findings if f.note == STILL]
+    if not still or len(still) == len(center.steps[-1].weights):
+        return []
+    verb = "moves" if len(still) == 1 else "move"
+    return [f"{listed(still)} {verb} in neither framework."]
 
 
 def _envelope_words(center: Center) -> str:
