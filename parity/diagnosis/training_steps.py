@@ -88,6 +88,8 @@ def _place(case: Case, wrong: Sequence[str]) -> str:
 def _rest(wrong: dict[tuple[str, str], Verdict]) -> str:
     # What can be said of an update that nothing known explains.
     largest = max(verdict.distance for verdict in wrong.values())
+    if largest < EXACT:
+        return f"a difference of {largest:.1g}, which only much round-off can be"
     if largest < ROUNDED:
         return f"a difference of {largest:.1g}, as if something were computed in float32"
     return (
@@ -108,7 +110,9 @@ def _loss_cause(case: Case, named: dict[str, list[str]]) -> str:
         words = "it differs with the same weights: the step does not treat every batch alike"
     factor = got / expected
     reduction = _reduction(factor, case.batches[t])
-    if abs(factor - 1) < ROUNDED:
+    if abs(factor - 1) < EXACT:
+        words = f"a difference of {abs(factor - 1):.1g}, which only much round-off can be"
+    elif abs(factor - 1) < ROUNDED:
         words = f"a difference of {abs(factor - 1):.1g}, as if it were computed in float32"
     elif reduction:
         words = reduction

@@ -1,7 +1,7 @@
 """How far two runs of a training loop may be apart: the envelope of PyTorch's own round-off.
 
-Runs of PyTorch from weights that differ in the last place show, array by array and step by step,
-what round-off becomes in this very loop. JAX may be so far away, by a factor, and no further. An
+Runs of PyTorch whose first weights, and all results of all operations, differ in the last place
+show, array by array and step by step, what round-off becomes in this very loop. JAX may be so far away, by a factor, and no further. An
 entry that they put anywhere, as Adam does where a gradient is nothing but round-off, is left out.
 """
 
@@ -87,7 +87,7 @@ class Center:
     Args:
         start: the weights before the first step.
         steps: of the run.
-        others: runs from perturbed weights.
+        others: runs from perturbed weights, with other roundings.
         dtype: the precision of them all.
         exact: the run in float64, where `dtype` is not that.
     """
@@ -198,13 +198,22 @@ class Center:
                 return np.asarray(size < UNDECIDED * size.max(initial=0.0))
         return np.zeros((), bool)
 
+    def spread(self, t: int) -> float:
+        """How far PyTorch's own runs are apart after step `t`, counted from 0, in all weights.
+
+        Relative to how far they have moved in float64, and to the weights in float32.
+        """
+        limits = [self.limits["weights", key][t] for key in self.steps[t].weights]
+        size = np.linalg.norm([limit.size for limit in limits])
+        apart = np.linalg.norm([limit.envelope * limit.size for limit in limits])
+        return float(apart / size) if size > 0 else 0.0
+
     @property
     def horizon(self) -> int:
         """After how many steps round-off decides the weights; 0 if it never does in this run."""
-        for t, step in enumerate(self.steps, 1):
-            limits = [self.limits["weights", key][t - 1] for key in step.weights]
-            if any(limit.envelope > DIVERGED for limit in limits if limit.decided.any()):
-                return t
+        for t in range(len(self.steps)):
+            if self.spread(t) > DIVERGED:
+                return t + 1
         return 0
 
     def distance(

@@ -37,6 +37,7 @@ from parity.core.bridge import (
     torch_device,
 )
 from parity.core.compare import UNIT_ROUNDOFF, Arrays
+from parity.core.roundings import RandomRoundings
 from parity.core.runners import precision
 
 # Names of gradients in what a JAX step returns beside the state.
@@ -131,8 +132,8 @@ class RoundedCorrection(Alteration):
         self.rates = [group["lr"] for group in call.optimizer.param_groups]
         for group in call.optimizer.param_groups:
             largest = max(map(float, group.get("betas", ())), default=0.0)
-            error = UNIT_ROUNDOFF["float32"] / max(1 - largest, 1e-6) / 2
             if largest:
+                error = UNIT_ROUNDOFF["float32"] / max(1 - largest, 1e-6) / 2
                 group["lr"] = group["lr"] * (1 + self.sign * error)
 
     def after(self, call: OptimizerCall) -> None:
@@ -159,6 +160,7 @@ class TorchLoop(NamedTuple):
         dtype: str,
         *,
         alteration: Alteration | None = None,
+        roundings: int | None = None,
         seed: int = 0,
     ) -> Iterator[Step]:
         """Run it, batch by batch.
@@ -168,6 +170,7 @@ class TorchLoop(NamedTuple):
             batches: trees of NumPy arrays.
             dtype: the precision.
             alteration: what the optimizer is to do differently.
+            roundings: the seed of other roundings of every operation; PyTorch's own if None.
             seed: of PyTorch's own random numbers, should the step sample any.
         """
         with precision(dtype), torch.random.fork_rng():
@@ -176,10 +179,15 @@ class TorchLoop(NamedTuple):
             module.load_state_dict(_typed(module, weights, dtype))
             step = self.init(module)
             recorder = _Recorder(module, alteration or Alteration())
+        rounding: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+        if roundings is not None:
+            rounding = RandomRoundings(dtype, roundings)
         for batch in batches:
             # The precision is that of a run, and not of what is done between its steps.
             with precision(dtype), recorder.recording() as recorded:
-                loss = step(_torch_batch(batch, dtype))
+                given = _torch_batch(batch, dtype)
+                with rounding:
+                    loss = step(given)
                 if isinstance(loss, tuple | list):
                     loss = loss[0]
                 if isinstance(loss, Tensor):
