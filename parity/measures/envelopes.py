@@ -1,8 +1,9 @@
 """How far two runs of a training loop may be apart: the envelope of PyTorch's own round-off.
 
 Runs of PyTorch whose first weights, and all results of all operations, differ in the last place
-show, array by array and step by step, what round-off becomes in this very loop. JAX may be so far away, by a factor, and no further. An
-entry that they put anywhere, as Adam does where a gradient is nothing but round-off, is left out.
+show, array by array and step by step, what round-off becomes in this very loop. JAX may be so far
+away, by a factor, and no further. An entry that they put anywhere, as Adam does where a gradient
+is nothing but round-off, is left out.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
