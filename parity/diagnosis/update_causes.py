@@ -6,7 +6,7 @@ off the first step that differs, and then have to hold in all of them.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -220,12 +220,12 @@ class _Catalog:
             for epsilon in (0.0, 1e-6):
                 yield (
                     f"the gradients are clipped to a norm of {norm:.6g}; {clips}",
-                    lambda norm=norm, epsilon=epsilon: clipped(norm, by="norm", epsilon=epsilon),
+                    partial(clipped, norm, by="norm", epsilon=epsilon),
                 )
         for norm in NORMS:
             yield (
                 f"every entry is clipped by itself, to {norm:.6g}; {clips}",
-                lambda norm=norm: clipped(norm, by="value"),
+                partial(clipped, norm, by="value"),
             )
 
     def _clips(self) -> bool:
@@ -276,7 +276,7 @@ class _Catalog:
         decoupled = bool(self.groups[0].get("decoupled_weight_decay", self.kind == "AdamW"))
         here = "decoupled" if decoupled else "coupled"
         if most:
-            everywhere = dict.fromkeys(self.keys, most)
+            everywhere = {key: most for key in self.keys}
             not_on_vectors = {key: own[key] for key in matrices}
             yield "there is no weight decay", lambda: Decay({}, here)
             other, words = ("coupled", "coupled, as L2") if decoupled else ("decoupled",) * 2
@@ -285,12 +285,12 @@ class _Catalog:
                 also = "" if way == here else f", and it is {way}"
                 yield (
                     f"biases and other vectors have no weight decay{also}",
-                    lambda way=way: Decay(not_on_vectors, way),
+                    partial(Decay, not_on_vectors, way),
                 )
                 yield (
                     f"every parameter has the weight decay of {most:.6g}, those too that PyTorch "
                     f"leaves out{also}",
-                    lambda way=way: Decay(everywhere, way),
+                    partial(Decay, everywhere, way),
                 )
             yield "the weight decay is not multiplied by the rate", lambda: Decay(own, "bare")
             yield (
@@ -303,9 +303,7 @@ class _Catalog:
                 for keys, where in ((self.keys, ""), (matrices, ", of matrices alone")):
                     yield (
                         f"the weight decay is {decay:g} instead of {most:g}, {way}{where}",
-                        lambda decay=decay, way=way, keys=keys: Decay(
-                            dict.fromkeys(keys, decay), way
-                        ),
+                        partial(Decay, dict.fromkeys(keys, decay), way),
                     )
 
     def _estimated_decays(self, most: float) -> Iterator[Candidate]:
@@ -339,7 +337,7 @@ class _Catalog:
         if without:
             words += f"; without it: {listed(without)}"
         for way in ("decoupled", "coupled"):
-            yield words, lambda way=way: Decay(decays, way)
+            yield words, partial(Decay, decays, way)
 
     def _frozen(self) -> Iterator[Candidate]:
         still = [key for key, (got, there) in self.moves.items() if not got.any() and there.any()]
@@ -373,18 +371,18 @@ class _Catalog:
             for other in FIRST_DECAYS:
                 yield (
                     f"beta 1 is {other} instead of {b1}",
-                    lambda other=other: option(betas=(other, b2)),
+                    partial(option, betas=(other, b2)),
                 )
             for other in SECOND_DECAYS:
                 yield (
                     f"beta 2 is {other} instead of {b2}",
-                    lambda other=other: option(betas=(b1, other)),
+                    partial(option, betas=(b1, other)),
                 )
             for first in FIRST_DECAYS:
                 for second in SECOND_DECAYS:
                     yield (
                         f"the betas are {first} and {second} instead of {b1} and {b2}",
-                        lambda first=first, second=second: option(betas=(first, second)),
+                        partial(option, betas=(first, second)),
                     )
         for name, words, values in (
             ("eps", "epsilon", EPSILONS),
@@ -395,7 +393,7 @@ class _Catalog:
                 if name in group and value != group[name]:
                     yield (
                         f"{words} is {value:g} instead of {float(group[name]):g}",
-                        lambda name=name, value=value: option(**{name: value}),
+                        partial(option, **{name: value}),
                     )
 
     def _flags(self) -> Iterator[Candidate]:
@@ -456,7 +454,7 @@ class _Catalog:
         if rule == "sgd":
             return
         for words, changes in deviations:
-            yield words, lambda changes=changes: Equation(rule, changes)
+            yield words, partial(Equation, rule, changes)
 
     def _gradient_scales(self) -> Iterator[Candidate]:
         ratio = common(self._moment_ratios() or self.factors.values())
@@ -470,9 +468,7 @@ class _Catalog:
                 words += f", as if {one} averaged over the batches what {other} sums up"
             yield (
                 words,
-                lambda scale=scale: Gradients(
-                    lambda given, raw: {key: scale * g for key, g in given.items()}
-                ),
+                partial(_scaled, scale),
             )
 
     def _several(self) -> Iterator[Candidate]:
@@ -493,6 +489,10 @@ class _DampenedAverage(Gradients):
             return {key: (1 - momentum) * gradient for key, gradient in given.items()}
 
         super().__init__(change)
+
+
+def _scaled(scale: float) -> Gradients:
+    return Gradients(lambda given, raw: {key: scale * g for key, g in given.items()})
 
 
 def factor_of(got: np.ndarray, expected: np.ndarray) -> float:

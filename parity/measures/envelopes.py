@@ -77,9 +77,14 @@ class Verdict(NamedTuple):
     limit: float
 
     @property
+    def judged(self) -> bool:
+        """Whether the limit says anything: where the envelope is wide, round-off decides."""
+        return self.limit <= ENVELOPE_FACTOR * DIVERGED
+
+    @property
     def differs(self) -> bool:
         """Whether the distance is beyond the limit; one of NaN is."""
-        return not self.distance <= self.limit
+        return self.judged and not self.distance <= self.limit
 
 
 class Center:
@@ -93,6 +98,8 @@ class Center:
         exact: the run in float64, where `dtype` is not that.
     """
 
+    # A training may diverge, and its numbers overflow.
+    @np.errstate(over="ignore", invalid="ignore")
     def __init__(
         self,
         start: Arrays,
@@ -107,6 +114,15 @@ class Center:
         self.arrays = [self.quantities(step) for step in steps]
         runs = [[self.quantities(step) for step in run] for run in others]
         truth = None if exact is None else [self.quantities(step) for step in exact]
+        # The first step, from the second on, after which there is nothing left to follow.
+        self.diverged = next(
+            (
+                t
+                for t in range(1, len(steps))
+                if any(_overflows(run[t]) for run in (steps, *others))
+            ),
+            len(steps),
+        )
         self._largest_loss = np.nanmax([0.0] + [abs(s.loss) for s in steps if s.loss is not None])
         self.limits: dict[tuple[str, str], list[Limit]] = {}
         for quantity in QUANTITIES:
@@ -157,7 +173,7 @@ class Center:
         decided: Any = True
         for t, arrays in enumerate(self.arrays):
             center = arrays[quantity].get(name)
-            if center is None:
+            if center is None or t >= self.diverged:
                 found.append(Limit(0.0, np.inf, np.inf, np.zeros((), bool)))
                 continue
             spread = np.zeros(center.shape)
@@ -172,7 +188,7 @@ class Center:
             decided = (decided & still) if quantity == "weights" else still
             decided = np.broadcast_to(decided, center.shape)
             # The largest distance of any run up to here: an envelope never shrinks.
-            if size > 0:
+            if size > 0 and decided.any():
                 widest = max(widest, float(np.linalg.norm(np.asarray(spread)[decided])) / size)
             found.append(Limit(size, self._limit(quantity, widest), widest, decided))
         return found
@@ -199,6 +215,7 @@ class Center:
                 return np.asarray(size < UNDECIDED * size.max(initial=0.0))
         return np.zeros((), bool)
 
+    @np.errstate(over="ignore", invalid="ignore")
     def spread(self, t: int) -> float:
         """How far PyTorch's own runs are apart after step `t`, counted from 0, in all weights.
 
@@ -207,7 +224,8 @@ class Center:
         limits = [self.limits["weights", key][t] for key in self.steps[t].weights]
         size = np.linalg.norm([limit.size for limit in limits])
         apart = np.linalg.norm([limit.envelope * limit.size for limit in limits])
-        return float(apart / size) if size > 0 else 0.0
+        # What overflows is as far apart as can be.
+        return float(np.nan_to_num(apart / size, nan=np.inf)) if size > 0 else 0.0
 
     @property
     def horizon(self) -> int:
@@ -217,6 +235,7 @@ class Center:
                 return t + 1
         return 0
 
+    @np.errstate(over="ignore", invalid="ignore")
     def distance(
         self,
         quantity: str,
@@ -242,14 +261,15 @@ class Center:
             size = self._size(quantity, name, reference)
         if got.shape != reference.shape:
             return np.inf
+        got = np.asarray(got)[limit.decided]
+        reference = np.asarray(reference)[limit.decided]
         odd = ~np.isfinite(reference)
         # Infinities of opposite signs stand in the same places, and still differ.
         if not np.array_equal(odd, ~np.isfinite(got)) or not np.array_equal(
             got[odd], reference[odd], equal_nan=True
         ):
             return np.inf
-        apart = np.where(odd, 0.0, got) - np.where(odd, 0.0, reference)
-        far = float(np.linalg.norm(np.asarray(apart)[limit.decided]))
+        far = float(np.linalg.norm(got[~odd] - reference[~odd]))
         if far == 0:
             return 0.0
         return far / size if size > 0 else np.inf
@@ -266,6 +286,14 @@ class Center:
                     limit = self.limits[quantity, name][t]
                     found[quantity, name] = Verdict(t + 1, far, limit.limit)
         return found
+
+
+def _overflows(step: Step) -> bool:
+    """Whether numbers have grown so large that their squares are none, or are none themselves."""
+    arrays = [*step.weights.values(), np.array(0.0 if step.loss is None else step.loss)]
+    return any(
+        is_float(a) and not np.all(np.abs(a) < np.sqrt(np.finfo(a.dtype).max) / 1e6) for a in arrays
+    )
 
 
 def _wide(arrays: Arrays) -> dict[str, np.ndarray]:
@@ -328,9 +356,7 @@ def trajectory_findings(name: str, center: Center, steps: Sequence[Step]) -> lis
 
 def _finding(what: Comparison, array: str, center: Center, verdicts: Sequence[Verdict]) -> Finding:
     criterion = "C1" if center.dtype == "float64" else "C4"
-    limits = center.limits[what.quantity, array]
-    # Where the envelope is wide, nothing can be said any more.
-    judged = [v for v in verdicts if limits[v.step - 1].limit <= ENVELOPE_FACTOR * DIVERGED]
+    judged = [verdict for verdict in verdicts if verdict.judged]
     wrong = [verdict for verdict in judged if verdict.differs]
     if wrong:
         first = wrong[0]

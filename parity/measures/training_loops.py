@@ -80,7 +80,8 @@ class Step:
     rounded: tuple[str, ...] = ()
 
 
-class OptimizerCall(NamedTuple):
+@dataclass(frozen=True)
+class OptimizerCall:
     """A step of a torch optimizer, as those see it who change it.
 
     Attributes:
@@ -203,7 +204,9 @@ class _Recorder:
     def __init__(self, module: nn.Module, alteration: Alteration) -> None:
         self.module = module
         self.alteration = alteration
-        self.keys = {parameter: key for key, parameter in module.named_parameters()}
+        self.keys: dict[Tensor, str] = {
+            parameter: key for key, parameter in module.named_parameters()
+        }
         self.count = 0
         self.optimizer: torch.optim.Optimizer | None = None
         self.batch: dict[str, Tensor] = {}  # gradients of this batch
@@ -384,7 +387,7 @@ class JaxLoop:
         leaves = named_leaves(self.params)
         whole = {path: np.zeros(np.shape(leaf)) for path, leaf in leaves.items()}
         moved = self.weight_map.gradients_to_torch(whole | dict(by_path))
-        found = {}
+        found: dict[str, np.ndarray] = {}
         for e in self.weight_map.entries:
             if e.paths and set(e.paths) <= by_path.keys():
                 found |= {key: moved[key] for key in e.keys}
@@ -459,13 +462,13 @@ def _odd(arrays: Arrays) -> bool:
 
 def _state_and_result(before: Any, returned: Any) -> tuple[Any, Any]:
     """What a step returned, taken apart: the state, and what is beside it."""
-    structure = jax.tree.structure(before)
-    if jax.tree.structure(returned) == structure:
+    structure = _structure(before)
+    if _structure(returned) == structure:
         return returned, None
     if isinstance(returned, tuple) and len(returned) >= 2:
-        if jax.tree.structure(returned[0]) == structure:
+        if _structure(returned[0]) == structure:
             return returned[0], returned[1] if len(returned) == 2 else returned[1:]
-        if jax.tree.structure(returned[-1]) == structure:
+        if _structure(returned[-1]) == structure:
             raise ValueError(
                 "jax_step must return the state first, (state, loss); got it as the last."
             )
@@ -473,9 +476,13 @@ def _state_and_result(before: Any, returned: Any) -> tuple[Any, Any]:
     if _is_plain(before):
         raise ValueError(
             "jax_step must return the new state, or (state, loss), of the same structure as the "
-            f"state that it gets; got {jax.tree.structure(returned)} for {structure}."
+            f"state that it gets; got {_structure(returned)} for {structure}."
         )
     return before, returned
+
+
+def _structure(tree: Any) -> Any:
+    return jax.tree.structure(tree)
 
 
 def _is_plain(tree: Any) -> bool:

@@ -184,10 +184,11 @@ class _Training:
         what = Comparison(self.name, "weights", dtype)
         got = list(self.in_jax.steps(self.weights, self.batches, dtype))
         center = self._center(dtype, exact)
+        # Of the first step: later ones may diverge, to NaN and infinity in other places.
         problems = structure(
-            what, float_arrays(got[-1].weights), float_arrays(center.steps[-1].weights)
+            what, float_arrays(got[0].weights), float_arrays(center.steps[0].weights)
         )
-        # What is NaN in one framework alone is found again, with its step.
+        # What is NaN in one framework alone is found again, with its cause.
         if any("NaN" not in problem.note for problem in failures(problems)):
             return problems, []
         findings = problems + trajectory_findings(self.name, center, got)
@@ -329,12 +330,14 @@ def _still_words(center: Center, findings: Sequence[Finding]) -> list[str]:
 
 def _envelope_words(center: Center) -> str:
     """How far PyTorch's own runs are apart, and up to which step they can be followed."""
-    steps = len(center.steps)
+    followed = center.diverged
     words = (
         f"{center.dtype}: PyTorch's own runs, with other roundings in the last place, are "
-        f"{center.spread(steps - 1):.1g} apart after {steps} steps"
+        f"{center.spread(followed - 1):.1g} apart after {followed} steps"
     )
     horizon = center.horizon
-    if horizon:
+    if followed < len(center.steps):
+        words += f"; at step {followed + 1} the training diverges"
+    elif horizon:
         words += f"; they are more than {DIVERGED:g} apart from step {horizon} on"
     return f"{words}."
