@@ -147,6 +147,7 @@ class _Catalog:
             self._frozen,
             self._flags,
             self._factors,
+            self._estimated_numbers,
             self._numbers,
             self._equations,
             self._gradient_scales,
@@ -258,13 +259,15 @@ class _Catalog:
         # Without an epsilon, and with torch's.
         return [_written(norm), _written(norm * (raw + 1e-6) / raw)]
 
-    def _moment_ratios(self) -> list[float]:
-        """By how much JAX's first moments are larger; they are linear in the gradients."""
+    def _moment_ratios(
+        self, names: tuple[str, ...] = ("exp_avg of", "momentum_buffer of")
+    ) -> list[float]:
+        """By how much JAX's moments are larger; the first ones are linear in the gradients."""
         t = self.case.first
         moments = matching_moments(self.case.got[t], self.case.center.steps[t])
         ratios = []
         for name, array in moments.items():
-            if name.startswith(("exp_avg of", "momentum_buffer of")):
+            if name.startswith(names):
                 theirs = np.asarray(self.case.center.steps[t].moments[name], float)
                 ratios.append(factor_of(array, theirs))
         return ratios
@@ -363,6 +366,66 @@ class _Catalog:
                 "of its own",
                 lambda: Factors(others),
             )
+
+    def _estimated_numbers(self) -> Iterator[Candidate]:
+        """Numbers of the optimizer that the first step which differs shows."""
+        group = self.groups[0]
+        if self.case.first == 0 and "betas" in group:
+            b1, b2 = map(float, group["betas"])
+            for index, name in enumerate(("exp_avg of", "exp_avg_sq of")):
+                ratio = common(self._moment_ratios((name,)))
+                if ratio is not None and abs(ratio - 1) > SAME:
+                    # The first moment of the first step is (1 - beta) times the gradient.
+                    betas = [b1, b2]
+                    betas[index] = _written(1 - ratio * (1 - betas[index]))
+                    yield (
+                        f"beta {index + 1} is {betas[index]:.6g} instead of {(b1, b2)[index]:g}",
+                        partial(option, betas=tuple(betas)),
+                    )
+            epsilon = self._epsilon()
+            if epsilon is not None:
+                yield (
+                    f"epsilon is {epsilon:.6g} instead of {float(group['eps']):g}",
+                    partial(option, eps=epsilon),
+                )
+        if self.case.first == 1 and group.get("momentum"):
+            momentum = self._momentum()
+            if momentum is not None:
+                yield (
+                    f"the momentum is {momentum:.6g} instead of {float(group['momentum']):g}",
+                    partial(option, momentum=momentum),
+                )
+
+    def _epsilon(self) -> float | None:
+        """Adam's epsilon, of which the first move is rate * |g| / (|g| + epsilon)."""
+        step = self.updates[0]
+        found = []
+        for group in step.groups:
+            for key in group["keys"]:
+                if key not in self.moves or key not in step.applied or group["weight_decay"]:
+                    continue
+                size = np.abs(np.asarray(step.applied[key], float))
+                move = np.abs(self.moves[key][0])
+                # Where the gradient is small, epsilon shows best.
+                known = (move > 0) & (size > 0)
+                found.append(size[known] * (float(group["lr"]) * (1 / move[known]) - 1))
+        values = np.concatenate(found) if found else np.zeros(0)
+        middle = float(np.median(values)) if len(values) else 0.0
+        return _written(middle, 1e-4) if middle > 0 else None
+
+    def _momentum(self) -> float | None:
+        """The momentum that leads from the first sum of JAX's to its second."""
+        first, second = self.case.center.steps[:2]
+        sums = matching_moments(self.case.got[1], second)
+        ratios = []
+        for key in self.keys:
+            name = f"momentum_buffer of {key}"
+            if name in sums and key in second.applied and name in first.moments:
+                group = next(g for g in second.groups if key in g["keys"])
+                weights = np.asarray(self.case.got[0].weights[key], float)
+                gradient = second.applied[key] + float(group["weight_decay"]) * weights
+                ratios.append(factor_of(sums[name] - gradient, first.moments[name]))
+        return common(ratios)
 
     def _numbers(self) -> Iterator[Candidate]:
         group = self.groups[0]
@@ -515,11 +578,11 @@ def common(values: Iterable[float]) -> float | None:
     return float(numbers[0])
 
 
-def _written(number: float) -> float:
+def _written(number: float, tolerance: float = 0.1 * SAME) -> float:
     """A number as a user would write it, if it is that but for round-off."""
     for digits in (1, 2, 3, 4, 5, 6):
         rounded = float(f"{number:.{digits}g}")
-        if abs(rounded - number) <= SAME * 0.1 * abs(number):
+        if abs(rounded - number) <= tolerance * abs(number):
             return rounded
     return number
 
