@@ -847,6 +847,85 @@ def test_an_nnx_optimizer_changes_its_state_in_place(eps, words):
     assert {f.quantity for f in report.findings} == {"loss", "moments", "weights"}
 
 
+def averaged(decay):
+    """Adam, and a moving average as `AveragedModel` makes it."""
+
+    def init(module):
+        step = adam_side()(module)
+
+        def average(mean, weights, count):
+            return decay * mean + (1 - decay) * weights
+
+        mean = torch.optim.swa_utils.AveragedModel(module, avg_fn=average)
+        mean.n_averaged += 1  # the first step averages, too
+
+        def averaging(batch):
+            loss = step(batch)
+            mean.update_parameters(module)
+            return loss
+
+        return averaging, mean
+
+    return init
+
+
+def average_after(decay):
+    return lambda mean, before, after, count: decay * mean + (1 - decay) * after
+
+
+AVERAGES = {
+    "the same": (average_after(0.9), ""),
+    "another decay": (average_after(0.95), "the decay is 0.95, PyTorch's is 0.9"),
+    "before the step": (
+        lambda mean, before, after, count: 0.9 * mean + 0.1 * before,
+        "it takes the weights before the step",
+    ),
+    "growing": (
+        lambda mean, before, after, count: (
+            mean + (after - mean) * (1 - jnp.minimum(0.9, (1 + count) / (10 + count)))
+        ),
+        "the decay grows as (1 + t) / (10 + t) from t = 0 on",
+    ),
+    "none": (lambda mean, before, after, count: after, "but the weights themselves"),
+}
+
+
+@pytest.mark.sample(2)
+@pytest.mark.parametrize("name", AVERAGES)
+def test_moving_averages_are_compared(name):
+    function, words = AVERAGES[name]
+    init, step = jax_side(jax_mlp, optax.adam(1e-2))
+
+    def averaging(state, batch):
+        inner, loss = step(state["inner"], batch)
+        before = state["inner"]["params"]
+        mean = jax.tree.map(
+            lambda *leaves: function(*leaves, state["count"]),
+            state["mean"],
+            before,
+            inner["params"],
+        )
+        return {"inner": inner, "mean": mean, "count": state["count"] + 1}, loss
+
+    report = parity.check_training(
+        lambda params: {"inner": init(params), "mean": params, "count": jnp.asarray(0)},
+        averaging,
+        MLP_PARAMS,
+        averaged(0.9),
+        TorchMLP(),
+        MLP[3],
+        mlp_batches(),
+        params_of=lambda state: state["inner"]["params"],
+        average_of=lambda state: state["mean"],
+        dtypes=("float64",),
+    )
+    assert report.passed is not bool(words)
+    assert len([f for f in report.findings if f.quantity == "averages"]) == 4
+    if words:
+        assert report.remarks[0].startswith("Step 1, the average of every parameter: ")
+        assert words in report.remarks[0]
+
+
 def test_a_state_that_keeps_float32_is_named():
     tx, in_torch = RIGHT["accumulated, in float32"]
     report = run(MLP, tx, in_torch)

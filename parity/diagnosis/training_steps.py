@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from parity.core.compare import relative_l2
+from parity.diagnosis.average_causes import average_cause
 from parity.diagnosis.causes import Diagnosis
 from parity.diagnosis.update_causes import (
     ROUNDED,
@@ -62,6 +63,10 @@ def diagnose_training(case: Case, *, exact_gradients: bool) -> Diagnosis | None:
         cause = "" if exact_gradients or not _may_be_clipped(case) else update_cause(case)
         words = cause or _gradient_cause(factor)
         return Diagnosis(f"step {t + 1}, the gradient of {listed(named['gradients'])}", words)
+    if set(named) == {"averages"}:
+        place = _place(case, named["averages"])
+        words = average_cause(case, named["averages"])
+        return Diagnosis(f"step {t + 1}, the average of {place}", words)
     buffers = {name for name, _ in case.loop.module.named_buffers()}
     moved = [name for name in named.get("weights", []) if name not in buffers]
     if not moved and "moments" not in named:

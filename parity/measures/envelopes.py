@@ -27,17 +27,18 @@ from parity.measures.trajectories import DIVERGED, ENVELOPE_FACTOR
 from parity.measures.updates import SECOND_MOMENTS, UNDECIDED
 
 # In the order in which a difference spreads within a step.
-QUANTITIES = ("loss", "gradients", "moments", "weights")
+QUANTITIES = ("loss", "gradients", "moments", "weights", "averages")
 # C1 of each: a move of the weights and a moment are parts of an update.
 LIMITS = {
     "loss": MEANING_LIMIT["loss"],
     "gradients": MEANING_LIMIT["gradients"],
     "moments": MEANING_LIMIT["update"],
     "weights": MEANING_LIMIT["update"],
+    "averages": MEANING_LIMIT["update"],
 }
 # No envelope in float32 is narrower than so many roundings. A loss is a single number, which may
 # be a sum of many and right by luck in every run that makes the envelope.
-ROUNDINGS = {"loss": 16, "gradients": 4, "moments": 4, "weights": 4}
+ROUNDINGS = {"loss": 16, "gradients": 4, "moments": 4, "weights": 4, "averages": 4}
 # A loss is compared relative to its size, but to no less than this share of the largest.
 SMALLEST_LOSS = 1e-3
 
@@ -141,17 +142,20 @@ class Center:
         if reference is not None:
             moments = matching_moments(step, reference)
             gradients = matching_gradients(step, reference)
-        weights = {}
-        for key, array in step.weights.items():
-            wide = np.asarray(array, np.float64)
-            # In float64 how far it has moved; else the rounding of the weights would drown that.
-            weights[key] = wide - self.start[key] if self.dtype == "float64" else wide
         return {
             "loss": {} if step.loss is None else {"loss": np.array(step.loss)},
             "gradients": _wide(gradients),
             "moments": self._moments(moments),
-            "weights": weights,
+            "weights": self._moves(step.weights),
+            "averages": self._moves(step.averages),
         }
+
+    def _moves(self, weights: Arrays) -> dict[str, np.ndarray]:
+        found = _wide(weights)
+        if self.dtype == "float64":
+            # How far they have moved: beside the weights themselves a small step is nothing.
+            found = {key: array - self.start[key] for key, array in found.items()}
+        return found
 
     def _moments(self, moments: Arrays) -> dict[str, np.ndarray]:
         found = _wide(moments)
@@ -185,7 +189,7 @@ class Center:
             # What has not moved yet has moved nowhere.
             still = (spread <= DIVERGED * typical) | (size == 0)
             still &= np.logical_not(self._undecided(t, quantity, name))
-            decided = (decided & still) if quantity == "weights" else still
+            decided = (decided & still) if quantity in ("weights", "averages") else still
             decided = np.broadcast_to(decided, center.shape)
             # The largest distance of any run up to here: an envelope never shrinks.
             if size > 0 and decided.any():

@@ -65,6 +65,7 @@ class Step:
         moments: of the optimizer, as "exp_avg of dense.weight"; in JAX under optax's names.
         groups: the options of each group of parameters of PyTorch's optimizer, at its step.
         kind: the class of PyTorch's optimizer; empty if none has stepped.
+        averages: of the weights, if the loops keep such.
         updates: how often an optimizer has stepped.
         rounded: paths in JAX's state that are in a lower precision than the run.
     """
@@ -74,6 +75,7 @@ class Step:
     gradients: dict[str, np.ndarray] = field(default_factory=dict)
     applied: dict[str, np.ndarray] = field(default_factory=dict)
     moments: dict[str, np.ndarray] = field(default_factory=dict)
+    averages: dict[str, np.ndarray] = field(default_factory=dict)
     groups: list[dict[str, Any]] = field(default_factory=list)
     kind: str = ""
     updates: int = 0
@@ -147,11 +149,12 @@ class TorchLoop(NamedTuple):
     """A user's loop in PyTorch.
 
     Attributes:
-        init: `init(module)` makes the optimizer and returns `step(batch)`, which returns the loss.
+        init: `init(module)` makes the optimizer and returns `step(batch)`, which returns the loss;
+            or that and an average of the weights: a module, or tensors by key.
         module: copied for every run.
     """
 
-    init: Callable[[nn.Module], Callable[[Any], Any]]
+    init: Callable[[nn.Module], Any]
     module: nn.Module
 
     def steps(
@@ -179,7 +182,10 @@ class TorchLoop(NamedTuple):
             module = copy.deepcopy(self.module).to(torch_device()).to(TORCH_DTYPES[dtype])
             module.load_state_dict(_typed(module, weights, dtype))
             step = self.init(module)
-            recorder = _Recorder(module, alteration or Alteration())
+            average = None
+            if isinstance(step, tuple):
+                step, average = step
+            recorder = _Recorder(module, alteration or Alteration(), average)
         rounding: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
         if roundings is not None:
             rounding = RandomRoundings(dtype, roundings)
@@ -201,8 +207,9 @@ class TorchLoop(NamedTuple):
 class _Recorder:
     """Listens to a module's gradients and to every optimizer that moves its parameters."""
 
-    def __init__(self, module: nn.Module, alteration: Alteration) -> None:
+    def __init__(self, module: nn.Module, alteration: Alteration, average: Any) -> None:
         self.module = module
+        self.average = average
         self.alteration = alteration
         self.keys: dict[Tensor, str] = {
             parameter: key for key, parameter in module.named_parameters()
@@ -235,11 +242,20 @@ class _Recorder:
         """What can be read only once the batch is processed."""
         step.gradients = numpy_arrays(self.batch)
         step.weights = numpy_arrays(self.module.state_dict())
+        if self.average is not None:
+            step.averages = self._averages(step.weights)
         for parameter, key in self.keys.items():
             state = {} if self.optimizer is None else self.optimizer.state.get(parameter, {})
             for name, value in state.items():
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
                     step.moments[f"{name} of {key}"] = numpy_of(value)
+
+    def _averages(self, weights: Arrays) -> dict[str, np.ndarray]:
+        # `AveragedModel` puts "module." before every key.
+        average = self.average
+        named = average.state_dict() if isinstance(average, nn.Module) else average
+        found = numpy_arrays({key.removeprefix("module."): a for key, a in named.items()})
+        return {key: array for key, array in found.items() if key in weights}
 
     def _listener(self, key: str) -> Callable[[Tensor], None]:
         def listen(gradient: Tensor) -> None:
@@ -302,6 +318,7 @@ class JaxLoop:
         params_of: the parameters in a state.
         loss: `loss(params, batch)`, to take gradients of, if the step returns none.
         weight_map: the parameters' paths and PyTorch's keys.
+        average_of: the average of the parameters in a state, if it has one.
     """
 
     init: Callable[[Any], Any]
@@ -310,6 +327,7 @@ class JaxLoop:
     params_of: Callable[[Any], Any]
     loss: Callable[[Any, Any], Any] | None
     weight_map: WeightMap
+    average_of: Callable[[Any], Any] | None = None
 
     def state(self, weights: Arrays, dtype: str) -> Any:
         """The state before the first step, from PyTorch's weights; call it within `precision`."""
@@ -340,7 +358,9 @@ class JaxLoop:
             gradients = _gradients_in(result)
         if gradients is not None:
             step.gradients = self._gradients(gradients)
-        step.weights = self._weights(state)
+        step.weights = self._weights(self.params_of(state), "params_of")
+        if self.average_of is not None:
+            step.averages = self._weights(self.average_of(state), "average_of")
         step.moments = self._moments(state)
         if dtype == "float64":
             step.rounded = _in_float32(state)
@@ -351,13 +371,13 @@ class JaxLoop:
         """The paths of the parameters, by the same without what NNX adds to them."""
         return {_bare(path): path for path in named_leaves(self.params)}
 
-    def _weights(self, state: Any) -> dict[str, np.ndarray]:
-        """The parameters in a state, under PyTorch's names."""
-        leaves = {_bare(path): leaf for path, leaf in named_leaves(self.params_of(state)).items()}
+    def _weights(self, tree: Any, source: str) -> dict[str, np.ndarray]:
+        """A tree of parameters under PyTorch's names; `source` is the function that gave it."""
+        leaves = {_bare(path): leaf for path, leaf in named_leaves(tree).items()}
         missing = [path for path in self._paths if path not in leaves]
         if missing:
             raise ValueError(
-                "params_of must give a tree of the structure of params, got one without "
+                f"{source} must give a tree of the structure of params, got one without "
                 f"{', '.join(missing[:4])}."
             )
         by_path = {path: numpy_of(leaves[bare]) for bare, path in self._paths.items()}

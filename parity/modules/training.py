@@ -28,12 +28,13 @@ def check_training(
     jax_init: Callable[[Any], Any],
     jax_step: Callable[[Any, Any], Any],
     params: Any,
-    torch_init: Callable[[nn.Module], Callable[[Any], Any]],
+    torch_init: Callable[[nn.Module], Any],
     torch_module: nn.Module,
     weight_map: WeightMap,
     batches: Sequence[Any],
     *,
     params_of: Callable[[Any], Any] | None = None,
+    average_of: Callable[[Any], Any] | None = None,
     jax_loss: Callable[[Any, Any], Any] | None = None,
     dtypes: Sequence[str] = DTYPES,
     name: str | None = None,
@@ -68,13 +69,17 @@ def check_training(
             which changes its state in place, returns the loss alone.
         params: a tree of parameters; only its structure and shapes count.
         torch_init: `torch_init(module)` makes the optimizer, the scheduler and what else there is,
-            and returns `step(batch)`: the body of the loop, which returns the loss.
+            and returns `step(batch)`: the body of the loop, which returns the loss. It may return
+            a moving average of the weights beside it, `(step, average)`: a module such as
+            `AveragedModel`, or tensors by key.
         torch_module: a copy of it is trained. What the loop does not put in another mode stays in
             its own.
         weight_map: the module's keys and the paths of `params`.
         batches: a tree of arrays for each step, as both steps take it. Integers stay integers.
         params_of: the parameters in a state, of the structure of `params`; None for
             `state.params`, `state["params"]` or `state[0]`.
+        average_of: the moving average of the parameters in a state, to be compared with that of
+            `torch_init`.
         jax_loss: `jax_loss(params, batch)`, whose gradients are compared where the step returns
             none.
         dtypes: "float64", "float32".
@@ -99,7 +104,9 @@ def check_training(
     weight_map.from_torch(weights, like=shapes)
 
     rounded_batches = [jax.tree.map(_rounded_array, batch) for batch in batches]
-    in_jax = JaxLoop(jax_init, jax_step, params, params_of or default_params, jax_loss, weight_map)
+    in_jax = JaxLoop(
+        jax_init, jax_step, params, params_of or default_params, jax_loss, weight_map, average_of
+    )
     both = _Training(name, in_jax, TorchLoop(torch_init, torch_module), weights, rounded_batches)
     findings, remarks = both.compared(dtypes)
     remarks += [f"{path}: {lost}." for path, lost in weight_map.inexact.items()]
@@ -177,6 +184,8 @@ class _Training:
         steps = list(self.in_torch.steps(start, self.batches, dtype, **options))
         for step in steps:
             step.weights = self.in_jax.folded(step.weights)
+            if step.averages:
+                step.averages = self.in_jax.folded(step.averages)
         return steps
 
     def _in(self, dtype: str, exact: Sequence[Step]) -> tuple[list[Finding], list[str]]:
@@ -191,6 +200,8 @@ class _Training:
         # What is NaN in one framework alone is found again, with its cause.
         if any("NaN" not in problem.note for problem in failures(problems)):
             return problems, []
+        if got[0].averages and not center.steps[0].averages:
+            raise ValueError("torch_init must return (step, average) where average_of is given.")
         findings = problems + trajectory_findings(self.name, center, got)
         remarks = [*_still_words(center, findings), _envelope_words(center)]
         if got[-1].rounded:
