@@ -215,7 +215,11 @@ class Equation(Before):
     ) -> np.ndarray:
         """The direction of a step, of which the moments are kept."""
         found, self.first[key], self.second[key] = self.direction_of(
-            options, gradient, self.first.get(key, 0.0), self.second.get(key, 0.0), count
+            options,
+            gradient,
+            self.first.get(key, 0.0),
+            self.second.get(key, options.get("start", 0.0)),
+            count,
         )
         return np.asarray(found)
 

@@ -116,7 +116,8 @@ def _fits(case: Case, alteration: Alteration) -> bool:
         got = case.center.quantities(case.got[t], step)
         for quantity in ("weights", *(["moments"] if own_moments else [])):
             for name, array in got[quantity].items():
-                if name not in expected[quantity]:
+                # A deviation may have moments that neither run has.
+                if name not in expected[quantity] or (quantity, name) not in case.center.limits:
                     continue
                 far = case.center.distance(quantity, name, t, array, expected[quantity][name])
                 limit = FITTING * case.center.limits[quantity, name][t].limit
@@ -187,6 +188,10 @@ class _Catalog:
             other = [[first * rate for rate in rates[0]], *rates[:-1]]
             words = "the learning rate is that of the step before"
             yield f"{words}, {other[0][0]:.6g} at first", lambda: Rates(other)
+            yield (
+                f"the learning rate does not change, but is {other[0][0]:.6g} in every step",
+                lambda: Rates(other[:1]),
+            )
         yield "the learning rate is that of the step after", lambda: Rates(rates[1:])
         yield "the learning rate does not change", lambda: Rates(rates[:1])
 
@@ -382,13 +387,17 @@ class _Catalog:
                         f"beta {index + 1} is {betas[index]:.6g} instead of {(b1, b2)[index]:g}",
                         partial(option, betas=tuple(betas)),
                     )
-            epsilon = self._epsilon()
-            if epsilon is not None:
+        if self.case.first == 0 and "alpha" in group:
+            ratio = common(self._moment_ratios(("square_avg of",)))
+            if ratio is not None and abs(ratio - 1) > SAME:
+                alpha = _written(1 - ratio * (1 - float(group["alpha"])))
                 yield (
-                    f"epsilon is {epsilon:.6g} instead of {float(group['eps']):g}",
-                    partial(option, eps=epsilon),
+                    f"the decay of the squares is {alpha:.6g} instead of {group['alpha']:g}",
+                    partial(option, alpha=alpha),
                 )
-        if self.case.first == 1 and group.get("momentum"):
+        if self.case.first == 0 and "eps" in group:
+            yield from self._epsilons(float(group["eps"]))
+        if self.case.first == 1 and "momentum" in group:
             momentum = self._momentum()
             if momentum is not None:
                 yield (
@@ -396,35 +405,56 @@ class _Catalog:
                     partial(option, momentum=momentum),
                 )
 
-    def _epsilon(self) -> float | None:
-        """Adam's epsilon, of which the first move is rate * |g| / (|g| + epsilon)."""
+    def _epsilons(self, own: float) -> Iterator[Candidate]:
+        """The epsilon that the first move shows, beside the root or in it.
+
+        The move is rate * |g| / (root + epsilon). The root is |g| in Adam, whose bias is
+        corrected, and |g| * sqrt(1 - alpha) in RMSprop.
+        """
         step = self.updates[0]
-        found = []
+        beside = []
+        inside = []
         for group in step.groups:
             for key in group["keys"]:
                 if key not in self.moves or key not in step.applied or group["weight_decay"]:
                     continue
                 size = np.abs(np.asarray(step.applied[key], float))
                 move = np.abs(self.moves[key][0])
-                # Where the gradient is small, epsilon shows best.
+                share = 1 - float(group["alpha"]) if "alpha" in group else 1.0
                 known = (move > 0) & (size > 0)
-                found.append(size[known] * (float(group["lr"]) * (1 / move[known]) - 1))
-        values = np.concatenate(found) if found else np.zeros(0)
-        middle = float(np.median(values)) if len(values) else 0.0
-        return _written(middle, 1e-4) if middle > 0 else None
+                root = float(group["lr"]) * size[known] / move[known]
+                beside.append(root - np.sqrt(share) * size[known])
+                inside.append(root**2 - share * size[known] ** 2)
+        if not beside:
+            return
+        epsilon = _middle(beside)
+        if epsilon > 0:
+            yield f"epsilon is {epsilon:.6g} instead of {own:g}", partial(option, eps=epsilon)
+        epsilon = _middle(inside)
+        rule = RULES.get(self.kind)
+        if epsilon > 0 and rule is not None:
+            yield (
+                f"epsilon lies inside the root, and is {epsilon:.6g} instead of {own:g}",
+                partial(Equation, rule, {"eps_at": "inside", "eps": epsilon}),
+            )
 
     def _momentum(self) -> float | None:
-        """The momentum that leads from the first sum of JAX's to its second."""
+        """The momentum of JAX's second step: its direction without the second gradient."""
         first, second = self.case.center.steps[:2]
         sums = matching_moments(self.case.got[1], second)
         ratios = []
-        for key in self.keys:
-            name = f"momentum_buffer of {key}"
-            if name in sums and key in second.applied and name in first.moments:
-                group = next(g for g in second.groups if key in g["keys"])
+        for group in second.groups:
+            for key in group["keys"]:
+                if key not in second.applied or key not in self.moves or not group["lr"]:
+                    continue
+                name = f"momentum_buffer of {key}"
+                direction = sums.get(name, -self.moves[key][0] / float(group["lr"]))
+                before = first.moments.get(name, first.applied.get(key))
+                if before is None:
+                    continue
                 weights = np.asarray(self.case.got[0].weights[key], float)
                 gradient = second.applied[key] + float(group["weight_decay"]) * weights
-                ratios.append(factor_of(sums[name] - gradient, first.moments[name]))
+                ratios.append(factor_of(direction - gradient, np.asarray(before, float)))
         return common(ratios)
 
     def _numbers(self) -> Iterator[Candidate]:
@@ -499,6 +529,7 @@ class _Catalog:
             deviations = [
                 ("there is no bias correction", {"corrected": False}),
                 ("the bias correction is computed in float32", {"corrected_in": "float32"}),
+                ("the momentum is Nesterov's", {"nesterov": True}),
             ]
         own = float(self.groups[0].get("eps", 0.0))
         for epsilon in dict.fromkeys((own, *EPSILONS)):
@@ -509,6 +540,7 @@ class _Catalog:
             ):
                 deviations.append((words + value, {"eps_at": place, "eps": epsilon}))
         if rule == "rmsprop":
+            deviations.append(("the squares start from 1, not from 0", {"start": 1.0}))
             for alpha in SECOND_DECAYS:
                 for place in ("inside", "outside"):
                     changes = {"alpha": alpha, "eps_at": place}
@@ -552,6 +584,12 @@ class _DampenedAverage(Gradients):
             return {key: (1 - momentum) * gradient for key, gradient in given.items()}
 
         super().__init__(change)
+
+
+def _middle(values: Sequence[np.ndarray]) -> float:
+    """The median, as a user would write it; of many numbers, each with much round-off."""
+    numbers = np.concatenate([array.ravel() for array in values])
+    return _written(float(np.median(numbers)), 1e-4) if numbers.size else 0.0
 
 
 def _scaled(scale: float) -> Gradients:

@@ -12,6 +12,7 @@ from jaxrnn.exchange.weights import WeightMap
 from parity.core.bridge import is_float, named_leaves, numpy_arrays, rounded
 from parity.core.compare import Arrays, Comparison, Finding, Outcome, failures, structure
 from parity.core.runners import precision
+from parity.diagnosis.causes import Diagnosis
 from parity.diagnosis.training_steps import diagnose_training
 from parity.diagnosis.update_causes import ROUNDED, Case, listed
 from parity.measures.envelopes import STILL, Center, float_arrays, trajectory_findings
@@ -226,7 +227,11 @@ class _Training:
 
     def _causes(self, center: Center, got: Sequence[Step]) -> list[str]:
         case = Case(self.in_torch, self.weights, self.batches, center, got, 0, self.in_jax.folded)
-        found = diagnose_training(case, exact_gradients=self.in_jax.loss is not None)
+        found: Diagnosis | None
+        try:
+            found = diagnose_training(case, exact_gradients=self.in_jax.loss is not None)
+        except Exception as error:  # a broken step may break the search as well
+            found = Diagnosis("unknown", f"{type(error).__name__} while looking for it: {error}")
         remarks = [] if found is None else [f"{str(found)[0].upper()}{str(found)[1:]}."]
         if self._jax_is_random():
             remarks.append("JAX's step samples random numbers from a key in its state.")
