@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from parity.diagnosis.update_causes import Case, common, factor_of
+from parity.diagnosis.factors import common, factor_of
+from parity.diagnosis.update_evidence import Case
 
 Weights = list[np.ndarray]
 

@@ -15,16 +15,9 @@ import numpy as np
 from parity.core.compare import relative_l2
 from parity.diagnosis.average_causes import average_cause
 from parity.diagnosis.causes import Diagnosis
-from parity.diagnosis.update_causes import (
-    ROUNDED,
-    SAME,
-    Case,
-    common,
-    factor_of,
-    listed,
-    times,
-    update_cause,
-)
+from parity.diagnosis.factors import SAME, common, factor_of, listed, times
+from parity.diagnosis.update_causes import ROUNDED, update_cause
+from parity.diagnosis.update_evidence import Case
 from parity.measures.envelopes import Verdict
 
 # A factor between two losses is a number of terms up to here: it is read off two single numbers.

@@ -13,10 +13,13 @@ from parity.core.bridge import is_float, named_leaves, numpy_arrays, rounded
 from parity.core.compare import Arrays, Comparison, Finding, Outcome, failures, structure
 from parity.core.runners import precision
 from parity.diagnosis.causes import Diagnosis
+from parity.diagnosis.factors import listed
 from parity.diagnosis.training_steps import diagnose_training
-from parity.diagnosis.update_causes import ROUNDED, Case, listed
+from parity.diagnosis.update_causes import ROUNDED
+from parity.diagnosis.update_evidence import Case
 from parity.measures.envelopes import STILL, Center, float_arrays, trajectory_findings
-from parity.measures.training_loops import JaxLoop, RoundedCorrection, Step, TorchLoop
+from parity.measures.jax_loops import JaxLoop
+from parity.measures.training_loops import RoundedCorrection, Step, TorchLoop
 from parity.measures.trajectories import DIVERGED, ENVELOPE_RUNS, perturbed
 from parity.report.report import Report
 
