@@ -274,9 +274,28 @@ WRONG = {
         2,
         "the momentum is 0.87 instead of 0.9",
     ),
+    "an L2 of one's own": (
+        optax.chain(l2(0.037), optax.adam(1e-2)),
+        adam_side(weight_decay=0.1),
+        1,
+        "the weight decay is 0.037, where PyTorch's is 0.1",
+    ),
+    "entries clipped to a value of one's own": (
+        optax.chain(optax.clip(0.023), optax.adam(1e-2)),
+        adam_side(),
+        1,
+        "every entry is clipped by itself, to 0.023; PyTorch does not clip",
+    ),
     "beta 2": (optax.adam(1e-2, b2=0.95), adam_side(), 1, "beta 2 is 0.95 instead of 0.999"),
     "beta 1": (optax.adam(1e-2, b1=0.8), adam_side(), 1, "beta 1 is 0.8 instead of 0.9"),
     "no bias correction": (uncorrected(1e-2), adam_side(), 1, "there is no bias correction"),
+    "Nesterov's Adam": (optax.nadam(1e-2), adam_side(), 1, "the momentum is Nesterov's"),
+    "squares that start from 1": (
+        optax.rmsprop(1e-2, 0.99, 1e-8, initial_scale=1.0, eps_in_sqrt=False),
+        torch_side(made(RMS, lr=1e-2)),
+        1,
+        "the squares start from 1, not from 0",
+    ),
     "AMSGrad": (
         optax.amsgrad(1e-2),
         adam_side(amsgrad=True),

@@ -8,9 +8,12 @@ import numpy as np
 from parity.diagnosis.alterations import Decay, Factors, Gradients, Options, Rates, clipped
 from parity.diagnosis.factors import SAME, common, factor_of, listed, norm_of, times, written
 from parity.diagnosis.update_evidence import Candidate, Evidence
+from parity.measures.envelopes import matching_moments
 
 # What is tried for a number that a user sets: what libraries and papers have as their defaults.
 WEIGHT_DECAYS = (0.1, 0.05, 0.01, 5e-3, 1e-3, 5e-4, 1e-4, 1e-5, 1e-6)
+# A difference is nothing up to here, relative to what it is the difference of.
+NOTHING = 1e-9
 NORMS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -70,7 +73,7 @@ class AmountCauses(Evidence):
                     f"the gradients are clipped to a norm of {norm:.6g}; {clips}",
                     partial(clipped, norm, by="norm", epsilon=epsilon),
                 )
-        for norm in NORMS:
+        for norm in (*self._largest_entry(), *NORMS):
             yield (
                 f"every entry is clipped by itself, to {norm:.6g}; {clips}",
                 partial(clipped, norm, by="value"),
@@ -93,6 +96,23 @@ class AmountCauses(Evidence):
                 # torch multiplies by most / (norm + 1e-6).
                 return written(applied * (raw + 1e-6) / raw)
         return None
+
+    def _largest_entry(self) -> list[float]:
+        """The value to which JAX may clip each entry: the largest of the first gradient."""
+        if self.case.first > 0:
+            return []
+        step = self.case.center.steps[0]
+        moments = matching_moments(self.case.got[0], step)
+        largest = []
+        for group in step.groups:
+            share = 1 - float(group["betas"][0]) if "betas" in group else 1.0
+            for key in group["keys"]:
+                for kind in ("exp_avg", "momentum_buffer"):
+                    if f"{kind} of {key}" in moments:
+                        largest.append(np.abs(moments[f"{kind} of {key}"]).max() / share)
+                if not moments and key in self.moves and group["lr"]:
+                    largest.append(np.abs(self.moves[key][0]).max() / float(group["lr"]))
+        return [written(float(max(largest)))] if largest else []
 
     def _norms_of_moments(self) -> list[float]:
         """The norms to which JAX may clip the first gradient, as its first moments show it."""
@@ -144,9 +164,25 @@ class AmountCauses(Evidence):
                     )
 
     def _estimated_decays(self, most: float) -> Iterator[Candidate]:
-        """Decays, key by key, that the first step shows beside that of PyTorch without any."""
+        """Decays, key by key, that the first step shows."""
         if self.case.first > 0:
             return
+        for decays in (self._decays_of_moves(), self._decays_of_moments()):
+            values = set(decays.values()) - {0.0}
+            if len(values) != 1:
+                continue
+            (decay,) = values
+            without = [key for key, value in decays.items() if value == 0.0]
+            words = f"the weight decay is {decay:.6g}, where PyTorch's is {most:.6g}"
+            if abs(decay - most) <= SAME * most:
+                words = "the weight decay is applied to other parameters"
+            if without:
+                words += f"; without it: {listed(without)}"
+            for way in ("decoupled", "coupled"):
+                yield words, partial(Decay, decays, way)
+
+    def _decays_of_moves(self) -> dict[str, float]:
+        """Decays beside the update: what JAX moves more than PyTorch without decay does."""
         run = self.case.loop.steps(
             self.case.weights, self.case.batches[:1], "float64", alteration=Decay({}, "coupled")
         )
@@ -157,24 +193,30 @@ class AmountCauses(Evidence):
             weights = np.asarray(self.case.weights[key], float)
             own = np.asarray(bare.weights[key], float) - weights
             # The move beside the optimizer's own is -rate * decay * weights.
-            share = factor_of(got - own, weights)
-            if np.linalg.norm(got - own) <= 1e-9 * np.linalg.norm(own):
-                share = 0.0
+            share = _share(got - own, weights, own)
             if not rates.get(key) or np.isnan(share):
-                return
+                return {}
             decays[key] = written(-share / rates[key])
-        values = set(decays.values()) - {0.0}
-        if len(values) != 1:
-            return
-        (decay,) = values
-        without = [key for key, value in decays.items() if value == 0.0]
-        words = f"the weight decay is {decay:.6g}, where PyTorch's is {most:.6g}"
-        if abs(decay - most) <= SAME * most:
-            words = "the weight decay is applied to other parameters"
-        if without:
-            words += f"; without it: {listed(without)}"
-        for way in ("decoupled", "coupled"):
-            yield words, partial(Decay, decays, way)
+        return decays
+
+    def _decays_of_moments(self) -> dict[str, float]:
+        """Decays in the gradient, as the first moments of Adam show them."""
+        step = self.case.center.steps[0]
+        moments = matching_moments(self.case.got[0], step)
+        decays = {}
+        for group in step.groups:
+            for key in group["keys"]:
+                name = f"exp_avg of {key}"
+                if name not in moments or key not in step.applied:
+                    continue
+                weights = np.asarray(self.case.weights[key], float)
+                gradient = np.asarray(step.applied[key], float)
+                given = moments[name] / (1 - float(group["betas"][0]))
+                share = _share(given - gradient, weights, gradient)
+                if np.isnan(share):
+                    return {}
+                decays[key] = written(share)
+        return decays
 
     def frozen(self) -> Iterator[Candidate]:
         still = [key for key, (got, there) in self.moves.items() if not got.any() and there.any()]
@@ -222,6 +264,13 @@ class AmountCauses(Evidence):
         if not any(np.isnan(f) for f in factors.values()):
             words = ", ".join(f"{key} {f:.6g}" for key, f in list(factors.items())[:6])
             yield f"each parameter has a rate of its own, times {words}", lambda: Factors(factors)
+
+
+def _share(rest: np.ndarray, weights: np.ndarray, whole: np.ndarray) -> float:
+    """How many times the weights `rest` is; 0 if it is round-off of `whole`."""
+    if np.linalg.norm(rest) <= NOTHING * np.linalg.norm(whole):
+        return 0.0
+    return factor_of(rest, weights)
 
 
 def _scaled(scale: float) -> Gradients:
