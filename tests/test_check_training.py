@@ -11,7 +11,7 @@ from flax.training.train_state import TrainState
 from torch.nn.utils import clip_grad_norm_
 
 import parity
-from parity import Absent, Operation, Transpose, WeightMap, entry
+from parity import Absent, FoldBiases, Operation, Transpose, WeightMap, entry
 
 STEPS = 6
 B, I, H, O = 6, 5, 7, 3
@@ -819,6 +819,58 @@ def test_a_gru_passes():
     model = (jax_gru, GRU_PARAMS, TorchGRU, GRU_MAP, gru_batches)
     report = run(model, *RIGHT["clipped, with a schedule"], gradients=True)
     assert report.passed, report.summary()
+
+
+class TorchRNN(torch.nn.Module):
+    """The last state of a simple recurrence, which has two biases."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.rnn = torch.nn.RNN(I, O)
+
+    def forward(self, xs):
+        return self.rnn(xs)[0][-1]
+
+
+def test_folded_biases_are_named():
+    """With the gradient of either of two, one bias moves half as far as their sum."""
+
+    def one_bias(params, xs):
+        def step(h, x):
+            h = jnp.tanh(x @ params["w_ih"].T + h @ params["w_hh"].T + params["bias"])
+            return h, None
+
+        return jax.lax.scan(step, jnp.zeros((xs.shape[1], O), xs.dtype), xs)[0]
+
+    params = {"w_ih": jnp.zeros((O, I)), "w_hh": jnp.zeros((O, O)), "bias": jnp.zeros(O)}
+    weight_map = WeightMap(
+        [
+            entry("rnn.weight_ih_l0", "w_ih"),
+            entry("rnn.weight_hh_l0", "w_hh"),
+            entry(("rnn.bias_ih_l0", "rnn.bias_hh_l0"), "bias", FoldBiases()),
+        ]
+    )
+    model = (one_bias, params, TorchRNN, weight_map, gru_batches)
+    report = run(model, *RIGHT["SGD"], dtypes=("float64",))
+    assert not report.passed
+    place = "Step 1, parameter rnn.bias_ih_l0: PyTorch updates two biases"
+    assert report.remarks[0].startswith(place)
+
+
+@pytest.mark.slow
+def test_a_training_is_followed_up_to_its_horizon():
+    """At a rate at which round-off grows, and at one at which the numbers do."""
+    for rate, words in ((1.0, "apart after 60 steps"), (3.0, "the training diverges")):
+        tx = optax.sgd(rate, momentum=0.9)
+        in_torch = torch_side(made(SGD, lr=rate, momentum=0.9))
+        report = run((*MLP[:4], lambda: mlp_batches(60)), tx, in_torch)
+        assert report.passed, report.summary()
+        assert words in report.summary()
+        # Nor does chaos hide another rate.
+        other = optax.sgd(rate * 1.001, momentum=0.9)
+        report = run((*MLP[:4], lambda: mlp_batches(60)), other, in_torch, dtypes=("float64",))
+        assert "the learning rate is 1.001 times PyTorch's" in report.remarks[0]
 
 
 class NNXMLP(nnx.Module):

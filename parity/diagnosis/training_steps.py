@@ -72,7 +72,16 @@ def diagnose_training(case: Case, *, exact_gradients: bool) -> Diagnosis | None:
         kinds = dict.fromkeys(name.partition(" of ")[0] for name in named["moments"])
         keys = dict.fromkeys(name.partition(" of ")[2] for name in named["moments"])
         place = f"{' and '.join(kinds)} of {_place(case, list(keys))}"
-    return Diagnosis(f"step {t + 1}, {place}", update_cause(case) or _rest(wrong))
+    words = _folding(case, moved) or update_cause(case) or _rest(wrong)
+    return Diagnosis(f"step {t + 1}, {place}", words)
+
+
+def _folding(case: Case, wrong: Sequence[str]) -> str:
+    # Whether all that moves differently is folded, so that the two sides have other parameters.
+    folded = [key for key in wrong if not np.array_equal(case.center.start[key], case.weights[key])]
+    if not wrong or len(folded) < len(wrong):
+        return ""
+    return "PyTorch updates two biases, which JAX has folded into one: their sum moves otherwise"
 
 
 def _place(case: Case, wrong: Sequence[str]) -> str:

@@ -207,7 +207,12 @@ class _Training:
         if got[0].averages and not center.steps[0].averages:
             raise ValueError("torch_init must return (step, average) where average_of is given.")
         findings = problems + trajectory_findings(self.name, center, got)
-        remarks = [*_still_words(center, findings), _envelope_words(center)]
+        # Of two biases that are folded into one the second is always zero.
+        folded = [
+            key for key, a in center.start.items() if not np.array_equal(a, self.weights[key])
+        ]
+        still = [f.array for f in findings if f.note == STILL and f.array not in folded]
+        remarks = [*_still_words(still, len(center.start)), _envelope_words(center)]
         if got[-1].rounded:
             paths = listed(got[-1].rounded)
             remarks.append(f"JAX's state has float32 in a float64 run, which rounds: {paths}.")
@@ -338,10 +343,9 @@ def _only_rounded(finding: Finding) -> Finding:
     return finding
 
 
-def _still_words(center: Center, findings: Sequence[Finding]) -> list[str]:
-    # What is frozen shows nothing, and may be meant to be.
-    still = [f.array for f in findings if f.note == STILL]
-    if not still or len(still) == len(center.steps[-1].weights):
+def _still_words(still: Sequence[str], count: int) -> list[str]:
+    # What is frozen shows nothing, and may be meant to be; of all `count` it is said elsewhere.
+    if not still or len(still) == count:
         return []
     verb = "moves" if len(still) == 1 else "move"
     return [f"{listed(still)} {verb} in neither framework."]
