@@ -421,6 +421,12 @@ WRONG = {
         2,
         "the momentum is 0.95 instead of 0.9",
     ),
+    "momentum of RMSprop": (
+        rms(1e-2, momentum=0.73),
+        torch_side(made(RMS, lr=1e-2)),
+        2,
+        "the momentum is 0.73 instead of 0",
+    ),
     "a moving average": (
         optax.chain(optax.ema(0.9, debias=False), optax.scale(-0.1)),
         MOMENTUM_SIDE,

@@ -98,6 +98,10 @@ class RuleCauses(Evidence):
     def _momentum(self) -> float | None:
         """The momentum of JAX's second step: its direction without the second gradient."""
         first, second = self.case.center.steps[:2]
+        if not second.groups or not first.groups:
+            return None
+        if not any(group["momentum"] for group in second.groups):
+            return self._added_momentum()
         sums = matching_moments(self.case.got[1], second)
         ratios = []
         for group in second.groups:
@@ -112,6 +116,21 @@ class RuleCauses(Evidence):
                 weights = np.asarray(self.case.got[0].weights[key], float)
                 gradient = second.applied[key] + float(group["weight_decay"]) * weights
                 ratios.append(factor_of(direction - gradient, np.asarray(before, float)))
+        return common(ratios)
+
+    def _added_momentum(self) -> float | None:
+        """The momentum that PyTorch has not: by it JAX's second move goes on with the first."""
+        first, second = self.case.center.steps[:2]
+        ratios = []
+        for before, after in zip(first.groups, second.groups, strict=True):
+            for key in after["keys"]:
+                if key not in self.moves or not before["lr"] or not after["lr"]:
+                    continue
+                got, expected = self.moves[key]
+                went = np.asarray(first.weights[key], float) - self.case.center.start[key]
+                ratios.append(
+                    factor_of((got - expected) / float(after["lr"]), went / float(before["lr"]))
+                )
         return common(ratios)
 
     def numbers(self) -> Iterator[Candidate]:

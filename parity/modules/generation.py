@@ -3,6 +3,7 @@
 Shapes: B texts, P tokens of the prompt, N generated ones, T = P + N - 1 positions, V vocabulary.
 """
 
+import contextlib
 import copy
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -39,6 +40,7 @@ from parity.core.compare import (
     relative_l2,
     structure,
 )
+from parity.core.roundings import RandomRoundings
 from parity.core.runners import precision
 from parity.measures.trajectories import perturbed
 from parity.report.report import Report
@@ -46,7 +48,7 @@ from parity.report.report import Report
 DTYPES = ("float64", "float32")
 # Tokens generated after the prompt, unless other many are asked for.
 LENGTH = 60
-# Runs from perturbed weights, from which the noise of the logits is estimated.
+# Runs from perturbed weights and with other roundings, which show the noise of the logits.
 PERTURBATIONS = 4
 # Round-off of logits in units of the last place of the largest of a row: no error is smaller.
 ROUNDINGS = 4
@@ -176,23 +178,28 @@ class _Sides:
     def in_torch(
         self, rows: np.ndarray, dtype: str, seed: int | None = None, samples: int = 0
     ) -> np.ndarray:
-        """The same of the module, with weights perturbed by `seed` if it is one.
+        """The same of the module, with perturbed weights and other roundings if there is a seed.
 
         Args:
             rows: tokens (B, T).
             dtype: the precision.
-            seed: of weights that are a unit in the last place higher or lower.
+            seed: of weights, and results of all operations, that are a unit in the last place
+                higher or lower.
             samples: of PyTorch's random numbers.
         """
         weights = dict(self.weights)
+        rounding: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
         if seed is not None:
+            rounding = RandomRoundings(dtype, seed)
             floats = {key: array for key, array in weights.items() if is_float(array)}
             weights |= perturbed(floats, seed, dtype)
         with precision(dtype), torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(samples)
             module = copy.deepcopy(self.module).to(torch_device()).to(TORCH_DTYPES[dtype])
             module.load_state_dict({key: tensor_of(a, dtype) for key, a in weights.items()})
-            logits = module(tensor_of(self.layout.users(rows).astype(np.int64), dtype))
+            tokens = tensor_of(self.layout.users(rows).astype(np.int64), dtype)
+            with rounding:
+                logits = module(tokens)
             if hasattr(logits, "logits"):
                 logits = logits.logits
             if isinstance(logits, tuple | list):
