@@ -119,7 +119,10 @@ class AmountCauses(Evidence):
         t = self.case.first
         step = self.case.center.steps[t]
         ratio = common(self.moment_ratios() or self.factors.values())
-        if t > 0 or ratio is None or not 0 < ratio < 1 or not step.applied:
+        if t > 0 or ratio is None or not step.applied:
+            return []
+        # What PyTorch does not clip, JAX's clipping can only make smaller.
+        if ratio <= 0 or (ratio >= 1 and not self._clips()):
             return []
         norm = ratio * norm_of(step.applied)
         raw = norm_of(step.gradients)
