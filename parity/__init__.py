@@ -59,7 +59,9 @@ from jaxrnn.exchange.operations import (  # noqa: E402
 from jaxrnn.exchange.weights import WeightMap, WeightMapError, entry  # noqa: E402
 from parity.modules.check import assert_parity, check  # noqa: E402
 from parity.modules.convert import convert  # noqa: E402
+from parity.modules.generation import check_generation  # noqa: E402
 from parity.modules.suggest import SuggestedMap, suggest_map  # noqa: E402
+from parity.modules.training import check_training  # noqa: E402
 from parity.report.report import Report  # noqa: E402
 
 __all__ = [
@@ -92,6 +94,8 @@ __all__ = [
     "WeightMapError",
     "assert_parity",
     "check",
+    "check_generation",
+    "check_training",
     "convert",
     "entry",
     "suggest_map",

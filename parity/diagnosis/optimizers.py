@@ -126,7 +126,11 @@ def _adam(o: Options, g: Any, m: Any, v: Any, count: int) -> tuple[Any, Any, Any
         root = (np.sqrt(v) + o["eps"]) / np.sqrt(c2)
     else:
         root = np.sqrt(v / c2) + o["eps"]
-    return m / c1 / root, m, v
+    mean = m / c1
+    if o["nesterov"]:
+        # As if the next gradient were this one: m a step ahead (Dozat, 2016, as optax has it).
+        mean = o["b1"] * m / _correction(o, o["b1"], count + 1) + (1 - o["b1"]) * g / c1
+    return mean / root, m, v
 
 
 def _correction(o: Options, decay: float, count: int) -> float:
