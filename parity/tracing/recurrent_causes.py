@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from parity.diagnosis.identify import match
-from parity.modules.torch_trace import Call
-from parity.modules.variants import Variant
+from parity.tracing.torch_trace import Call
+from parity.tracing.variants import Variant
 
 # The cell of each function that runs a layer.
 CELLS = {"lstm": "lstm", "gru": "gru", "rnn_tanh": "tanh", "rnn_relu": "relu"}

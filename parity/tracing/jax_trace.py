@@ -24,16 +24,16 @@ class Value(NamedTuple):
     """One result of one operation.
 
     Attributes:
-        index: its place among all results, the same in every run.
+        number: its place among all results, the same in every run.
         array: the numbers.
         operation: the name of the primitive.
         scope: the names of the modules around it, such as "Net/blocks_5/norm", where the framework
             gives them.
         line: the user's line of code, such as "model.py:34 in __call__"; empty if none is known.
-        made_from: the indices of the results that it was made from.
+        made_from: the numbers of the results that it was made from.
     """
 
-    index: int
+    number: int
     array: np.ndarray
     operation: str
     scope: str
@@ -47,10 +47,10 @@ class Value(NamedTuple):
 
 
 class _Held(NamedTuple):
-    """A value of the interpreter and the index of the result that it is, or None."""
+    """A value of the interpreter and the number of the result that it is, or None."""
 
     value: Any
-    index: int | None
+    number: int | None
 
 
 # An equation and those that call the function in which it is, the outermost first.
@@ -168,7 +168,7 @@ class _Interpreter:
             outputs = equation.primitive.bind(*values, **options)
         if not equation.primitive.multiple_results:
             outputs = [outputs]
-        made_from = tuple(held.index for held in inputs if held.index is not None)
+        made_from = tuple(held.number for held in inputs if held.number is not None)
         return [self._shown(equation, output, made_from) for output in outputs]
 
     @contextlib.contextmanager
@@ -197,14 +197,14 @@ class _Interpreter:
         steps = range(params["length"])
         rows: dict[int, list[_Held]] = {}
         for step in reversed(steps) if params["reverse"] else steps:
-            xs = [_Held(held.value[step], held.index) for held in stacked]
+            xs = [_Held(held.value[step], held.number) for held in stacked]
             outputs = self.run(body.jaxpr, body.consts, [*constants, *carry, *xs])
             carry = outputs[: params["num_carry"]]
             rows[step] = outputs[params["num_carry"] :]
         together = []
         for column in zip(*(rows[step] for step in steps), strict=True):
             # (T, ...); the stack is a result of its own, made from its rows' values.
-            last = max((held.index for held in column if held.index is not None), default=None)
+            last = max((held.number for held in column if held.number is not None), default=None)
             together.append(_Held(jnp.stack([held.value for held in column]), last))
         return [*carry, *self._stacks(together)]
 
@@ -214,7 +214,7 @@ class _Interpreter:
 
 
 def _made_from(held: _Held) -> tuple[int, ...]:
-    return () if held.index is None else (held.index,)
+    return () if held.number is None else (held.number,)
 
 
 class _NoSource(NamedTuple):

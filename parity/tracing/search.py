@@ -1,28 +1,28 @@
 """Where the values of two programs part, and by what mistake.
 
-Every output of every call of the PyTorch module is looked for among all results of the JAX function,
-in any layout. A call differs if its output is nowhere there and nothing that depends on it is, while
-what it was made from is. There mistakes are tried, one after the other: the one whose numbers are
-among JAX's is the cause. PyTorch's side then goes on with that mistake, so that the next difference
-shows by itself; where no cause is found, JAX goes on with PyTorch's numbers.
+Every output of every call of the PyTorch module is looked for among all results of the JAX
+function, in any layout. A call differs if its output is nowhere there and nothing that depends on
+it is, while what it was made from is. There mistakes are tried, one after the other: the one whose
+numbers are among JAX's is the cause. PyTorch's side then goes on with that mistake, so that the
+next difference shows by itself; where no cause is found, JAX goes on with PyTorch's numbers.
 """
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from parity.core.bridge import tensor_of
-from parity.core.compare import MEANING_LIMIT, WIDEST_MEANING, relative_l2
-from parity.modules.jax_trace import Value
-from parity.modules.matching import Lookup, is_trivial, laid_out, sorted_values
-from parity.modules.recurrent_causes import recurrent_causes
-from parity.modules.replay import Graph, Outputs
-from parity.modules.torch_trace import Call, Source
-from parity.modules.variants import (
+from parity.core.compare import MEANING_LIMIT, relative_l2
+from parity.tracing.differences import Difference
+from parity.tracing.jax_trace import Value
+from parity.tracing.layouts import Lookup, is_trivial, laid_out, sorted_values
+from parity.tracing.recurrent_causes import recurrent_causes
+from parity.tracing.replay import Graph, Outputs
+from parity.tracing.torch_trace import Call, Source
+from parity.tracing.variants import (
     Family,
     Variant,
     behind,
@@ -33,6 +33,8 @@ from parity.modules.variants import (
     variants,
 )
 
+# Relative 2-norm of an output that differs; round-off that a deep net magnifies stays below.
+DIFFERENT = 1e-11
 # Differences that are looked for, one after the other.
 MOST_DIFFERENCES = 32
 # Calls from the first one that differs on for which mistakes are tried.
@@ -48,41 +50,6 @@ MOST_READ = 64
 
 # (results to put in) -> the outputs by name, and all results.
 RunJax = Callable[[Mapping[int, np.ndarray]], tuple[dict[str, np.ndarray], list[Value]]]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A place where the two programs are not the same function.
-
-    Attributes:
-        direction: "forward" or "backward".
-        module: the dotted name of PyTorch's module in which it is; empty for the outermost.
-        kind: the class of that module.
-        function: the torch function that differs.
-        cause: the mistake that gives JAX's numbers; empty if none was found.
-        jax: where it is in the JAX function, as far as that is known.
-        error: the relative 2-norm of the difference, of the sorted values.
-    """
-
-    direction: str
-    module: str
-    kind: str
-    function: str
-    cause: str
-    jax: str
-    error: float
-
-    @property
-    def place(self) -> str:
-        """Module, class and function in words."""
-        module = f"{self.module} ({self.kind})" if self.module else f"the outermost {self.kind}"
-        return f"{module}, {self.function}"
-
-    def __str__(self) -> str:
-        """One line for a report."""
-        cause = self.cause or "no known mistake gives JAX's numbers"
-        where = f"; in JAX: {self.jax}" if self.jax else ""
-        return f"{self.direction}: {self.place}: {cause} (relative error {self.error:.1e}{where})"
 
 
 class _Explanation(NamedTuple):
@@ -159,17 +126,10 @@ class ForwardSearch:
         for name, source in self._graph.finals.items():
             got = self._outputs.get(name)
             expected = self._graph.values[source]
-            if got is None or got.shape != expected.shape:
-                wrong[source] = name
-            elif not relative_l2(got, expected) <= MEANING_LIMIT["forward"] and self._is_far(
-                got, expected
-            ):
+            same_shape = got is not None and got.shape == expected.shape
+            if not same_shape or not relative_l2(got, expected) <= DIFFERENT:
                 wrong[source] = name
         return wrong
-
-    def _is_far(self, got: np.ndarray, expected: np.ndarray) -> bool:
-        # Round-off that a deep net magnifies is no difference.
-        return not relative_l2(got, expected) <= WIDEST_MEANING * 0.01
 
     def differences(self) -> Iterator[Difference]:
         """The differences, in the order of execution."""
@@ -356,7 +316,9 @@ class ForwardSearch:
         if [array.shape for array in outputs] != [array.shape for array in right]:
             return False
         pairs = zip(outputs, right, strict=True)
-        return any(not relative_l2(got, expected) <= MEANING_LIMIT["forward"] for got, expected in pairs)
+        return any(
+            not relative_l2(got, expected) <= MEANING_LIMIT["forward"] for got, expected in pairs
+        )
 
     def _by_source(self, call: Call, outputs: Sequence[np.ndarray]) -> Outputs:
         return dict(zip(self._graph.outputs(call), outputs, strict=True))
@@ -404,7 +366,7 @@ class ForwardSearch:
             for number in self._near(call):
                 value = self._values[number]
                 for candidate in self._into(expected, value.array):
-                    trial = {**self._replaced, value.index: candidate}
+                    trial = {**self._replaced, value.number: candidate}
                     if self._wrong_with(trial) < before:
                         error = relative_l2(value.array, candidate)
                         self._replaced = trial

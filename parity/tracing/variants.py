@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from parity.modules.torch_trace import Call
+from parity.tracing.torch_trace import Call
 
 Tensors = Mapping[int, torch.Tensor]
 
@@ -246,10 +246,10 @@ def _other_functions(call: Call, given: Tensors) -> Iterator[Variant]:
             yield Variant(f"{name} stands for {call.name}", partial(of, function, first))
     if plain in BINARY:
         operands = _operands(call, tensors)
-        for name, function in BINARY.items():
+        for name, binary in BINARY.items():
             if name != plain and len(operands) == 2:
                 words = f"{name} stands for {plain}"
-                yield Variant(words, partial(of, function, *operands))
+                yield Variant(words, partial(of, binary, *operands))
         if len(operands) == 2 and plain in ("sub", "div"):
             yield Variant("its operands are exchanged", partial(of, BINARY[plain], *operands[::-1]))
     if plain in REDUCTIONS or plain in ("var", "std"):
@@ -317,7 +317,7 @@ def _other_norms(call: Call, tensors: Tensors) -> Iterator[Variant]:
 
 
 def _left_out(call: Call, given: Tensors) -> Iterator[Variant]:
-    """The function is missing: one of its inputs takes the place of its output, or it runs twice."""
+    """The function is missing: an input takes the place of its output; or it runs twice."""
     tensors = {**dict(enumerate(call.tensors)), **given}
     for number, tensor in tensors.items():
         same = tensor.shape == call.outputs[0].shape and tensor.is_floating_point()

@@ -17,7 +17,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from parity.core.bridge import numpy_of
-from parity.modules.torch_layers import LAYERED
+from parity.tracing.torch_layers import LAYERED
 
 
 class Source(NamedTuple):
@@ -42,6 +42,7 @@ class Call:
         outputs: the floating arrays that it gave.
         sources: for each of its tensors the call and the output that it is; None for a weight, a
             constant or an input.
+        leaves: for each of its tensors the name of the weight or input that it is; else empty.
         gradients: of the outputs, after the backward pass; None where the loss does not depend on
             an output.
     """
@@ -54,6 +55,7 @@ class Call:
     options: dict[str, Any]
     outputs: list[np.ndarray]
     sources: tuple[Source | None, ...]
+    leaves: tuple[str, ...]
     gradients: list[np.ndarray | None] = field(default_factory=list)
 
     @property
@@ -99,6 +101,27 @@ class Call:
             result = positional[0]
         return [numpy_of(tensor) for tensor in floating(result)]
 
+    def pulled_back(self, number: int) -> np.ndarray | None:
+        """What the gradients of its outputs become for one of its tensors; None where nothing.
+
+        Args:
+            number: of `tensors`.
+        """
+        tensor = self.tensors[number].detach().clone().requires_grad_()
+        given = [self.arguments, self.options]
+        positional, keywords = _with_tensors(given, {number: tensor}, itertools.count(), keep=True)
+        result = self.function(*positional, **keywords)
+        outputs = []
+        upstream = []
+        for output, gradient in zip(floating(result), self.gradients, strict=True):
+            if gradient is not None and output.requires_grad:
+                outputs.append(output)
+                upstream.append(torch.from_numpy(gradient))
+        if not outputs:
+            return None
+        (pulled,) = torch.autograd.grad(outputs, [tensor], upstream, allow_unused=True)
+        return None if pulled is None else numpy_of(pulled)
+
 
 def floating(value: Any) -> list[torch.Tensor]:
     """The floating tensors in a nest of lists, tuples and dictionaries."""
@@ -118,14 +141,25 @@ def tensors_in(value: Any) -> list[torch.Tensor]:
     return found
 
 
-def _with_tensors(value: Any, tensors: Mapping[int, torch.Tensor], numbers: Iterator[int]) -> Any:
-    """A nest of copies, with some of its tensors exchanged, counted as `tensors_in` does."""
+def _with_tensors(
+    value: Any, tensors: Mapping[int, torch.Tensor], numbers: Iterator[int], *, keep: bool = False
+) -> Any:
+    """A nest of copies, with some of its tensors exchanged, counted as `tensors_in` does.
+
+    With `keep` those that are put in are no copies, so that gradients flow back to them.
+    """
     if isinstance(value, torch.Tensor):
-        return tensors.get(next(numbers), value).detach().clone()
+        number = next(numbers)
+        if keep and number in tensors:
+            return tensors[number]
+        return tensors.get(number, value).detach().clone()
     if isinstance(value, Mapping):
-        return {name: _with_tensors(inner, tensors, numbers) for name, inner in value.items()}
+        named = {}
+        for name, each in value.items():
+            named[name] = _with_tensors(each, tensors, numbers, keep=keep)
+        return named
     if isinstance(value, list | tuple) and not isinstance(value, torch.Size):
-        inner = [_with_tensors(each, tensors, numbers) for each in value]
+        inner = [_with_tensors(each, tensors, numbers, keep=keep) for each in value]
         return inner if isinstance(value, list) else tuple(inner)
     return value
 
@@ -146,13 +180,19 @@ def copied(value: Any) -> Any:
 class Recorder(TorchFunctionMode):
     """Within it every call of a torch function that gives floating tensors is written down.
 
+    Args:
+        module: the module that is run.
+        inputs: its inputs by name.
+
     Attributes:
         calls: the calls in the order of execution.
         made_by: the call and output that a tensor is, by the identity of the tensor.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
+        self._leaves = {id(weight): key for key, weight in module.named_parameters()}
+        self._leaves |= {id(tensor): f"input {name}" for name, tensor in inputs.items()}
         self.calls: list[Call] = []
         self._modules = [("", type(module).__name__)]
         self._hooks: list[Any] = []
@@ -212,7 +252,10 @@ class Recorder(TorchFunctionMode):
         module, kind = self._modules[-1]
         sources = tuple(self.made_by.get(id(tensor)) for tensor in inputs)
         arrays = [numpy_of(tensor) for tensor in outputs]
-        self.calls.append(Call(index, module, kind, function, arguments, options, arrays, sources))
+        leaves = tuple(self._leaves.get(id(tensor), "") for tensor in inputs)
+        self.calls.append(
+            Call(index, module, kind, function, arguments, options, arrays, sources, leaves)
+        )
         for number, tensor in enumerate(outputs):
             self.made_by[id(tensor)] = Source(index, number)
             if tensor.requires_grad and not tensor.is_leaf:
@@ -251,9 +294,14 @@ def _gradient(tensor: torch.Tensor) -> np.ndarray | None:
 
 
 @contextlib.contextmanager
-def recorded(module: nn.Module) -> Iterator[Recorder]:
-    """Within it the calls of torch functions are written down, with the parts of the module."""
-    recorder = Recorder(module)
+def recorded(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Iterator[Recorder]:
+    """Within it the calls of torch functions are written down, with the parts of the module.
+
+    Args:
+        module: the module.
+        inputs: its inputs by name, the very tensors.
+    """
+    recorder = Recorder(module, inputs)
     try:
         with recorder:
             yield recorder

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from parity.core.bridge import tensor_of
-from parity.modules.torch_trace import Call, Source, readers
+from parity.tracing.torch_trace import Call, Source, readers
 
 Outputs = dict[Source, np.ndarray]
 
