@@ -7,7 +7,6 @@ made from it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-
 from typing import Any
 
 import jax

@@ -118,20 +118,28 @@ class Program:
         return values
 
     def _run(self, visit: Visit, arguments: Any, *, inside_rules: bool) -> Any:
-        flat = [_Held(leaf, None) for leaf in jax.tree.leaves(arguments)]
-        interpreter = _Interpreter(visit, inside_rules=inside_rules)
-        outputs = interpreter.run(self._closed.jaxpr, self._closed.consts, flat)
-        return jax.tree.unflatten(self._structure, [held.value for held in outputs])
+        outputs = Interpreter(visit, inside_rules=inside_rules).start(self._closed, arguments)
+        return jax.tree.unflatten(self._structure, outputs)
 
 
-class _Interpreter:
-    """Runs equations one by one, and shows each result."""
+class Interpreter:
+    """Runs equations one by one, and shows each result.
+
+    Args:
+        visit: is shown each result, and gives the value to go on with.
+        inside_rules: whether to look into functions that have derivative rules of their own.
+    """
 
     def __init__(self, visit: Visit, *, inside_rules: bool) -> None:
         self._visit = visit
         self._count = 0
         self._inside_rules = inside_rules
         self._around: Around = ()
+
+    def start(self, closed: Any, arguments: Any) -> list[Any]:
+        """The flat outputs of a closed jaxpr for a tree of arguments."""
+        flat = [_Held(leaf, None) for leaf in jax.tree.leaves(arguments)]
+        return [held.value for held in self.run(closed.jaxpr, closed.consts, flat)]
 
     def run(self, jaxpr: Any, constants: Sequence[Any], arguments: Sequence[_Held]) -> list[_Held]:
         """The outputs of a jaxpr."""
@@ -162,14 +170,17 @@ class _Interpreter:
             branch = equation.params["branches"][int(index.value)]
             with self._inside(equation):
                 return self.run(branch.jaxpr, branch.consts, rest)
-        options = equation.primitive.get_bind_params(equation.params)
-        with getattr(equation.ctx, "manager", None) or contextlib.nullcontext():
-            values = [held.value for held in inputs]
-            outputs = equation.primitive.bind(*values, **options)
+        outputs = self.bound(equation, [held.value for held in inputs])
         if not equation.primitive.multiple_results:
             outputs = [outputs]
         made_from = tuple(held.number for held in inputs if held.number is not None)
         return [self._shown(equation, output, made_from) for output in outputs]
+
+    def bound(self, equation: Any, values: Sequence[Any]) -> Any:
+        """What an operation gives."""
+        options = equation.primitive.get_bind_params(equation.params)
+        with getattr(equation.ctx, "manager", None) or contextlib.nullcontext():
+            return equation.primitive.bind(*values, **options)
 
     @contextlib.contextmanager
     def _inside(self, equation: Any) -> Iterator[None]:

@@ -126,8 +126,7 @@ class ForwardSearch:
         for name, source in self._graph.finals.items():
             got = self._outputs.get(name)
             expected = self._graph.values[source]
-            same_shape = got is not None and got.shape == expected.shape
-            if not same_shape or not relative_l2(got, expected) <= DIFFERENT:
+            if got is None or not _is_near(got, expected):
                 wrong[source] = name
         return wrong
 
@@ -397,6 +396,10 @@ class ForwardSearch:
         expected = sorted_values(self._graph.values[self._graph.outputs(call)[0]])
         other: Any = self._lookup.sorted[near[0]]
         return float(np.linalg.norm(other.values - expected.values) / expected.norm)
+
+
+def _is_near(got: np.ndarray, expected: np.ndarray) -> bool:
+    return got.shape == expected.shape and relative_l2(got, expected) <= DIFFERENT
 
 
 def _common(one: str, other: str) -> str:
