@@ -153,7 +153,10 @@ class ForwardSearch:
         calls = [call for call in self._graph.calls if self._is_wrong(call.index, self._wrong)]
         for k, call in enumerate(calls):
             if not any(source in self._wrong for source in call.sources):
-                return calls[k : k + MOST_CALLS]
+                inside = [each for each in calls[k:] if each.module == call.module]
+                # What one framework does in a module the other may do right behind it.
+                near = {each.index for each in inside[:MOST_CALLS] + calls[k : k + DEPTH]}
+                return [each for each in calls[k:] if each.index in near]
         return []
 
     def _at_the_end(self) -> Iterator[Difference]:
