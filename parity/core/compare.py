@@ -105,6 +105,7 @@ class Finding:
         outcome: the verdict.
         note: what a reader should know.
         path: how the recurrence ran, "compiled" or "scan"; empty where there is none.
+        inputs: from which inputs the number is, where several were tried.
     """
 
     pair: str
@@ -117,6 +118,7 @@ class Finding:
     outcome: Outcome
     note: str = ""
     path: str = ""
+    inputs: str = ""
 
     @property
     def margin(self) -> float:

@@ -133,7 +133,7 @@ def run_torch(pair: Pair, dtype: str) -> Runner:
             cast = tensors(inputs, dtype)
             for name in pair.differentiable:
                 cast[name].requires_grad_()
-            with _cudnn_where_it_can(module):
+            with cudnn_where_it_can(module):
                 outputs = pair.torch_outputs(module, cast)
                 loss = pair.torch_loss(module, cast)
                 loss.backward()
@@ -156,8 +156,8 @@ def torch_module(pair: Pair, weights: Arrays, dtype: str) -> torch.nn.Module:
     return module
 
 
-def _cudnn_where_it_can(module: torch.nn.Module) -> contextlib.AbstractContextManager[None]:
-    # cuDNN has no backward pass for a recurrent layer in evaluation mode.
+def cudnn_where_it_can(module: torch.nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Within it recurrent layers in evaluation mode run without cuDNN: it has no backward pass."""
     for part in module.modules():
         if isinstance(part, torch.nn.RNNBase) and not part.training:
             return without_cudnn()

@@ -139,6 +139,8 @@ def _described(finding: Finding) -> str:
     path = f" {finding.path}" if finding.path else ""
     number = f"{finding.quantity} {finding.dtype}{path} {finding.criterion} {finding.array}"
     line = f"{finding.outcome.value} {finding.pair}, {number}"
+    if finding.inputs:
+        line += f", {finding.inputs}"
     # What could not be measured has no number.
     if not math.isnan(finding.value):
         line += f": {finding.value:.2g} > {finding.limit:.2g}"

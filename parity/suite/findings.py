@@ -6,22 +6,19 @@ from functools import partial
 
 import numpy as np
 
-from parity.core.bridge import is_float
-from parity.core.cases import Case, pooled, sample_case
+from parity.core.cases import pooled, sample_case
 from parity.core.compare import (
-    UNIT_ROUNDOFF,
     Arrays,
     Comparison,
     Finding,
     Outcome,
     meaning,
     numerics,
-    relative_l2,
     structure,
     worst_outcome,
 )
 from parity.core.pairs import B, Pair
-from parity.core.runners import Results, Runner, run_jax, run_torch
+from parity.core.runners import Runner, run_jax, run_torch
 from parity.measures.training import Rule
 from parity.measures.updates import (
     MOVE,
@@ -37,19 +34,18 @@ from parity.measures.updates import (
 CASES = {"float64": 2, "float32": 16, "tf32": 16, "bfloat16": 16}
 
 
-def value_findings(pair: Pair, dtypes: Sequence[str], *, calibrated: bool = False) -> list[Finding]:
+def value_findings(pair: Pair, dtypes: Sequence[str]) -> list[Finding]:
     """Outputs, loss and gradients.
 
     Args:
         pair: what is compared.
         dtypes: the precisions.
-        calibrated: whether the limits make allowance for a function that magnifies round-off.
     """
     in_jax = partial(run_jax, pair)
     in_torch = partial(run_torch, pair)
     findings = []
     for dtype in dtypes:
-        findings += runner_findings(pair.name, pair, in_jax, in_torch, dtype, calibrated=calibrated)
+        findings += runner_findings(pair.name, pair, in_jax, in_torch, dtype)
     return findings
 
 
@@ -80,8 +76,6 @@ def runner_findings(
     in_jax: Callable[[str], Runner],
     in_torch: Callable[[str], Runner],
     dtype: str,
-    *,
-    calibrated: bool = False,
 ) -> list[Finding]:
     """C0 and C1 in float64; C0, C2 and C3 in the other precisions.
 
@@ -91,16 +85,12 @@ def runner_findings(
         in_jax: makes the JAX runner for a precision.
         in_torch: makes the PyTorch runner for a precision.
         dtype: the precision.
-        calibrated: see `value_findings`.
     """
     cases = [sample_case(pair, seed, dtype) for seed in range(CASES[dtype])]
     # JAX, the truth, and PyTorch in the same precision.
     got = pooled(in_jax(dtype), cases)  # (cases, ...) each
     reference = pooled(in_torch("float64"), cases)
     peer = reference if dtype == "float64" else pooled(in_torch(dtype), cases)
-    noise: dict[str, dict[str, float]] = {}
-    if calibrated:
-        noise = conditioning(in_torch, cases, reference, dtype)
 
     findings = []
     for quantity, expected in peer.items():
@@ -111,8 +101,7 @@ def runner_findings(
         if worst_outcome(problems) is Outcome.FAIL:
             continue
         if dtype == "float64":
-            judged = meaning(what, got[quantity], expected, noise.get(quantity))
-            findings += _without_constants(judged, expected) if calibrated else judged
+            findings += meaning(what, got[quantity], expected)
             continue
         # Entries whose direction hangs on round-off are left out, in all three alike.
         masks = undecided(reference[quantity])
@@ -121,87 +110,12 @@ def runner_findings(
             resolved(got[quantity], masks),
             resolved(expected, masks),
             resolved(reference[quantity], masks),
-            noise.get(quantity),
         )
         if gradient_jumps(pair, what):
             # The numbers, without a verdict.
             judged = [replace(f, outcome=Outcome.ABSTAIN, note=JUMPS) for f in judged]
-        findings += _without_constants(judged, expected) if calibrated else judged
+        findings += judged
     return findings
-
-
-# Perturbed copies of each case from which the noise of a function is estimated.
-PERTURBATIONS = 2
-
-
-def conditioning(
-    in_torch: Callable[[str], Runner], cases: Sequence[Case], reference: Results, dtype: str
-) -> dict[str, dict[str, float]]:
-    """How far the results move when every weight and input moves by a rounding of a precision.
-
-    It is PyTorch's movement, in float64, so that it knows nothing of the implementation in JAX. For
-    float64, what PyTorch rounds on the way counts too, as float32 shows it.
-
-    Args:
-        in_torch: makes PyTorch's runner for a precision.
-        cases: the cases.
-        reference: its results on them, in float64.
-        dtype: the precision whose rounding it is.
-    """
-    farthest: dict[str, dict[str, float]] = {}
-
-    def add(results: Results, scale: float = 1.0) -> None:
-        for quantity, arrays in results.items():
-            known = farthest.setdefault(quantity, {})
-            for name, array in arrays.items():
-                distance = scale * relative_l2(array, reference[quantity][name])
-                # Zeros that do not stay zeros have no relative distance, and allow for nothing.
-                if np.isfinite(distance):
-                    known[name] = max(known.get(name, 0.0), distance)
-
-    unit = UNIT_ROUNDOFF[dtype]
-    if dtype == "float64":
-        add(pooled(in_torch("float32"), cases), unit / UNIT_ROUNDOFF["float32"])
-        unit *= 2  # half the distance to the next number would be rounded away
-    run = in_torch("float64")
-    for seed in range(PERTURBATIONS):
-        rng = np.random.default_rng([seed, len(cases)])
-        add(pooled(run, [_perturbed(case, unit, rng) for case in cases]))
-    return farthest
-
-
-def _perturbed(case: Case, unit: float, rng: np.random.Generator) -> Case:
-    """The case with each number a rounding higher or lower; whole numbers as they are."""
-
-    def moved(arrays: Arrays) -> dict[str, np.ndarray]:
-        found = {}
-        for name, array in arrays.items():
-            found[name] = array
-            if is_float(array):
-                wide = np.asarray(array, np.float64)
-                found[name] = wide * (1 + unit * rng.choice([-1.0, 1.0], wide.shape))
-        return found
-
-    return Case(moved(case.weights), moved(case.inputs))
-
-
-CONSTANT = "the same number everywhere, whatever the weights"
-
-
-def _without_constants(judged: list[Finding], expected: Arrays) -> list[Finding]:
-    """Outputs that are one number in all places and cases show nothing, if they agree."""
-    found = []
-    for finding in judged:
-        array = np.asarray(expected[finding.array], np.float64)
-        constant = (
-            finding.quantity == "forward"
-            and array.size > 1
-            and bool((array == array.flat[0]).all())
-        )
-        if constant and finding.outcome is Outcome.PASS:
-            finding = replace(finding, outcome=Outcome.ABSTAIN, note=CONSTANT)
-        found.append(finding)
-    return found
 
 
 JUMPS = "the derivative jumps where round-off decides a sign"

@@ -1,0 +1,1 @@
+"""The study of equal modules: how often does `parity.check` fail what is right?"""
