@@ -42,6 +42,7 @@ from jaxrnn.exchange.operations import (  # noqa: E402
 )
 from jaxrnn.exchange.weights import WeightMap, WeightMapError, entry  # noqa: E402
 from parity.modules.check import assert_parity, check  # noqa: E402
+from parity.modules.compare_models import ModelReport, compare_models  # noqa: E402
 from parity.report.report import Report  # noqa: E402
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "Chain",
     "FoldBiases",
     "Identity",
+    "ModelReport",
     "Operation",
     "PermuteGates",
     "Report",
@@ -59,5 +61,6 @@ __all__ = [
     "WeightMapError",
     "assert_parity",
     "check",
+    "compare_models",
     "entry",
 ]

@@ -88,7 +88,7 @@ LARGEST_PROGRAM = 3000
 
 def compiled_if_small(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function as one compiled program; a large one runs operation by operation."""
-    chosen: list[Callable[..., Any]] = []  # at the first call, whose shapes all others have
+    chosen: list[Callable[..., Any]] = []  # at the first call: other shapes make no other size
 
     def run(*arguments: Any) -> Any:
         if not chosen:

@@ -1,5 +1,6 @@
 """A place where two programs are not the same function."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -36,3 +37,19 @@ class Difference:
         cause = self.cause or "no known mistake gives JAX's numbers"
         where = f"; in JAX: {self.jax}" if self.jax else ""
         return f"{self.direction}: {self.place}: {cause} (relative error {self.error:.1e}{where})"
+
+
+def in_words(differences: Sequence[Difference]) -> list[str]:
+    """A line for each difference; those with the same cause in modules of a kind share one."""
+    groups: dict[tuple[str, ...], list[Difference]] = {}
+    for found in differences:
+        key = (found.direction, found.kind, found.function, found.cause)
+        groups.setdefault(key, []).append(found)
+    lines = []
+    for group in groups.values():
+        line = str(group[0])
+        if len(group) > 1:
+            others = ", ".join(found.module for found in group[1:])
+            line += f"; the same in {others}"
+        lines.append(line)
+    return lines

@@ -130,6 +130,26 @@ class ForwardSearch:
                 wrong[source] = name
         return wrong
 
+    def errors(self) -> dict[str, float]:
+        """For each module, how far its last output is from the nearest of JAX's results.
+
+        The relative 2-norm of the sorted values; NaN where JAX has no result of that size.
+        """
+        found = {}
+        for call in self._graph.calls:
+            source = self._graph.outputs(call)[0]
+            array = self._graph.values[source]
+            if is_trivial(array):
+                continue
+            number = next(iter(self._found[source] or self._lookup.alike(array)), None)
+            error = float("nan")
+            if number is not None:
+                expected = sorted_values(array)
+                other: Any = self._lookup.sorted[number]
+                error = float(np.linalg.norm(other.values - expected.values) / expected.norm)
+            found[call.module or self._graph.kinds[""]] = error
+        return found
+
     def differences(self) -> Iterator[Difference]:
         """The differences, in the order of execution."""
         for _ in range(MOST_DIFFERENCES):

@@ -404,6 +404,9 @@ def changed(tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
     yield "is rounded to bfloat16", tensor.bfloat16().double()
     if tensor.ndim >= 2 and tensor.shape[-1] == tensor.shape[-2]:
         yield "is transposed", tensor.mT.contiguous()
+        later = torch.ones_like(tensor, dtype=torch.bool).triu(1)
+        yield "is masked: later steps are not seen", tensor.masked_fill(later, -torch.inf)
+        yield "is zero above the diagonal", tensor.tril()
     for axis in range(tensor.ndim):
         if tensor.shape[axis] == 1:
             continue
