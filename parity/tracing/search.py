@@ -46,7 +46,7 @@ DEPTH = 6
 NEAREST = 4
 
 # JAX's results that a call may read in place of what it should.
-MOST_READ = 64
+MOST_READ = 256
 
 # (results to put in) -> the outputs by name, and all results.
 RunJax = Callable[[Mapping[int, np.ndarray]], tuple[dict[str, np.ndarray], list[Value]]]
@@ -244,8 +244,13 @@ class ForwardSearch:
                 yield _Explanation(where, variant.words, outputs, jax, wrong, head)
 
     def _is_enough(self, explanation: "_Explanation") -> bool:
-        """Whether no other mistake in the same module is needed beside this one."""
-        return explanation.next is None or explanation.next.module != explanation.call.module
+        """Whether no other mistake is needed beside this one for what the call and its module do."""
+        head = explanation.next
+        if head is None:
+            return True
+        # JAX may have a number in passing and go on with another.
+        follows = any(source in head.sources for source in self._graph.outputs(explanation.call))
+        return head.module != explanation.call.module and not follows
 
     def _mistakes(self, call: Call) -> Iterator[tuple[Call, Variant]]:
         """The mistakes in a call, and in what becomes of its inputs on their way to it."""
@@ -301,9 +306,10 @@ class ForwardSearch:
         return None
 
     def _into(self, array: np.ndarray, like: np.ndarray) -> list[np.ndarray]:
-        """An array in the layout of the other framework's; the likeliest two."""
+        """An array in the layout of the other framework's: as it stands, then the nearest two."""
         candidates = list(laid_out(array, like))
-        return sorted(candidates, key=lambda candidate: relative_l2(candidate, like))[:2]
+        nearest = sorted(candidates, key=lambda candidate: relative_l2(candidate, like))
+        return [candidates[0], *nearest[:2]]
 
     def _between(self, producer: Call, call: Call, jax: str, error: float) -> Difference:
         cause = (
@@ -338,9 +344,7 @@ class ForwardSearch:
         if [array.shape for array in outputs] != [array.shape for array in right]:
             return False
         pairs = zip(outputs, right, strict=True)
-        return any(
-            not relative_l2(got, expected) <= MEANING_LIMIT["forward"] for got, expected in pairs
-        )
+        return any(_differs(got, expected) for got, expected in pairs)
 
     def _by_source(self, call: Call, outputs: Sequence[np.ndarray]) -> Outputs:
         return dict(zip(self._graph.outputs(call), outputs, strict=True))
@@ -419,6 +423,13 @@ class ForwardSearch:
         expected = sorted_values(self._graph.values[self._graph.outputs(call)[0]])
         other: Any = self._lookup.sorted[near[0]]
         return float(np.linalg.norm(other.values - expected.values) / expected.norm)
+
+
+def _differs(got: np.ndarray, expected: np.ndarray) -> bool:
+    # Masks differ in what is not finite.
+    if not np.array_equal(np.isfinite(got), np.isfinite(expected)):
+        return True
+    return not relative_l2(got, expected) <= MEANING_LIMIT["forward"]
 
 
 def _is_near(got: np.ndarray, expected: np.ndarray) -> bool:
