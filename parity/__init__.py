@@ -58,6 +58,7 @@ from jaxrnn.exchange.operations import (  # noqa: E402
 )
 from jaxrnn.exchange.weights import WeightMap, WeightMapError, entry  # noqa: E402
 from parity.modules.check import assert_parity, check  # noqa: E402
+from parity.modules.compare_models import ModelReport, compare_models  # noqa: E402
 from parity.modules.convert import convert  # noqa: E402
 from parity.modules.generation import check_generation  # noqa: E402
 from parity.modules.suggest import SuggestedMap, suggest_map  # noqa: E402
@@ -75,6 +76,7 @@ __all__ = [
     "Identity",
     "InterleaveHeads",
     "Inverse",
+    "ModelReport",
     "OffsetGate",
     "Operation",
     "PermuteAxes",
@@ -96,6 +98,7 @@ __all__ = [
     "check",
     "check_generation",
     "check_training",
+    "compare_models",
     "convert",
     "entry",
     "suggest_map",

@@ -21,7 +21,17 @@ FLOORS = {
         "data",
         "",
     ),
-    "parity": ("", "modules", "mutation", "suite", "report", "diagnosis", "measures", "core"),
+    "parity": (
+        "",
+        "modules",
+        "mutation",
+        "suite",
+        "report",
+        "tracing",
+        "diagnosis",
+        "measures",
+        "core",
+    ),
 }
 """The rooms of each package from the top floor down; "" are the files of the package itself: the
 ground floor of the library, the public face of parity."""

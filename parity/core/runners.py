@@ -52,7 +52,7 @@ def precision(dtype: str) -> Iterator[None]:
 
 
 def run_jax(pair: Pair, dtype: str) -> Runner:
-    """The JAX runner of a pair; one program, compiled at its first call."""
+    """The JAX runner of a pair; one program, compiled at its first call if it is not too large."""
 
     # `varied` are the inputs whose gradients are compared too.
     def loss_and_outputs(params: Any, varied: Any, fixed: Any) -> Any:
@@ -63,7 +63,7 @@ def run_jax(pair: Pair, dtype: str) -> Runner:
     # weight has one, under the first of its names.
     module = pair.module()
     no_gradient = module.state_dict().keys() - {name for name, _ in module.named_parameters()}
-    program = jax.jit(jax.value_and_grad(loss_and_outputs, argnums=(0, 1), has_aux=True))
+    program = compiled_if_small(jax.value_and_grad(loss_and_outputs, argnums=(0, 1), has_aux=True))
 
     def run(weights: Arrays, inputs: Arrays) -> Results:
         with precision(dtype):
@@ -81,6 +81,38 @@ def run_jax(pair: Pair, dtype: str) -> Runner:
             return _results(outputs, loss, gradients)
 
     return run
+
+
+# The time to compile grows faster than a program: 24 blocks of a transformer, 6,000 operations with
+# their gradients, take minutes, and five seconds one operation after the other.
+LARGEST_PROGRAM = 3000
+
+
+def compiled_if_small(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as one compiled program; a large one runs operation by operation."""
+    chosen: list[Callable[..., Any]] = []  # at the first call: other shapes make no other size
+
+    def run(*arguments: Any) -> Any:
+        if not chosen:
+            size = _operations(jax.make_jaxpr(function)(*arguments).jaxpr)
+            chosen.append(function if size > LARGEST_PROGRAM else jax.jit(function))
+        return chosen[0](*arguments)
+
+    return run
+
+
+def _operations(jaxpr: Any) -> int:
+    """How many operations a program has, those of the functions that it calls among them."""
+    count = len(jaxpr.eqns)
+    for equation in jaxpr.eqns:
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program):
+            if _is_program(inner):
+                count += _operations(getattr(inner, "jaxpr", inner))
+    return count
+
+
+def _is_program(value: Any) -> bool:
+    return hasattr(value, "eqns") or hasattr(value, "jaxpr")
 
 
 def jax_params(pair: Pair, weights: Arrays, dtype: str) -> Any:

@@ -29,7 +29,7 @@ from parity.core.bridge import (
 )
 from parity.core.cases import Case
 from parity.core.compare import Arrays
-from parity.core.runners import cudnn_where_it_can, precision
+from parity.core.runners import compiled_if_small, cudnn_where_it_can, precision
 from parity.modules.inputs import arguments
 from parity.modules.outputs import by_name, cotangent, named_outputs, paths_of
 from parity.modules.weights import State, mapped_weights
@@ -91,7 +91,7 @@ def output_names(pair: ModulePair, case: Case, dtype: str) -> bool:
 
 
 def run_jax(pair: ModulePair, dtype: str) -> Runner:
-    """The JAX runner; one program, compiled at its first call."""
+    """The JAX runner; one program, compiled at its first call if it is not too large."""
 
     def outputs_and_gradients(params: Any, fixed_params: Any, varied: Any, fixed: Any) -> Any:
         def called(params: Any, varied: Any) -> Any:
@@ -110,7 +110,7 @@ def run_jax(pair: ModulePair, dtype: str) -> Runner:
             cotangents[name] = jnp.where(jnp.isfinite(y), weights, 0)
         return {**floats, **others}, pullback(cotangents)
 
-    program = jax.jit(outputs_and_gradients)
+    program = compiled_if_small(outputs_and_gradients)
     inexact = {path for path, leaf in named_leaves(pair.params).items() if _has_gradient(leaf)}
 
     def run(case: Case) -> Results:

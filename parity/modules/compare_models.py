@@ -1,0 +1,224 @@
+"""Where two models differ: the first module forward, the first backward, and the cause."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from jaxrnn.exchange.weights import WeightMap
+from parity.core.bridge import jax_arrays, numpy_arrays, tensors
+from parity.core.cases import Case
+from parity.core.compare import Finding, Outcome
+from parity.core.pairs import Pair, projection
+from parity.core.runners import jax_params, precision, run_jax, run_torch, torch_module
+from parity.modules.check import check
+from parity.modules.inputs import chosen_variants, given_batch, padding_indices, variants_of
+from parity.modules.pairs import case_of, pair_of
+from parity.report.report import Report
+from parity.tracing.backward import BackwardSearch, gradients_of
+from parity.tracing.differences import Difference, in_words
+from parity.tracing.jax_trace import Program, Value
+from parity.tracing.replay import Graph
+from parity.tracing.search import ForwardSearch
+from parity.tracing.torch_trace import recorded
+
+Grid = dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class ModelReport(Report):
+    """A report that says where the two models differ.
+
+    Attributes:
+        differences: the places, in the order of execution; empty if the models are equal.
+    """
+
+    differences: tuple[Difference, ...] = ()
+
+
+def compare_models(
+    jax_function: Callable[..., Any],
+    params: Any,
+    torch_module: nn.Module,
+    weight_map: WeightMap,
+    inputs: Sequence[Any],
+    *,
+    variants: bool | Iterable[str] = True,
+    weights: str = "sampled",
+    dtypes: Sequence[str] = ("float64", "float32"),
+    limits: Mapping[str, float] | None = None,
+    name: str | None = None,
+) -> ModelReport:
+    """Compare two models as `check` does, and where they differ, find the module and the cause.
+
+    Every call of a torch function is recorded, and its output is looked for among all results of
+    the JAX function, whatever the framework and the layout. The first call whose output is nowhere,
+    while its inputs are, is the place. There every argument is changed in every way that its type
+    allows, functions are exchanged with others of their kind or left out, and numbers are fitted,
+    until the result is one of JAX's: the cause. The search goes on behind it as if PyTorch made
+    the same mistake, so that spread is no difference. Where all values are the same, it goes on
+    with the gradients, from the outputs to the inputs.
+
+    Names of places in JAX are those of `jax.named_scope`, which Flax sets by itself, and lines of
+    code outside of libraries.
+
+    Args:
+        jax_function: as `check` takes it; these and the following, too.
+        params: a tree of parameters.
+        torch_module: the PyTorch module.
+        weight_map: the module's keys and the paths of `params`.
+        inputs: one batch.
+        variants: see `check`. The search runs with the inputs that showed a difference.
+        weights: see `check`. The search runs with sampled weights.
+        dtypes: see `check`. The search runs if "float64" is among them.
+        limits: see `check`.
+        name: as the report calls it; the module's class if None.
+
+    Returns:
+        The report of `check`, with the places in its `differences` and its remarks, and with heat
+        maps of the modules: running freely, behind the causes that were found, and backwards.
+
+    Raises:
+        WeightMapError: as `check`.
+        ValueError: as `check`.
+    """
+    report = check(
+        jax_function,
+        params,
+        torch_module,
+        weight_map,
+        inputs,
+        variants=variants,
+        weights=weights,
+        dtypes=dtypes,
+        limits=limits,
+        name=name,
+    )
+    shown_by = _inputs_that_differ(report.findings, torch_module, inputs, variants)
+    if shown_by is None:
+        return ModelReport(report.title, report.findings, report.remarks, report.grids)
+    pair = pair_of(report.title, jax_function, params, torch_module, weight_map, shown_by)
+    case = case_of(torch_module, weight_map, shown_by, 0, "float64")
+    located = localized(pair, case)
+    remarks = (*in_words(located.differences), *report.remarks)
+    grids = {**report.grids, **located.grids}
+    return ModelReport(
+        report.title, report.findings, remarks, grids, differences=located.differences
+    )
+
+
+def _inputs_that_differ(
+    findings: Sequence[Finding],
+    module: nn.Module,
+    inputs: Sequence[Any],
+    variants: bool | Iterable[str],
+) -> Sequence[Any] | None:
+    """The inputs for which results differ in float64; the user's own if they do. None if none."""
+    labels = [
+        finding.inputs
+        for finding in findings
+        if finding.outcome is Outcome.FAIL and finding.dtype == "float64"
+    ]
+    own = given_batch(inputs)
+    if own.label in labels:
+        return inputs
+    for batch in variants_of(own, chosen_variants(variants), padding_indices(module)):
+        if batch.label in labels:
+            return tuple(batch.arguments(batch.arrays))
+    return None
+
+
+@dataclass(frozen=True)
+class Located:
+    """What a search found.
+
+    Attributes:
+        differences: the places.
+        grids: errors by module.
+    """
+
+    differences: tuple[Difference, ...]
+    grids: dict[str, Grid]
+
+
+def localized(pair: Pair, case: Case) -> Located:
+    """Where the two sides of a pair differ in float64: forward or, where nothing does, backward.
+
+    Args:
+        pair: a JAX function and a PyTorch module.
+        case: weights and inputs.
+    """
+    # Some of the mistakes that are tried overflow.
+    with precision("float64"), one_thread(), np.errstate(all="ignore"):
+        graph = _torch_graph(pair, case)
+        params = jax_params(pair, case.weights, "float64")
+        inputs = jax_arrays(case.inputs, "float64")
+        program = Program(pair.jax_outputs, params, inputs)
+
+        def run(replaced: Mapping[int, np.ndarray]) -> tuple[dict[str, np.ndarray], list[Value]]:
+            outputs, values = program.values(params, inputs, replaced=replaced)
+            return numpy_arrays(outputs), values
+
+        search = ForwardSearch(graph, run)
+        freely = search.errors()
+        differences = tuple(search.differences())
+        if not differences:
+            differences = tuple(_backward(pair, case, graph, program))
+        grid: Grid = {}
+        for module, error in search.errors().items():
+            grid[module] = {"running freely": freely[module], "behind the causes": error}
+        return Located(differences, {"module: forward": grid})
+
+
+def _backward(pair: Pair, case: Case, graph: Graph, program: Program) -> Iterator[Difference]:
+    params = jax_params(pair, case.weights, "float64")
+    inputs = jax_arrays(case.inputs, "float64")
+
+    def perturbed(indices: Sequence[int]) -> Callable[..., Any]:
+        outputs = program.perturbed(indices)
+        return lambda zeros: projection(outputs(zeros, params, inputs))
+
+    values = program.outer_values(params, inputs)
+    search = BackwardSearch(
+        graph,
+        values,
+        gradients_of(perturbed, values),
+        run_jax(pair, "float64")(*case)["gradients"],
+        run_torch(pair, "float64")(*case)["gradients"],
+    )
+    found = search.difference()
+    if found is not None:
+        yield found
+
+
+def _torch_graph(pair: Pair, case: Case) -> Graph:
+    """The calls of the PyTorch module, with the gradients of what they give."""
+    module = torch_module(pair, case.weights, "float64")
+    inputs = tensors(case.inputs, "float64")
+    for name in pair.differentiable:
+        inputs[name].requires_grad_()
+    with recorded(module, inputs) as recorder:
+        outputs = pair.torch_outputs(module, inputs)
+    projection(outputs).backward()
+    recorder.add_gradients()
+    finals = {}
+    for name, tensor in outputs.items():
+        if id(tensor) in recorder.made_by:
+            finals[name] = recorder.made_by[id(tensor)]
+    kinds = {name: type(part).__name__ for name, part in module.named_modules()}
+    return Graph(recorder.calls, finals, kinds)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Within it PyTorch computes in one thread: the search makes many small calls."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
