@@ -45,6 +45,8 @@ DEPTH = 6
 # JAX's results that a number is fitted to, and that PyTorch's numbers are put in for.
 NEAREST = 4
 
+# Calls from the first that differs on for whose outputs JAX's counterparts are looked for.
+MOST_CLAMPED = 2
 # JAX's results that a call may read in place of what it should.
 MOST_READ = 256
 
@@ -207,7 +209,7 @@ class ForwardSearch:
             for explanation in self._explanations(call):
                 if best is None or explanation.wrong < best.wrong:
                     best = explanation
-                if self._is_enough(explanation):
+                if explanation.next is None:
                     break
             if best is not None and self._is_enough(best):
                 break
@@ -374,7 +376,11 @@ class ForwardSearch:
         return next((n for n in self._lookup.find(array) if n in self._unclaimed), None)
 
     def _error(self, call: Call, outputs: Sequence[np.ndarray]) -> float:
-        return relative_l2(outputs[0], self._graph.values[self._graph.outputs(call)[0]])
+        expected = self._graph.values[self._graph.outputs(call)[0]]
+        # What is finite on one side alone is infinitely far.
+        if not np.array_equal(np.isfinite(outputs[0]), np.isfinite(expected)):
+            return float("inf")
+        return relative_l2(outputs[0], expected)
 
     # Clamping.
 
@@ -386,7 +392,7 @@ class ForwardSearch:
         """
         first = chain[0]
         before = len(self._wrong)
-        for call in chain[:NEAREST]:
+        for call in chain[:MOST_CLAMPED]:
             source = self._graph.outputs(call)[0]
             expected = self._graph.values[source]
             for number in self._near(call):

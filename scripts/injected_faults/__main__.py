@@ -1,4 +1,8 @@
-"""`python -m injected_faults --faults 200 --seed 0`, in the folder scripts."""
+"""Change one operation of a net at random, and look whether `parity.compare_models` finds it.
+
+Each line says whether it is found, in which module it is and in which it was looked for, and the
+cause; found, placed and explained are marked by x.
+"""
 
 import argparse
 import time

@@ -92,6 +92,13 @@ def _of_output(rng: Generator, array: Any) -> tuple[str, Bind]:
     return f"times {1 + amount:.4g}", lambda y: y * (1 + amount)
 
 
+def _may_be_faulty(equation: Any) -> bool:
+    # Casts come and go with the precision of the arguments.
+    if equation.primitive.multiple_results or equation.primitive.name == "convert_element_type":
+        return False
+    return bool(jnp.issubdtype(equation.outvars[0].aval.dtype, jnp.floating))
+
+
 class _Faulty(Interpreter):
     """Runs one operation otherwise."""
 
@@ -103,6 +110,8 @@ class _Faulty(Interpreter):
 
     def bound(self, equation: Any, values: Sequence[Any]) -> Any:
         """The result of an operation."""
+        if not _may_be_faulty(equation):
+            return super().bound(equation, values)
         place = self._operations
         self._operations += 1
         if place == self._place:
@@ -120,7 +129,7 @@ class _Counting(_Faulty):
     def bound(self, equation: Any, values: Sequence[Any]) -> Any:
         """The result of an operation."""
         result = super().bound(equation, values)
-        if not equation.primitive.multiple_results and jnp.issubdtype(result.dtype, jnp.floating):
+        if _may_be_faulty(equation):
             scopes = [str(each.source_info.name_stack) for each in (*self._around, equation)]
             scope = "/".join(scope for scope in scopes if scope)
             self.found.append((self._operations - 1, equation, scope))
@@ -129,10 +138,8 @@ class _Counting(_Faulty):
 
 def inject(rng: Generator, function: Callable[..., Any], *arguments: Any) -> Fault:
     """A fault in an operation of a function, drawn at random."""
-    closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
-    structure = jax.tree.structure(shapes)
     counting = _Counting()
-    counting.start(closed, arguments)
+    counting.start(jax.make_jaxpr(function)(*arguments), arguments)
     place, equation, scope = counting.found[int(rng.integers(len(counting.found)))]
     name = equation.primitive.name
     words, bind = _fault(rng, equation)
@@ -148,8 +155,10 @@ def inject(rng: Generator, function: Callable[..., Any], *arguments: Any) -> Fau
         words = behind_words
 
     def faulty(*given: Any) -> Any:
+        # Traced anew: other precisions make other programs, with the same operations.
+        closed, shapes = jax.make_jaxpr(function, return_shape=True)(*given)
         outputs = _Faulty(place, changed).start(closed, given)
-        return jax.tree.unflatten(structure, outputs)
+        return jax.tree.unflatten(jax.tree.structure(shapes), outputs)
 
     return Fault(faulty, scope, f"{name}: {words}")
 

@@ -15,7 +15,7 @@ from third_party.packages import BY_NAME, FOLDER, PACKAGES
 from third_party.processes import check_packages
 from third_party.table import markdown, write_table
 
-OUTPUT = Path(__file__).parent / "table.md"
+OUTPUT = Path(__file__).parents[2] / "README.md"
 """Where the table stands."""
 
 
@@ -29,9 +29,9 @@ class ThirdParty:
     packages: Positional[tuple[str, ...]] = ()
     """Which: equinox, flax-linen, flax-nnx, haiku, jax, keras, mingru-pytorch, recurrentgemma. All
     if none is named. The table has no others."""
-    output: Path = OUTPUT
+    output: Path | None = None
     """The file that the table is written to: a new one, or one with the two marks of the table,
-    between which it is replaced."""
+    between which it is replaced. The README, if all packages are in the table."""
     folder: Path = FOLDER
     """Where packages are installed whose needs do not fit this library's."""
     jobs: int | None = None
@@ -41,16 +41,19 @@ class ThirdParty:
         """Returns the exit code."""
         jobs = len(available_cores()) if self.jobs is None else self.jobs
         check_at_least_1(jobs=jobs)
-        check_output(self.output, parents=True)
         unknown = [name for name in self.packages if name not in BY_NAME]
         if unknown:
             raise ValueError(
                 f"packages must be some of {', '.join(BY_NAME)}; got {', '.join(unknown)}."
             )
+        if self.packages and self.output is None:
+            raise ValueError("output must be named where packages are: the README's table has all.")
+        output = self.output or OUTPUT
+        check_output(output, parents=True)
         chosen = [BY_NAME[name] for name in self.packages] or PACKAGES
         results = check_packages(chosen, folder=self.folder, jobs=jobs, log=_log)
-        write_table(markdown(results), self.output)
-        print(self.output)
+        write_table(markdown(results), output)
+        print(output)
         return 0 if any(result.verdicts for result in results) else FAILED
 
 
