@@ -72,7 +72,7 @@ def compare_models(
         torch_module: the PyTorch module.
         weight_map: the module's keys and the paths of `params`.
         inputs: one batch.
-        variants: see `check`. The search runs with the inputs that showed a difference.
+        variants: see `check`. The search runs with a variant if `inputs` show no difference.
         weights: see `check`. The search runs with sampled weights.
         dtypes: see `check`. The search runs if "float64" is among them.
         limits: see `check`.
@@ -98,38 +98,42 @@ def compare_models(
         limits=limits,
         name=name,
     )
-    shown_by = _inputs_that_differ(report.findings, torch_module, inputs, variants)
-    if shown_by is None:
-        return ModelReport(report.title, report.findings, report.remarks, report.grids)
-    pair = pair_of(report.title, jax_function, params, torch_module, weight_map, shown_by)
-    case = case_of(torch_module, weight_map, shown_by, 0, "float64")
-    located = localized(pair, case)
-    remarks = (*in_words(located.differences), *report.remarks)
-    grids = {**report.grids, **located.grids}
-    return ModelReport(
-        report.title, report.findings, remarks, grids, differences=located.differences
-    )
+    found = Located((), {})
+    for tried in _inputs_to_try(report.findings, torch_module, inputs, variants):
+        pair = pair_of(report.title, jax_function, params, torch_module, weight_map, tried)
+        case = case_of(torch_module, weight_map, tried, 0, "float64")
+        found = localized(pair, case)
+        if found.differences:
+            break
+    remarks = (*in_words(found.differences), *report.remarks)
+    grids = {**report.grids, **found.grids}
+    return ModelReport(report.title, report.findings, remarks, grids, differences=found.differences)
 
 
-def _inputs_that_differ(
+def _inputs_to_try(
     findings: Sequence[Finding],
     module: nn.Module,
     inputs: Sequence[Any],
     variants: bool | Iterable[str],
-) -> Sequence[Any] | None:
-    """The inputs for which results differ in float64; the user's own if they do. None if none."""
+) -> Iterator[Sequence[Any]]:
+    """The user's own inputs, then the variants for which results differ most in float64.
+
+    None if nothing differs there.
+    """
     labels = [
         finding.inputs
         for finding in findings
         if finding.outcome is Outcome.FAIL and finding.dtype == "float64"
     ]
+    if not labels:
+        return
+    # Where several differ, a finding has the inputs with the largest error, which need not be
+    # those that show the place best.
+    yield inputs
     own = given_batch(inputs)
-    if own.label in labels:
-        return inputs
     for batch in variants_of(own, chosen_variants(variants), padding_indices(module)):
         if batch.label in labels:
-            return tuple(batch.arguments(batch.arrays))
-    return None
+            yield tuple(batch.arguments(batch.arrays))
 
 
 @dataclass(frozen=True)

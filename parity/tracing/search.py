@@ -293,7 +293,7 @@ class ForwardSearch:
             if source is None:
                 continue
             expected = self._graph.values[source]
-            near = [n for n in self._lookup.alike(expected) if n in self._unclaimed]
+            near = self._candidates(source)
             for value in [self._values[n] for n in near[:MOST_READ]]:
                 for candidate in self._into(value.array, expected):
                     tensor = tensor_of(candidate, "float64")
@@ -306,6 +306,14 @@ class ForwardSearch:
                     self._match()
                     return self._between(producer, call, value.place, error)
         return None
+
+    def _candidates(self, source: Source) -> list[int]:
+        """JAX's results that may stand in for an output of PyTorch's, the likeliest first."""
+        numbers = self._lookup.alike(self._graph.values[source])
+        near = [number for number in numbers if number in self._unclaimed]
+        found = self._found[source]
+        # What JAX goes on with is computed near the number that it has in passing.
+        return sorted(near, key=lambda number: abs(number - found[0])) if found else near
 
     def _into(self, array: np.ndarray, like: np.ndarray) -> list[np.ndarray]:
         """An array in the layout of the other framework's: as it stands, then the nearest two."""

@@ -99,6 +99,11 @@ def _may_be_faulty(equation: Any) -> bool:
     return bool(jnp.issubdtype(equation.outvars[0].aval.dtype, jnp.floating))
 
 
+def _signature(equation: Any) -> tuple[str, str, tuple[int, ...]]:
+    shape = equation.outvars[0].aval.shape
+    return equation.primitive.name, str(equation.source_info.name_stack), shape
+
+
 class _Faulty(Interpreter):
     """Runs one operation otherwise."""
 
@@ -144,11 +149,13 @@ def inject(rng: Generator, function: Callable[..., Any], *arguments: Any) -> Fau
     name = equation.primitive.name
     words, bind = _fault(rng, equation)
 
-    def changed(equation: Any, values: Sequence[Any], usual: Bind) -> Any:
-        result = usual(equation, values)
+    def changed(again: Any, values: Sequence[Any], usual: Bind) -> Any:
+        assert _signature(again) == _signature(equation), f"{again} is not {equation}"
         if bind is None:
+            result = usual(again, values)
             return jnp.asarray(behind(result), result.dtype)
-        return jnp.broadcast_to(jnp.asarray(bind(*values), result.dtype), result.shape)
+        like = again.outvars[0].aval
+        return jnp.broadcast_to(jnp.asarray(bind(*values), like.dtype), like.shape)
 
     behind_words, behind = _of_output(rng, equation.outvars[0].aval)
     if bind is None:
