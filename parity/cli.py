@@ -1,4 +1,4 @@
-"""The command line of the parity suite: `parity check`, `mutants`, `report`, `tolerances`."""
+"""The command line: `parity check`, `compare`, `mutants`, `report`, `tolerances`."""
 
 import sys
 import time
@@ -18,6 +18,7 @@ from jaxrnn import __version__
 from jaxrnn.output import check_output_folder, write_output
 from jaxrnn.recurrent.recurrence import why_not_compiled
 from jaxrnn.terminal import FAILED, Screen, parse, run_command
+from parity.compare_files import CompareFiles
 from parity.core.compare import MEASURED, TOLERANCES, Finding, Outcome
 from parity.core.references import LOOP_CELLS, TORCH_CELLS
 from parity.diagnosis.localize import grids
@@ -179,6 +180,7 @@ class MeasureTolerances:
 
 COMMANDS = (
     Annotated[RunSuite, subcommand("check")]
+    | Annotated[CompareFiles, subcommand("compare")]
     | Annotated[TryMutants, subcommand("mutants")]
     | Annotated[WriteReport, subcommand("report")]
     | Annotated[MeasureTolerances, subcommand("tolerances")]

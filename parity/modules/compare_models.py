@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,10 @@ class ModelReport(Report):
     """
 
     differences: tuple[Difference, ...] = ()
+
+    def content(self) -> dict[str, Any]:
+        """What the JSON holds, the differences among it."""
+        return {**super().content(), "differences": list(map(asdict, self.differences))}
 
 
 def compare_models(

@@ -46,6 +46,7 @@ def html_page(report: Report) -> str:
         f"<h1>{title}: <span class={outcome}>{outcome}</span></h1>",
         *map(_remark, report.remarks),
         "<h2>Worst number of each quantity</h2>",
+        _criteria(),
         _table(*report.table()),
         "<h2>How far from the limit</h2><p>How many numbers have which power of ten of value / "
         "limit; bar -3 holds those from 0.001 to 0.01, and from bar 0 on, in red, they lie beyond "
@@ -64,6 +65,30 @@ def html_page(report: Report) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f"<title>{title}</title><style>{STYLE}</style></head><body>{''.join(body)}</body></html>\n"
     )
+
+
+# What the criteria ask for, as the page explains them.
+CRITERIA = {
+    "C0": "structure: the same names, shapes and kinds of numbers, NaN and infinity in the same "
+    "places",
+    "C1": "meaning, in float64: the two differ by round-off only",
+    "C2": "numerics, in a lower precision: JAX is no further from the result in float64 than "
+    "PyTorch is, by a factor",
+    "C3": "a fixed limit for that distance, below which C2 lets much through",
+    "C4": "trajectories: training stays among runs of PyTorch's that start or round otherwise",
+    "C5": "generation: greedy texts agree wherever the margin exceeds the error",
+}
+OUTCOMES = (
+    "PASS: within the limit. WARN: within it by a rule that the note names. ABSTAIN: shows nothing."
+    " FAIL: beyond the limit. ERROR: could not be run."
+)
+
+
+def _criteria() -> str:
+    # The legend of the tables.
+    lines = "".join(f"<li><b>{name}</b> {escape(text)}</li>" for name, text in CRITERIA.items())
+    summary = "<summary>What the criteria are</summary>"
+    return f"<details>{summary}<ul>{lines}</ul><p>{OUTCOMES}</p></details>"
 
 
 def _remark(remark: str) -> str:

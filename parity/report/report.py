@@ -5,6 +5,7 @@ import math
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -12,6 +13,7 @@ import jax
 import numpy as np
 import torch
 
+from jaxrnn.runs.environment import cpu_model
 from parity.core.compare import Finding, Outcome, failures, worst, worst_outcome
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "numpy")
@@ -35,9 +37,11 @@ HEADER: Row = (
 
 
 def environment() -> dict[str, Any]:
-    """What the numbers depend on: versions, seed, threads and devices."""
+    """When and where the numbers were made: versions, seed, threads and devices."""
     device = jax.devices()[0]
     return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "processor": cpu_model(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "seed": SEED,
@@ -109,7 +113,11 @@ class Report:
 
     def to_json(self) -> str:
         """Every number; NaN and infinities as strings."""
-        content = {
+        return json.dumps(_finite(self.content()), indent=1, allow_nan=False)
+
+    def content(self) -> dict[str, Any]:
+        """What the JSON holds."""
+        return {
             "title": self.title,
             "outcome": self.outcome.value,
             "environment": self.environment,
@@ -117,7 +125,6 @@ class Report:
             "findings": [asdict(f) | {"outcome": f.outcome.value} for f in self.findings],
             "grids": self.grids,
         }
-        return json.dumps(_finite(content), indent=1, allow_nan=False)
 
 
 def _row(key: Row, findings: Sequence[Finding]) -> Row:
