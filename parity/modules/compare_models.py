@@ -23,7 +23,7 @@ from parity.tracing.backward import BackwardSearch, gradients_of
 from parity.tracing.differences import Difference, in_words
 from parity.tracing.jax_trace import Program, Value
 from parity.tracing.replay import Graph
-from parity.tracing.search import ForwardSearch
+from parity.tracing.search import ForwardSearch, RunJax
 from parity.tracing.torch_trace import recorded
 
 Grid = dict[str, dict[str, float]]
@@ -174,12 +174,25 @@ def localized(pair: Pair, case: Case) -> Located:
         search = ForwardSearch(graph, run)
         freely = search.errors()
         differences = tuple(search.differences())
+        if differences and not differences[0].cause:
+            differences = _closer(pair, case, run, differences)
         if not differences:
             differences = tuple(_backward(pair, case, graph, program))
         grid: Grid = {}
         for module, error in search.errors().items():
             grid[module] = {"running freely": freely[module], "behind the causes": error}
         return Located(differences, {"module: forward": grid})
+
+
+def _closer(
+    pair: Pair, case: Case, run: RunJax, differences: tuple[Difference, ...]
+) -> tuple[Difference, ...]:
+    """The first difference with its cause, if that lies inside of a norm or a recurrent layer."""
+    graph = _torch_graph(pair, case, fine=True)
+    found = next(iter(ForwardSearch(graph, run).differences()), None)
+    if found is None or not found.cause or found.module != differences[0].module:
+        return differences
+    return (found, *differences[1:])
 
 
 def _backward(pair: Pair, case: Case, graph: Graph, program: Program) -> Iterator[Difference]:
@@ -203,13 +216,13 @@ def _backward(pair: Pair, case: Case, graph: Graph, program: Program) -> Iterato
         yield found
 
 
-def _torch_graph(pair: Pair, case: Case) -> Graph:
+def _torch_graph(pair: Pair, case: Case, *, fine: bool = False) -> Graph:
     """The calls of the PyTorch module, with the gradients of what they give."""
     module = torch_module(pair, case.weights, "float64")
     inputs = tensors(case.inputs, "float64")
     for name in pair.differentiable:
         inputs[name].requires_grad_()
-    with recorded(module, inputs) as recorder:
+    with recorded(module, inputs, fine=fine) as recorder:
         outputs = pair.torch_outputs(module, inputs)
     projection(outputs).backward()
     recorder.add_gradients()

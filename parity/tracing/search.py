@@ -241,8 +241,10 @@ class ForwardSearch:
             wrong, head = len(self._wrong), next(iter(self._chain()), None)
             self._graph.restore(before)
             self._match()
-            # What explains nothing is a coincidence: JAX may compute it for another purpose.
-            if wrong < len(self._wrong):
+            # What explains no more than its own number is a coincidence: JAX may compute that for
+            # another purpose, and go on with another.
+            own = sum(source in self._wrong for source in self._graph.outputs(where))
+            if wrong < len(self._wrong) - own or head is None:
                 yield _Explanation(where, variant.words, outputs, jax, wrong, head)
 
     def _is_enough(self, explanation: "_Explanation") -> bool:

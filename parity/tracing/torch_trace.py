@@ -17,6 +17,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from parity.core.bridge import numpy_of
+from parity.tracing.torch_equations import EQUATIONS
 from parity.tracing.torch_layers import LAYERED
 
 
@@ -183,14 +184,18 @@ class Recorder(TorchFunctionMode):
     Args:
         module: the module that is run.
         inputs: its inputs by name.
+        fine: whether norms and recurrent layers are taken apart into their operations.
 
     Attributes:
         calls: the calls in the order of execution.
         made_by: the call and output that a tensor is, by the identity of the tensor.
     """
 
-    def __init__(self, module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> None:
+    def __init__(
+        self, module: nn.Module, inputs: Mapping[str, torch.Tensor], *, fine: bool = False
+    ) -> None:
         super().__init__()
+        self._layered = LAYERED | EQUATIONS if fine else LAYERED
         self._leaves = {id(weight): key for key, weight in module.named_parameters()}
         self._leaves |= {id(tensor): f"input {name}" for name, tensor in inputs.items()}
         self.calls: list[Call] = []
@@ -224,7 +229,7 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         """Make the call and write it down."""
         options = kwargs or {}
-        layered = LAYERED.get(getattr(function, "__name__", ""))
+        layered = self._layered.get(getattr(function, "__name__", ""))
         if layered is not None:
             # Several layers in one call become a call for each.
             with self:
@@ -294,14 +299,17 @@ def _gradient(tensor: torch.Tensor) -> np.ndarray | None:
 
 
 @contextlib.contextmanager
-def recorded(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Iterator[Recorder]:
+def recorded(
+    module: nn.Module, inputs: Mapping[str, torch.Tensor], *, fine: bool = False
+) -> Iterator[Recorder]:
     """Within it the calls of torch functions are written down, with the parts of the module.
 
     Args:
         module: the module.
         inputs: its inputs by name, the very tensors.
+        fine: whether norms and recurrent layers are written down operation by operation.
     """
-    recorder = Recorder(module, inputs)
+    recorder = Recorder(module, inputs, fine=fine)
     try:
         with recorder:
             yield recorder

@@ -1,0 +1,133 @@
+"""Norms and recurrent layers of PyTorch's by their equations, for a closer look into them.
+
+Each gives the numbers of the one call, operation by operation.
+
+Shapes: T time steps, B batch, C channels, H hidden size, G groups.
+"""
+
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from parity.tracing.torch_layers import LAYERED, Layered
+
+
+def _given(names: str, args: Any, options: Any) -> dict[str, Any]:
+    """The arguments of a call by name."""
+    return dict(zip(names.split(), args, strict=False)) | dict(options)
+
+
+def _affine(y: torch.Tensor, weight: Any, bias: Any) -> torch.Tensor:
+    if weight is not None:
+        y = y * weight
+    return y if bias is None else y + bias
+
+
+def _by_channel(vector: Any, rank: int) -> Any:
+    # (C,) to (1, C, 1, ...).
+    return None if vector is None else vector.reshape(1, -1, *(1,) * (rank - 2))
+
+
+def _standardized(x: torch.Tensor, axes: tuple[int, ...], eps: float) -> torch.Tensor:
+    centered = x - x.mean(axes, keepdim=True)
+    variance = torch.square(centered).mean(axes, keepdim=True)
+    return centered / torch.sqrt(variance + eps)
+
+
+def _layer_norm(recorder: Any, function: Any, args: Any, options: Any) -> Any:
+    given = _given("input normalized_shape weight bias eps", args, options)
+    axes = tuple(range(-len(given["normalized_shape"]), 0))
+    y = _standardized(given["input"], axes, given.get("eps", 1e-5))
+    return _affine(y, given.get("weight"), given.get("bias"))
+
+
+def _rms_norm(recorder: Any, function: Any, args: Any, options: Any) -> Any:
+    given = _given("input normalized_shape weight eps", args, options)
+    x = given["input"]
+    axes = tuple(range(-len(given["normalized_shape"]), 0))
+    eps = given.get("eps")
+    square = torch.square(x).mean(axes, keepdim=True)
+    y = x * torch.rsqrt(square + (torch.finfo(x.dtype).eps if eps is None else eps))
+    return _affine(y, given.get("weight"), None)
+
+
+def _group_norm(recorder: Any, function: Any, args: Any, options: Any) -> Any:
+    given = _given("input num_groups weight bias eps", args, options)
+    x = given["input"]  # (B, C, ...)
+    grouped = x.reshape(x.shape[0], given["num_groups"], -1)  # (B, G, C / G * ...)
+    y = _standardized(grouped, (-1,), given.get("eps", 1e-5)).reshape(x.shape)
+    weight, bias = (_by_channel(given.get(name), x.ndim) for name in ("weight", "bias"))
+    return _affine(y, weight, bias)
+
+
+def _batch_norm(recorder: Any, function: Any, args: Any, options: Any) -> Any:
+    names = "input running_mean running_var weight bias training momentum eps"
+    given = _given(names, args, options)
+    if given.get("training") or given.get("running_mean") is None:
+        return None  # it would change the running statistics
+    x = given["input"]
+    mean, variance = (_by_channel(given[name], x.ndim) for name in ("running_mean", "running_var"))
+    y = (x - mean) / torch.sqrt(variance + given.get("eps", 1e-5))
+    weight, bias = (_by_channel(given.get(name), x.ndim) for name in ("weight", "bias"))
+    return _affine(y, weight, bias)
+
+
+def _tanh_step(gates: Any, recurrent: Any, carry: Any) -> Any:
+    return (torch.tanh(gates + recurrent),)
+
+
+def _relu_step(gates: Any, recurrent: Any, carry: Any) -> Any:
+    return (torch.relu(gates + recurrent),)
+
+
+def _gru_step(gates: Any, recurrent: Any, carry: Any) -> Any:
+    xr, xz, xn = gates.chunk(3, -1)
+    hr, hz, hn = recurrent.chunk(3, -1)
+    z = torch.sigmoid(xz + hz)
+    n = torch.tanh(xn + torch.sigmoid(xr + hr) * hn)
+    return ((1 - z) * n + z * carry[0],)
+
+
+def _lstm_step(gates: Any, recurrent: Any, carry: Any) -> Any:
+    i, f, g, o = (gates + recurrent).chunk(4, -1)
+    c = torch.sigmoid(f) * carry[1] + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(c), c
+
+
+STEPS = {"rnn_tanh": _tanh_step, "rnn_relu": _relu_step, "gru": _gru_step, "lstm": _lstm_step}
+
+
+def _recurrent(recorder: Any, function: Any, args: Any, options: Any) -> Any:
+    """Step by step, where there is one layer and one direction; else as in `torch_layers`."""
+    if options or len(args) != 9 or isinstance(args[3], torch.Tensor):
+        return None  # packed sequences have another signature
+    xs, carry, weights, has_biases, layers, _, _, both, batch_first = args
+    if layers > 1 or both:
+        return LAYERED[function.__name__](recorder, function, args, options)
+    if len(weights) != (4 if has_biases else 2):
+        return None  # with a projection
+    w_ih, w_hh, *biases = weights
+    b_ih, b_hh = biases or (None, None)
+    time = 1 if batch_first else 0
+    states = tuple(state[0] for state in (carry if isinstance(carry, list | tuple) else (carry,)))
+    gates = functional.linear(xs, w_ih, b_ih)  # (T, B, gates)
+    ys = []
+    for t in range(xs.shape[time]):
+        recurrent = functional.linear(states[0], w_hh, b_hh)
+        states = STEPS[function.__name__](gates.select(time, t), recurrent, states)
+        ys.append(states[0])
+    return (torch.stack(ys, time), *(state[None] for state in states))
+
+
+EQUATIONS: dict[str, Layered] = {
+    "layer_norm": _layer_norm,
+    "rms_norm": _rms_norm,
+    "group_norm": _group_norm,
+    "batch_norm": _batch_norm,
+    "lstm": _recurrent,
+    "gru": _recurrent,
+    "rnn_tanh": _recurrent,
+    "rnn_relu": _recurrent,
+}
+"""How the calls of these functions are taken apart."""
