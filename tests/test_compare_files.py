@@ -127,8 +127,11 @@ def test_the_fixture_fails_with_the_place_and_writes_reports(
     files, tmp_path, capsys, monkeypatch, approximate
 ):
     files(approximate)
+    # What the inner run imports is gone behind it.
+    monkeypatch.setattr(sys, "path", list(sys.path))
     for name in ("port", "original", "test_port"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+        monkeypatch.setitem(sys.modules, name, None)  # is put back behind the test
+        del sys.modules[name]
     (tmp_path / "test_port.py").write_text(TEST.format(folder=str(tmp_path)))
     reports = tmp_path / "reports"
     options = ["-p", "parity.pytest_plugin", "-p", "no:cacheprovider", "--import-mode=importlib"]

@@ -4,7 +4,7 @@ A tree of either framework becomes named NumPy arrays and back. bfloat16, which 
 `ml_dtypes.bfloat16`, which comes with JAX.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +23,16 @@ TORCH_DTYPES = {
     "tf32": torch.float32,
     "bfloat16": torch.bfloat16,
 }
+
+
+def check_dtypes(dtypes: Sequence[str], known: Sequence[str]) -> None:
+    """Refuse precisions that are none of the known ones, and none at all.
+
+    Raises:
+        ValueError: with the known ones.
+    """
+    if isinstance(dtypes, str) or not dtypes or not set(dtypes) <= set(known):
+        raise ValueError(f"dtypes must be a list of some of {', '.join(known)}; got {dtypes!r}.")
 
 
 def jax_dtype(dtype: str) -> Any:

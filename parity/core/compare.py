@@ -12,7 +12,7 @@ from the same weights and inputs.
 """
 
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -182,15 +182,37 @@ def structure(what: Comparison, got: Arrays, expected: Arrays) -> list[Finding]:
     The values are not compared, but for where they are NaN or infinite. Nothing to compare is a
     failure.
     """
-    problems = [(name, "is missing") for name in expected if name not in got]
-    problems += [(name, "is not expected") for name in got if name not in expected]
-    if not expected:
-        problems.append(("", "there is nothing to compare"))
     # TF32 is a way to compute, and its results are float32.
     stored = STORED_AS.get(what.dtype, what.dtype)
+    return structural_findings(
+        what, got, expected, lambda one, other: _structural_problem(one, other, stored)
+    )
+
+
+def structural_findings(
+    what: Comparison,
+    got: Arrays,
+    expected: Arrays,
+    problem_of: Callable[[np.ndarray, np.ndarray], str],
+    *,
+    may_be_none: bool = False,
+) -> list[Finding]:
+    """C0 by a rule of one's own.
+
+    Args:
+        what: what is compared.
+        got: JAX's arrays.
+        expected: PyTorch's.
+        problem_of: why two arrays cannot be compared number by number; empty if they can.
+        may_be_none: whether nothing to compare is no problem.
+    """
+    problems = [(name, "is missing") for name in expected if name not in got]
+    problems += [(name, "is not expected") for name in got if name not in expected]
+    if not expected and not may_be_none:
+        problems.append(("", "there is nothing to compare"))
     for name, right in expected.items():
         if name in got:
-            problem = _structural_problem(got[name], right, stored)
+            problem = problem_of(got[name], right)
             if problem:
                 problems.append((name, problem))
     if not problems:
@@ -207,6 +229,11 @@ def _structural_problem(got: np.ndarray, expected: np.ndarray, dtype: str) -> st
         return f"expected shape {expected.shape}, got {got.shape}"
     if str(got.dtype) != dtype:
         return f"expected {dtype}, got {got.dtype}"
+    return places(got, expected)
+
+
+def places(got: np.ndarray, expected: np.ndarray) -> str:
+    """Whether NaN and infinity stand in other places, in words; empty if they do not."""
     wide = np.asarray(got, np.float64)
     truth = np.asarray(expected, np.float64)
     odd = ~np.isfinite(truth)
@@ -214,7 +241,12 @@ def _structural_problem(got: np.ndarray, expected: np.ndarray, dtype: str) -> st
     # Infinities of opposite signs stand in the same places, and still differ.
     if same_places and np.array_equal(wide[odd], truth[odd], equal_nan=True):
         return ""
-    return "NaN or infinity in other places"
+    where = "in other places"
+    if not odd.any():
+        where = "in JAX only"
+    elif np.isfinite(wide).all():
+        where = "in PyTorch only"
+    return f"NaN or infinity {where}"
 
 
 Noise = Mapping[str, float]

@@ -22,6 +22,7 @@ from parity.core.bridge import (
     torch_device,
 )
 from parity.core.compare import Arrays
+from parity.core.jaxprs import equations
 from parity.core.pairs import Pair
 
 Results = dict[str, dict[str, np.ndarray]]
@@ -95,25 +96,11 @@ def compiled_if_small(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def run(*arguments: Any) -> Any:
         if not chosen:
-            size = _operations(jax.make_jaxpr(function)(*arguments).jaxpr)
+            size = sum(1 for _ in equations(jax.make_jaxpr(function)(*arguments).jaxpr))
             chosen.append(function if size > LARGEST_PROGRAM else jax.jit(function))
         return chosen[0](*arguments)
 
     return run
-
-
-def _operations(jaxpr: Any) -> int:
-    """How many operations a program has, those of the functions that it calls among them."""
-    count = len(jaxpr.eqns)
-    for equation in jaxpr.eqns:
-        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program):
-            if _is_program(inner):
-                count += _operations(getattr(inner, "jaxpr", inner))
-    return count
-
-
-def _is_program(value: Any) -> bool:
-    return hasattr(value, "eqns") or hasattr(value, "jaxpr")
 
 
 def jax_params(pair: Pair, weights: Arrays, dtype: str) -> Any:

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from jaxrnn.exchange.weights import WeightMap
-from parity.core.bridge import is_float
+from parity.core.bridge import check_dtypes, is_float
 from parity.core.cases import Case
 from parity.core.compare import Comparison, Finding, Outcome, failures
 from parity.core.runners import precision
@@ -121,8 +121,7 @@ def check(
         WeightMapError: if the map, the module and the parameters do not fit; all is named.
         ValueError: if an option is unknown, or an input or weight no real number.
     """
-    if isinstance(dtypes, str) or not dtypes or not set(dtypes) <= set(DTYPES):
-        raise ValueError(f"dtypes must be a list of some of {', '.join(DTYPES)}; got {dtypes!r}.")
+    check_dtypes(dtypes, DTYPES)
     if weights not in WEIGHTS:
         raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}; got {weights!r}.")
     chosen = chosen_variants(variants)

@@ -26,6 +26,10 @@ from parity.tracing.replay import Graph
 from parity.tracing.search import ForwardSearch, RunJax
 from parity.tracing.torch_trace import recorded
 
+NOWHERE = (
+    "The place was not found: with sampled weights, every call of PyTorch's has its numbers and "
+    "its gradients in JAX."
+)
 Grid = dict[str, dict[str, float]]
 
 
@@ -103,13 +107,19 @@ def compare_models(
         name=name,
     )
     found = Located((), {})
+    words = []
     for tried in _inputs_to_try(report.findings, torch_module, inputs, variants):
         pair = pair_of(report.title, jax_function, params, torch_module, weight_map, tried)
         case = case_of(torch_module, weight_map, tried, 0, "float64")
-        found = localized(pair, case)
+        try:
+            found = localized(pair, case)
+        except Exception as error:  # a broken model may break the search as well
+            words = [f"The place was not found: {type(error).__name__} in the search: {error}."]
+            break
+        words = in_words(found.differences) or [NOWHERE]
         if found.differences:
             break
-    remarks = (*in_words(found.differences), *report.remarks)
+    remarks = (*words, *report.remarks)
     grids = {**report.grids, **found.grids}
     return ModelReport(report.title, report.findings, remarks, grids, differences=found.differences)
 
@@ -180,7 +190,8 @@ def localized(pair: Pair, case: Case) -> Located:
             differences = tuple(_backward(pair, case, graph, program))
         grid: Grid = {}
         for module, error in search.errors().items():
-            grid[module] = {"running freely": freely[module], "behind the causes": error}
+            row = {"running freely": freely.get(module, np.nan), "behind the causes": error}
+            grid[module] = row
         return Located(differences, {"module: forward": grid})
 
 

@@ -19,6 +19,7 @@ from parity.core.compare import (
     Finding,
     Outcome,
     failures,
+    places,
 )
 from parity.modules.inputs import Batch, beside
 from parity.modules.runners import ModulePair, Results, Runner, run_jax, run_torch
@@ -35,7 +36,6 @@ from parity.modules.verdicts import (
     is_discrete,
     judged,
     meaning,
-    places,
     reduced,
     sizes_of,
     structure,

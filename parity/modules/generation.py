@@ -17,6 +17,7 @@ from torch import nn
 from jaxrnn.exchange.weights import WeightMap
 from parity.core.bridge import (
     TORCH_DTYPES,
+    check_dtypes,
     is_float,
     jax_of,
     named_leaves,
@@ -102,8 +103,7 @@ def check_generation(
         ValueError: if a precision is unknown, or the prompt is none, or has other tokens than the
             vocabulary.
     """
-    if isinstance(dtypes, str) or not dtypes or not set(dtypes) <= set(DTYPES):
-        raise ValueError(f"dtypes must be a list of some of {', '.join(DTYPES)}; got {dtypes!r}.")
+    check_dtypes(dtypes, DTYPES)
     if length < 1:
         raise ValueError(f"length must be at least 1, got {length}.")
     tokens = np.asarray(prompt)

@@ -207,7 +207,7 @@ def _varied(
     if is_mask(array):
         return array
     if is_float(array):
-        return FLOATS[name](array, rng) if name in FLOATS else array
+        return _with_sign(array, FLOATS[name](array, rng)) if name in FLOATS else array
     if name in INTEGERS:
         return INTEGERS[name](array, rng).astype(array.dtype)
     if name == PADDED:
@@ -215,6 +215,23 @@ def _varied(
         if inside:
             return np.where(rng.random(array.shape) < 0.5, inside[0], array).astype(array.dtype)
     return array
+
+
+def one_sign(array: np.ndarray) -> int:
+    """1 or -1 if all of several numbers are positive or negative, which may be the domain of the
+    function, as for a variance or a probability; else 0."""
+    wide = np.asarray(array, np.float64)
+    if wide.size < 2:
+        return 0
+    return int((wide > 0).all()) - int((wide < 0).all())
+
+
+def _with_sign(array: np.ndarray, varied: np.ndarray) -> np.ndarray:
+    # The variant on the side of zero on which the user's numbers are; they stay where it is zero.
+    sign = one_sign(array)
+    if not sign:
+        return varied
+    return np.where(varied == 0, array, sign * np.abs(varied))
 
 
 def _same(arrays: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray]) -> bool:
@@ -254,6 +271,9 @@ def ranges_in_words(batches: Sequence[Batch], padding: Sequence[int]) -> list[st
         tried = _range([batch.arrays[name] for batch in batches])
         if is_mask(first):
             ranges.append(f"input {name} as given only, as a mask")
+        elif one_sign(first):
+            side = "positive" if one_sign(first) > 0 else "negative"
+            ranges.append(f"input {name} from {tried} (given: {own}, and kept {side})")
         elif own == tried:
             ranges.append(f"input {name} from {tried}")
         else:

@@ -5,7 +5,7 @@ module was in.
 """
 
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from parity.core.bridge import is_float, jax_arrays, tensors
 from parity.core.cases import Case
 from parity.core.compare import Finding, Outcome, relative_l2
+from parity.core.jaxprs import equations, is_users, users_line
 from parity.core.runners import precision
 from parity.modules.inputs import Batch, is_mask
 from parity.modules.outputs import named_outputs
@@ -128,7 +129,7 @@ def random_in_jax(pair: ModulePair, case: Case) -> list[str]:
     except Exception:  # it takes float64 alone, and is judged there
         return []
     drawn = [
-        _place(eqn) for eqn in _equations(first.jaxpr) if eqn.primitive.name in RANDOM_PRIMITIVES
+        _place(eqn) for eqn in equations(first.jaxpr) if eqn.primitive.name in RANDOM_PRIMITIVES
     ]
     sentences = []
     if drawn:
@@ -175,38 +176,15 @@ def _traced(pair: ModulePair, case: Case, dtype: str) -> Any:
         return jax.make_jaxpr(called)(params, leaves)
 
 
-def _equations(jaxpr: Any) -> Iterator[Any]:
-    # All equations, those of inner programs among them.
-    for eqn in jaxpr.eqns:
-        yield eqn
-        for value in eqn.params.values():
-            for inner in value if isinstance(value, tuple | list) else (value,):
-                inner = getattr(inner, "jaxpr", inner)
-                if hasattr(inner, "eqns"):
-                    yield from _equations(inner)
-
-
 def _place(eqn: Any) -> str:
     # The primitive and the line of the user's that it comes from.
-    frame = eqn.source_info.traceback
-    frames = frame.frames if frame is not None else ()
-    for entry in frames:
-        if _is_users(entry.file_name):
-            file = entry.file_name.rpartition("/")[2]
-            return f"{eqn.primitive.name} in line {entry.line_num} of {file}"
-    return str(eqn.primitive.name)
-
-
-OURS = ("/jax/", "/jaxlib/", "/parity/", "/torch/", "/flax/", "<frozen", "/importlib/")
-
-
-def _is_users(file: str) -> bool:
-    return not any(part in file for part in OURS)
+    line = users_line(eqn)
+    return f"{eqn.primitive.name}, {line}" if line else str(eqn.primitive.name)
 
 
 def _lowered_in_jax(pair: ModulePair, case: Case) -> list[str]:
     found = []
-    for eqn in _equations(_traced(pair, case, "float64").jaxpr):
+    for eqn in equations(_traced(pair, case, "float64").jaxpr):
         before = [str(getattr(v.aval, "dtype", "")) for v in eqn.invars]
         after = [str(getattr(v.aval, "dtype", "")) for v in eqn.outvars]
         if "float64" in before and any(name in LOWER for name in after):
@@ -234,14 +212,14 @@ class _Lowered(TorchDispatchMode):
         ]
         if lower and any(x.dtype == torch.float64 for x in given):
             name = str(lower[0].dtype).removeprefix("torch.")
-            self.found.append(f"float64 to {name}: {function}{_users_line()}")
+            self.found.append(f"float64 to {name}: {function}{_line_in_torch()}")
         return result
 
 
-def _users_line() -> str:
+def _line_in_torch() -> str:
     for frame in reversed(traceback.extract_stack()):
-        if _is_users(frame.filename):
-            return f" in line {frame.lineno} of {frame.filename.rpartition('/')[2]}"
+        if is_users(frame.filename):
+            return f", {frame.filename.rpartition('/')[2]}:{frame.lineno} in {frame.name}"
     return ""
 
 

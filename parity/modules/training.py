@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from jaxrnn.exchange.weights import WeightMap
-from parity.core.bridge import is_float, named_leaves, numpy_arrays, rounded
+from parity.core.bridge import check_dtypes, is_float, named_leaves, numpy_arrays, rounded
 from parity.core.compare import Arrays, Comparison, Finding, Outcome, failures, structure
 from parity.core.runners import precision
 from parity.diagnosis.causes import Diagnosis
@@ -96,8 +96,7 @@ def check_training(
         WeightMapError: if the map, the module and the parameters do not fit; all is named.
         ValueError: if a precision is unknown, there is no batch, or a step returns something else.
     """
-    if isinstance(dtypes, str) or not dtypes or not set(dtypes) <= set(DTYPES):
-        raise ValueError(f"dtypes must be a list of some of {', '.join(DTYPES)}; got {dtypes!r}.")
+    check_dtypes(dtypes, DTYPES)
     batches = [jax.tree.map(np.asarray, batch) for batch in batches]
     if not batches:
         raise ValueError("batches must have at least 1 batch, got none.")

@@ -23,6 +23,8 @@ from parity.core.compare import (
     Comparison,
     Finding,
     Outcome,
+    places,
+    structural_findings,
 )
 
 Stacked = dict[str, dict[str, np.ndarray]]
@@ -165,23 +167,13 @@ def _size(array: np.ndarray) -> float:
 
 def structure(what: Comparison, group: Group) -> list[Finding]:
     """C0: one finding a problem, or a single one that passes."""
-    got = group.got[what.quantity]
-    expected = group.peer[what.quantity]
-    problems = [(name, "is missing") for name in expected if name not in got]
-    problems += [(name, "is not expected") for name in got if name not in expected]
-    if not expected and what.quantity == "forward":
-        problems.append(("", "there is nothing to compare"))
-    for name, right in expected.items():
-        if name in got:
-            problem = _problem(got[name], right, what.dtype)
-            if problem:
-                problems.append((name, problem))
-    if not problems:
-        return [what.finding("C0", f"{len(expected)} arrays", Outcome.PASS, value=0.0)]
-    return [
-        what.finding("C0", name, Outcome.FAIL, value=1.0, note=problem)
-        for name, problem in problems
-    ]
+    return structural_findings(
+        what,
+        group.got[what.quantity],
+        group.peer[what.quantity],
+        lambda one, other: _problem(one, other, what.dtype),
+        may_be_none=what.quantity != "forward",  # a function of integers has no gradients
+    )
 
 
 # A boolean is no number; integers of 32 and 64 bits are the same numbers.
@@ -197,22 +189,6 @@ def _problem(got: np.ndarray, expected: np.ndarray, dtype: str) -> str:
     if found != kind and not (kind == dtype and got.dtype == expected.dtype):
         return f"expected {kind}, got {found}"
     return places(got, expected)
-
-
-def places(got: np.ndarray, expected: np.ndarray) -> str:
-    """Whether NaN and infinity stand in other places, in words; empty if they do not."""
-    wide = np.asarray(got, np.float64)
-    truth = np.asarray(expected, np.float64)
-    odd = ~np.isfinite(truth)
-    same_places = np.array_equal(~np.isfinite(wide), odd)
-    if same_places and np.array_equal(wide[odd], truth[odd], equal_nan=True):
-        return ""
-    where = "in other places"
-    if not odd.any():
-        where = "in JAX only"
-    elif np.isfinite(wide).all():
-        where = "in PyTorch only"
-    return f"NaN or infinity {where}"
 
 
 def is_discrete(array: np.ndarray) -> bool:

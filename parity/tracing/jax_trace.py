@@ -13,11 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from parity.core.jaxprs import users_line
+
 # Longer scans are one operation: their steps would take longer than the search is worth.
 LONGEST_SCAN = 64
-
-# Parts of the paths of files whose lines are not the user's.
-LIBRARIES = ("site-packages", "dist-packages", "/parity/")
 
 
 class Value(NamedTuple):
@@ -278,20 +277,7 @@ class _Open(NamedTuple):
 def _described(around: Around) -> tuple[str, str, str]:
     """Operation, scope and line of the last of some equations."""
     scopes = [str(equation.source_info.name_stack) for equation in around]
-    lines = [_users_line(equation.source_info) for equation in around]
+    lines = [users_line(equation) for equation in around]
     # The functions of libraries have no lines of the user's; what calls them has.
     line = next((line for line in reversed(lines) if line), "")
     return around[-1].primitive.name, "/".join(scope for scope in scopes if scope), line
-
-
-def _users_line(source: Any) -> str:
-    """The innermost line of code that is in no library, such as "model.py:34 in __call__"."""
-    frames = getattr(source.traceback, "frames", None) or ()
-    for frame in frames:
-        path = frame.file_name
-        if path.startswith("<") and "ipython" not in path:
-            continue
-        if not any(part in path for part in LIBRARIES):
-            name = path.rpartition("/")[2]
-            return f"{name}:{frame.line_num} in {frame.function_name}"
-    return ""

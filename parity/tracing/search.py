@@ -7,6 +7,7 @@ numbers are among JAX's is the cause. PyTorch's side then goes on with that mist
 next difference shows by itself; where no cause is found, JAX goes on with PyTorch's numbers.
 """
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -80,7 +81,6 @@ class ForwardSearch:
     Args:
         graph: the calls of the PyTorch module.
         run_jax: runs the JAX function.
-        expected: PyTorch's outputs by name.
     """
 
     def __init__(self, graph: Graph, run_jax: RunJax) -> None:
@@ -94,6 +94,17 @@ class ForwardSearch:
         self._outputs, self._values = self._run_jax(self._replaced)
         self._lookup = Lookup([value.array for value in self._values])
         self._match()
+
+    @contextlib.contextmanager
+    def _as_before(self) -> Iterator[None]:
+        """Within it something is tried; behind it everything is as it was."""
+        values = self._graph.values.copy()
+        state = vars(self).copy()
+        try:
+            yield
+        finally:
+            vars(self).update(state)
+            self._graph.restore(values)
 
     def _match(self) -> None:
         """Look every output of every call up."""
@@ -235,12 +246,10 @@ class ForwardSearch:
             if number is None:
                 continue
             jax = self._values[number].place
-            before = self._graph.values.copy()
-            self._graph.adopt(self._by_source(where, outputs))
-            self._match()
-            wrong, head = len(self._wrong), next(iter(self._chain()), None)
-            self._graph.restore(before)
-            self._match()
+            with self._as_before():
+                self._graph.adopt(self._by_source(where, outputs))
+                self._match()
+                wrong, head = len(self._wrong), next(iter(self._chain()), None)
             # What explains no more than its own number is a coincidence: JAX may compute that for
             # another purpose, and go on with another.
             own = sum(source in self._wrong for source in self._graph.outputs(where))
@@ -423,15 +432,10 @@ class ForwardSearch:
 
         The value that is put in is found in any case, so it has to be more than that one.
         """
-        state = (self._outputs, self._values, self._lookup, self._found, self._unclaimed)
-        wrong = self._wrong
-        self._outputs, self._values = self._run_jax(replaced)
-        self._lookup = Lookup([value.array for value in self._values])
-        self._match()
-        count = len(self._wrong) + 1
-        self._outputs, self._values, self._lookup, self._found, self._unclaimed = state
-        self._wrong = wrong
-        return count
+        with self._as_before():
+            self._replaced = dict(replaced)
+            self._run()
+            return len(self._wrong) + 1
 
     def _distance(self, call: Call, near: Sequence[int]) -> float:
         if not near:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from torch import nn
 
-from parity import Chain, WeightMap, entry
+from parity import Chain, FoldGruBiases, PermuteAxes, Reshape, WeightMap, entry
 from third_party.cases import RECURRENT_SIZES, Case, Port, Sizes
 from third_party.layers import (
     ATTENTION_SIZES,
@@ -32,7 +32,7 @@ from third_party.layers import (
     options_tried,
     split_attention_map,
 )
-from third_party.operations import Axes, Flip, FoldAllButLast, JoinFirst, Reshape
+from third_party.operations import Flip
 from third_party.recurrent import BIASES, gru_inputs, joined_map, lstm_inputs
 from third_party.references import Attention, BatchNormStep
 
@@ -104,7 +104,7 @@ def gru(sizes: Sizes) -> Port:
         [
             entry("weight_ih_l0", "weight_ih"),
             entry("weight_hh_l0", "weight_hh"),
-            entry(BIASES, ["bias", "bias_n"], Chain((FoldAllButLast(3), JoinFirst(3)))),
+            entry(BIASES, ["bias", "bias_n"], FoldGruBiases()),
         ]
     )
     return Port(run, params, nn.GRU(sizes["I"], sizes["H"]), weight_map, gru_inputs(sizes))
@@ -156,7 +156,7 @@ def conv_transpose(sizes: Sizes) -> Port:
     params, run = called(eqx.nn.ConvTranspose2d(sizes["C"], O, KERNEL, stride=2, key=KEY), 1)
     weight_map = WeightMap(
         [
-            entry("weight", "weight", Chain((Axes((1, 0, 2, 3)), Flip((2, 3))))),
+            entry("weight", "weight", Chain((PermuteAxes((1, 0, 2, 3)), Flip((2, 3))))),
             entry("bias", "bias", Reshape((O,), (O, 1, 1))),
         ]
     )

@@ -13,7 +13,16 @@ import jax.numpy as jnp
 from jax import lax
 from torch import nn
 
-from parity import Chain, FoldBiases, PermuteGates, Transpose, WeightMap, entry
+from parity import (
+    Chain,
+    FoldBiases,
+    OffsetGate,
+    PermuteGates,
+    Reshape,
+    Transpose,
+    WeightMap,
+    entry,
+)
 from third_party.cases import RECURRENT_SIZES, Case, Port, Sizes, Variant
 from third_party.layers import (
     ATTENTION_SIZES,
@@ -34,7 +43,7 @@ from third_party.layers import (
     options_tried,
     split_attention_map,
 )
-from third_party.operations import GateOffset, JoinColumns, Reshape
+from third_party.operations import JoinColumns
 from third_party.recurrent import BIASES, gru_inputs, joined_map, lstm_inputs
 from third_party.references import Attention, BatchNormStep
 
@@ -68,7 +77,7 @@ def lstm(sizes: Sizes, *, offset: float = 0.0) -> Port:
     inputs = lstm_inputs(sizes)
     params, run = transformed(over_time, *inputs)
     gates = PermuteGates((0, 2, 1, 3))  # i, g, f, o
-    bias = Chain((FoldBiases(), GateOffset(4, FORGET_GATE, offset), gates))
+    bias = Chain((FoldBiases(), OffsetGate(FORGET_GATE, 4, offset), gates))
     weights = Chain((JoinColumns(sizes["I"]), gates, Transpose()))
     weight_map = WeightMap(
         [

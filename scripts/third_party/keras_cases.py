@@ -19,7 +19,7 @@ import keras
 from jax import lax
 from torch import nn
 
-from parity import Chain, PermuteGates, Transpose, WeightMap, entry
+from parity import Chain, PermuteGates, StackLayers, Transpose, WeightMap, entry
 from third_party.cases import RECURRENT_SIZES, Case, Port, Sizes, Variant
 from third_party.layers import (
     ATTENTION_SIZES,
@@ -41,7 +41,6 @@ from third_party.layers import (
     split_attention_map,
     with_reference,
 )
-from third_party.operations import StackRows
 from third_party.recurrent import BIASES, gru_inputs, joined_map, lstm_inputs
 from third_party.references import Attention, BatchNormStep, EarlyResetGRU
 
@@ -159,7 +158,7 @@ def gru(sizes: Sizes) -> Port:
         [
             entry("weight_ih_l0", "kernel", Chain((zrn, Transpose()))),
             entry("weight_hh_l0", "recurrent_kernel", Chain((zrn, Transpose()))),
-            entry(BIASES, "bias", Chain((zrn, StackRows()))),
+            entry(BIASES, "bias", Chain((zrn, StackLayers()))),
         ]
     )
     torch_module = nn.GRU(sizes["I"], sizes["H"])

@@ -10,9 +10,18 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from parity import Chain, Operation, SplitGates, Transpose, WeightMap, entry
+from parity import (
+    Absent,
+    Chain,
+    Operation,
+    PermuteAxes,
+    Reshape,
+    SplitGates,
+    Transpose,
+    WeightMap,
+    entry,
+)
 from third_party.cases import MakePort, Port, Sizes, Variant, samples
-from third_party.operations import Axes, LeaveOut, Reshape
 from third_party.references import BatchNormStep
 
 NORM_SIZES: Sizes = {"C": 6, "T": 5, "B": 3}
@@ -28,7 +37,7 @@ HEADS = 2
 KERNEL = (3, 3)
 """Size of a convolution's kernel."""
 
-CONV_KERNEL = Axes((2, 3, 1, 0))
+CONV_KERNEL = PermuteAxes((2, 3, 1, 0))
 """(O, I, height, width) in PyTorch, (height, width, I, O) where channels are last."""
 CONV_MAP = WeightMap([entry("weight", "kernel", CONV_KERNEL), entry("bias", "bias")])
 """A convolution of Flax or Keras."""
@@ -120,7 +129,7 @@ def batch_norm_map(scale: str, bias: str, mean: str, var: str) -> WeightMap:
             entry("bias", bias),
             entry("running_mean", mean),
             entry("running_var", var),
-            entry("num_batches_tracked", (), LeaveOut()),
+            entry("num_batches_tracked", (), Absent(())),
         ]
     )
 

@@ -14,7 +14,7 @@ from flax import linen
 from jax import lax
 from torch import nn
 
-from parity import Chain, FoldBiases, SplitGates, Transpose, WeightMap, entry
+from parity import Chain, FoldBiases, PermuteAxes, SplitGates, Transpose, WeightMap, entry
 from third_party.cases import RECURRENT_SIZES, Case, Port, Sizes, Variant
 from third_party.layers import (
     ATTENTION_SIZES,
@@ -36,7 +36,7 @@ from third_party.layers import (
     split_attention_map,
     with_reference,
 )
-from third_party.operations import Axes, DropFirstGate, Flip, FoldAllButLast
+from third_party.operations import DropFirstGate, Flip, FoldAllButLast
 from third_party.recurrent import (
     BIASES,
     ch_layer,
@@ -214,9 +214,9 @@ def conv_transpose(sizes: Sizes, *, transpose_kernel: bool) -> Port:
     )
     images = image_inputs(sizes)
     params = params_of(module, images[0].transpose(0, 2, 3, 1))
-    kernel: Any = Chain((Axes((2, 3, 0, 1)), Flip((0, 1))))
+    kernel: Any = Chain((PermuteAxes((2, 3, 0, 1)), Flip((0, 1))))
     if transpose_kernel:
-        kernel = Axes((2, 3, 1, 0))
+        kernel = PermuteAxes((2, 3, 1, 0))
     weight_map = WeightMap([entry("weight", "kernel", kernel), entry("bias", "bias")])
     torch_module = nn.ConvTranspose2d(sizes["C"], sizes["O"], KERNEL, stride=2)
     return Port(channels_last(applied(module)), params, torch_module, weight_map, images)

@@ -8,22 +8,6 @@ from parity import FoldBiases, Operation
 
 
 @dataclass(frozen=True)
-class Axes(Operation):
-    """Axes in another order: axis k of the other framework is PyTorch's axis `order[k]`."""
-
-    order: tuple[int, ...]
-
-    def from_torch(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
-        """Reorder the axes."""
-        return [array.transpose(self.order) for array in arrays]
-
-    def to_torch(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
-        """Reorder them back."""
-        back = np.argsort(self.order)  # the inverse of a permutation
-        return [array.transpose(back) for array in arrays]
-
-
-@dataclass(frozen=True)
 class Flip(Operation):
     """A kernel turned around along some axes."""
 
@@ -35,37 +19,6 @@ class Flip(Operation):
 
     # The same reversal undoes it.
     to_torch = from_torch
-
-
-@dataclass(frozen=True)
-class Reshape(Operation):
-    """The same numbers in the same order, in another shape."""
-
-    torch_shape: tuple[int, ...]
-    other_shape: tuple[int, ...]
-
-    def from_torch(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
-        """To the other framework's shape."""
-        return [array.reshape(self.other_shape) for array in arrays]
-
-    def to_torch(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
-        """To PyTorch's shape."""
-        return [array.reshape(self.torch_shape) for array in arrays]
-
-
-@dataclass(frozen=True)
-class LeaveOut(Operation):
-    """A buffer of PyTorch's that nothing is computed from, as the number of batches seen."""
-
-    shape: tuple[int, ...] = ()
-
-    def from_torch(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
-        """Nothing."""
-        return []
-
-    def to_torch(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
-        """Zeros."""
-        return [np.zeros(self.shape)]
 
 
 @dataclass(frozen=True)
@@ -119,47 +72,6 @@ class DropFirstGate(Operation):
 
 
 @dataclass(frozen=True)
-class JoinFirst(Operation):
-    """The first `count` of PyTorch's arrays are one in the other framework."""
-
-    count: int
-
-    def from_torch(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
-        """Concatenate them."""
-        return [np.concatenate(arrays[: self.count]), *arrays[self.count :]]
-
-    def to_torch(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
-        """Take them apart."""
-        return [*np.split(arrays[0], self.count), *arrays[1:]]
-
-
-@dataclass(frozen=True)
-class GateOffset(Operation):
-    """A bias of which the other framework adds a constant to one gate by itself."""
-
-    count: int
-    gate: int
-    offset: float
-
-    def from_torch(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
-        """Subtract it from that gate's bias."""
-        return [array - self._offsets(array) for array in arrays]
-
-    def to_torch(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
-        """Add it."""
-        return [array + self._offsets(array) for array in arrays]
-
-    def gradients_to_torch(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
-        """A constant has no gradient."""
-        return arrays
-
-    def _offsets(self, array: np.ndarray) -> np.ndarray:
-        gates = np.zeros((self.count, len(array) // self.count))
-        gates[self.gate] = self.offset
-        return gates.ravel()
-
-
-@dataclass(frozen=True)
 class JoinColumns(Operation):
     """Two matrices in PyTorch, (rows, first) and (rows, others), one beside the other elsewhere."""
 
@@ -172,16 +84,3 @@ class JoinColumns(Operation):
     def to_torch(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
         """Take them apart."""
         return np.split(arrays[0], [self.first], axis=1)
-
-
-@dataclass(frozen=True)
-class StackRows(Operation):
-    """Vectors in PyTorch, the rows of a matrix elsewhere."""
-
-    def from_torch(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
-        """Stack them."""
-        return [np.stack(arrays)]
-
-    def to_torch(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
-        """Take them apart."""
-        return list(arrays[0])

@@ -12,6 +12,7 @@ from jax import lax
 from parity import (
     Chain,
     FoldBiases,
+    FoldGruBiases,
     Identity,
     Operation,
     PermuteGates,
@@ -21,7 +22,6 @@ from parity import (
     entry,
 )
 from third_party.cases import Sizes, samples
-from third_party.operations import FoldAllButLast
 
 BIASES = ("bias_ih_l0", "bias_hh_l0")
 """PyTorch's two biases of a layer."""
@@ -110,6 +110,6 @@ def split_gru_map() -> WeightMap:
         [
             entry("weight_ih_l0", [f"i{gate}/kernel" for gate in "rzn"], kernels),
             entry("weight_hh_l0", [f"h{gate}/kernel" for gate in "rzn"], kernels),
-            entry(BIASES, ["ir/bias", "iz/bias", "in/bias", "hn/bias"], FoldAllButLast(3)),
+            entry(BIASES, ["ir/bias", "iz/bias", "in/bias", "hn/bias"], FoldGruBiases(split=True)),
         ]
     )
