@@ -243,7 +243,9 @@ class _Comparison:
             random = random_in_torch(self.pair, self.runners("torch", "float64"), case)
             if random:
                 return self._failed(random)
-            self.pair = replace(self.pair, names=output_names(self.pair, case, "float64"))
+            # The most exact precision that is asked for: the function may run in no other.
+            dtype = min(dtypes, key=DTYPES.index)
+            self.pair = replace(self.pair, names=output_names(self.pair, case, dtype))
             self.runners = Runners(self.pair)
             judge = Judge(self.runners, self.cases, self.name, limits)
             return compared(judge, own, variants, dtypes)
