@@ -12,7 +12,9 @@ import pytest
 from helpers import EXACT, random_stack, random_tree, relative
 
 from jaxrnn import (
+    CELLS,
     GRU,
+    LRU,
     LSTM,
     MIN_GRU,
     PEEPHOLE_LSTM,
@@ -396,3 +398,54 @@ def test_a_gate_of_its_own_is_seen_in_the_output():
         with backend(way):
             last, found = recurrence(cell, False, None, jnp.zeros(2 * H), carry, gates)
         assert relative((last, found), (LSTM.carry(ys[-1], c), jnp.stack(ys))) < VALUES
+
+
+SATURATED = 1e5
+"""Inputs so large that gates round to 0 and 1."""
+
+
+@pytest.mark.sample(3)
+@pytest.mark.parametrize("way", ["autodiff", "compiled"])
+@pytest.mark.parametrize(
+    "cell",
+    [RG_LRU, *(cell for cell in CELLS.values() if cell != RG_LRU)],
+    ids=lambda cell: cell.name,
+)
+def test_gradients_are_finite_where_gates_saturate(cell, way):
+    """An infinite slope beside a zero is NaN: such as sqrt(1 - a^2) where a rounds to 1."""
+    if way == "compiled" and why_not_compiled():
+        pytest.skip(why_not_compiled())
+    rnn = RNN(cell, H)
+    params, carry, xs = random_stack(rnn, I, B, T, jnp.float32)
+
+    def loss(params, carry, xs):
+        _, outputs = rnn.apply({"params": params}, carry, xs)
+        return outputs.sum()
+
+    with backend(way):
+        gradients = jax.grad(loss, (0, 1, 2))
+        for size in (-SATURATED, SATURATED):
+            found = gradients(params, carry, size * xs)
+            assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(found)), size
+
+
+@pytest.mark.sample(3)
+@pytest.mark.parametrize("cell", [RG_LRU, LRU], ids=lambda cell: cell.name)
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64])
+def test_a_decay_of_zero_has_a_finite_gradient(cell, dtype):
+    """A parameter so small that a = 1 leaves h as it is, and every gradient finite."""
+    rnn = RNN(cell, H)
+    params, carry, xs = random_stack(rnn, I, B, T, dtype)
+    own = next(iter(cell.param_init))
+    small = {
+        name: jnp.full_like(leaf, -1e4) if own in name else leaf for name, leaf in params.items()
+    }
+
+    def run(params):
+        _, outputs = rnn.apply({"params": params}, carry, xs)
+        return outputs
+
+    assert jnp.isfinite(run(small)).all()
+    assert jnp.abs(run(small) - carry[0].h).max() < 0.1
+    gradients = jax.grad(lambda params: run(params).astype(jnp.float32).sum())(small)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))

@@ -51,12 +51,21 @@ def _min_lstm_coefficients(gates: Array) -> tuple[Array, Array]:
     return share, (1 - share) * _positive(n)
 
 
+def _positive_decay(decay: Array) -> Array:
+    # Where -log a rounds to 0, the slope of `_norm_scale` is infinite, and infinity x 0 is NaN. One
+    # step of the format further the gradient is right: it goes to 0 with a square root.
+    return jnp.maximum(decay, jnp.finfo(decay.dtype).tiny)
+
+
+def _norm_scale(decay: Array) -> Array:
+    """sqrt(1 - a^2) from -log a: 1 - a^2 itself cancels where a is near 1."""
+    return jnp.sqrt(-jnp.expm1(-2 * decay))
+
+
 def _rg_lru_coefficients(gates: Array, *, lam: Array) -> tuple[Array, Array]:
     r, i, x = gates_of(gates, 3)
-    log_a = -RG_LRU_POWER * jax.nn.sigmoid(r) * jax.nn.softplus(lam)
-    # sqrt(1 - a^2) from log a: 1 - a^2 itself cancels where a is near 1.
-    scale = jnp.sqrt(-jnp.expm1(2 * log_a))
-    return jnp.exp(log_a), scale * jax.nn.sigmoid(i) * x
+    decay = _positive_decay(RG_LRU_POWER * jax.nn.sigmoid(r) * jax.nn.softplus(lam))
+    return jnp.exp(-decay), _norm_scale(decay) * jax.nn.sigmoid(i) * x
 
 
 def _rg_lru_init(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
@@ -67,10 +76,8 @@ def _rg_lru_init(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.floa
 
 
 def _lru_coefficients(gates: Array, *, nu: Array) -> tuple[Array, Array]:
-    decay = jnp.exp(nu)
-    a = jnp.exp(-decay)
-    scale = jnp.sqrt(-jnp.expm1(-2 * decay))
-    return jnp.broadcast_to(a, gates.shape), scale * gates
+    decay = _positive_decay(jnp.exp(nu))
+    return jnp.broadcast_to(jnp.exp(-decay), gates.shape), _norm_scale(decay) * gates
 
 
 def _lru_init(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
