@@ -379,6 +379,14 @@ def test_float32_alone_allows_for_no_more_than_a_share():
     assert outcome(clipped) == "FAIL"
 
 
+def test_an_overflow_in_float32_alone_stays_one():
+    in_torch = applied(nn.functional.softplus)
+    overflows = lambda p, x: jnp.log(1 + jnp.exp(dense(p, x)))  # noqa: E731
+    # Of these inputs a thousandfold is 300 at most: too much for float32, and for float64 not.
+    report = checked(overflows, in_torch, X / 10, dtypes=("float32",))
+    assert outcome(report) == "FAIL"
+
+
 class Pair(NamedTuple):
     logits: object
     best: object

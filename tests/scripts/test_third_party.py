@@ -225,6 +225,15 @@ def test_a_part_in_float32_is_found_in_the_trace():
     assert "float32" in why_not_float64(linear(SIZES, inside))
 
 
+@pytest.mark.slow
+def test_round_off_of_a_saturated_softmax_in_float32_alone_is_no_mistake():
+    """PyTorch's gradient has none there, so that it says nothing of what JAX's own leaves."""
+    case = next(case for case in nnx_cases.CASES if case.module == "nnx.MultiHeadAttention")
+    report = parity.check(*case.port(case.sizes), dtypes=("float32",))
+    assert report.outcome.value == "WARN"
+    assert "float32 rounds otherwise at these inputs; in float64 both agree" in report.summary()
+
+
 def test_options_are_tried_on_the_reference():
     port = linen_cases.CASES[7].port
     tried = options_tried(
