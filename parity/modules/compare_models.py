@@ -184,7 +184,7 @@ def localized(pair: Pair, case: Case) -> Located:
         search = ForwardSearch(graph, run)
         freely = search.errors()
         differences = tuple(search.differences())
-        if differences and not differences[0].cause:
+        if differences and (search.reordered or not differences[0].cause):
             differences = _closer(pair, case, run, differences)
         if not differences:
             differences = tuple(_backward(pair, case, graph, program))
@@ -198,12 +198,22 @@ def localized(pair: Pair, case: Case) -> Located:
 def _closer(
     pair: Pair, case: Case, run: RunJax, differences: tuple[Difference, ...]
 ) -> tuple[Difference, ...]:
-    """The first difference with its cause, if that lies inside of a norm or a recurrent layer."""
+    """The first difference with its cause, if a closer look finds one.
+
+    It may lie inside of a norm, an activation or a recurrent layer, or change no more than the
+    order of some numbers.
+    """
     graph = _torch_graph(pair, case, fine=True)
     found = next(iter(ForwardSearch(graph, run).differences()), None)
-    if found is None or not found.cause or found.module != differences[0].module:
-        return differences
-    return (found, *differences[1:])
+    if found is not None and found.cause and found.module == differences[0].module:
+        return (found, *differences[1:])
+    for fine in (False, True):
+        graph = _torch_graph(pair, case, fine=fine)
+        search = ForwardSearch(graph, run, ordered=True)
+        ordered = tuple(search.differences())
+        if ordered and ordered[0].cause and not search.reordered:
+            return ordered
+    return differences
 
 
 def _backward(pair: Pair, case: Case, graph: Graph, program: Program) -> Iterator[Difference]:

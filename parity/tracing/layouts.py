@@ -53,9 +53,11 @@ class Lookup:
 
     Args:
         arrays: the arrays, by number in the order given; trivial ones are never found.
+        ordered: whether those are left out whose numbers stand in an order that no layout has.
     """
 
-    def __init__(self, arrays: Sequence[np.ndarray]) -> None:
+    def __init__(self, arrays: Sequence[np.ndarray], *, ordered: bool = False) -> None:
+        self._arrays = list(arrays) if ordered else []
         self.sorted: list[Sorted | None] = []
         by_size: dict[tuple[int, int], list[tuple[float, int]]] = {}
         for number, array in enumerate(arrays):
@@ -81,6 +83,8 @@ class Lookup:
             other = self.sorted[number]
             if other is not None and same_values(wanted, other, tolerance):
                 found.append(number)
+        if self._arrays:
+            found = [number for number in found if may_be_laid_out(array, self._arrays[number])]
         return sorted(found)
 
     def alike(self, array: np.ndarray) -> list[int]:
@@ -92,6 +96,53 @@ class Lookup:
             if other is not None:
                 distances.append((float(np.linalg.norm(wanted.values - other.values)), number))
         return [number for _, number in sorted(distances)]
+
+
+def may_be_laid_out(array: np.ndarray, like: np.ndarray) -> bool:
+    """Whether one array may be another with its axes reordered, split and merged.
+
+    False only where that is certain, as for rows that are flipped or shifted: where values repeat,
+    their places are unknown.
+
+    Args:
+        array: an array.
+        like: one with the same values in any order, but for round-off.
+    """
+    flat = np.asarray(array, np.float64).ravel()
+    other = np.asarray(like, np.float64).ravel()
+    order, other_order = np.argsort(flat), np.argsort(other)
+    ordered = flat[order]
+    gaps = np.diff(ordered)
+    if not np.isfinite(ordered).all() or (gaps <= 2 * SAME * np.abs(flat).max(initial=0.0)).any():
+        return True
+    places = np.empty(flat.size, np.int64)  # of each number of `like` in `array`
+    places[other_order] = order
+    places = places.reshape(np.shape(like))
+    # The place in memory is a sum over the axes of `like`, if these are axes of `array`.
+    total = np.zeros((), np.int64)
+    for axis in range(places.ndim):
+        along = places[tuple(slice(None) if k == axis else 0 for k in range(places.ndim))]
+        if not _is_merged(along):
+            return False
+        total = total + along.reshape([-1 if k == axis else 1 for k in range(places.ndim)])
+    return np.array_equal(places, total)
+
+
+def _is_merged(places: np.ndarray) -> bool:
+    """Whether places along an axis are those of axes that were merged, each with a stride."""
+    count = len(places)
+    if places[0] != 0:
+        return False
+    if count == 1:
+        return True
+    stride = places[1]
+    run = int(np.argmin(np.append(places == stride * np.arange(count), False)))
+    length = next(length for length in range(run, 0, -1) if count % length == 0)
+    if stride <= 0 or length == 1:
+        return False
+    outer = places[::length]
+    inner = stride * np.arange(length)
+    return np.array_equal(places, (outer[:, None] + inner).ravel()) and _is_merged(outer)
 
 
 def orders(array: np.ndarray) -> Iterator[np.ndarray]:

@@ -81,18 +81,25 @@ class ForwardSearch:
     Args:
         graph: the calls of the PyTorch module.
         run_jax: runs the JAX function.
+        ordered: whether values that stand in an order that no layout has count as others.
+
+    Attributes:
+        reordered: whether the search ended with outputs whose numbers are right, and their order
+            is not.
     """
 
-    def __init__(self, graph: Graph, run_jax: RunJax) -> None:
+    def __init__(self, graph: Graph, run_jax: RunJax, *, ordered: bool = False) -> None:
+        self.reordered = False
         self._graph = graph
         self._run_jax = run_jax
+        self._ordered = ordered
         self._replaced: dict[int, np.ndarray] = {}
         self._run()
 
     def _run(self) -> None:
         """Run JAX, and look everything up anew."""
         self._outputs, self._values = self._run_jax(self._replaced)
-        self._lookup = Lookup([value.array for value in self._values])
+        self._lookup = Lookup([value.array for value in self._values], ordered=self._ordered)
         self._match()
 
     @contextlib.contextmanager
@@ -200,6 +207,7 @@ class ForwardSearch:
             cause = f"{name} is another value"
             jax = ""
             if numbers:
+                self.reordered = True
                 cause = f"{name} has the right numbers in another order or shape"
                 jax = self._values[numbers[0]].place
             yield self._difference(call, cause, jax, 0.0)

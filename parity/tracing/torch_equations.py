@@ -1,10 +1,11 @@
-"""Norms and recurrent layers of PyTorch's by their equations, for a closer look into them.
+"""PyTorch's norms, activations and recurrent layers by their equations, for a closer look at them.
 
 Each gives the numbers of the one call, operation by operation.
 
 Shapes: T time steps, B batch, C channels, H hidden size, G groups.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -73,6 +74,99 @@ def _batch_norm(recorder: Any, function: Any, args: Any, options: Any) -> Any:
     return _affine(y, weight, bias)
 
 
+def _gelu(recorder: Any, function: Any, args: Any, options: Any) -> Any:
+    given = _given("input", args, options)
+    x = given["input"]
+    if given.get("approximate", "none") == "tanh":
+        inner = math.sqrt(2 / math.pi) * (x + 0.044715 * torch.pow(x, 3))
+        return x * (0.5 * (1 + torch.tanh(inner)))
+    return 0.5 * x * torch.erfc(-x / math.sqrt(2))
+
+
+def _silu(recorder: Any, function: Any, args: Any, options: Any) -> Any:
+    x = _given("input", args, options)["input"]
+    return x * torch.sigmoid(x)
+
+
+def _elu(recorder: Any, function: Any, args: Any, options: Any) -> Any:
+    given = _given("input alpha", args, options)
+    x = given["input"]
+    alpha = given.get("alpha", 1.0)
+    if function.__name__ == "celu":
+        return torch.where(x > 0, x, alpha * torch.expm1(x.clamp(max=0) / alpha))
+    return torch.where(x > 0, x, alpha * torch.expm1(x.clamp(max=0)))
+
+
+# Klambauer et al. 2017.
+SELU_ALPHA = 1.6732632423543772848170429916717
+SELU_SCALE = 1.0507009873554804934193349852946
+
+
+def _selu(recorder: Any, function: Any, args: Any, options: Any) -> Any:
+    x = _given("input", args, options)["input"]
+    return SELU_SCALE * torch.where(x > 0, x, SELU_ALPHA * torch.expm1(x.clamp(max=0)))
+
+
+def _softplus_of(x: Any) -> Any:
+    # max(x, 0) + log(1 + exp(-|x|)).
+    return x.clamp(min=0) + torch.log1p(torch.exp(-torch.abs(x)))
+
+
+def _softplus(recorder: Any, function: Any, args: Any, options: Any) -> Any:
+    given = _given("input beta threshold", args, options)
+    if given.get("beta", 1.0) != 1.0:
+        return None
+    x = given["input"]
+    # Beyond the threshold PyTorch gives the input itself.
+    return torch.where(x > given.get("threshold", 20.0), x, _softplus_of(x))
+
+
+def _mish(recorder: Any, function: Any, args: Any, options: Any) -> Any:
+    x = _given("input", args, options)["input"]
+    return x * torch.tanh(_softplus_of(x))
+
+
+def _log_sigmoid(recorder: Any, function: Any, args: Any, options: Any) -> Any:
+    return -_softplus_of(-_given("input", args, options)["input"])
+
+
+def _softsign(recorder: Any, function: Any, args: Any, options: Any) -> Any:
+    x = _given("input", args, options)["input"]
+    return x / (torch.abs(x) + 1)
+
+
+def _hard_swish(recorder: Any, function: Any, args: Any, options: Any) -> Any:
+    x = _given("input", args, options)["input"]
+    return x * ((x + 3).clamp(min=0).clamp(max=6) / 6)
+
+
+def _softmax(recorder: Any, function: Any, args: Any, options: Any) -> Any:
+    given = _given("input dim", args, options)
+    x, axis = given["input"], given.get("dim")
+    if axis is None:
+        return None
+    shifted = x - x.amax(axis, keepdim=True)
+    if function.__name__ == "log_softmax":
+        return shifted - torch.log(torch.exp(shifted).sum(axis, keepdim=True))
+    exponential = torch.exp(shifted)
+    return exponential / exponential.sum(axis, keepdim=True)
+
+
+def _dot_product_attention(recorder: Any, function: Any, args: Any, options: Any) -> Any:
+    given = _given("query key value attn_mask dropout_p is_causal scale", args, options)
+    if given.get("dropout_p") or given.get("is_causal") or given.get("enable_gqa"):
+        return None
+    q, k, v = given["query"], given["key"], given["value"]  # (..., T, E), (..., S, E)
+    scale = given.get("scale")
+    scores = torch.mul(q @ k.transpose(-2, -1), scale or 1 / math.sqrt(q.shape[-1]))
+    mask = given.get("attn_mask")
+    if mask is not None:
+        scores = (
+            scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+        )
+    return _softmax(recorder, torch.softmax, (scores, -1), {}) @ v
+
+
 def _tanh_step(gates: Any, recurrent: Any, carry: Any) -> Any:
     return (torch.tanh(gates + recurrent),)
 
@@ -125,6 +219,20 @@ EQUATIONS: dict[str, Layered] = {
     "rms_norm": _rms_norm,
     "group_norm": _group_norm,
     "batch_norm": _batch_norm,
+    "gelu": _gelu,
+    "silu": _silu,
+    "elu": _elu,
+    "celu": _elu,
+    "selu": _selu,
+    "softplus": _softplus,
+    "mish": _mish,
+    "logsigmoid": _log_sigmoid,
+    "log_sigmoid": _log_sigmoid,
+    "softsign": _softsign,
+    "hardswish": _hard_swish,
+    "softmax": _softmax,
+    "log_softmax": _softmax,
+    "scaled_dot_product_attention": _dot_product_attention,
     "lstm": _recurrent,
     "gru": _recurrent,
     "rnn_tanh": _recurrent,
