@@ -1,5 +1,6 @@
 """A closer look at two programs: inside of a function, and at the order of numbers."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ GAIN = RNG.normal(size=E)
 
 # What is taken apart, of functions of one tensor.
 FUNCTIONS = {
+    "linear": nn.Linear(E, 3).double(),
+    "conv1d": nn.Conv1d(S, 4, 3, padding=1).double(),
     "gelu": functional.gelu,
     "gelu by tanh": lambda x: functional.gelu(x, approximate="tanh"),
     "silu": functional.silu,
@@ -30,6 +33,7 @@ FUNCTIONS = {
     "log sigmoid": functional.logsigmoid,
     "softsign": functional.softsign,
     "hard swish": functional.hardswish,
+    "mean": lambda x: x.mean((0, 2), keepdim=True),
     "softmax": lambda x: torch.softmax(x, 1),
     "log softmax": lambda x: functional.log_softmax(x, dim=-1),
     "layer norm": lambda x: functional.layer_norm(x, (E,), torch.as_tensor(GAIN)),
@@ -106,6 +110,11 @@ def elu_with(alpha):
 
 
 INSIDE = {
+    "an addition that is none": (
+        functional.softplus,
+        lambda x: jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x))),
+        lambda x: jnp.maximum(x, 0) - jnp.log1p(jnp.exp(-jnp.abs(x))),
+    ),
     "a number in GELU": (FUNCTIONS["gelu by tanh"], gelu_with(0.044715), gelu_with(0.0447)),
     "SELU without its scale": (
         functional.selu,
@@ -114,6 +123,7 @@ INSIDE = {
     ),
     "an order of rows": (torch.tanh, jnp.tanh, lambda x: jnp.tanh(x)[::-1]),
     "an order of steps": (torch.tanh, jnp.tanh, lambda x: jnp.roll(jnp.tanh(x), 1, axis=1)),
+    "a flip of features": (functional.elu, jax.nn.elu, lambda x: jnp.flip(jax.nn.elu(x), -1)),
     "an order of features": (torch.tanh, jnp.tanh, lambda x: jnp.flip(jnp.tanh(x), -1)),
 }
 

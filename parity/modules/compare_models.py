@@ -25,6 +25,7 @@ from parity.tracing.jax_trace import Program, Value
 from parity.tracing.replay import Graph
 from parity.tracing.search import ForwardSearch, RunJax
 from parity.tracing.torch_trace import recorded
+from parity.tracing.variants import ORDER_WORDS
 
 NOWHERE = (
     "The place was not found: with sampled weights, every call of PyTorch's has its numbers and "
@@ -184,7 +185,7 @@ def localized(pair: Pair, case: Case) -> Located:
         search = ForwardSearch(graph, run)
         freely = search.errors()
         differences = tuple(search.differences())
-        if differences and (search.reordered or not differences[0].cause):
+        if differences:
             differences = _closer(pair, case, run, differences)
         if not differences:
             differences = tuple(_backward(pair, case, graph, program))
@@ -203,17 +204,27 @@ def _closer(
     It may lie inside of a norm, an activation or a recurrent layer, or change no more than the
     order of some numbers.
     """
-    graph = _torch_graph(pair, case, fine=True)
-    found = next(iter(ForwardSearch(graph, run).differences()), None)
-    if found is not None and found.cause and found.module == differences[0].module:
-        return (found, *differences[1:])
-    for fine in (False, True):
-        graph = _torch_graph(pair, case, fine=fine)
-        search = ForwardSearch(graph, run, ordered=True)
+    first = differences[0]
+    is_order = any(words in first.cause for words in ORDER_WORDS)
+    if first.is_explained and not is_order:
+        return differences
+    if not first.is_explained:
+        search = ForwardSearch(_torch_graph(pair, case, fine=True), run)
+        fine = tuple(search.differences())
+        if fine and fine[0].is_explained and _is_within(fine[0].module, first.module):
+            return fine if first.is_vague else (fine[0], *differences[1:])
+    # A row that is out of order may show at a later call, where something else explains it.
+    for closely in (False, True):
+        search = ForwardSearch(_torch_graph(pair, case, fine=closely), run, ordered=True)
         ordered = tuple(search.differences())
-        if ordered and ordered[0].cause and not search.reordered:
+        if ordered and ordered[0].is_explained:
             return ordered
     return differences
+
+
+def _is_within(module: str, other: str) -> bool:
+    """Whether a module is another or a part of it."""
+    return not other or module == other or module.startswith(f"{other}.")
 
 
 def _backward(pair: Pair, case: Case, graph: Graph, program: Program) -> Iterator[Difference]:

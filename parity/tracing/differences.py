@@ -16,6 +16,7 @@ class Difference:
         cause: the mistake that gives JAX's numbers; empty if none was found.
         jax: where it is in the JAX function, as far as that is known.
         error: the relative 2-norm of the difference, of the sorted values.
+        is_vague: whether the cause says no more than that something is another.
     """
 
     direction: str
@@ -25,12 +26,18 @@ class Difference:
     cause: str
     jax: str
     error: float
+    is_vague: bool = False
 
     @property
     def place(self) -> str:
         """Module, class and function in words."""
         module = f"{self.module} ({self.kind})" if self.module else f"the outermost {self.kind}"
         return f"{module}, {self.function}"
+
+    @property
+    def is_explained(self) -> bool:
+        """Whether a cause was found that leaves no question."""
+        return bool(self.cause) and not self.is_vague
 
     def __str__(self) -> str:
         """One line for a report."""

@@ -7,7 +7,7 @@ heads split or merged, batch and time in one axis. So what is compared first are
 import itertools
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -115,11 +115,11 @@ def may_be_laid_out(array: np.ndarray, like: np.ndarray) -> bool:
     gaps = np.diff(ordered)
     if not np.isfinite(ordered).all() or (gaps <= 2 * SAME * np.abs(flat).max(initial=0.0)).any():
         return True
-    places = np.empty(flat.size, np.int64)  # of each number of `like` in `array`
-    places[other_order] = order
-    places = places.reshape(np.shape(like))
+    numbers = np.empty(flat.size, np.int64)
+    numbers[other_order] = order
+    places: Any = numbers.reshape(np.shape(like))  # of each number of `like` in `array`
     # The place in memory is a sum over the axes of `like`, if these are axes of `array`.
-    total = np.zeros((), np.int64)
+    total = np.zeros_like(places)
     for axis in range(places.ndim):
         along = places[tuple(slice(None) if k == axis else 0 for k in range(places.ndim))]
         if not _is_merged(along):

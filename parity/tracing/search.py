@@ -10,6 +10,7 @@ next difference shows by itself; where no cause is found, JAX goes on with PyTor
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -64,6 +65,7 @@ class _Explanation(NamedTuple):
         outputs: what the call gives with it.
         jax: where JAX has the numbers.
         wrong: how many values stay wrong with it.
+        is_seen: whether JAX has the very output of the call, and not only what follows from it.
         next: the next call that differs with it; None if there is none.
     """
 
@@ -72,7 +74,13 @@ class _Explanation(NamedTuple):
     outputs: list[np.ndarray]
     jax: str
     wrong: int
+    is_seen: bool
     next: Call | None
+
+    @property
+    def rank(self) -> tuple[int, bool, int]:
+        """Lower is better: of mistakes that explain as much, what is seen, and what comes first."""
+        return self.wrong, not self.is_seen, self.call.index
 
 
 class ForwardSearch:
@@ -82,14 +90,9 @@ class ForwardSearch:
         graph: the calls of the PyTorch module.
         run_jax: runs the JAX function.
         ordered: whether values that stand in an order that no layout has count as others.
-
-    Attributes:
-        reordered: whether the search ended with outputs whose numbers are right, and their order
-            is not.
     """
 
     def __init__(self, graph: Graph, run_jax: RunJax, *, ordered: bool = False) -> None:
-        self.reordered = False
         self._graph = graph
         self._run_jax = run_jax
         self._ordered = ordered
@@ -207,10 +210,9 @@ class ForwardSearch:
             cause = f"{name} is another value"
             jax = ""
             if numbers:
-                self.reordered = True
                 cause = f"{name} has the right numbers in another order or shape"
                 jax = self._values[numbers[0]].place
-            yield self._difference(call, cause, jax, 0.0)
+            yield replace(self._difference(call, cause, jax, 0.0), is_vague=True)
 
     def _difference(self, call: Call, cause: str, jax: str, error: float) -> Difference:
         return Difference("forward", call.module, call.kind, call.name, cause, jax, error)
@@ -226,9 +228,10 @@ class ForwardSearch:
             if best is not None and call.module != best.call.module:
                 break
             for explanation in self._explanations(call):
-                if best is None or explanation.wrong < best.wrong:
+                if best is None or self._is_better(explanation, best):
                     best = explanation
-                if explanation.next is None:
+                # The order of an output and of a weight that it meets may explain the same.
+                if explanation.next is None and not self._ordered:
                     break
             if best is not None and self._is_enough(best):
                 break
@@ -238,6 +241,9 @@ class ForwardSearch:
         self._graph.adopt(self._by_source(best.call, best.outputs))
         self._match()
         return self._difference(best.call, best.words, best.jax, error)
+
+    def _is_better(self, one: _Explanation, other: _Explanation) -> bool:
+        return one.rank < other.rank if self._ordered else one.wrong < other.wrong
 
     def _producers(self, call: Call) -> list[Call]:
         """The calls whose outputs a call reads."""
@@ -262,7 +268,8 @@ class ForwardSearch:
             # another purpose, and go on with another.
             own = sum(source in self._wrong for source in self._graph.outputs(where))
             if wrong < len(self._wrong) - own or head is None:
-                yield _Explanation(where, variant.words, outputs, jax, wrong, head)
+                is_seen = self._unclaimed_number(outputs[0]) is not None
+                yield _Explanation(where, variant.words, outputs, jax, wrong, is_seen, head)
 
     def _is_enough(self, explanation: "_Explanation") -> bool:
         """Whether no other mistake is needed beside this one for the call and its module."""
@@ -348,7 +355,7 @@ class ForwardSearch:
         outer = _common(producer.module, call.module)
         kind = self._graph.kinds.get(outer, call.kind)
         function = f"between {producer.name} and {call.name}"
-        return Difference("forward", outer, kind, function, cause, jax, error)
+        return Difference("forward", outer, kind, function, cause, jax, error, is_vague=True)
 
     def _fitted(self, call: Call, family: Family) -> Iterator[Variant]:
         """The mistake with the number that brings the norm of the output to that of a result."""

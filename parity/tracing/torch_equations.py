@@ -36,6 +36,26 @@ def _standardized(x: torch.Tensor, axes: tuple[int, ...], eps: float) -> torch.T
     return centered / torch.sqrt(variance + eps)
 
 
+def _linear(recorder: Any, function: Any, args: Any, options: Any) -> Any:
+    given = _given("input weight bias", args, options)
+    bias = given.get("bias")
+    if bias is None:
+        return None
+    return functional.linear(given["input"], given["weight"]) + bias
+
+
+def _convolution(recorder: Any, function: Any, args: Any, options: Any) -> Any:
+    given = _given("input weight bias stride padding dilation groups", args, options)
+    bias = given.pop("bias", None)
+    if bias is None:
+        return None
+    x, weight = given.pop("input"), given.pop("weight")
+    rank = weight.ndim
+    y = function(x, weight, **given)
+    # Without a batch, there is one axis less.
+    return y + bias.reshape(-1, *(1,) * (rank - 2))
+
+
 def _layer_norm(recorder: Any, function: Any, args: Any, options: Any) -> Any:
     given = _given("input normalized_shape weight bias eps", args, options)
     axes = tuple(range(-len(given["normalized_shape"]), 0))
@@ -49,7 +69,7 @@ def _rms_norm(recorder: Any, function: Any, args: Any, options: Any) -> Any:
     axes = tuple(range(-len(given["normalized_shape"]), 0))
     eps = given.get("eps")
     square = torch.square(x).mean(axes, keepdim=True)
-    y = x * torch.rsqrt(square + (torch.finfo(x.dtype).eps if eps is None else eps))
+    y = x / torch.sqrt(square + (torch.finfo(x.dtype).eps if eps is None else eps))
     return _affine(y, given.get("weight"), None)
 
 
@@ -72,6 +92,15 @@ def _batch_norm(recorder: Any, function: Any, args: Any, options: Any) -> Any:
     y = (x - mean) / torch.sqrt(variance + given.get("eps", 1e-5))
     weight, bias = (_by_channel(given.get(name), x.ndim) for name in ("weight", "bias"))
     return _affine(y, weight, bias)
+
+
+def _mean(recorder: Any, function: Any, args: Any, options: Any) -> Any:
+    given = _given("input dim keepdim", args, options)
+    x, axes = given["input"], given.get("dim")
+    if axes is None or given.get("dtype") is not None:
+        return None
+    total = x.sum(axes, keepdim=given.get("keepdim", False))
+    return total / (x.numel() // total.numel()) if total.numel() else None
 
 
 def _gelu(recorder: Any, function: Any, args: Any, options: Any) -> Any:
@@ -215,10 +244,15 @@ def _recurrent(recorder: Any, function: Any, args: Any, options: Any) -> Any:
 
 
 EQUATIONS: dict[str, Layered] = {
+    "linear": _linear,
+    "conv1d": _convolution,
+    "conv2d": _convolution,
+    "conv3d": _convolution,
     "layer_norm": _layer_norm,
     "rms_norm": _rms_norm,
     "group_norm": _group_norm,
     "batch_norm": _batch_norm,
+    "mean": _mean,
     "gelu": _gelu,
     "silu": _silu,
     "elu": _elu,

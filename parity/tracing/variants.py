@@ -416,6 +416,10 @@ def changed(tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
     yield from _reordered(tensor)
 
 
+# What those that change nothing but the order of numbers have in their words.
+ORDER_WORDS = ("is flipped along", "is shifted by", "blocks in the order")
+
+
 def _reordered(tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
     # Read in another order of the axes, as if the memory were laid out otherwise.
     for one, other in itertools.combinations(range(tensor.ndim), 2):

@@ -316,10 +316,12 @@ def mixer(rng: Generator) -> Net:
 
     def run(p: Weights, x: Any) -> Any:
         for k in range(blocks):
-            y = layer_norm(p, f"{k}.norm1", x).swapaxes(1, 2)
-            y = linear(p, f"{k}.over_steps", y).swapaxes(1, 2)
+            y = layer_norm(p, f"{k}.norm1", x)
             with named_scope(f"{k}"):
-                x = x + y
+                y = y.swapaxes(1, 2)
+            y = linear(p, f"{k}.over_steps", y)
+            with named_scope(f"{k}"):
+                x = x + y.swapaxes(1, 2)
             y = linear(p, f"{k}.over_features", layer_norm(p, f"{k}.norm2", x))
             y = activation(f"{k}.act", "GELU", y)
             with named_scope(f"{k}"):
@@ -439,7 +441,9 @@ def depthwise_conv_net(rng: Generator) -> Net:
     def run(p: Weights, x: Any) -> Any:
         for k in range(blocks):
             y = convolution(p, f"{k}.depthwise", x, padding=1, groups=channels)
-            y = linear(p, f"{k}.wide", layer_norm(p, f"{k}.norm", y.transpose(0, 2, 3, 1)))
+            with named_scope(f"{k}"):
+                y = y.transpose(0, 2, 3, 1)
+            y = linear(p, f"{k}.wide", layer_norm(p, f"{k}.norm", y))
             y = linear(p, f"{k}.narrow", activation(f"{k}.act", "GELU", y))
             with named_scope(f"{k}"):
                 x = x + y.transpose(0, 3, 1, 2)
