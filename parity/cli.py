@@ -28,7 +28,6 @@ from parity.mutation.catalog import MUTANTS
 from parity.mutation.mutants import Verdict, tried, unmutated_findings
 from parity.report.page import html_page
 from parity.report.report import Report
-from parity.suite.catalog import suite
 from parity.suite.tolerances import farthest
 from parity.suite.workers import default_jobs, results
 
@@ -208,17 +207,16 @@ def _run_suite(*, quick: bool, corpus: str | None) -> Report:
     remarks = [f"The trajectories train on {text.name}."]
     if not gpu:
         remarks.append("JAX has no GPU here: everything ran on the CPU, and TF32 was left out.")
-    # Every process makes the list of checks by itself; here only their number is needed.
-    count = sum(1 for _ in suite(quick=quick, text=text, tf32=gpu))
     jobs = default_jobs(gpu=gpu)
     findings: list[Finding] = []
     explanations: list[str] = []
     with Screen() as screen:
         started = time.perf_counter()
         screen.show("starting", 0.0)
-        running = results(quick=quick, corpus=corpus, tf32=gpu, chosen=range(count), jobs=jobs)
-        for done, result in enumerate(running, 1):
-            screen.show(result.name, done / count)
+        count = 0
+        for result in results(quick=quick, corpus=corpus, tf32=gpu, jobs=jobs):
+            count += 1
+            screen.show(result.name, count / result.total)
             findings += result.findings
             if result.explanation:
                 explanations.append(result.explanation)

@@ -6,6 +6,7 @@ D directions. All sizes differ, so that a swapped axis or a missing transpose ca
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import flax.traverse_util
@@ -335,12 +336,13 @@ def reference_loss(
     return carry, nn.functional.nll_loss(log_probs.flatten(0, -2), targets.flatten())
 
 
-def _linen_paths(model: CharModel, steps: int) -> list[str]:
+@cache
+def _linen_paths(model: CharModel, steps: int) -> tuple[str, ...]:
     # Shapes are enough for the names: nothing is computed.
     tokens = jax.ShapeDtypeStruct((steps, B), jnp.int32)
     carry = model.initial_carry(B)
     shapes = jax.eval_shape(lambda tokens: model.init(jax.random.key(0), carry, tokens), tokens)
-    return list(named_leaves(shapes["params"]))
+    return tuple(named_leaves(shapes["params"]))
 
 
 def course_pairs() -> list[Pair]:

@@ -82,7 +82,9 @@ def suite(*, quick: bool, text: Text, tf32: bool = False) -> Iterator[Check]:
         # What has no recurrence takes no path, and is checked once.
         checks.append(replace(check, path="compiled") if check.cell else check)
     for check in _checks(text, low[:1], quick=quick):
-        if check.cell:
+        # What a rule makes of gradients is the same on every path.
+        left_out = quick and check.kind == "update" and check.rule != ADAM
+        if check.cell and not left_out:
             checks.append(replace(check, path="scan"))
     checks += _loop_checks(low, quick=quick)
     # The longest first, so that no process waits for it at the end.

@@ -1,6 +1,8 @@
 """Run the suite in several processes, each of which makes the same list of checks."""
 
+import contextlib
 import multiprocessing
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import NamedTuple
@@ -27,14 +29,20 @@ class Result(NamedTuple):
         name: the check's.
         findings: what it found.
         explanation: of a failure, place, cause, and lines of Python that show it; else empty.
+        total: how many checks are run.
     """
 
     name: str
     findings: list[Finding]
     explanation: str
+    total: int
 
 
-def _run(k: int) -> Result:
+def _count() -> int:
+    return len(_checks)
+
+
+def _run(k: int, total: int) -> Result:
     check = _checks[k]
     findings = check.findings()
     path = "" if check.path is None else f", {check.path}"
@@ -43,26 +51,53 @@ def _run(k: int) -> Result:
         # Explained here, where the check is: it cannot be sent to another process.
         place = f"{check.pair}, {check.kind}{path}: {check.diagnosis()}"
         explanation = f"{place}\n{reproduction(check)}"
-    return Result(f"{check.kind}: {check.pair}{path}", findings, explanation)
+    return Result(f"{check.kind}: {check.pair}{path}", findings, explanation, total)
 
 
 def results(
-    *, quick: bool, corpus: str | None, tf32: bool, chosen: Sequence[int], jobs: int
+    *, quick: bool, corpus: str | None, tf32: bool, jobs: int, chosen: Sequence[int] | None = None
 ) -> Iterator[Result]:
-    """The results of the chosen checks of the suite, in the order in which they finish.
+    """The results of the suite, in the order in which they finish.
 
-    With one job everything runs in this process.
+    With one job everything runs in this process. The worker processes of the quick form compile
+    without XLA's optimizations, which would take most of its time.
+
+    Args:
+        quick: as `suite`.
+        corpus: what the trajectories train on.
+        tf32: as `suite`.
+        jobs: how many processes.
+        chosen: the numbers of checks; None for all.
     """
     if jobs == 1:
         _prepare(quick, corpus, tf32)
-        yield from map(_run, chosen)
+        numbers = range(_count()) if chosen is None else chosen
+        for k in numbers:
+            yield _run(k, len(numbers))
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy JAX's threads
     options = (quick, corpus, tf32)
-    with ProcessPoolExecutor(jobs, context, initializer=_prepare, initargs=options) as pool:
+    with (
+        _few_passes() if quick else contextlib.nullcontext(),
+        ProcessPoolExecutor(jobs, context, initializer=_prepare, initargs=options) as pool,
+    ):
         # Checks are named by number, for functions cannot be sent to another process.
-        for future in as_completed([pool.submit(_run, k) for k in chosen]):
+        numbers = range(pool.submit(_count).result()) if chosen is None else chosen
+        tasks = [pool.submit(_run, k, len(numbers)) for k in numbers]
+        for future in as_completed(tasks):
             yield future.result()
+
+
+@contextlib.contextmanager
+def _few_passes() -> Iterator[None]:
+    """Within it new processes compile without XLA's optimizations, unless flags are given."""
+    before = os.environ.get("XLA_FLAGS")
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["XLA_FLAGS"]
 
 
 def default_jobs(*, gpu: bool) -> int:
