@@ -10,6 +10,7 @@ PyTorch as well; how fast is measured by an envelope of PyTorch runs whose first
 one unit in the last place (C4).
 """
 
+import hashlib
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
@@ -175,8 +176,28 @@ def window_tensors(window: Window, dtype: str) -> tuple[torch.Tensor, torch.Tens
     return tensor_of(window[0], dtype), tensor_of(window[1], dtype)
 
 
+# PyTorch's runs that are kept: those of a long check and of one with its envelope, for the other paths.
+KEPT_RUNS = 2 + ENVELOPE_RUNS
+_runs: dict[tuple[Any, ...], Trajectory] = {}
+
+
 def torch_trajectory(pair: Pair, weights: Arrays, plan: TrainingPlan, dtype: str) -> Trajectory:
-    """Train with a plain loop."""
+    """Train with a plain loop.
+
+    The last few runs are kept: the same model, weights and windows have the same run.
+    """
+    digest = hashlib.sha256()
+    for array in (*weights.values(), *chain(*plan.windows), *map(np.asarray, plan.rates)):
+        digest.update(np.ascontiguousarray(array))
+    key = (pair.model, tuple(weights), len(plan.windows), plan.carried, dtype, digest.digest())
+    if key not in _runs:
+        while len(_runs) >= KEPT_RUNS:
+            del _runs[next(iter(_runs))]
+        _runs[key] = _torch_trajectory(pair, weights, plan, dtype)
+    return _runs[key]
+
+
+def _torch_trajectory(pair: Pair, weights: Arrays, plan: TrainingPlan, dtype: str) -> Trajectory:
     losses = []
     norms = []
     weights_after = []

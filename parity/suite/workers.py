@@ -38,8 +38,19 @@ class Result(NamedTuple):
     total: int
 
 
-def _count() -> int:
-    return len(_checks)
+def _groups(chosen: Sequence[int] | None) -> list[list[int]]:
+    """The numbers of the checks that compare the same with PyTorch, by another path each.
+
+    In one process PyTorch's long runs are made once for all of them.
+    """
+    groups: dict[tuple[str, str], list[int]] = {}
+    for k in range(len(_checks)) if chosen is None else chosen:
+        groups.setdefault((_checks[k].kind, _checks[k].pair), []).append(k)
+    return list(groups.values())
+
+
+def _run_group(numbers: Sequence[int], total: int) -> list[Result]:
+    return [_run(k, total) for k in numbers]
 
 
 def _run(k: int, total: int) -> Result:
@@ -71,9 +82,9 @@ def results(
     """
     if jobs == 1:
         _prepare(quick, corpus, tf32)
-        numbers = range(_count()) if chosen is None else chosen
-        for k in numbers:
-            yield _run(k, len(numbers))
+        groups = _groups(chosen)
+        for group in groups:
+            yield from (_run(k, sum(map(len, groups))) for k in group)
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy JAX's threads
     options = (quick, corpus, tf32)
@@ -82,10 +93,11 @@ def results(
         ProcessPoolExecutor(jobs, context, initializer=_prepare, initargs=options) as pool,
     ):
         # Checks are named by number, for functions cannot be sent to another process.
-        numbers = range(pool.submit(_count).result()) if chosen is None else chosen
-        tasks = [pool.submit(_run, k, len(numbers)) for k in numbers]
+        groups = pool.submit(_groups, chosen).result()
+        total = sum(map(len, groups))
+        tasks = [pool.submit(_run_group, group, total) for group in groups]
         for future in as_completed(tasks):
-            yield future.result()
+            yield from future.result()
 
 
 @contextlib.contextmanager
