@@ -16,13 +16,9 @@ from parity.core.cases import sample_case
 from parity.core.compare import STORED_AS, Comparison, Finding, Outcome
 from parity.core.pairs import B, Pair
 from parity.diagnosis.causes import Diagnosis
+from parity.diagnosis.initialization import diagnose_initialization
 from parity.diagnosis.models import diagnose_values
-from parity.diagnosis.training import (
-    diagnose_generation,
-    diagnose_initialization,
-    diagnose_plan,
-    diagnose_update,
-)
+from parity.diagnosis.training import diagnose_generation, diagnose_run, diagnose_update
 from parity.measures.generation import greedy_findings
 from parity.measures.initialization import initialization_findings
 from parity.measures.plans import TrainingPlan
@@ -193,7 +189,7 @@ def diagnose_trajectory(pair: Pair, text: Text, scale: Scale) -> Diagnosis | Non
     def run(plan: TrainingPlan) -> dict[str, np.ndarray]:
         return named_results(torch_trajectory(pair, weights, plan, "float64"))
 
-    return diagnose_plan(plan_of(text, CHUNK, scale), text.tokens, got, run)
+    return diagnose_run(pair, plan_of(text, CHUNK, scale), text.tokens, got, run)
 
 
 def fit_check(kind: Any, data: Data) -> Check:
@@ -202,7 +198,7 @@ def fit_check(kind: Any, data: Data) -> Check:
 
     def explain() -> Diagnosis | None:
         got = jax_run(pair, data)
-        return diagnose_plan(data.plan, data.source.tokens, got, partial(torch_run, pair))
+        return diagnose_run(pair, data.plan, data.source.tokens, got, partial(torch_run, pair))
 
     run = partial(run_findings, kind, data)
     return Check(f"fit {kind.__name__}", "trajectory", run, explain, cell=cell_of(pair))
