@@ -26,6 +26,7 @@ from parity.diagnosis.models import diagnose_values
 from parity.diagnosis.optimizers import variants
 from parity.measures.generation import PROMPT, jax_generated, jax_log_probs, torch_generated
 from parity.measures.plans import TrainingPlan, deviating_plans
+from parity.measures.runs import VALIDATION
 from parity.measures.training import ADAM, ReferenceTraining, Rule
 from parity.measures.updates import (
     NORMS,
@@ -206,6 +207,8 @@ def diagnose_run(
     for place, words, other in deviating_plans(plan, tokens):
         if _same(got, run(other)):
             return Diagnosis(place, words)
+    if wrong == [VALIDATION]:
+        return Diagnosis("the validation, after an equal training")
     # What surrounds the steps is right, so it is a step. In a case of its sizes, what is chosen by
     # size is chosen as in the run.
     assert pair.model is not None

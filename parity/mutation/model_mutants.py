@@ -216,6 +216,13 @@ MODELS = (
         "gradient of e.weight",
         "the last step of the window",
     ),
+    Mutant(
+        "training: last step left out of the table's gradient",
+        lambda: table_gradient_with(without_last_step),
+        "trajectory",
+        "gradient of e.weight",
+        "the last step of the window",
+    ),
     # One table for embedding and output layer.
     Mutant(
         "tied table counted once",

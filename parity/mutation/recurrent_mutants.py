@@ -688,7 +688,8 @@ RECURRENT = (
             lambda: backward_with(lambda d: d._replace(x_gates=d.x_gates.map(_without_step_1))),
         ),
         GRU_STACK,
-        "the backward pass of layer 1, gradient of weight_ih, bias_ih, xs",
+        "the backward pass of layer 1, gradient of",
+        "nothing flows back at step 1",
     ),
     Mutant(
         "gradient cut between layers",
