@@ -79,7 +79,8 @@ def test_a_mutant_that_cannot_be_put_in_is_skipped_and_counted(capsys, monkeypat
     assert cli._run(["mutants", "--only", "compiled"]) == 0
     printed = capsys.readouterr().out
     assert "Skipped compiled: outputs one step late: there is no compiler." in printed
-    assert "No mutant was tried, 3 skipped." in printed
+    assert f"No mutant was tried, {len(without)} skipped." in printed
+    assert len(without) > 1
 
 
 @pytest.mark.slow
