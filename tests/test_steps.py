@@ -114,11 +114,10 @@ def test_a_padded_window_trains_as_the_short_one(cell):
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("clip", [None, 1e-2])
-def test_the_metrics_are_the_loss_and_the_norms_of_gradient_and_update(clip):
-    """All three of them before the update, and the gradient's norm before clipping."""
+def test_the_metrics_are_the_loss_and_the_norms_of_gradient_and_update():
+    """The loss is that before the update, and the gradient's norm that before clipping."""
     model = model_of()
-    optimizer = make_optimizer("adam", clip=clip)
+    optimizer = make_optimizer("adam", clip=1e-2)
     batch = batch_of(BpttStream(TOKENS, B, 6), 0, 0)
     state = make_state(model, optimizer, B, jax.random.key(0))
     state = jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, state)
