@@ -11,13 +11,13 @@ from jaxrnn.recurrent.cells import PEEPHOLE_LSTM
 from jaxrnn.recurrent.compiled import calls
 from jaxrnn.recurrent.linear_cells import MIN_GRU
 from jaxrnn.recurrent.scan import scanned
-from parity.core.compare import Outcome, worst_outcome
+from parity.core.compare import Comparison, Outcome, worst_outcome
 from parity.core.layer_pairs import layer_pair
 from parity.diagnosis import initialization
 from parity.diagnosis.causes import cause_in_gradient
 from parity.diagnosis.stacks import reference_parts, sample_stack_case
 from parity.mutation.tools import wrapped
-from parity.suite.checks import paths_of, values_check
+from parity.suite.checks import Check, paths_of, values_check
 
 SIZE = 4
 """All sizes of a case whose every axis divides by the four gates of an LSTM."""
@@ -142,3 +142,23 @@ def test_numbers_are_from_the_path_that_is_named_and_so_is_the_diagnosis(mutated
             assert wrong == (path == mutated)
             if wrong:
                 assert run.diagnosis().place.endswith(f", path {path}")
+
+
+@pytest.mark.parametrize(
+    ("failed", "place"),
+    [
+        (("float32",), "ys (forward), in float32 alone"),
+        (("bfloat16",), "ys (forward), in bfloat16 alone"),
+        # What no search explains in float64 is not blamed on rounding.
+        (("float64", "float32"), "nowhere that was looked at"),
+    ],
+    ids=str,
+)
+def test_what_differs_in_a_low_precision_alone_is_rounded(failed, place):
+    findings = []
+    for dtype in ("float64", "float32", "bfloat16"):
+        outcome = Outcome.FAIL if dtype in failed else Outcome.PASS
+        what = Comparison("pair", "forward", dtype)
+        findings.append(what.finding("C2", "ys", outcome, value=1.0, limit=1.0))
+    check = Check("pair", "values", lambda: findings)
+    assert check.diagnosis().place == place

@@ -13,7 +13,7 @@ from jaxrnn.recurrent.cells import Cell
 from jaxrnn.recurrent.linear import LinearCell
 from jaxrnn.recurrent.recurrence import Backend, backend, which_backend, why_not_compiled
 from parity.core.cases import sample_case
-from parity.core.compare import STORED_AS, Comparison, Finding, Outcome
+from parity.core.compare import STORED_AS, Comparison, Finding, Outcome, failures
 from parity.core.pairs import B, Pair
 from parity.diagnosis.causes import Diagnosis
 from parity.diagnosis.initialization import diagnose_initialization
@@ -91,7 +91,7 @@ class Check:
         The check's own path is looked at first, then the other; the one that differs is named.
         """
         try:
-            return self._traced() or Diagnosis("nowhere that was looked at")
+            return self._traced() or self._rounded() or Diagnosis("nowhere that was looked at")
         except Exception as error:  # a broken model may break the search as well
             return Diagnosis("unknown", f"{type(error).__name__} while looking for it")
 
@@ -108,6 +108,17 @@ class Check:
             if found:
                 return found._replace(place=f"{found.place}, path {ran}")
         return None
+
+    def _rounded(self) -> Diagnosis | None:
+        # What differs in the lower precisions alone. Searches run in float64, and find nothing.
+        wrong = failures(self.findings())
+        if not wrong or any(found.dtype == "float64" for found in wrong):
+            return None
+        first = wrong[0]  # in the order of the computation
+        place = f"{first.array} ({first.quantity}), in {first.dtype} alone"
+        if first.path:
+            place += f", path {first.path}"
+        return Diagnosis(place, "it is right in float64, but rounded more than PyTorch's")
 
 
 def paths_of(cell: Cell | None) -> list[Backend | None]:
