@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrnn.nn.layers import RNN
+from jaxrnn.nn.models import CharSeqStatefulRnn
 from jaxrnn.recurrent import linear
 from jaxrnn.recurrent.cells import PEEPHOLE_LSTM
 from jaxrnn.recurrent.compiled import calls
@@ -13,7 +14,8 @@ from jaxrnn.recurrent.linear_cells import MIN_GRU
 from jaxrnn.recurrent.scan import scanned
 from parity.core.compare import Comparison, Outcome, worst_outcome
 from parity.core.layer_pairs import layer_pair
-from parity.diagnosis import initialization
+from parity.core.pairs import F, H, V, model_pair
+from parity.diagnosis import initialization, training
 from parity.diagnosis.causes import cause_in_gradient
 from parity.diagnosis.stacks import reference_parts, sample_stack_case
 from parity.mutation.tools import wrapped
@@ -145,20 +147,39 @@ def test_numbers_are_from_the_path_that_is_named_and_so_is_the_diagnosis(mutated
 
 
 @pytest.mark.parametrize(
-    ("failed", "place"),
+    ("judged", "failed", "place"),
     [
-        (("float32",), "ys (forward), in float32 alone"),
-        (("bfloat16",), "ys (forward), in bfloat16 alone"),
-        # What no search explains in float64 is not blamed on rounding.
-        (("float64", "float32"), "nowhere that was looked at"),
+        (("float64", "float32"), ("float32",), "ys (forward), in float32 alone"),
+        (("float64", "float32", "bfloat16"), ("bfloat16",), "ys (forward), in bfloat16 alone"),
+        # What no search explains in float64, or what was not judged there, is not rounding's.
+        (("float64", "float32"), ("float64", "float32"), "nowhere that was looked at"),
+        (("float32",), ("float32",), "nowhere that was looked at"),
     ],
     ids=str,
 )
-def test_what_differs_in_a_low_precision_alone_is_rounded(failed, place):
+def test_what_differs_in_a_low_precision_alone_is_rounded(judged, failed, place):
     findings = []
-    for dtype in ("float64", "float32", "bfloat16"):
+    for dtype in judged:
         outcome = Outcome.FAIL if dtype in failed else Outcome.PASS
         what = Comparison("pair", "forward", dtype)
         findings.append(what.finding("C2", "ys", outcome, value=1.0, limit=1.0))
     check = Check("pair", "values", lambda: findings)
     assert check.diagnosis().place == place
+
+
+@pytest.mark.parametrize(
+    ("wrong", "place"),
+    [(0, "the choice of the character"), (5, "the loop over characters, from number 5 on")],
+)
+def test_a_text_that_differs_from_a_later_character_on_is_the_loops(wrong, place, monkeypatch):
+    pair = model_pair("model", CharSeqStatefulRnn(V, F, H))
+    made = training.jax_generated
+
+    def changed(*arguments):
+        tokens = np.array(made(*arguments))
+        tokens[wrong:] = (tokens[wrong:] + 1) % V
+        return tokens
+
+    assert training.diagnose_generation(pair) is None
+    monkeypatch.setattr(training, "jax_generated", changed)
+    assert training.diagnose_generation(pair).place.startswith(place)

@@ -24,7 +24,13 @@ from parity.diagnosis.causes import Diagnosis, fitting
 from parity.diagnosis.localize import differing, differs
 from parity.diagnosis.models import diagnose_values
 from parity.diagnosis.optimizers import variants
-from parity.measures.generation import PROMPT, jax_generated, jax_log_probs, torch_generated
+from parity.measures.generation import (
+    CHARACTERS,
+    PROMPT,
+    jax_generated,
+    jax_log_probs,
+    torch_generated,
+)
 from parity.measures.plans import TrainingPlan, deviating_plans
 from parity.measures.runs import VALIDATION
 from parity.measures.training import ADAM, ReferenceTraining, Rule
@@ -237,10 +243,15 @@ def diagnose_generation(pair: Pair) -> Diagnosis | None:
     if differs(jax_log_probs(pair, weights, right, "float64"), right.log_probs):
         return diagnose_values(pair) or Diagnosis("the model, one character at a time")
     # The model is right, so the first character shows which one is chosen.
-    got = jax_generated(pair, weights, prompt, 1, "float64")
-    order = np.argsort(right.log_probs[0])[::-1]
-    place = int(np.flatnonzero(order == got[0])[0])
-    if place == 0:
+    got = jax_generated(pair, weights, prompt, CHARACTERS, "float64")
+    different = np.flatnonzero(got != right.tokens[PROMPT:])
+    if not len(different):
         return None
-    cause = f"number {place + 1} in the order of likelihood is taken"
+    k = int(different[0])
+    if k:
+        place = f"the loop over characters, from number {k} on"
+        return Diagnosis(place, "what it hands on from character to character differs")
+    order = np.argsort(right.log_probs[0])[::-1]
+    rank = int(np.flatnonzero(order == got[0])[0])
+    cause = f"number {rank + 1} in the order of likelihood is taken"
     return Diagnosis("the choice of the character, from equal log probabilities", cause)

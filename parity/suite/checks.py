@@ -111,8 +111,10 @@ class Check:
 
     def _rounded(self) -> Diagnosis | None:
         # What differs in the lower precisions alone. Searches run in float64, and find nothing.
-        wrong = failures(self.findings())
-        if not wrong or any(found.dtype == "float64" for found in wrong):
+        findings = self.findings()
+        wrong = failures(findings)
+        right = {found.dtype for found in findings} - {found.dtype for found in wrong}
+        if not wrong or "float64" not in right:
             return None
         first = wrong[0]  # in the order of the computation
         place = f"{first.array} ({first.quantity}), in {first.dtype} alone"
