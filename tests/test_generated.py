@@ -243,44 +243,96 @@ FUNCTIONS = {
 """Functions of lax, and the same of longer numbers in NumPy."""
 
 
-@needs_library
-@pytest.mark.parametrize("dtype", ULP)
-@pytest.mark.usefixtures("float64")
-def test_functions_are_within_two_units_in_the_last_place(dtype):
-    """All in one cell, whose gates are the results' factors: one of them is 1, the others 0."""
-    xs = np.concatenate(
-        [
-            np.linspace(-100, 100, 801),
-            np.geomspace(1e-30, 1e4, 400),
-            -np.geomspace(1e-30, 0.999, 300),
-            np.linspace(0.4, 1.6, 301),
-            [np.inf, -np.inf, np.nan, 0.0, -1.0],
-        ]
-    ).astype(dtype)
+MANY = 20_000
+"""Inputs of each kind. A coefficient that is a few units off shows in a small range alone."""
+WIDE = 64
+"""Units of the layer that they are the inputs of, many rows at once."""
+
+
+def inputs_everywhere(dtype):
+    """Finite numbers of every size, near zero, and where the functions change their formula."""
+    rng = np.random.default_rng(0)
+    limits = np.finfo(dtype)
+    bits = np.uint32 if dtype == "float32" else np.uint64
+    # As many of each exponent, from the smallest subnormal number to the largest finite one.
+    patterns = rng.integers(0, np.iinfo(bits).max, MANY, bits, endpoint=True).view(dtype)
+    patterns = patterns[np.isfinite(patterns)]
+    largest = float(np.log(limits.max))
+    spread = [rng.uniform(-bound, bound, MANY) for bound in (1.5, 20.0, 1.1 * largest)]
+    edges = [0.0, limits.tiny, limits.smallest_subnormal, 0.5, 0.625, 2**-0.5, 1.0, np.log(2) / 2]
+    edges += [largest, float(np.log(limits.tiny)), limits.max]
+    edges = np.array([*edges, *np.negative(edges)], dtype)
+    infinity = np.array(np.inf, dtype)
+    with np.errstate(over="ignore"):  # beside the largest number is infinity
+        beside = [np.nextafter(edges, infinity), np.nextafter(edges, -infinity)]
+    xs = np.concatenate([patterns, *spread, edges, *beside]).astype(dtype)
+    return xs[np.isfinite(xs)]
+
+
+@pytest.fixture(scope="module")
+def functions():
+    """Each function of `FUNCTIONS` as the compiled code has it, of any number of inputs."""
 
     def step(carry, x, h):
-        (value, *_), chosen = gates_of(x, 2), gates_of(h, 2)[1]
+        (value, _), (_, chosen) = gates_of(x, 2), gates_of(h, 2)
         results = [getattr(lax, name)(value) for name in FUNCTIONS]
         picked = jnp.zeros_like(value)
         for number, result in enumerate(results):
             picked = jnp.where(chosen == number, result, picked)
         return Hidden(picked)
 
+    # All in one cell, whose second gate says which of them is the result.
     cell = Cell("functions", ("x", "number"), step)
-    weight = jnp.zeros((2 * len(xs), len(xs)), dtype)
-    x_gates = jnp.concatenate([jnp.asarray(xs), jnp.zeros(len(xs), dtype)])[None, None]
-    for number, (name, exact) in enumerate(FUNCTIONS.items()):
-        bias = jnp.full(2 * len(xs), number, dtype)
-        _, ys = compiled(cell, False, weight, bias, cell.zeros(1, len(xs), dtype), x_gates)
-        got = np.asarray(ys[0, 0])
-        with np.errstate(all="ignore"):
-            wide = exact(xs.astype(np.longdouble))
-            expected = wide.astype(dtype)
-        usual = np.isfinite(expected) & (np.abs(expected) > np.finfo(dtype).tiny)
-        error = np.abs(got[usual] - wide[usual]) / np.abs(wide[usual]) / ULP[dtype]
-        assert error.max() <= MOST_ULP, name
-        zero = np.finfo(dtype).tiny  # XLA's threads round smaller numbers to zero
-        np.testing.assert_allclose(got[~usual], expected[~usual], rtol=0, atol=zero, err_msg=name)
+
+    def run(name, xs):
+        rows = -(-len(xs) // WIDE)
+        values = np.zeros((1, rows, 2 * WIDE), xs.dtype)  # (T, B, G * H)
+        values[..., :WIDE] = np.resize(xs, (1, rows, WIDE))
+        weight = jnp.zeros((2 * WIDE, WIDE), xs.dtype)
+        bias = jnp.full(2 * WIDE, list(FUNCTIONS).index(name), xs.dtype)
+        carry = cell.zeros(rows, WIDE, xs.dtype)
+        _, ys = compiled(cell, False, weight, bias, carry, jnp.asarray(values))
+        return np.asarray(ys).ravel()[: len(xs)]
+
+    return run
+
+
+@needs_library
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("dtype", ULP)
+@pytest.mark.usefixtures("float64")
+def test_functions_are_within_two_units_in_the_last_place(dtype, name, functions):
+    """Of normal numbers with normal results, whatever their size, and nowhere NaN beside it."""
+    xs = inputs_everywhere(dtype)
+    got = functions(name, xs)
+    with np.errstate(all="ignore"):
+        exact = FUNCTIONS[name](xs.astype(np.longdouble))
+        expected = exact.astype(dtype)
+    tiny = np.finfo(dtype).tiny
+    subnormal = np.abs(xs) < tiny
+    usual = np.isfinite(expected) & (np.abs(exact) >= tiny) & ~subnormal
+    error = np.abs(got[usual] - exact[usual]) / np.abs(exact[usual]) / ULP[dtype]
+    assert error.max() <= MOST_ULP, xs[usual][error.argmax()]
+    # Results that overflow are infinite. XLA's threads take subnormal numbers for zeros.
+    special = ~usual & ~subnormal
+    np.testing.assert_allclose(got[special], expected[special], rtol=0, atol=tiny)
+    with np.errstate(all="ignore"):
+        of_zero = FUNCTIONS[name](0 * xs[subnormal])
+    as_zero = np.isclose(got[subnormal], of_zero, rtol=0, atol=tiny)
+    as_itself = np.isclose(got[subnormal], expected[subnormal], rtol=2 * MOST_ULP * ULP[dtype])
+    assert np.all(as_zero | as_itself)
+
+
+@needs_library
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("dtype", ULP)
+@pytest.mark.usefixtures("float64")
+def test_functions_have_the_limits_and_nans_of_the_exact_ones(dtype, name, functions):
+    xs = np.array([np.inf, -np.inf, np.nan, 0.0, -0.0, -1.0], dtype)
+    with np.errstate(all="ignore"):
+        expected = FUNCTIONS[name](xs)
+    rounding = MOST_ULP * ULP[dtype]
+    np.testing.assert_allclose(functions(name, xs), expected, rtol=rounding, atol=0)
 
 
 def capturing(factor):

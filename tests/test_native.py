@@ -23,6 +23,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 ULP = {jnp.float32: 2.0**-23, jnp.float64: 2.0**-52}
+MOST_BIAS = 1.0
+"""Mean error of XLA's tanh within other operations, in units in the last place: it is -0.35."""
 every_cell = pytest.mark.parametrize("cell", USUAL_CELLS, ids=lambda cell: cell.name)
 both_dtypes = pytest.mark.parametrize("dtype", ULP, ids=lambda dtype: dtype.__name__)
 
@@ -164,23 +166,31 @@ def test_every_number_of_a_result_is_written():
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
-def function_of(cell, xs, dtype):
-    """What the cell does to its input half alone, for every number of `xs`."""
-    H, width = len(xs), len(cell.gates) * len(xs)
-    zeros = jnp.zeros((width, H), dtype)
-    gates = jnp.tile(jnp.asarray(xs, dtype), len(cell.gates))[None, None]
-    carry = cell.carry(*(jnp.zeros((1, H), dtype) for _ in cell.carry._fields))
-    _, ys = compiled(cell, False, zeros, zeros[:, 0], carry, gates)
-    return np.asarray(ys[0, 0])
+def function_of(cell, xs, dtype, run=compiled):
+    """What the cell does to its input half alone, for every number of `xs`: a row each."""
+    gates = len(cell.gates)
+    x_gates = jnp.tile(jnp.asarray(xs, dtype)[None, :, None], gates)  # (1, B, G)
+    weight = jnp.zeros((gates, 1), dtype)
+    _, ys = run(cell, False, weight, weight[:, 0], cell.zeros(len(xs), 1, dtype), x_gates)
+    return np.asarray(ys[0, :, 0])
 
 
+# A cell of tanh computes tanh and nothing else: compiled, within what its functions claim; in the
+# scan, as XLA does, whose own error is not ours.
 @both_dtypes
 @pytest.mark.usefixtures("float64")
-def test_tanh_is_within_two_units_in_the_last_place(dtype):
-    xs = np.concatenate([np.linspace(-25, 25, 997), np.geomspace(1e-30, 1, 300)])
-    xs = np.asarray(xs, np.dtype(dtype))
+def test_tanh_is_tanh_to_the_last_digits_on_both_paths(dtype):
+    rng = np.random.default_rng(0)
+    sizes = [rng.uniform(-25, 25, 20_000), rng.uniform(-1, 1, 20_000), np.geomspace(1e-30, 1, 300)]
+    xs = np.concatenate(sizes).astype(np.dtype(dtype))
     exact = np.tanh(xs.astype(np.longdouble))
-    assert np.all(np.abs(function_of(TANH, xs, dtype) - exact) <= 2 * ULP[dtype] * np.abs(exact))
+    off = np.abs(function_of(TANH, xs, dtype) - exact)
+    assert np.all(off <= 2 * ULP[dtype] * np.abs(exact))
+    # Within other operations XLA compiles its tanh otherwise: some numbers differ by up to 4 units,
+    # but to both sides. A factor of 1 + 2 units would move them all to one.
+    of_xla = np.asarray(jax.jit(jnp.tanh)(xs))
+    off = (function_of(TANH, xs, dtype, scanned) - of_xla) / of_xla / ULP[dtype]
+    assert abs(off.mean()) <= MOST_BIAS
 
 
 @both_dtypes

@@ -34,11 +34,13 @@ def plain_sgd(p, gradients, *, momentum=0.0, coupled=0.0):
     return p
 
 
-def plain_rmsprop(p, gradients):
-    v = 0
+def plain_rmsprop(p, gradients, *, momentum=0.0, coupled=0.0):
+    v = m = 0
     for g in gradients:
+        g = g + coupled * p
         v = 0.99 * v + 0.01 * g * g
-        p = p - RATE * g / (np.sqrt(v) + 1e-8)
+        m = momentum * m + g / (np.sqrt(v) + 1e-8)
+        p = p - RATE * m
     return p
 
 
@@ -56,8 +58,23 @@ def clipped(gradients, norm):
         ({"name": "sgd"}, plain_sgd),
         ({"name": "sgd", "momentum": 0.9}, lambda p, g: plain_sgd(p, g, momentum=0.9)),
         ({"name": "sgd", "weight_decay": 0.1}, lambda p, g: plain_sgd(p, g, coupled=0.1)),
+        # Behind the momentum the decay would not add up.
+        (
+            {"name": "sgd", "momentum": 0.9, "weight_decay": 0.1},
+            lambda p, g: plain_sgd(p, g, momentum=0.9, coupled=0.1),
+        ),
         ({"name": "rmsprop"}, plain_rmsprop),
+        (
+            {"name": "rmsprop", "momentum": 0.9, "weight_decay": 0.1},
+            lambda p, g: plain_rmsprop(p, g, momentum=0.9, coupled=0.1),
+        ),
         ({"name": "sgd", "clip": 0.5}, lambda p, g: plain_sgd(p, clipped(g, 0.5))),
+        # Of moments and decay, it is the gradient that is clipped, and not the update.
+        (
+            {"name": "sgd", "momentum": 0.9, "weight_decay": 0.1, "clip": 0.5},
+            lambda p, g: plain_sgd(p, clipped(g, 0.5), momentum=0.9, coupled=0.1),
+        ),
+        ({"name": "adam", "clip": 0.5}, lambda p, g: plain_adam(p, clipped(g, 0.5))),
         ({"name": "adam", "clip": 1e9}, plain_adam),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",

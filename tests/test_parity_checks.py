@@ -22,7 +22,7 @@ from jaxrnn.recurrent.scan import scanned
 from parity.core.cases import sample_case, sample_weights
 from parity.core.compare import Outcome, relative_l2, worst_outcome
 from parity.core.layer_pairs import EVERY_WAY, LAYER_DROPOUT, layer_pair, loop_pairs
-from parity.core.pairs import F, H, T, V, model_pair
+from parity.core.pairs import FEW, F, H, T, V, course_pairs, model_pair
 from parity.core.references import LOOP_CELLS, TORCH_CELLS
 from parity.diagnosis.training import torch_gradients, torch_replayed
 from parity.measures.generation import greedy_findings
@@ -284,6 +284,13 @@ def test_every_check_of_a_recurrence_is_made_on_both_paths():
             expected = set(ways if cell.name in EVERY_WAY else ways[:1])
         assert made == expected, pair
     assert all(check.path is None for check in found if not check.cell)
+
+
+def test_rows_are_looked_up_with_and_without_padding():
+    """A padded window has no gradient at its last step: some windows must be whole."""
+    # With so few tokens the rows are read from the projected table.
+    looked_up = [pair for pair in course_pairs() if pair.model.vocab_size == FEW]
+    assert {pair.lengths for pair in looked_up} == {True, False}
 
 
 def test_a_linear_cell_is_checked_in_three_ways():

@@ -16,6 +16,9 @@ from parity.mutation.tools import only_in, wrapped
 FEWEST = 40
 SAMPLE = (
     "layer 1: GRU: hard sigmoid in z",
+    "tied table counted once",
+    "tied table transposed",
+    "direction clipped, not the gradient",
     "layer 0 reverse: gradient of bias_hh lost in f",
     "loss summed",
     "compiled: outputs one step late",
@@ -23,9 +26,13 @@ SAMPLE = (
     "sLSTM: stabilizer not handed on",
     "gradient of the peepholes lost",
     "embedded tokens: row counted once",
+    "compiled: last step left out of the table's gradient",
     "GRU: reset before the matmul",
     "carry not cut",
     "Adam: bias correction in float32",
+    "tied table starts as an embedding",
+    "SGD: decay behind the momentum",
+    "norm of the update reported for the gradient's",
     "learning rate one step late",
     "window off by one",
     "windows off by one",
@@ -72,7 +79,8 @@ def test_a_mutant_that_cannot_be_put_in_is_skipped_and_counted(capsys, monkeypat
     assert cli._run(["mutants", "--only", "compiled"]) == 0
     printed = capsys.readouterr().out
     assert "Skipped compiled: outputs one step late: there is no compiler." in printed
-    assert "No mutant was tried, 3 skipped." in printed
+    assert f"No mutant was tried, {len(without)} skipped." in printed
+    assert len(without) > 1
 
 
 @pytest.mark.slow

@@ -2,12 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from helpers import EXACT, random_tree, relative
 
-from jaxrnn import LSTM, CharLM, CharRnn, make_optimizer, make_state, train_step
+from jaxrnn import LSTM, TANH, CharLM, CharRnn, make_optimizer, make_state, train_step
 from jaxrnn.nn.losses import nll_loss
 from jaxrnn.nn.model import apply_model
+from jaxrnn.training.remat import remat_loss
 from jaxrnn.training.steps import Batch, batch_loss
 
 V, F, H, B = 11, 5, 7, 4
@@ -40,18 +42,38 @@ def test_segments_change_neither_loss_nor_gradient_nor_carry(remat_every, length
     assert relative(run(remat_every), run(None)) < EXACT
 
 
+@pytest.mark.usefixtures("float64")
 def test_each_segment_draws_its_own_dropout_masks():
-    """With one mask for all segments, equal segments from an equal carry would lose the same."""
-    model, state, batch = model_and_window(8, dropout=0.5)
-    key = jax.random.key(1)
-    losses = {
-        remat_every: float(
-            batch_loss(model, state.params, state.carry, batch, key, remat_every=remat_every)[0]
-        )
-        for remat_every in (2, 8)
-    }
-    plain = float(batch_loss(model, state.params, state.carry, batch, remat_every=2)[0])
-    assert len({*losses.values(), plain}) == 3
+    """Equal steps without memory have losses that the masks alone can tell apart."""
+    segments = 3
+    width = 2
+    model = CharLM(V, F, H, cell=TANH, num_layers=2, dropout=0.5)
+    tokens = jnp.full((segments * width, B), 3, jnp.int32)
+    params = make_state(model, make_optimizer("sgd"), B, jax.random.key(0)).params
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
+    for layer in ("l0", "l1"):
+        params["rnn"][f"weight_hh_{layer}"] *= 0
+
+    @jax.jit
+    def loss_of(weights, key):
+        carry = model.initial_carry(B, jnp.float64)
+        return remat_loss(
+            model, params, carry, tokens, tokens, remat_every=width, weights=weights, key=key
+        )[0]
+
+    def losses(key):
+        found = []
+        for segment in range(segments):
+            counted = jnp.arange(segments * width) // width == segment
+            weights = jnp.broadcast_to(counted[:, None], tokens.shape).astype(jnp.float64)
+            found.append(float(loss_of(weights, key)))
+        return np.array(found)
+
+    without = losses(None)
+    np.testing.assert_allclose(without, without[0], rtol=EXACT)
+    # Two keys, three segments each: six masks, no two of which are the same.
+    drawn = np.concatenate([losses(jax.random.key(1)), losses(jax.random.key(2))])
+    assert np.diff(np.sort(drawn)).min() > 1e-6 * without[0]
 
 
 @pytest.mark.usefixtures("float64")

@@ -113,6 +113,28 @@ def test_a_padded_window_trains_as_the_short_one(cell):
     assert relative(run(params, padded), run(params, short)) < EXACT
 
 
+@pytest.mark.usefixtures("float64")
+def test_the_metrics_are_the_loss_and_the_norms_of_gradient_and_update():
+    """The loss is that before the update, and the gradient's norm that before clipping."""
+    model = model_of()
+    optimizer = make_optimizer("adam", clip=1e-2)
+    batch = batch_of(BpttStream(TOKENS, B, 6), 0, 0)
+    state = make_state(model, optimizer, B, jax.random.key(0))
+    state = jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, state)
+    after, metrics = train_step(model, optimizer, state, batch, RATE)
+
+    def loss_of(params):
+        return batch_loss(model, params, state.carry, batch)[0]
+
+    loss, gradients = jax.jit(jax.value_and_grad(loss_of))(state.params)
+    moves = jax.tree.map(lambda new, old: new - old, after.params, state.params)
+    norms = [
+        np.linalg.norm(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]))
+        for tree in (gradients, moves)
+    ]
+    np.testing.assert_allclose(metrics, [loss, *norms], rtol=EXACT)
+
+
 def steps_of(source, epoch):
     count = source.steps(epoch)
     return source.windows(epoch, 0, count + 2), count

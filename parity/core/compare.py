@@ -104,7 +104,7 @@ class Finding:
         limit: the largest value that passes.
         outcome: the verdict.
         note: what a reader should know.
-        path: how the recurrence ran, "compiled" or "scan"; empty where there is none.
+        path: how the recurrence ran, "compiled", "scan" or "parallel"; empty where there is none.
         inputs: from which inputs the number is, where several were tried.
     """
 

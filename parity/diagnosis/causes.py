@@ -179,8 +179,15 @@ def factor_between(got: np.ndarray, expected: np.ndarray) -> float:
     return float(np.vdot(expected, got) / np.vdot(expected, expected))
 
 
-def cause_in_gradient(part: Part, got: np.ndarray, expected: np.ndarray) -> str:
-    """Why a gradient differs, from the array alone."""
+def cause_in_gradient(part: Part, name: str, got: np.ndarray, expected: np.ndarray) -> str:
+    """Why a gradient differs, from the array alone.
+
+    Args:
+        part: the layer and direction.
+        name: what it is the gradient of: a weight, "xs", or a field of the carry.
+        got: JAX's.
+        expected: PyTorch's.
+    """
     if not np.any(got):
         return "it is zero: nothing flows back"
     candidates = []
@@ -189,9 +196,12 @@ def cause_in_gradient(part: Part, got: np.ndarray, expected: np.ndarray) -> str:
         turned = np.concatenate([square.T for square in squares])
         candidates.append(("it is transposed", turned))
     candidates.append(("its sign is wrong", -expected))
-    candidates += _without_a_gate(part, expected)
+    gates = gates_of(part, name, expected)
+    candidates += _without_a_gate(gates, expected)
+    if name == "xs":
+        candidates += _without_a_step(expected)
     words = fitting(candidates, got, "gradients")
-    return words or _scaled(part, got, expected)
+    return words or _scaled(part, gates, got, expected)
 
 
 def gate_names(cell: AnyCell) -> Sequence[str]:
@@ -199,10 +209,21 @@ def gate_names(cell: AnyCell) -> Sequence[str]:
     return cell.gates if isinstance(cell, Cell) else ("all",)
 
 
-def _without_a_gate(part: Part, expected: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    # The gradient without the rows of one gate.
+def gates_of(part: Part, name: str, array: np.ndarray) -> Sequence[str]:
+    """The gates whose rows lie one above the other in an array of a layer; one for all if none do.
+
+    Inputs, carries and vectors of (H,) have none, though their first axis may divide by as many.
+    """
     gates = gate_names(CELLS[part.cell])
-    if len(gates) == 1 or len(expected) % len(gates) or expected.ndim > 2:
+    hidden_size = part.carry[0].shape[-1]
+    if name in part.weights and len(array) == len(gates) * hidden_size:
+        return gates
+    return ("all",)
+
+
+def _without_a_gate(gates: Sequence[str], expected: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    # The gradient without the rows of one gate.
+    if len(gates) == 1:
         return
     for k, gate in enumerate(gates):
         blocks = np.split(expected, len(gates))
@@ -210,11 +231,16 @@ def _without_a_gate(part: Part, expected: np.ndarray) -> Iterator[tuple[str, np.
         yield f"nothing flows back through gate {gate}", np.concatenate(blocks)
 
 
-def _scaled(part: Part, got: np.ndarray, expected: np.ndarray) -> str:
+def _without_a_step(expected: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    # The gradient of the inputs, (T, B, I), without one step.
+    for t in range(len(expected)):
+        without = expected.copy()
+        without[t] = 0
+        yield f"nothing flows back at step {t}", without
+
+
+def _scaled(part: Part, gates: Sequence[str], got: np.ndarray, expected: np.ndarray) -> str:
     # A constant factor, in all gates or in some, and what it is if that is known.
-    gates = gate_names(CELLS[part.cell])
-    if len(expected) % len(gates):
-        gates = ("all",)  # a vector of (H,)
     # Does one factor a gate explain the difference?
     factors = []
     scaled = []

@@ -24,6 +24,7 @@ from parity.diagnosis.causes import (
     cause_in_gradient,
     cause_in_loop,
     gate_names,
+    gates_of,
 )
 from parity.diagnosis.jax_stacks import JaxStack
 from parity.diagnosis.stacks import (
@@ -176,7 +177,7 @@ def _backward(case: StackCase, stack: JaxStack, parts: Parts) -> Iterator[Diagno
         place += _first_wrong_step(part, got["xs"], right.gradients["xs"])
 
         # The recurrent weights are the most telling: their gradient comes from the loop alone.
-        causes = {n: cause_in_gradient(part, got[n], right.gradients[n]) for n in wrong}
+        causes = {n: cause_in_gradient(part, n, got[n], right.gradients[n]) for n in wrong}
         order = [n for n in ("weight_hh", "bias_hh") if n in wrong][:1] + wrong
         yield Diagnosis(place, next((causes[n] for n in order if causes[n]), ""))
 
@@ -186,7 +187,7 @@ def _wrong_gates(case: StackCase, part: Part, got: Arrays, expected: Arrays) -> 
     gates = gate_names(case.stack.cell)
     if len(gates) == 1:
         return ()
-    rows = _gate_grid(case, part, got, expected).values()
+    rows = _gate_grid(part, got, expected).values()
     limit = MEANING_LIMIT["gradients"]
     return [gate for gate in gates if any(row.get(gate, 0.0) > limit for row in rows)]
 
@@ -199,14 +200,11 @@ def _first_wrong_step(part: Part, got: np.ndarray, expected: np.ndarray) -> str:
     return ""
 
 
-def _gate_grid(case: StackCase, part: Part, got: Arrays, expected: Arrays) -> Grid:
+def _gate_grid(part: Part, got: Arrays, expected: Arrays) -> Grid:
     # Errors of the gradients of one layer by weight and gate; a vector of (H,) is of no gate.
-    gates = gate_names(case.stack.cell)
     grid: Grid = {}
     for name in part.weights:
-        if len(expected[name]) != len(gates) * case.stack.hidden_size:
-            grid[name] = {"all": relative_l2(got[name], expected[name])}
-            continue
+        gates = gates_of(part, name, expected[name])
         blocks = np.split(got[name], len(gates))  # (G * H, ...) to G times (H, ...)
         right = np.split(expected[name], len(gates))
         grid[name] = dict(zip(gates, map(relative_l2, blocks, right), strict=True))
@@ -229,7 +227,8 @@ def _between_backwards(case: StackCase, stack: JaxStack, parts: Parts) -> Iterat
             layer = int(name.split("_")[0][1:])
             place = f"the backward pass between layer {layer + 1} and layer {layer}"
             part = reference_parts(case)[name][0]
-            yield Diagnosis(place, cause_in_gradient(part, got[key], expected[key]))
+            kind = key.removesuffix(f"_{name}")
+            yield Diagnosis(place, cause_in_gradient(part, kind, got[key], expected[key]))
 
 
 def grids(case: StackCase) -> dict[str, Grid]:
@@ -252,7 +251,7 @@ def grids(case: StackCase) -> dict[str, Grid]:
             clamped[f"{row}, {field}"] = _by_number(errors)
 
         gradients = stack.part(name, part).gradients
-        for kind, by_gate in _gate_grid(case, part, gradients, right.gradients).items():
+        for kind, by_gate in _gate_grid(part, gradients, right.gradients).items():
             backward[f"{row}, {kind}"] = by_gate
     return {
         "layer x time step, running freely": running,

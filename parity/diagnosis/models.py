@@ -7,7 +7,8 @@ known deviations of what surrounds it are put into the PyTorch reference; the on
 JAX's is the cause. Equal log probabilities with another loss separate the loss from the model.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from parity.core.runners import Results, precision, run_jax, run_torch, torch_mo
 from parity.diagnosis.causes import Diagnosis, factor_between, fitting
 from parity.diagnosis.localize import differing, differs, localize
 from parity.diagnosis.stacks import sample_stack_case
+from parity.diagnosis.tables import TABLE, table_cause
 
 
 def diagnose_values(pair: Pair) -> Diagnosis | None:
@@ -42,7 +44,9 @@ def diagnose_values(pair: Pair) -> Diagnosis | None:
     right = run_torch(pair, "float64")(*case)
     # In the order of the computation: what differs first makes the rest differ.
     return (
-        _forward(pair, case, got, right) or _loss(pair, case, got, right) or _gradients(got, right)
+        _forward(pair, case, got, right)
+        or _loss(pair, case, got, right)
+        or _gradients(pair, case, got, right)
     )
 
 
@@ -102,8 +106,13 @@ def _other_weights(pair: Pair, case: Case) -> Iterator[Candidate]:
 
 def _other_ends(pair: Pair, case: Case) -> Iterator[Candidate]:
     # The reference's log probabilities with another last step.
-    logits = torch.tensor(reference_outputs(pair, case, logits=True))  # (T, B, V) or (B, V)
+    # (T, B, V) or (B, V).
+    logits = torch.tensor(reference_outputs(pair, case, output_of=lambda model: model.logits))
     yield "log_softmax", "it is left out", logits.numpy()
+    square = case.weights["e.weight"].shape[0] == case.weights["e.weight"].shape[1]
+    if "bias_out" in case.weights and square:
+        turned = reference_outputs(pair, case, output_of=_with_turned_table)
+        yield "the output layer, whose weight is the tied table", "its weight is transposed", turned
     # The right axis is the last one, the vocabulary.
     axes = ("the batch",) if logits.ndim == 2 else ("time", "the batch")
     for axis, name in enumerate(axes):
@@ -111,14 +120,35 @@ def _other_ends(pair: Pair, case: Case) -> Iterator[Candidate]:
         yield "log_softmax", f"it is taken over {name}", values.numpy()
 
 
-def reference_outputs(pair: Pair, case: Case, *, logits: bool = False) -> np.ndarray:
-    """The reference's log probabilities in float64, or its logits."""
+def reference_outputs(
+    pair: Pair,
+    case: Case,
+    *,
+    output_of: Callable[[Any], Callable[[torch.Tensor], torch.Tensor]] | None = None,
+) -> np.ndarray:
+    """The reference's log probabilities in float64.
+
+    Args:
+        pair: a model.
+        case: its weights and inputs.
+        output_of: makes of the reference another function from the outputs of its layers to what is
+            taken for log probabilities; its own if None.
+    """
     with precision("float64"), torch.no_grad():
         reference = torch_module(pair, case.weights, "float64")
-        if logits:
-            reference.log_probs = reference.logits
+        if output_of is not None:
+            reference.log_probs = output_of(reference)  # type: ignore[assignment]
         outputs = pair.torch_outputs(reference, tensors(case.inputs, "float64"))
         return numpy_of(outputs["log_probs"])
+
+
+def _with_turned_table(reference: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    # The end of a model whose tied table is square and used the wrong way round.
+    def log_probs(outputs: torch.Tensor) -> torch.Tensor:
+        logits = functional.linear(outputs, reference.e.weight.T, reference.bias_out)
+        return functional.log_softmax(logits, dim=-1)
+
+    return log_probs
 
 
 def _loss(pair: Pair, case: Case, got: Results, right: Results) -> Diagnosis | None:
@@ -163,10 +193,15 @@ def _mean_nll(log_probs: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return -np.take_along_axis(log_probs, targets[..., None].astype(int), axis=-1).mean()
 
 
-def _gradients(got: Results, right: Results) -> Diagnosis | None:
+def _gradients(pair: Pair, case: Case, got: Results, right: Results) -> Diagnosis | None:
     names = differing(got["gradients"], right["gradients"], "gradients")
     if not names:
         return None
+    if pair.model is not None and TABLE in names:
+        # Of the arrays that go wrong with a table, the table is the place.
+        cause = table_cause(pair, case, got["gradients"], right["gradients"])
+        if cause:
+            return Diagnosis(f"the gradient of {TABLE}, the embedding's table", cause)
     wrong = {name: (got["gradients"][name], right["gradients"][name]) for name in names}
     place = f"the gradient of {', '.join(names)}, from an equal loss"
     return Diagnosis(place, _gradient_cause(wrong))

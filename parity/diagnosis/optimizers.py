@@ -26,6 +26,7 @@ TORCH: Options = {
     "nesterov": False,
     "clip_eps": 1e-6,
     "clip_by": "norm",
+    "clip_at": "gradient",
 }
 
 # What is different, in words, and the options that make it so.
@@ -44,12 +45,15 @@ _ADAM: Deviations = (
 _SUM: Deviations = (
     ("the momentum is Nesterov's", {"nesterov": True}),
     ("there is no momentum", {"momentum": 0.0}),
+    ("the weight decay is added behind the momentum", {"decoupled": True}),
 )
 _ANY: Deviations = (
     ("there is no weight decay", {"weight_decay": 0.0}),
     ("the epsilon of clipping is missing", {"clip_eps": 0.0}),
     ("every entry is clipped by itself", {"clip_by": "value"}),
     ("every parameter is clipped by itself", {"clip_by": "leaf"}),
+    ("the direction is clipped in place of the gradient", {"clip_at": "direction"}),
+    ("the update is clipped in place of the gradient", {"clip_at": "update"}),
     ("nothing is clipped", {"clip": None}),
 )
 # How each optimizer is known to be varied.
@@ -88,7 +92,8 @@ def replayed(
     first: dict[str, Any] = dict.fromkeys(after, 0.0)  # a scalar broadcasts
     second: dict[str, Any] = dict.fromkeys(after, 0.0)
     for count, gradient in enumerate(gradients, 1):
-        for key, g in _clipped(gradient, options).items():
+        directions: Weights = {}
+        for key, g in _clipped(gradient, options, "gradient").items():
             decay = options.get("weight_decay", 0.0) * after[key]
             # Coupled decay is a part of the gradient, and so of the moments.
             if not options["decoupled"]:
@@ -98,13 +103,18 @@ def replayed(
             )
             if options["decoupled"]:
                 direction = direction + decay
-            after[key] = after[key] - rate * direction
+            directions[key] = direction
+        directions = _clipped(directions, options, "direction")
+        updates = {key: rate * direction for key, direction in directions.items()}
+        for key, update in _clipped(updates, options, "update").items():
+            after[key] = after[key] - update
     return after
 
 
-def _clipped(gradient: Weights, options: Options) -> Weights:
+def _clipped(gradient: Weights, options: Options, at: str) -> Weights:
+    # What is clipped is the gradient, or by mistake what comes behind it.
     most = options.get("clip")
-    if most is None:
+    if most is None or options["clip_at"] != at:
         return gradient
     if options["clip_by"] == "value":
         return {key: np.clip(g, -most, most) for key, g in gradient.items()}

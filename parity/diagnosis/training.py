@@ -1,32 +1,49 @@
-"""What is a failed check's difference? Its place and cause in updates, runs and fresh weights.
+"""What is a failed check's difference? Its place and cause in updates, runs and generated texts.
 
 PyTorch's gradients, replayed through the JAX optimizer, and JAX's through torch's, separate the
 optimizer from the gradient. A PyTorch run with a known deviation in its windows, its carry or its
 rates, whose numbers are those of the JAX run, names that deviation.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import jax
 import numpy as np
 import optax
 
+from jaxrnn.training.optimizers import CLIP_EPSILON
 from jaxrnn.training.steps import Batch, batch_loss
 from parity.core.bridge import jax_arrays, numpy_arrays, tensors
 from parity.core.cases import Case, sample_case
 from parity.core.compare import Arrays, relative_l2
-from parity.core.pairs import B, Pair, carry_of_torch
+from parity.core.pairs import SIZES, Pair, carry_of_torch, model_pair
 from parity.core.runners import jax_params, precision, torch_module, torch_names
 from parity.diagnosis.causes import Diagnosis, fitting
 from parity.diagnosis.localize import differing, differs
 from parity.diagnosis.models import diagnose_values
 from parity.diagnosis.optimizers import variants
-from parity.measures.generation import PROMPT, jax_generated, jax_log_probs, torch_generated
-from parity.measures.initialization import jax_samples, same_distribution, torch_samples
+from parity.measures.generation import (
+    CHARACTERS,
+    PROMPT,
+    jax_generated,
+    jax_log_probs,
+    torch_generated,
+)
 from parity.measures.plans import TrainingPlan, deviating_plans
-from parity.measures.training import ReferenceTraining, Rule
-from parity.measures.updates import RATE, STEPS, jax_state, jax_updates, jax_window, torch_window
+from parity.measures.runs import VALIDATION
+from parity.measures.training import ADAM, ReferenceTraining, Rule
+from parity.measures.updates import (
+    NORMS,
+    RATE,
+    STEPS,
+    jax_state,
+    jax_updates,
+    jax_window,
+    torch_updates,
+    torch_window,
+)
 
 Weights = dict[str, np.ndarray]
 
@@ -41,11 +58,18 @@ def diagnose_update(pair: Pair, rule: Rule) -> Diagnosis | None:
     replayed = jax_replayed(pair, rule, case.weights, gradients)
     if not _moves_differ(case.weights, replayed, after):
         # The optimizer is right, so the gradient is to blame, or what surrounds the two.
-        return diagnose_values(pair) or _later(pair, rule, case, after)
+        return diagnose_values(_whole_window(pair)) or _later(pair, rule, case, after)
     got = _moves(case.weights, replayed)
     others = variants(rule, case.weights, gradients, RATE)
     moves = ((words, _moves(case.weights, weights)) for words, weights in others)
     return Diagnosis("the optimizer, given PyTorch's gradients", fitting(moves, got, "update"))
+
+
+def _whole_window(pair: Pair) -> Pair:
+    # An update reads all steps of a window, also where the values of the pair are of fewer.
+    if pair.model is None or not pair.lengths:
+        return pair
+    return model_pair(pair.name, pair.model)
 
 
 def _later(pair: Pair, rule: Rule, case: Case, after: Weights) -> Diagnosis | None:
@@ -55,11 +79,56 @@ def _later(pair: Pair, rule: Rule, case: Case, after: Weights) -> Diagnosis | No
     # optimizer too; else the training step itself.
     if _moves_differ(case.weights, torch_replayed(pair, rule, case), after):
         return Diagnosis("a gradient after the first update, through torch's optimizer")
-    got = jax_updates(pair, rule, (B,) * STEPS, "float64")(*case)["update"]
+    got = jax_updates(pair, rule, _rows(case), "float64")(*case)["update"]
     weights = {key: got[f"weights of {key}"] for key in case.weights}
     if _moves_differ(case.weights, weights, after):
         return Diagnosis("the training step around gradient and optimizer")
-    return None
+    return _beside_the_weights(pair, rule, case, got)
+
+
+def _rows(case: Case) -> Sequence[int]:
+    # All streams in each update.
+    return (case.inputs["tokens"].shape[1],) * STEPS
+
+
+def _beside_the_weights(pair: Pair, rule: Rule, case: Case, got: Weights) -> Diagnosis | None:
+    # What a step reports and hands on, where the weights are right: norms, moments, the carry.
+    expected = torch_updates(pair, rule, _rows(case), "float64")(*case)["update"]
+    wrong = differing(got, expected, "update")
+    if NORMS not in wrong:
+        return Diagnosis(f"beside the weights: {', '.join(wrong)}") if wrong else None
+    candidates = _other_norms(rule, case, torch_gradients(pair, rule, case)[0])
+    words = fitting(candidates, got[NORMS], "update")
+    return Diagnosis("the metric of the gradient's norm", words)
+
+
+def _other_norms(
+    rule: Rule, case: Case, gradients: Sequence[Weights]
+) -> Iterator[tuple[str, np.ndarray]]:
+    # For each step what may be taken for the norm of its gradient.
+    steps = range(len(gradients) + 1)
+    own = [next(variants(rule, case.weights, gradients[:k], RATE))[1] for k in steps]
+    updates = [_moves(*pair) for pair in pairwise(own)]
+    norms = np.array([np.linalg.norm(_joined(gradient)) for gradient in gradients])
+    moved = np.array([np.linalg.norm(update) for update in updates])
+    yield "it is that of the update", moved
+    yield "it is that of the direction, before the learning rate", moved / RATE
+    if rule.clip is not None:
+        yield "it is that of the clipped gradient", np.minimum(norms, rule.clip)
+        scale = np.minimum(1, rule.clip / (norms + CLIP_EPSILON))
+        yield "it is that of the clipped gradient", norms * scale
+    yield "it is squared", norms**2
+    yield (
+        "it is that of the weights",
+        np.array([np.linalg.norm(_joined(weights)) for weights in own[:-1]]),
+    )
+    each = [[np.linalg.norm(array) for array in gradient.values()] for gradient in gradients]
+    yield "it is the largest of one parameter", np.max(each, axis=1)
+    yield "it is the sum of those of the parameters", np.sum(each, axis=1)
+
+
+def _joined(arrays: Arrays) -> np.ndarray:
+    return np.concatenate([arrays[key].ravel() for key in sorted(arrays)])
 
 
 def torch_gradients(pair: Pair, rule: Rule, case: Case) -> tuple[list[Weights], Weights]:
@@ -114,19 +183,24 @@ def jax_replayed(pair: Pair, rule: Rule, weights: Arrays, gradients: Sequence[We
 
 
 def _moves(before: Arrays, after: Arrays) -> np.ndarray:
-    return np.concatenate([(after[key] - before[key]).ravel() for key in sorted(before)])
+    return _joined({key: after[key] - array for key, array in before.items()})
 
 
 def _moves_differ(before: Arrays, got: Arrays, expected: Arrays) -> bool:
     return differs(_moves(before, got), _moves(before, expected), "update")
 
 
-def diagnose_plan(
-    plan: TrainingPlan, tokens: np.ndarray, got: Weights, run: Callable[[TrainingPlan], Weights]
+def diagnose_run(
+    pair: Pair,
+    plan: TrainingPlan,
+    tokens: np.ndarray,
+    got: Weights,
+    run: Callable[[TrainingPlan], Weights],
 ) -> Diagnosis | None:
     """The place and the cause for which a PyTorch run gives what the JAX run gave.
 
     Args:
+        pair: the model that is trained, by Adam.
         plan: the right one.
         tokens: the text that its windows are cut from.
         got: of the JAX run.
@@ -139,7 +213,15 @@ def diagnose_plan(
     for place, words, other in deviating_plans(plan, tokens):
         if _same(got, run(other)):
             return Diagnosis(place, words)
-    return Diagnosis(f"the run: {', '.join(wrong[:4])}")
+    if wrong == [VALIDATION]:
+        return Diagnosis("the validation, after an equal training")
+    # What surrounds the steps is right, so it is a step. In a case of its sizes, what is chosen by
+    # size is chosen as in the run.
+    assert pair.model is not None
+    steps = max(len(inputs) for inputs, _ in plan.windows)
+    sizes = SIZES._replace(T=steps, B=plan.windows[0][0].shape[1])
+    step = diagnose_update(model_pair(pair.name, pair.model, sizes=sizes), ADAM)
+    return step or Diagnosis(f"the run: {', '.join(wrong[:4])}")
 
 
 def _same(got: Weights, expected: Mapping[str, np.ndarray]) -> bool:
@@ -152,35 +234,6 @@ def _same(got: Weights, expected: Mapping[str, np.ndarray]) -> bool:
     return True
 
 
-def diagnose_initialization(pair: Pair) -> Diagnosis | None:
-    """The parameters that start differently, and how."""
-    got = jax_samples(pair)
-    expected = torch_samples(pair)
-    wrong = [key for key in expected if not same_distribution(got[key], expected[key])]
-    if not wrong:
-        return None
-    causes = dict.fromkeys(_start_words(got[key], expected[key]) for key in wrong)  # each once
-    return Diagnosis(f"the start of {', '.join(wrong)}", "; ".join(causes))
-
-
-def _start_words(got: np.ndarray, expected: np.ndarray) -> str:
-    # How the samples of a parameter, (samples, ...), differ from PyTorch's.
-    if np.ptp(expected, axis=0).max() == 0:
-        if expected.ndim == 3 and np.array_equal(expected[0], np.eye(*expected.shape[1:])):
-            return "it should be the identity matrix"
-        return "it should be the same each time"
-    # Four equal parts, which in an LSTM are its gates: a shifted one is a bias of its own.
-    quarters = zip(np.array_split(got, 4, axis=1), np.array_split(expected, 4, axis=1), strict=True)
-    shifted = []
-    for gate, (got_part, part) in zip("ifgo", quarters, strict=True):
-        shift = round(float(got_part.mean() - part.mean()), 1)
-        if shift:
-            shifted.append(f"its mean is {shift:+} in gate {gate}")
-    if len(shifted) == 1:
-        return shifted[0]
-    return f"it spreads {got.std() / expected.std():.2g} times as far as PyTorch's"
-
-
 def diagnose_generation(pair: Pair) -> Diagnosis | None:
     """Whether another text comes from the model or from the choice."""
     assert pair.model is not None
@@ -190,10 +243,15 @@ def diagnose_generation(pair: Pair) -> Diagnosis | None:
     if differs(jax_log_probs(pair, weights, right, "float64"), right.log_probs):
         return diagnose_values(pair) or Diagnosis("the model, one character at a time")
     # The model is right, so the first character shows which one is chosen.
-    got = jax_generated(pair, weights, prompt, 1, "float64")
-    order = np.argsort(right.log_probs[0])[::-1]
-    place = int(np.flatnonzero(order == got[0])[0])
-    if place == 0:
+    got = jax_generated(pair, weights, prompt, CHARACTERS, "float64")
+    different = np.flatnonzero(got != right.tokens[PROMPT:])
+    if not len(different):
         return None
-    cause = f"number {place + 1} in the order of likelihood is taken"
+    k = int(different[0])
+    if k:
+        place = f"the loop over characters, from number {k} on"
+        return Diagnosis(place, "what it hands on from character to character differs")
+    order = np.argsort(right.log_probs[0])[::-1]
+    rank = int(np.flatnonzero(order == got[0])[0])
+    cause = f"number {rank + 1} in the order of likelihood is taken"
     return Diagnosis("the choice of the character, from equal log probabilities", cause)

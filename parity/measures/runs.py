@@ -33,6 +33,8 @@ VALIDATION_TOKENS = 700
 # Overlapping windows: many more than tokens / T, and a last batch of fewer than 37.
 WINDOW_TOKENS = 400
 WINDOW_BATCH = 37
+# The name of the losses on the validation's text, one for each epoch.
+VALIDATION = "validation losses"
 
 
 class Data(NamedTuple):
@@ -120,7 +122,7 @@ def jax_run(pair: Pair, data: Data, dtype: str = "float64") -> dict[str, np.ndar
         # Of the rows of history, only those at the end of an epoch have a validation.
         losses = np.array([row.validation for row in rows if row.validation is not None])
         carry = numpy_arrays(named_carry_of_jax(state.carry))
-        return {"validation losses": losses, **torch_names(pair, state.params), **carry}
+        return {VALIDATION: losses, **torch_names(pair, state.params), **carry}
 
 
 def torch_run(pair: Pair, plan: TrainingPlan, dtype: str = "float64") -> dict[str, np.ndarray]:
@@ -143,4 +145,4 @@ def torch_run(pair: Pair, plan: TrainingPlan, dtype: str = "float64") -> dict[st
             sizes = [tokens.size for tokens, _ in plan.validation]
             losses.append(np.average(np.asarray(evaluated, float), weights=sizes))
         carry = numpy_arrays(named_carry_of_torch(pair.carry, training.carry))
-        return {"validation losses": np.array(losses), **training.weights(), **carry}
+        return {VALIDATION: np.array(losses), **training.weights(), **carry}

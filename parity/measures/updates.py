@@ -40,6 +40,8 @@ RATE = 1e-2
 # The first words of the names of moves, and of second moments in torch.
 MOVE = "move of "
 SECOND_MOMENTS = ("exp_avg_sq", "square_avg")
+# The name of the norms of the gradients, unclipped, one for each update.
+NORMS = "gradient norms"
 # A gradient below this share of the largest of its array may be mostly round-off.
 UNDECIDED = 1e-3
 
@@ -61,7 +63,7 @@ def jax_updates(pair: Pair, rule: Rule, rows: Sequence[int], dtype: str) -> Runn
             results = _weights(torch_names(pair, before), torch_names(pair, state.params))
             results |= jax_moments(pair, rule, state)
             results |= numpy_arrays(named_carry_of_jax(state.carry))
-            return {"update": results | {"gradient norms": np.stack(norms)}}
+            return {"update": results | {NORMS: np.stack(norms)}}
 
     return run
 
@@ -81,7 +83,7 @@ def torch_updates(pair: Pair, rule: Rule, rows: Sequence[int], dtype: str) -> Ru
             results = _weights(before, training.weights())
             results |= training.moments()
             results |= numpy_arrays(named_carry_of_torch(pair.carry, training.carry))
-            return {"update": results | {"gradient norms": np.stack(norms)}}
+            return {"update": results | {NORMS: np.stack(norms)}}
 
     return run
 

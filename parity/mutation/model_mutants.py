@@ -59,6 +59,15 @@ def embedding_with(rows: Callable[[Any, Any], Any]) -> Mutation:
     return replaced(nn.Embed, "__call__", call)
 
 
+def output_with(logits: Callable[[Any, Any], Any]) -> Mutation:
+    """The output layer of a tied table as `logits(table, outputs)`: (V, F) and (T, B, F)."""
+
+    def attend(self: nn.Embed, query: Any) -> Any:
+        return logits(self.embedding, query)
+
+    return replaced(nn.Embed, "attend", attend)
+
+
 def _first_row_fixed(table: Any, tokens: Any) -> Any:
     first = lax.stop_gradient(table[0])
     return table.at[0].set(first)[tokens]
@@ -86,6 +95,34 @@ def counted_once(rows: int, tokens: Any, gradients: Any) -> Any:
     width = gradients.shape[-1]
     flat = gradients.reshape(-1, width)  # (T, B, G * H) to (T * B, G * H)
     return jnp.zeros((rows, width), flat.dtype).at[tokens.reshape(-1)].set(flat)
+
+
+def without_last_step(rows: int, tokens: Any, gradients: Any) -> Any:
+    """The rows that the last step read have no gradient from there."""
+    where = tokens[:-1] == jnp.arange(rows)[:, None, None]  # (V, T - 1, B)
+    return jnp.einsum("vtb,tbg->vg", where.astype(gradients.dtype), gradients[:-1])
+
+
+def table_gradient_of_earlier_steps() -> Mutation:
+    """The same in the compiled recurrence: the last step reads rows of its own, which are lost."""
+
+    def around(run: Callable[..., Any]) -> Any:
+        def changed(cell: Any, reverse: bool, wanted: Any, inputs: Any, *rest: Any) -> Any:
+            x_gates = inputs.x_gates
+            if x_gates.tokens is None or len(x_gates.tokens) < 2:
+                return run(cell, reverse, wanted, inputs, *rest)
+            table = x_gates.values  # (V, G * H)
+            last = x_gates.tokens[-1]
+            own = len(table) + jnp.arange(len(last), dtype=last.dtype)
+            longer = x_gates._replace(
+                values=jnp.concatenate([table, table[last]]), tokens=x_gates.tokens.at[-1].set(own)
+            )
+            d = run(cell, reverse, wanted, inputs._replace(x_gates=longer), *rest)
+            return d._replace(x_gates=d.x_gates._replace(values=d.x_gates.values[: len(table)]))
+
+        return changed
+
+    return wrapped(jaxrnn.recurrent.compiled.calls, "_gradients", around)
 
 
 def compiled_with(call: str, change: Callable[[Any], Any]) -> Mutation:
@@ -162,17 +199,67 @@ MODELS = (
         "embedded tokens: row shift",
         lambda: embedded_tokens_with(_row_before),
         "values of CharLM, few tokens",
+        "e",
+        "shifted by one",
     ),
     Mutant(
         "embedded tokens: row counted once",
         lambda: table_gradient_with(counted_once),
         "values of CharLM, few tokens",
+        "gradient of e.weight",
+        "several times counts once",
+    ),
+    Mutant(
+        "embedded tokens: last step left out of the table's gradient",
+        lambda: table_gradient_with(without_last_step),
+        "values of CharLM, few tokens",
+        "gradient of e.weight",
+        "the last step of the window",
+    ),
+    Mutant(
+        "training: last step left out of the table's gradient",
+        lambda: table_gradient_with(without_last_step),
+        "trajectory",
+        "gradient of e.weight",
+        "the last step of the window",
+    ),
+    # One table for embedding and output layer.
+    Mutant(
+        "tied table counted once",
+        lambda: embedding_with(lambda e, x: lax.stop_gradient(e)[x]),
+        "values of CharLM, tied",
+        "gradient of e.weight",
+        "the embedding has no part",
+    ),
+    Mutant(
+        "tied table cut off from the output layer",
+        lambda: output_with(lambda e, h: h @ lax.stop_gradient(e).T),
+        "values of CharLM, tied",
+        "gradient of e.weight",
+        "the output layer has no part",
+    ),
+    Mutant(
+        "tied table transposed",
+        lambda: output_with(lambda e, h: h @ e),
+        "values of CharLM, square tied",
+        "the output layer",
+        "its weight is transposed",
     ),
     # The compiled recurrence.
+    Mutant(
+        "compiled: last step left out of the table's gradient",
+        table_gradient_of_earlier_steps,
+        "values of CharLM, few tokens",
+        "gradient of e.weight",
+        "the last step of the window",
+        cannot=why_not_compiled,
+    ),
     Mutant(
         "compiled: gradient of the table shifted",
         lambda: compiled_with("_gradients", _table_gradient_shifted),
         "values of CharLM, few tokens",
+        "gradient of e.weight",
+        "shifted by one",
         cannot=why_not_compiled,
     ),
     Mutant(

@@ -65,6 +65,7 @@ GRU_MODEL = "values of CharSeqStatefulGRU"
 LSTM_MODEL = "values of CharLM, lstm"
 TANH_STACK = "values of a tanh stack"
 GRU_STACK = "values of a gru stack"
+ROUNDED_STACK = "values of a gru layer, float32 too"
 LSTM_STACK = "values of an lstm stack"
 PEEPHOLE_STACK = "values of a peephole-lstm stack"
 COUPLED_STACK = "values of a coupled-lstm stack"
@@ -187,9 +188,11 @@ CHECKS: dict[str, MakeCheck] = {
     "values of CharLM, relu": _values(lambda: CharLM(V, F, H, cell=RELU)),
     LSTM_MODEL: _values(lambda: CharLM(V, F, H, cell=LSTM, num_layers=2), length=T - 1),
     "values of CharLM, tied": _values(lambda: CharLM(V, H, H, tied=True)),
+    "values of CharLM, square tied": _values(lambda: CharLM(FEW, FEW, FEW, tied=True)),
     "values of CharLM, few tokens": _values(lambda: CharLM(FEW, F, H)),
     TANH_STACK: _stack(lambda: RNN(TANH, H, 2)),
     GRU_STACK: _stack(lambda: RNN(GRU, H, 2)),
+    ROUNDED_STACK: lambda text: values_check(layer_pair(RNN(GRU, H)), ("float64", "float32")),
     LSTM_STACK: _stack(lambda: RNN(LSTM, H, 2, bidirectional=True), lengths=True),
     PEEPHOLE_STACK: _stack(lambda: RNN(PEEPHOLE_LSTM, H, 2)),
     COUPLED_STACK: _stack(lambda: RNN(COUPLED_LSTM, H, 2)),
@@ -202,6 +205,7 @@ CHECKS: dict[str, MakeCheck] = {
     "dropout": _stack(lambda: RNN(LSTM, H, 3, dropout=LAYER_DROPOUT)),
     **{f"update, {rule.name}": _update(rule) for rule in RULES},
     "initialization of CharSeqRnn": _initialization(lambda: CharSeqRnn(V, F, H, identity=True)),
+    "initialization of CharLM, tied": _initialization(lambda: CharLM(V, H, H, tied=True)),
     "initialization of CharSeqStatefulLSTM": _initialization(lambda: CharSeqStatefulLSTM(V, F, H)),
     "generation": lambda text: generation_check(model_pair("model", CharSeqStatefulGRU(V, F, H))),
     "trajectory": _trajectory,

@@ -60,20 +60,27 @@ def gru_step(
     z_weighs_new: bool = False,
     squash: Any = sigmoid,
     squash_z: Any = None,
+    candidate: Any = tanh,
 ) -> Callable[..., Hidden]:
-    """The GRU with one thing changed: which gate is which, what z weighs, the sigmoid."""
+    """The GRU with one thing changed: which gate is which, what z weighs, sigmoid or tanh."""
 
     def step(carry: Hidden, x_gates: Any, h_gates: Any) -> Hidden:
         x = gates_of(x_gates, 3)  # (B, 3 * H) to 3 times (B, H)
         h = gates_of(h_gates, 3)
         r = squash(x[r_gate] + h[r_gate])
         z = (squash_z or squash)(x[z_gate] + h[z_gate])
-        n = tanh(x[2] + r * h[2])
+        n = candidate(x[2] + r * h[2])
         if z_weighs_new:
             return Hidden(carry.h + z * (n - carry.h))
         return Hidden(n + z * (carry.h - n))
 
     return step
+
+
+def rounded_tanh(x: Any) -> Any:
+    """tanh that is 2 units in the last place too large in float32, and right in float64."""
+    y = tanh(x)
+    return y * (1 + 2 * jnp.finfo(jnp.float32).eps) if x.dtype == jnp.float32 else y
 
 
 def lstm_step(

@@ -136,6 +136,36 @@ def clipped_by_leaf(updates: Any, norm: float) -> Any:
     return jax.tree.map(clip, updates)
 
 
+def clipping_the_direction() -> Mutation:
+    """An optimizer that clips what comes behind the moments in the place of the gradient."""
+
+    def make(self: Any) -> Any:
+        direction = self.direction(**dict(self.options))
+        if self.clip is None:
+            return direction
+        return optax.chain(direction, optimizers.clip_by_norm(self.clip))
+
+    return replaced(optimizers.Optimizer, "_transformation", property(make))
+
+
+def decay_behind_the_momentum() -> Mutation:
+    """SGD that adds the weight decay to the running sum, which does not see it."""
+
+    def direction(momentum: float, weight_decay: float) -> Any:
+        return optax.chain(optax.trace(momentum), optax.add_decayed_weights(weight_decay))
+
+    return replaced(optimizers, "_sgd_direction", direction)
+
+
+def norm_of_the_update_reported() -> Mutation:
+    """A step that reports the norm of the update in the place of the gradient's."""
+
+    def around(metrics: Any) -> Any:
+        return lambda loss, gradient_norm, update_norm: metrics(loss, update_norm, update_norm)
+
+    return wrapped(steps, "Metrics", around)
+
+
 def trace_with(**changes: Any) -> Mutation:
     """Momentum with other options."""
     return wrapped(optax, "trace", lambda trace: lambda decay: trace(decay, **changes))

@@ -13,16 +13,12 @@ from jaxrnn.recurrent.cells import Cell
 from jaxrnn.recurrent.linear import LinearCell
 from jaxrnn.recurrent.recurrence import Backend, backend, which_backend, why_not_compiled
 from parity.core.cases import sample_case
-from parity.core.compare import STORED_AS, Comparison, Finding, Outcome
+from parity.core.compare import STORED_AS, Comparison, Finding, Outcome, failures
 from parity.core.pairs import B, Pair
 from parity.diagnosis.causes import Diagnosis
+from parity.diagnosis.initialization import diagnose_initialization
 from parity.diagnosis.models import diagnose_values
-from parity.diagnosis.training import (
-    diagnose_generation,
-    diagnose_initialization,
-    diagnose_plan,
-    diagnose_update,
-)
+from parity.diagnosis.training import diagnose_generation, diagnose_run, diagnose_update
 from parity.measures.generation import greedy_findings
 from parity.measures.initialization import initialization_findings
 from parity.measures.plans import TrainingPlan
@@ -95,7 +91,7 @@ class Check:
         The check's own path is looked at first, then the other; the one that differs is named.
         """
         try:
-            return self._traced() or Diagnosis("nowhere that was looked at")
+            return self._traced() or self._rounded() or Diagnosis("nowhere that was looked at")
         except Exception as error:  # a broken model may break the search as well
             return Diagnosis("unknown", f"{type(error).__name__} while looking for it")
 
@@ -112,6 +108,19 @@ class Check:
             if found:
                 return found._replace(place=f"{found.place}, path {ran}")
         return None
+
+    def _rounded(self) -> Diagnosis | None:
+        # What differs in the lower precisions alone. Searches run in float64, and find nothing.
+        findings = self.findings()
+        wrong = failures(findings)
+        right = {found.dtype for found in findings} - {found.dtype for found in wrong}
+        if not wrong or "float64" not in right:
+            return None
+        first = wrong[0]  # in the order of the computation
+        place = f"{first.array} ({first.quantity}), in {first.dtype} alone"
+        if first.path:
+            place += f", path {first.path}"
+        return Diagnosis(place, "it is right in float64, but rounded more than PyTorch's")
 
 
 def paths_of(cell: Cell | None) -> list[Backend | None]:
@@ -193,7 +202,7 @@ def diagnose_trajectory(pair: Pair, text: Text, scale: Scale) -> Diagnosis | Non
     def run(plan: TrainingPlan) -> dict[str, np.ndarray]:
         return named_results(torch_trajectory(pair, weights, plan, "float64"))
 
-    return diagnose_plan(plan_of(text, CHUNK, scale), text.tokens, got, run)
+    return diagnose_run(pair, plan_of(text, CHUNK, scale), text.tokens, got, run)
 
 
 def fit_check(kind: Any, data: Data) -> Check:
@@ -202,7 +211,7 @@ def fit_check(kind: Any, data: Data) -> Check:
 
     def explain() -> Diagnosis | None:
         got = jax_run(pair, data)
-        return diagnose_plan(data.plan, data.source.tokens, got, partial(torch_run, pair))
+        return diagnose_run(pair, data.plan, data.source.tokens, got, partial(torch_run, pair))
 
     run = partial(run_findings, kind, data)
     return Check(f"fit {kind.__name__}", "trajectory", run, explain, cell=cell_of(pair))

@@ -498,7 +498,9 @@ def _scaled(
 
     yield Family(lambda x: f"{name} is multiplied by {x:.6g}", times, 1.0)
     yield Family(lambda x: f"{x:.6g} is added to {name}", plus, 0.0)
-    # A part of a vector: the bias of a gate.
+    # A part of a vector: the bias of a gate, or of three projections in one.
+    recurrent = any(kind in call.function.__name__ for kind in ("lstm", "gru"))
+    part = "gate" if recurrent else "part"
     for count in (3, 4):
         if tensor.ndim != 1 or len(tensor) % count or len(tensor) == count:
             continue
@@ -510,12 +512,12 @@ def _scaled(
             def shifted(x: float, ones: torch.Tensor = ones) -> list[np.ndarray]:
                 return call.again({**given, number: tensor + x * ones})
 
-            words = partial(_block_words, name, k, count)
+            words = partial(_block_words, name, f"{part} {k} of {count}")
             yield Family(words, shifted, 0.0)
 
 
-def _block_words(name: str, k: int, count: int, x: float) -> str:
-    return f"{x:.6g} is added to gate {k} of {count} in {name}"
+def _block_words(name: str, part: str, x: float) -> str:
+    return f"{x:.6g} is added to {part} in {name}"
 
 
 def fitted(
