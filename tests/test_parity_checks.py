@@ -268,21 +268,28 @@ def test_windows_are_parallel_streams():
     assert rest.tolist() == [[3, 9], [4, 10]]
 
 
-def test_every_check_of_a_recurrence_is_made_on_both_paths():
-    found = list(suite(quick=True, text=load_text("human-numbers")))
+@pytest.mark.parametrize("quick", [True, False])
+def test_every_check_of_a_recurrence_is_made_on_both_paths(quick):
+    """But in the quick form what rules other than Adam make of gradients, which is the same."""
+    found = list(suite(quick=quick, text=load_text("human-numbers")))
+    once = {c.pair for c in found if quick and c.rule and c.rule.name != "Adam"}
+    # In the full form the cells that torch has not have a test of their own.
+    found = [c for c in found if quick or not c.cell or c.cell.name not in LOOP_CELLS]
     paths = {(c.pair, c.kind): set() for c in found if c.cell}
     for check in found:
         if check.cell:
             paths[check.pair, check.kind].add(check.path)
     both = {None} if why_not_compiled() else {"compiled", "scan"}
     assert paths
-    for (pair, _), made in paths.items():
+    for (pair, kind), made in paths.items():
         cell = CELLS.get(pair.partition(",")[0])
         expected = both
         if cell is not None and cell.name in LOOP_CELLS:
             ways = paths_of(cell)
             expected = set(ways if cell.name in EVERY_WAY else ways[:1])
-        assert made == expected, pair
+        if pair in once:
+            expected = expected - {"scan"}
+        assert made == expected, (pair, kind)
     assert all(check.path is None for check in found if not check.cell)
 
 

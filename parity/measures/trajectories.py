@@ -176,7 +176,7 @@ def window_tensors(window: Window, dtype: str) -> tuple[torch.Tensor, torch.Tens
     return tensor_of(window[0], dtype), tensor_of(window[1], dtype)
 
 
-# PyTorch's runs that are kept: those of a long check and of one with its envelope, for the other paths.
+# PyTorch's runs that are kept for the other paths: of a long check, and of one with an envelope.
 KEPT_RUNS = 2 + ENVELOPE_RUNS
 _runs: dict[tuple[Any, ...], Trajectory] = {}
 
