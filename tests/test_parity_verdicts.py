@@ -379,6 +379,23 @@ def test_float32_alone_allows_for_no_more_than_a_share():
     assert outcome(clipped) == "FAIL"
 
 
+@pytest.mark.parametrize("dtypes", [("float32",), ("float64", "float32")], ids="+".join)
+def test_sums_that_are_rounded_more_often_than_those_of_pytorch_warn(dtypes):
+    """The gradient of a bias, of 4,000 rows one by one; unless a limit is set."""
+    rows = RNG.normal(size=(4000, 2)).astype(np.float32)
+    module = Call(lambda m, x: m.dense(x), dense=nn.Linear(2, 1))
+
+    def port(p, x):
+        return jax.lax.scan(lambda carry, row: (carry, dense(p, row)), 0, x)[1]
+
+    options = {"dtypes": dtypes, "variants": False}
+    report = checked(port, module, rows, **options)
+    assert outcome(report) == "WARN", report.summary()
+    assert "it rounds otherwise than PyTorch; in float64 both agree" in report.summary()
+    strict = checked(port, module, rows, limits={"C2": 2.0}, **options)
+    assert outcome(strict) == "FAIL"
+
+
 def test_an_overflow_in_float32_alone_stays_one():
     in_torch = applied(nn.functional.softplus)
     overflows = lambda p, x: jnp.log(1 + jnp.exp(dense(p, x)))  # noqa: E731

@@ -16,6 +16,9 @@ import time
 from equal_modules.kinds import KINDS
 from equal_modules.study import FAILED, table, trials
 
+# After so many modules a line says how far the study is.
+TOLD_EVERY = 50
+
 
 def main() -> int:
     """Run the study.
@@ -38,6 +41,8 @@ def main() -> int:
         equal.append(trial)
         if trial.outcome in FAILED:
             print(f"{trial.outcome}: {trial.kind}, seed {trial.seed}: {trial.words}", flush=True)
+        if len(equal) % TOLD_EVERY == 0:
+            print(f"{len(equal)} of {options.count}", file=sys.stderr, flush=True)
         out_of_time = time.monotonic() - started > 60 * options.minutes
         if len(equal) == options.count or out_of_time:
             break
