@@ -366,6 +366,14 @@ def test_a_cast_inside_is_named_with_its_line():
     assert "The PyTorch module computes in a lower precision inside" in report.summary()
 
 
+def test_a_cast_is_no_cause_of_what_is_larger_than_its_roundings():
+    """A function that rounds inside, and is twice as large besides."""
+    twice = lambda p, x: 2 * dense(p, x).astype(jnp.float32).astype(x.dtype)  # noqa: E731
+    report = checked(twice, applied(lambda x: x), X)
+    assert not report.passed
+    assert "lower precision inside" not in report.summary()
+
+
 def test_float32_alone_allows_for_no_more_than_a_share():
     """Where a rounding moves a result by its whole size, a mistake as large is none that passes."""
     shaky = lambda x: (x * 1e9) % 1.0  # noqa: E731
