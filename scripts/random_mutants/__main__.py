@@ -1,0 +1,119 @@
+"""Random mutants of the sources: how many do the tests and the quick parity check catch?
+
+    ./scripts/random-mutants --record           which test runs which line (once, half an hour)
+    ./scripts/random-mutants                    100 mutants; the same again goes on where it ended
+    ./scripts/random-mutants --seed 3 --mutants 20 --output /tmp/mutants
+    ./scripts/random-mutants --draw             show the mutants, and try none
+    ./scripts/random-mutants --report           the report on what was tried so far
+    ./scripts/random-mutants --again            those that nothing caught, on a larger budget
+
+A mutant is one place of what is committed, changed at random: an operator, a constant, an index, an
+argument, a condition, a statement. Each is tried on the tests and checks that run its lines, the
+nearest and shortest first, up to the first that fails. Exits with 1 if one survives that
+scripts/random_mutants/survivors.md has no reason for.
+"""
+
+import argparse
+import itertools
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from random_mutants.choice import Chooser
+from random_mutants.compiler import Compiler
+from random_mutants.mutants import Mutant, draw
+from random_mutants.recorder import PROGRAMS, Recording, record
+from random_mutants.report import NOTES, key_of, read_reasons, report
+from random_mutants.results import Result, Results
+from random_mutants.trial import Folders, Trials, commit_of, environment_of, scratch_copy
+
+ROOT = Path(__file__).parents[2]
+CACHE = Path(sys.prefix) / "random-mutants"
+"""The default folder of what was recorded, beside the packages."""
+
+
+def parsed() -> argparse.Namespace:
+    """The options of the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--mutants", type=int, default=100, help="how many (100)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw (0)")
+    parser.add_argument("--output", type=Path, default=CACHE / "results", help="a folder")
+    parser.add_argument("--coverage", type=Path, default=CACHE, help="the folder of what is recorded")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="budget of a mutant's tests, and of its checks"
+    )
+    parser.add_argument("--jobs", type=int, default=1, choices=[1], help="mutants at a time (1)")
+    doing = parser.add_mutually_exclusive_group()
+    for name in ("record", "draw", "report", "again"):
+        doing.add_argument(f"--{name}", action="store_true")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Record, draw, try or report.
+
+    Returns:
+        1 if a mutant survives without a reason, else 0.
+    """
+    options = parsed()
+    results = Results(options.output / "results.jsonl")
+    if options.report:
+        return _show(results.read())
+    with scratch_copy(ROOT) as scratch:
+        programs = options.coverage / "programs"
+        folders = Folders(scratch, options.coverage / "native", programs)
+        if options.record:
+            environment = {**environment_of(folders), PROGRAMS: str(programs)}
+            environment["JAXRNN_NATIVE_FOLDER"] = str(folders.native)
+            environment["JAXRNN_DATA"] = os.environ.get("JAXRNN_DATA", "")
+            environment["PYTHONPATH"] += os.pathsep + str(ROOT / "scripts")
+            record(folders.copy, options.coverage, commit_of(folders.copy), environment)
+            return 0
+        drawn = draw(folders.copy, seed=options.seed, compiles=Compiler(folders.copy))
+        mutants = itertools.islice(drawn, options.mutants)
+        if options.draw:
+            for mutant in mutants:
+                print(f"{mutant.number}: {mutant.kind} in {mutant.path}\n{mutant.diff(folders.copy)}")
+            return 0
+        _try(mutants, results, folders, options)
+    tried = [r for r in results.read() if r.seed == options.seed and r.number < options.mutants]
+    return _show(tried)
+
+
+def _try(
+    mutants: Iterator[Mutant], results: Results, folders: Folders, options: argparse.Namespace
+) -> None:
+    recording = Recording.read(options.coverage)
+    commit = commit_of(folders.copy)
+    if recording.commit != commit:
+        # Tests that are new since then are not chosen; lines are looked for where they were.
+        print(f"note: recorded at {recording.commit[:12]}, tried at {commit[:12]}.", file=sys.stderr)
+    data = os.environ.get("JAXRNN_DATA")
+    chooser = Chooser(folders.copy, recording, options.seconds)
+    trials = Trials(folders, chooser, Path(data) if data else None)
+    before = {result.name: result for result in results.read()}
+    for mutant in mutants:
+        known = before.get(f"{options.seed}-{mutant.number}")
+        is_wanted = known is None or (options.again and known.outcome == "neither")
+        if not is_wanted:
+            continue
+        result = trials.try_one(mutant, options.seed)
+        results.append(result)
+        seconds = result.tests.seconds + result.checks.seconds
+        words = result.tests.failed or result.checks.failed or "survives"
+        print(f"{result.name} {result.outcome} ({seconds:.0f} s): {result.path}: {words}", flush=True)
+
+
+def _show(results: list[Result]) -> int:
+    reasons = read_reasons(NOTES.read_text())
+    print(report(results, reasons))
+    survivors = [result for result in results if result.outcome == "neither"]
+    unknown = [r for r in survivors if key_of(r.path, r.diff) not in reasons]
+    return int(bool(unknown))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,237 @@
+"""Which tests and checks a mutant is tried on: those that run its lines, the nearest first.
+
+A line that runs only at import, such as a constant, stands for the lines that name what it binds.
+Lines of C++ stand for the calls into the library.
+"""
+
+import ast
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from random_mutants.mutants import Mutant, source_files
+from random_mutants.recorder import CHECK, TEST, Recording
+
+FARTHER = 4.0
+"""A test of a file that does not speak of the module comes after one that does and takes four
+times as long."""
+OVERHEAD = 0.02
+"""Seconds that a test costs, however short it is."""
+
+CALLS = {
+    "generation.h": ("jaxrnn_generate",),
+    "backward.h": ("jaxrnn_backward",),
+    "outer.h": ("jaxrnn_backward",),
+    "table.h": ("jaxrnn_backward",),
+    "forward.h": ("jaxrnn_forward",),
+    "input_gates.h": ("jaxrnn_forward",),
+}
+"""By which of the library's functions a C++ source is run; by all where it is not here."""
+EVERY_CALL = ("jaxrnn_forward", "jaxrnn_backward", "jaxrnn_generate")
+CPP_TESTS = ("test_native", "test_generated", "test_layers", "test_generation", "test_cells")
+"""The test files that compare the library with something else."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a mutant is tried on.
+
+    Attributes:
+        tests: names of tests in pytest, in the order in which they run.
+        checks: names of checks of the quick parity check.
+        left_out: the tests that run the lines, too, but exceed the budget.
+        by: how the tests were chosen: by "lines", by the "names" that they bind,
+            by the "files" that speak of the module, or by "calls" of the library.
+    """
+
+    tests: tuple[str, ...]
+    checks: tuple[str, ...]
+    left_out: int
+    by: str
+
+
+@dataclass
+class Chooser:
+    """Chooses by what was recorded.
+
+    Attributes:
+        root: the root of the unmutated sources.
+        recording: which test and check runs which lines, and how long each takes.
+        budget: seconds for the tests of a mutant, by what each took when it was recorded, and as
+            many for the checks.
+    """
+
+    root: Path
+    recording: Recording
+    budget: float
+    _texts: dict[str, str] = field(default_factory=dict)
+
+    def choose(self, mutant: Mutant) -> Chosen:
+        """The tests and checks for a mutant."""
+        if not mutant.path.endswith(".py"):
+            by = "calls"
+            found = self._that_call(CALLS.get(Path(mutant.path).name, EVERY_CALL))
+        else:
+            by = "lines"
+            found = self._that_run(mutant.path, range(mutant.first_line, mutant.last_line + 1))
+            if not found:
+                by = "names"
+                found = self._that_name(mutant)
+            if not found:
+                # It may run in a process that a test starts.
+                by = "files"
+                found = {TEST + test for test in self._of_files(self._near_files(mutant.path))}
+        tests = [name.removeprefix(TEST) for name in found if name.startswith(TEST)]
+        checks = [name.removeprefix(CHECK) for name in found if name.startswith(CHECK)]
+        near = self._near_files(mutant.path)
+        # JAX remembers what was traced: other tests of a file run the line when they run alone.
+        same_file = self._of_files({test.partition("::")[0] for test in tests} & near)
+        ordered = [*self._nearest(tests, near), *self._nearest(same_file - set(tests), near)]
+        within = self._within_budget(ordered, TEST)
+        return Chosen(
+            tests=tuple(within),
+            checks=tuple(self._within_budget(sorted(checks, key=self._check_seconds), CHECK)),
+            left_out=len(set(tests) - set(within)),
+            by=by,
+        )
+
+    def seconds(self, chosen: Chosen) -> float:
+        """How long its tests took when they were recorded."""
+        return sum(self.recording.durations[TEST + test] for test in chosen.tests)
+
+    def _that_run(self, path: str, lines: Iterable[int]) -> set[str]:
+        by_line = self.recording.contexts(path)
+        found: set[str] = set()
+        for line in lines:
+            found.update(by_line.get(line, ()))
+        return {name for name in found if name in self.recording.durations}
+
+    def _that_name(self, mutant: Mutant) -> set[str]:
+        # What runs the lines that name what a statement binds, in its own file and in those that
+        # import it; of a function's head, what runs its body.
+        tree = ast.parse(self._text(mutant.path))
+        statement = _statement_at(tree, mutant.first_line)
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            first = statement.body[0].lineno
+            found = self._that_run(mutant.path, range(first, (statement.end_lineno or first) + 1))
+            if found:
+                return found
+        names = _bound_by(statement)
+        if not names:
+            return set()
+        pattern = re.compile(rf"\b({'|'.join(map(re.escape, names))})\b")
+        found = set()
+        for path in [mutant.path, *self._importers(mutant.path)]:
+            lines = self._text(path).splitlines()
+            naming = [i for i, line in enumerate(lines, 1) if pattern.search(line)]
+            found |= self._that_run(path, naming)
+        return found
+
+    def _that_call(self, functions: Sequence[str]) -> set[str]:
+        found: set[str] = set()
+        for path in self._python_files:
+            lines = self._text(path).splitlines()
+            naming = [i for i, line in enumerate(lines, 1) if any(f'"{f}"' in line for f in functions)]
+            if naming:
+                found |= self._that_run(path, naming)
+        return found
+
+    @cached_property
+    def _python_files(self) -> list[str]:
+        return [path for path in source_files(self.root) if path.endswith(".py")]
+
+    def _importers(self, path: str) -> list[str]:
+        module = _module_of(path)
+        return [p for p in self._python_files if p != path and _speaks_of(self._text(p), module)]
+
+    def _near_files(self, path: str) -> set[str]:
+        # The test files that speak of the module, or have its name.
+        stem = Path(path).stem
+        module = _module_of(path)
+        near = set()
+        for file in self.recording.files:
+            name = Path(file).stem
+            if path.endswith(".py"):
+                speaks = _speaks_of(self._text(file), module)
+                is_near = speaks or name.removeprefix("test_") in (stem, stem + "s")
+            else:
+                is_near = name.startswith(CPP_TESTS)
+            if is_near:
+                near.add(file)
+        return near
+
+    def _of_files(self, files: set[str]) -> set[str]:
+        names = [n for n in self.recording.durations if n.startswith(TEST)]
+        tests = [name.removeprefix(TEST) for name in names]
+        return {test for test in tests if test.partition("::")[0] in files}
+
+    def _nearest(self, tests: Iterable[str], near: set[str]) -> list[str]:
+        def key(test: str) -> tuple[float, str]:
+            seconds = self.recording.durations[TEST + test] + OVERHEAD
+            return seconds * (1.0 if test.partition("::")[0] in near else FARTHER), test
+
+        return sorted(tests, key=key)
+
+    def _check_seconds(self, check: str) -> float:
+        return self.recording.durations[CHECK + check]
+
+    def _within_budget(self, names: Sequence[str], prefix: str) -> list[str]:
+        # One at least, however long it takes.
+        within: list[str] = []
+        total = 0.0
+        for name in names:
+            total += self.recording.durations[prefix + name] + OVERHEAD
+            if within and total > self.budget:
+                break
+            within.append(name)
+        return within
+
+    def _text(self, path: str) -> str:
+        if path not in self._texts:
+            self._texts[path] = (self.root / path).read_text()
+        return self._texts[path]
+
+
+def _module_of(path: str) -> str:
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def _speaks_of(text: str, module: str) -> bool:
+    # "from jaxrnn.nn import layers" or "jaxrnn.nn.layers".
+    package, _, name = module.rpartition(".")
+    imported = rf"from {re.escape(package)} import [^\n]*\b{re.escape(name)}\b"
+    return bool(re.search(rf"\b{re.escape(module)}\b|{imported}", text))
+
+
+def _statement_at(tree: ast.AST, line: int) -> ast.stmt | None:
+    # The innermost statement that has a line.
+    found = None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.stmt):
+            first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
+            if first <= line <= (node.end_lineno or node.lineno):
+                found = node  # walked from the outside in
+    return found
+
+
+def _bound_by(statement: ast.stmt | None) -> list[str]:
+    # The names that a statement binds, or changes.
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [statement.name]
+    targets: list[ast.expr] = []
+    if isinstance(statement, ast.Assign):
+        targets = statement.targets
+    elif isinstance(statement, ast.AnnAssign | ast.AugAssign):
+        targets = [statement.target]
+    elif isinstance(statement, ast.Expr):
+        targets = [statement.value]
+    names = []
+    for target in targets:
+        for node in ast.walk(target):
+            if isinstance(node, ast.Name):
+                names.append(node.id)
+    return names
+
+
