@@ -22,7 +22,7 @@ from pathlib import Path
 
 from random_mutants.choice import Chooser
 from random_mutants.compiler import Compiler
-from random_mutants.mutants import Mutant, draw
+from random_mutants.mutants import Mutant, all_places, draw
 from random_mutants.recorder import PROGRAMS, Recording, record
 from random_mutants.report import NOTES, key_of, read_reasons, report
 from random_mutants.results import Result, Results
@@ -41,7 +41,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--mutants", type=int, default=100, help="how many (100)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw (0)")
     parser.add_argument("--output", type=Path, default=CACHE / "results", help="a folder")
-    parser.add_argument("--coverage", type=Path, default=CACHE, help="the folder of what is recorded")
+    parser.add_argument(
+        "--coverage", type=Path, default=CACHE, help="the folder of what is recorded"
+    )
     parser.add_argument(
         "--seconds", type=float, default=60.0, help="budget of a mutant's tests, and of its checks"
     )
@@ -72,11 +74,15 @@ def main() -> int:
             environment["PYTHONPATH"] += os.pathsep + str(ROOT / "scripts")
             record(folders.copy, options.coverage, commit_of(folders.copy), environment)
             return 0
-        drawn = draw(folders.copy, seed=options.seed, compiles=Compiler(folders.copy))
+        compiles = Compiler(folders.copy, scratch)
+        places = all_places(folders.copy)
+        drawn = draw(folders.copy, places, seed=options.seed, compiles=compiles)
         mutants = itertools.islice(drawn, options.mutants)
         if options.draw:
             for mutant in mutants:
-                print(f"{mutant.number}: {mutant.kind} in {mutant.path}\n{mutant.diff(folders.copy)}")
+                print(
+                    f"{mutant.number}: {mutant.kind} in {mutant.path}\n{mutant.diff(folders.copy)}"
+                )
             return 0
         _try(mutants, results, folders, options)
     tried = [r for r in results.read() if r.seed == options.seed and r.number < options.mutants]
@@ -90,21 +96,35 @@ def _try(
     commit = commit_of(folders.copy)
     if recording.commit != commit:
         # Tests that are new since then are not chosen; lines are looked for where they were.
-        print(f"note: recorded at {recording.commit[:12]}, tried at {commit[:12]}.", file=sys.stderr)
+        print(
+            f"note: recorded at {recording.commit[:12]}, tried at {commit[:12]}.", file=sys.stderr
+        )
     data = os.environ.get("JAXRNN_DATA")
     chooser = Chooser(folders.copy, recording, options.seconds)
     trials = Trials(folders, chooser, Path(data) if data else None)
-    before = {result.name: result for result in results.read()}
+    trials.try_unmutated()
+    before: dict[str, Result] = {result.name: result for result in results.read()}
     for mutant in mutants:
         known = before.get(f"{options.seed}-{mutant.number}")
-        is_wanted = known is None or (options.again and known.outcome == "neither")
-        if not is_wanted:
+        if not is_wanted(known, again=options.again):
             continue
         result = trials.try_one(mutant, options.seed)
         results.append(result)
         seconds = result.tests.seconds + result.checks.seconds
         words = result.tests.failed or result.checks.failed or "survives"
-        print(f"{result.name} {result.outcome} ({seconds:.0f} s): {result.path}: {words}", flush=True)
+        print(
+            f"{result.name} {result.outcome} ({seconds:.0f} s): {result.path}: {words}", flush=True
+        )
+
+
+def is_wanted(known: Result | None, *, again: bool) -> bool:
+    """Whether a mutant is to be tried, given what became of it before, if it was tried.
+
+    Args:
+        known: what became of it; None if it was not tried.
+        again: whether survivors are tried again.
+    """
+    return known is None or (again and known.outcome == "neither")
 
 
 def _show(results: list[Result]) -> int:

@@ -133,7 +133,9 @@ class Chooser:
         found: set[str] = set()
         for path in self._python_files:
             lines = self._text(path).splitlines()
-            naming = [i for i, line in enumerate(lines, 1) if any(f'"{f}"' in line for f in functions)]
+            naming = [
+                i for i, line in enumerate(lines, 1) if any(f'"{f}"' in line for f in functions)
+            ]
             if naming:
                 found |= self._that_run(path, naming)
         return found
@@ -233,5 +235,3 @@ def _bound_by(statement: ast.stmt | None) -> list[str]:
             if isinstance(node, ast.Name):
                 names.append(node.id)
     return names
-
-

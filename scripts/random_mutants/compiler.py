@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 FOLDER = "jaxrnn/recurrent/csrc"
@@ -30,17 +29,17 @@ class Compiler:
 
     Args:
         root: the root of the unmutated sources.
+        scratch: a folder for what is compiled.
 
     Raises:
         ValueError: if there is no compiler.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, scratch: Path) -> None:
         self._root = root
-        self._scratch = tempfile.TemporaryDirectory(prefix="random-mutants-")
-        self._folder = Path(self._scratch.name) / "csrc"
+        self._folder = scratch / "csrc"
         shutil.copytree(root / FOLDER, self._folder)
-        self._cell = Path(self._scratch.name) / "cell.cc"
+        self._cell = scratch / "cell.cc"
         environment = {**os.environ, "PYTHONPATH": str(root)}
         told = subprocess.run(
             [sys.executable, "-c", _SOURCES, str(self._cell)],

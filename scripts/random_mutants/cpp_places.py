@@ -4,6 +4,7 @@ There is no parser of C++ here: what looks like an operator may belong to a type
 not compile, and is drawn again.
 """
 
+import itertools
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -30,9 +31,12 @@ TOKEN = re.compile(
 INTEGER = re.compile(r"^(\d+)([uUlL]*)$")
 FLOAT = re.compile(r"^([\d.]+(?:[eE][+-]?\d+)?)([fFlL]?)$")
 # After these a minus is a sign and a star reads from an address.
-BEFORE_OPERAND = frozenset("( [ { , ; = < > + - * / % ? : & | ! return += -= *= == != <= >=".split())
+BEFORE_OPERAND = frozenset(["return", *"([{,;=<>+-*/%?:&|!", *OPERATORS, *COMPARISONS])
 # What begins a statement follows one of these.
-BEFORE_STATEMENT = frozenset("{ } ;".split())
+BEFORE_STATEMENT = frozenset("{};")
+
+
+Ways = list[tuple[Edit, ...]]
 
 
 class Token(NamedTuple):
@@ -82,9 +86,7 @@ def cpp_places(source: bytes) -> list[Place]:
     return places
 
 
-def _ways(
-    tokens: list[Token], i: int, before: str
-) -> Iterator[tuple[str, list[tuple[Edit, ...]]]]:
+def _ways(tokens: list[Token], i: int, before: str) -> Iterator[tuple[str, Ways]]:
     token = tokens[i]
     text = token.text
     between = before not in BEFORE_OPERAND
@@ -121,14 +123,14 @@ def _ways(
 
 def _of_call(
     tokens: list[Token], i: int, before: str, following: str
-) -> Iterator[tuple[str, list[tuple[Edit, ...]]]]:
+) -> Iterator[tuple[str, Ways]]:
     # `name(a, b)`: two arguments exchanged, or, where it is a statement, the call deleted.
     if following != "(" or tokens[i].text in ("if", "for", "while", "switch", "return", "sizeof"):
         return
     close = _closing(tokens, i + 1)
     arguments = _arguments(tokens, i + 1, close)
-    exchanges = []
-    for left, right in zip(arguments[:-1], arguments[1:], strict=True):
+    exchanges: Ways = []
+    for left, right in itertools.pairwise(arguments):
         if left.text != right.text:
             exchanges.append((_replaced(left, right.text), _replaced(right, left.text)))
     if exchanges:
@@ -143,10 +145,9 @@ def _arguments(tokens: list[Token], opening: int, close: int) -> list[Token]:
     depth = 0
     for k in range(opening, close + 1):
         text = tokens[k].text
-        alone = tokens[k - 1].text in ("(", ",") and k + 1 <= close
-        if depth == 1 and alone and tokens[k + 1].text in (",", ")"):
-            if tokens[k].kind in ("name", "number"):
-                found.append(tokens[k])
+        alone = k < close and tokens[k - 1].text in ("(", ",") and tokens[k + 1].text in (",", ")")
+        if depth == 1 and alone and tokens[k].kind in ("name", "number"):
+            found.append(tokens[k])
         depth += (text in ("(", "[", "{")) - (text in (")", "]", "}"))
     return found
 

@@ -25,6 +25,10 @@ Compiles = Callable[[str, bytes], bool]
 """Whether a C++ source, given by its path, still compiles with other contents."""
 
 
+Places = dict[str, list[tuple[str, Place]]]
+"""Files and places in them, by area."""
+
+
 @dataclass(frozen=True)
 class Mutant:
     """A source with one mutation.
@@ -87,20 +91,26 @@ def source_files(root: Path) -> list[str]:
     return sorted(str(path.relative_to(root)) for path in paths)
 
 
-def draw(root: Path, *, seed: int, compiles: Compiles) -> Iterator[Mutant]:
-    """Mutants without end, each another one.
-
-    Args:
-        root: the root of the unmutated sources.
-        seed: of the draw.
-        compiles: whether a mutated C++ source compiles, to something else than before.
-    """
-    rng = random.Random(seed)
-    places: dict[str, list[tuple[str, Place]]] = {area: [] for area in SHARES}
+def all_places(root: Path) -> Places:
+    """Every place where something can be mutated, with its file, by area."""
+    places: Places = {area: [] for area in SHARES}
     for path in source_files(root):
         find = python_places if path.endswith(".py") else cpp_places
         for place in find((root / path).read_bytes()):
             places[area_of(path)].append((path, place))
+    return places
+
+
+def draw(root: Path, places: Places, *, seed: int, compiles: Compiles) -> Iterator[Mutant]:
+    """Mutants without end, each another one.
+
+    Args:
+        root: the root of the unmutated sources.
+        places: of `all_places`.
+        seed: of the draw.
+        compiles: whether a mutated C++ source compiles, to something else than before.
+    """
+    rng = random.Random(seed)
     # An area without sources is not drawn.
     areas = [area for area in SHARES if places[area]]
     shares = [SHARES[area] for area in areas]

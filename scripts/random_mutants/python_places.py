@@ -2,10 +2,11 @@
 
 Left out is what does not run or what nothing follows from: docstrings and the text of messages,
 annotations and what only a type checker reads, `__all__`, log lines, errors' arguments, decorators
-of data classes.
+of data classes, and `strict` of `zip`, which is an assertion.
 """
 
 import ast
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 
@@ -49,7 +50,9 @@ EXTREMES = {
 }
 
 # The names of what emits text for a reader, and nothing else.
-LOGS = re.compile(r"^(_?log|logger|logging)\.|^_warn_once$|^warnings\.(warn|simplefilter|filterwarnings)$")
+LOGS = re.compile(
+    r"^(_?log|logger|logging)\.|^_warn_once$|^warnings\.(warn|simplefilter|filterwarnings)$"
+)
 # Decorators whose options are promises, which change nothing that runs.
 PROMISES = ("dataclass", "dataclasses.dataclass", "cache", "lru_cache", "functools.lru_cache")
 # A name of one lower-case letter is an index; `Sequence[Step]` is a type.
@@ -176,9 +179,8 @@ class _Finder:
     def _index(self, index: ast.expr) -> Ways:
         ways: Ways = []
         for part in index.elts if isinstance(index, ast.Tuple) else [index]:
-            if isinstance(part, ast.Name) and LOOP_INDEX.match(part.id):
-                ways += self._shifted(part)
-            elif isinstance(part, ast.BinOp):
+            is_loop_index = isinstance(part, ast.Name) and LOOP_INDEX.match(part.id)
+            if is_loop_index or isinstance(part, ast.BinOp):
                 ways += self._shifted(part)
             elif isinstance(part, ast.Slice):
                 for bound in (part.lower, part.upper):
@@ -193,7 +195,7 @@ class _Finder:
 
     def _exchanges(self, arguments: Sequence[ast.expr]) -> Ways:
         ways: Ways = []
-        for left, right in zip(arguments[:-1], arguments[1:], strict=True):
+        for left, right in itertools.pairwise(arguments):
             if isinstance(left, ast.Starred) or isinstance(right, ast.Starred):
                 continue
             if _is_text(left) or _is_text(right) or ast.dump(left) == ast.dump(right):
@@ -206,7 +208,7 @@ class _Finder:
     def _left_out(self, call: ast.Call) -> Ways:
         ways: Ways = []
         for keyword in call.keywords:
-            if keyword.arg is None:
+            if keyword.arg is None or keyword.arg == "strict":
                 continue
             start, end = self._span(keyword)
             # With the comma behind it, or else with the one before it.
@@ -314,6 +316,8 @@ def _expressions(statement: ast.stmt) -> Iterator[ast.AST]:
 def _running(node: ast.AST) -> Iterator[ast.AST]:
     # Not what an f-string shows, nor what a parameter or a type is annotated with.
     if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Call) and _is_log(node)):
+        return
+    if isinstance(node, ast.keyword) and node.arg == "strict":
         return
     yield node
     for name, value in ast.iter_fields(node):

@@ -20,7 +20,10 @@ def report(results: Sequence[Result], reasons: Mapping[str, str]) -> str:
     """
     survivors = [result for result in results if result.outcome == "neither"]
     caught = len(results) - len(survivors)
-    lines = [f"{caught} of {len(results)} mutants are caught ({_percent(caught, len(results))}).", ""]
+    lines = [
+        f"{caught} of {len(results)} mutants are caught ({_percent(caught, len(results))}).",
+        "",
+    ]
     lines += _table("of all", results, lambda result: "all")
     lines += ["", *_table("area", results, lambda result: result.area)]
     lines += ["", *_table("room", results, lambda result: result.room)]
@@ -50,7 +53,9 @@ def _survivor(result: Result, reasons: Mapping[str, str]) -> list[str]:
     if tests.chosen:
         names = ", ".join(tests.tried[:TESTS_SHOWN])
         more = f" and {tests.ran - TESTS_SHOWN} more" if tests.ran > TESTS_SHOWN else ""
-        tried = f"{tests.ran} of {tests.chosen} tests ran, chosen by {result.chosen_by}: {names}{more}"
+        tried = (
+            f"{tests.ran} of {tests.chosen} tests ran, chosen by {result.chosen_by}: {names}{more}"
+        )
         if result.left_out:
             tried += f"; {result.left_out} more run the line"
     else:

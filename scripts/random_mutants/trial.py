@@ -140,6 +140,23 @@ class Trials:
             checks=checks,
         )
 
+    def try_unmutated(self) -> None:
+        """Run the shortest test and the shortest check without a mutant.
+
+        Raises:
+            RuntimeError: if one fails: then no failure would say anything of a mutant.
+        """
+        self._clean()
+        for run, prefix in ((run_tests, TEST), (run_checks, CHECK)):
+            durations = self._chooser.recording.durations
+            names = [name for name in durations if name.startswith(prefix)]
+            shortest = min(names, key=lambda name: durations[name]).removeprefix(prefix)
+            attempt = self._attempt(run, (shortest,), prefix, COMPILING)
+            if attempt.failed or attempt.ran != 1:
+                words = f"{attempt.failed}: {attempt.message}"
+                log = (self._folders.scratch / "log").read_text()
+                raise RuntimeError(f"{shortest} fails without a mutant: {words}\n{log}")
+
     @contextlib.contextmanager
     def _mutated(self, mutant: Mutant) -> Iterator[None]:
         copy = self._folders.copy
@@ -193,16 +210,11 @@ class Trials:
         is_late = process.is_alive()
         _end(process)
         progress = _progress(result)
-        failed, message = progress.failed, progress.message
-        if not failed and is_late:
-            usual = recorded.get(prefix + progress.running, 0.0)
-            took = time.time() - progress.since
-            if progress.running and took > max(STUCK * usual, STUCK_SECONDS) + more:
-                failed = progress.running
-                message = f"time: it has not ended after {took:.0f} s, usually {usual:.1f} s"
-        elif not failed and not progress.ended:
-            failed = progress.running or "the start"
-            message = f"the process ended with {process.exitcode}"
+        if not progress.running:
+            # Nothing of the mutant has run: this says nothing of it.
+            raise RuntimeError(f"A run did not start:\n{Path(task.log).read_text()}")
+        usual = recorded.get(prefix + progress.running, 0.0) + more
+        failed, message = judged(progress, now=time.time(), is_late=is_late, usual=usual)
         return Attempt(
             chosen=len(names),
             ran=progress.ran,
@@ -212,6 +224,26 @@ class Trials:
             unfinished=is_late and not failed,
             tried=names[: progress.ran],
         )
+
+
+def judged(progress: Progress, *, now: float, is_late: bool, usual: float) -> tuple[str, str]:
+    """What has failed in a run that is over, and what it said; empty if nothing has.
+
+    Args:
+        progress: how far the run has come.
+        now: seconds since the epoch.
+        is_late: whether it was ended for its time.
+        usual: seconds that what runs last takes without a mutant.
+    """
+    if progress.failed:
+        return progress.failed, progress.message
+    if not is_late:
+        died = "" if progress.ended else progress.running
+        return died, "the process has died" if died else ""
+    took = now - progress.since
+    if took > max(STUCK * usual, STUCK_SECONDS):
+        return progress.running, f"time: no end after {took:.0f} s, usually {usual:.1f} s"
+    return "", ""
 
 
 def _end(process: "multiprocessing.context.ForkServerProcess") -> None:

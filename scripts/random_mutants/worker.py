@@ -1,8 +1,8 @@
 """Run tests, or checks of parity, on a mutated copy, up to the first that fails.
 
-This runs in a process forked from one that has imported JAX, PyTorch and pytest already, but nothing
-of jaxrnn and parity: those come from the copy. What happens goes to a file at once, so that the one
-who waits knows it even of a process that dies or never ends.
+This runs in a process forked from one that has imported JAX, PyTorch and pytest, but nothing of
+jaxrnn and parity: those come from the copy. What happens goes to a file at once, so that it is
+known even of a process that dies or never ends.
 """
 
 import json
@@ -22,8 +22,6 @@ PRELOADED = (
     "flax.linen",
     "optax",
     "pytest",
-    "_pytest.assertion.rewrite",
-    "jaxtyping",
     "safetensors",
     "tyro",
     "rich.console",
@@ -109,7 +107,10 @@ def run_tests(task: Task) -> None:
 
     progress = Progress()
     files = list(dict.fromkeys(name.partition("::")[0] for name in task.names))
-    arguments = ["-x", "-q", "-p", "no:cacheprovider", *files]
+    # What is imported already cannot be rewritten, which is no error here.
+    imported = "ignore::pytest.PytestAssertRewriteWarning"
+    arguments = ["-x", "-q", "-p", "no:cacheprovider", "-W", imported, *files]
+    progress.begin("collection", task.result)
     code = pytest.main(arguments, plugins=[Chosen(task, progress)])
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         progress.fail("pytest", f"ended with {code!r}")
