@@ -23,7 +23,7 @@ from pathlib import Path
 from random_mutants.choice import Chooser
 from random_mutants.compiler import Compiler
 from random_mutants.mutants import Mutant, all_places, draw
-from random_mutants.recorder import PROGRAMS, Recording, record
+from random_mutants.recorder import CHECK, PROGRAMS, TEST, Recording, record
 from random_mutants.report import NOTES, key_of, read_reasons, report
 from random_mutants.results import Result, Results
 from random_mutants.trial import Folders, Trials, commit_of, environment_of, scratch_copy
@@ -85,8 +85,7 @@ def main() -> int:
                 )
             return 0
         _try(mutants, results, folders, options)
-    tried = [r for r in results.read() if r.seed == options.seed and r.number < options.mutants]
-    return _show(tried)
+    return _show(_tried(results, options))
 
 
 def _try(
@@ -104,17 +103,34 @@ def _try(
     trials = Trials(folders, chooser, Path(data) if data else None)
     trials.try_unmutated()
     before: dict[str, Result] = {result.name: result for result in results.read()}
+    by_number = {}
     for mutant in mutants:
+        by_number[mutant.number] = mutant
         known = before.get(f"{options.seed}-{mutant.number}")
-        if not is_wanted(known, again=options.again):
-            continue
-        result = trials.try_one(mutant, options.seed)
-        results.append(result)
-        seconds = result.tests.seconds + result.checks.seconds
-        words = result.tests.failed or result.checks.failed or "survives"
-        print(
-            f"{result.name} {result.outcome} ({seconds:.0f} s): {result.path}: {words}", flush=True
-        )
+        if is_wanted(known, again=options.again):
+            _try_one(trials, mutant, results, options.seed)
+    # What fails without a mutant, too, has caught nothing: those mutants are tried without it.
+    while unsound := trials.find_unsound(tried := _tried(results, options)):
+        for result in tried:
+            if {TEST + result.tests.failed, CHECK + result.checks.failed} & unsound:
+                _try_one(trials, by_number[result.number], results, options.seed)
+
+
+def _try_one(trials: Trials, mutant: Mutant, results: Results, seed: int) -> None:
+    result = trials.try_one(mutant, seed)
+    results.append(result)
+    seconds = result.tests.seconds + result.checks.seconds
+    words = result.tests.failed or result.checks.failed or "survives"
+    print(f"{result.name} {result.outcome} ({seconds:.0f} s): {result.path}: {words}", flush=True)
+
+
+def _tried(results: Results, options: argparse.Namespace) -> list[Result]:
+    # Of the mutants that are asked for, those that were tried.
+    found = []
+    for result in results.read():
+        if result.seed == options.seed and result.number < options.mutants:
+            found.append(result)
+    return found
 
 
 def is_wanted(known: Result | None, *, again: bool) -> bool:

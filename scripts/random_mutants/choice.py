@@ -61,11 +61,13 @@ class Chooser:
         recording: which test and check runs which lines, and how long each takes.
         budget: seconds for the tests of a mutant, by what each took when it was recorded, and as
             many for the checks.
+        unsound: the tests and checks, by context, that fail without a mutant when they run alone.
     """
 
     root: Path
     recording: Recording
     budget: float
+    unsound: set[str] = field(default_factory=set)
     _texts: dict[str, str] = field(default_factory=dict)
 
     def choose(self, mutant: Mutant) -> Chosen:
@@ -83,6 +85,7 @@ class Chooser:
                 # It may run in a process that a test starts.
                 by = "files"
                 found = {TEST + test for test in self._of_files(self._near_files(mutant.path))}
+        found -= self.unsound
         tests = [name.removeprefix(TEST) for name in found if name.startswith(TEST)]
         checks = [name.removeprefix(CHECK) for name in found if name.startswith(CHECK)]
         near = self._near_files(mutant.path)
@@ -165,7 +168,8 @@ class Chooser:
         return near
 
     def _of_files(self, files: set[str]) -> set[str]:
-        names = [n for n in self.recording.durations if n.startswith(TEST)]
+        sound = set(self.recording.durations) - self.unsound
+        names = [name for name in sound if name.startswith(TEST)]
         tests = [name.removeprefix(TEST) for name in names]
         return {test for test in tests if test.partition("::")[0] in files}
 

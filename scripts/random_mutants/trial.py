@@ -10,7 +10,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,12 +24,16 @@ START = 60.0
 """Seconds that a run may take beside its tests, for imports on a busy machine."""
 SLOWER = 3.0
 """How much longer than when they were recorded tests may take, on a busy machine."""
-COMPILING = 180.0
+COMPILING = 90.0
 """Seconds more where the library and the cells are compiled anew."""
 STUCK = 5.0
 """A test that has taken this many times as long as it did, and `STUCK_SECONDS`, does not end: it
 is caught by its time."""
 STUCK_SECONDS = 40.0
+IMPORTS = 30.0
+"""Seconds that imports may take on a busy machine."""
+POLL = 0.5
+"""Seconds between looks at a run."""
 LARGEST_DATA = 16 << 20
 """Bytes of a file of the data folder that is copied for a mutant; a larger one is not there."""
 
@@ -109,6 +113,7 @@ class Trials:
         self._folders = folders
         self._chooser = chooser
         self._data = data
+        self._recorded = chooser.recording.durations
         # Processes are forked from one that has imported what takes long.
         self._processes = multiprocessing.get_context("forkserver")
         self._processes.set_forkserver_preload(list(PRELOADED))
@@ -116,7 +121,6 @@ class Trials:
     def try_one(self, mutant: Mutant, seed: int) -> Result:
         """Try a mutant on its tests, then on its checks; each ends with the first failure."""
         chosen = self._chooser.choose(mutant)
-        recorded = self._chooser.recording.durations
         copy = self._folders.copy
         diff = mutant.diff(copy)
         with self._mutated(mutant):
@@ -135,7 +139,7 @@ class Trials:
             diff=diff,
             chosen_by=chosen.by,
             left_out=chosen.left_out,
-            recorded_seconds=sum(recorded[TEST + test] for test in chosen.tests),
+            recorded_seconds=self._chooser.seconds(chosen),
             tests=tests,
             checks=checks,
         )
@@ -148,9 +152,8 @@ class Trials:
         """
         self._clean()
         for run, prefix in ((run_tests, TEST), (run_checks, CHECK)):
-            durations = self._chooser.recording.durations
-            names = [name for name in durations if name.startswith(prefix)]
-            shortest = min(names, key=lambda name: durations[name]).removeprefix(prefix)
+            names = [name for name in self._recorded if name.startswith(prefix)]
+            shortest = min(names, key=lambda name: self._recorded[name]).removeprefix(prefix)
             attempt = self._attempt(run, (shortest,), prefix, COMPILING)
             if attempt.failed or attempt.ran != 1:
                 words = f"{attempt.failed}: {attempt.message}"
@@ -184,12 +187,51 @@ class Trials:
             if file.is_file() and file.stat().st_size <= LARGEST_DATA:
                 shutil.copyfile(file, scratch / "data" / file.name)
 
+    def find_unsound(self, results: Sequence[Result]) -> set[str]:
+        """Of what has caught mutants, what fails without one: that has shown nothing.
+
+        Returns:
+            The contexts of these tests and checks, which are chosen no more.
+        """
+        self._clean()
+        found = set()
+        for run, prefix in ((run_tests, TEST), (run_checks, CHECK)):
+            failed = [r.tests.failed if prefix == TEST else r.checks.failed for r in results]
+            known = [n for n in dict.fromkeys(failed) if prefix + n in self._recorded]
+            if known:
+                progress, _ = self._run(run, tuple(known), prefix, COMPILING, every=True)
+                names = [progress.failed, *progress.others]
+                found |= {prefix + name for name in names if name in known}
+        self._chooser.unsound |= found
+        return found
+
     def _attempt(
         self, run: Callable[[Task], None], names: tuple[str, ...], prefix: str, more: float
     ) -> Attempt:
         if not names:
             return Attempt()
-        recorded = self._chooser.recording.durations
+        started = time.monotonic()
+        progress, is_late = self._run(run, names, prefix, more)
+        return Attempt(
+            chosen=len(names),
+            ran=progress.ran,
+            failed=progress.failed,
+            message=progress.message,
+            seconds=round(time.monotonic() - started, 1),
+            unfinished=is_late and not progress.failed,
+            tried=names[: progress.ran],
+        )
+
+    def _run(
+        self,
+        run: Callable[[Task], None],
+        names: tuple[str, ...],
+        prefix: str,
+        more: float,
+        *,
+        every: bool = False,
+    ) -> tuple[Progress, bool]:
+        # How far it came, and whether it was ended for its time.
         scratch = self._folders.scratch
         result = scratch / "result.json"
         result.unlink(missing_ok=True)
@@ -200,50 +242,47 @@ class Trials:
             log=str(scratch / "log"),
             environment=environment_of(self._folders),
             programs=str(self._folders.programs),
+            every=every,
         )
-        limit = START + SLOWER * sum(recorded[prefix + name] for name in names) + more
+        limit = START + SLOWER * sum(self._recorded[prefix + name] for name in names) + more
         started = time.monotonic()
         process = self._processes.Process(target=run, args=(task,))
         process.start()
-        process.join(limit)
-        seconds = time.monotonic() - started
+        late = ""
+        while not late and process.is_alive() and time.monotonic() - started < limit:
+            process.join(POLL)
+            progress = _progress(result)
+            usual = self._recorded.get(prefix + progress.running, IMPORTS)
+            if progress.ran == 0:
+                usual += more  # the first one compiles
+            late = judged(progress, now=time.time(), usual=usual)
         is_late = process.is_alive()
         _end(process)
         progress = _progress(result)
         if not progress.running:
             # Nothing of the mutant has run: this says nothing of it.
             raise RuntimeError(f"A run did not start:\n{Path(task.log).read_text()}")
-        usual = recorded.get(prefix + progress.running, 0.0) + more
-        failed, message = judged(progress, now=time.time(), is_late=is_late, usual=usual)
-        return Attempt(
-            chosen=len(names),
-            ran=progress.ran,
-            failed=failed,
-            message=message,
-            seconds=round(seconds, 1),
-            unfinished=is_late and not failed,
-            tried=names[: progress.ran],
-        )
+        if not is_late and not progress.ended:
+            late = "the process has died"
+        if late:
+            progress.fail(progress.running, late)
+        return progress, is_late
 
 
-def judged(progress: Progress, *, now: float, is_late: bool, usual: float) -> tuple[str, str]:
-    """What has failed in a run that is over, and what it said; empty if nothing has.
+def judged(progress: Progress, *, now: float, usual: float) -> str:
+    """Words for what runs far longer than it does without a mutant; else empty.
+
+    What has failed already may take its time, for its cause is looked for.
 
     Args:
         progress: how far the run has come.
         now: seconds since the epoch.
-        is_late: whether it was ended for its time.
-        usual: seconds that what runs last takes without a mutant.
+        usual: seconds that what runs now takes without a mutant.
     """
-    if progress.failed:
-        return progress.failed, progress.message
-    if not is_late:
-        died = "" if progress.ended else progress.running
-        return died, "the process has died" if died else ""
     took = now - progress.since
-    if took > max(STUCK * usual, STUCK_SECONDS):
-        return progress.running, f"time: no end after {took:.0f} s, usually {usual:.1f} s"
-    return "", ""
+    if not progress.running or progress.failed or took < max(STUCK * usual, STUCK_SECONDS):
+        return ""
+    return f"time: no end after {took:.0f} s, usually {usual:.1f} s"
 
 
 def _end(process: "multiprocessing.context.ForkServerProcess") -> None:

@@ -13,7 +13,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 PRELOADED = (
@@ -49,6 +49,7 @@ class Task:
         log: the file for everything that is printed.
         environment: all environment variables.
         programs: the folder of compiled programs.
+        every: whether all of them run, and not only up to the first that fails.
     """
 
     copy: str
@@ -57,6 +58,7 @@ class Task:
     log: str
     environment: Mapping[str, str]
     programs: str
+    every: bool = False
 
 
 @dataclass
@@ -69,6 +71,7 @@ class Progress:
         since: when it began, in seconds since the epoch.
         failed: the first one that failed; empty if none has.
         message: what it said.
+        others: those that failed after it.
         ended: whether the run has come to its end.
     """
 
@@ -77,6 +80,7 @@ class Progress:
     since: float = 0.0
     failed: str = ""
     message: str = ""
+    others: list[str] = field(default_factory=list)
     ended: bool = False
 
     def write(self, path: str) -> None:
@@ -92,10 +96,12 @@ class Progress:
         self.write(path)
 
     def fail(self, name: str, message: str) -> None:
-        """One has failed; only the first is kept."""
-        if not self.failed:
-            self.failed = name
-            self.message = " ".join(message.split())[:LONGEST_MESSAGE]
+        """One has failed; of the first its message is kept, too."""
+        if self.failed:
+            self.others.append(name)
+            return
+        self.failed = name
+        self.message = " ".join(message.split())[:LONGEST_MESSAGE]
 
 
 def run_tests(task: Task) -> None:
@@ -109,7 +115,9 @@ def run_tests(task: Task) -> None:
     files = list(dict.fromkeys(name.partition("::")[0] for name in task.names))
     # What is imported already cannot be rewritten, which is no error here.
     imported = "ignore::pytest.PytestAssertRewriteWarning"
-    arguments = ["-x", "-q", "-p", "no:cacheprovider", "-W", imported, *files]
+    arguments = ["-q", "-p", "no:cacheprovider", "-W", imported, *files]
+    if not task.every:
+        arguments.append("--exitfirst")
     progress.begin("collection", task.result)
     code = pytest.main(arguments, plugins=[Chosen(task, progress)])
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
@@ -146,6 +154,7 @@ def _run_checks(task: Task, progress: Progress) -> None:
         progress.ran += 1
         if failed:
             progress.fail(name, f"{failed[0].criterion} {failed[0].array} {failed[0].note}")
+        if failed and not task.every:
             progress.write(task.result)  # the search may take longer than there is time
             progress.message = str(checks[name].diagnosis())[:LONGEST_MESSAGE]
             return

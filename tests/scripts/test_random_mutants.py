@@ -281,29 +281,29 @@ def test_no_more_tests_are_chosen_than_there_is_time_for(chooser):
     assert chosen.left_out == 1
 
 
+def test_what_fails_without_a_mutant_is_not_chosen(chooser):
+    chooser.unsound |= {TEST + "tests/test_module.py::test_limit", CHECK + "values: a"}
+    chosen = chooser.choose(mutant_at(5))
+    assert chosen.tests == ("tests/test_other.py::test_short",)
+    assert chosen.checks == ()
+
+
 def test_lines_recorded_only_in_part_are_refused(tmp_path):
     with pytest.raises(ValueError, match="has no recorded lines; record them with --record"):
         Recording.read(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("progress", "options", "expected"),
+    ("progress", "seconds", "expected"),
     [
-        (Progress(failed="a", message="b", running="a"), {}, ("a", "b")),
-        (Progress(running="a", ended=True), {}, ("", "")),
-        (Progress(running="a"), {}, ("a", "the process has died")),
-        (Progress(running="a"), {"is_late": True, "now": 20.0}, ("", "")),
-        (
-            Progress(running="a"),
-            {"is_late": True, "now": 100.0},
-            ("a", "time: no end after 100 s, usually 2.0 s"),
-        ),
+        (Progress(running="a"), 30.0, ""),
+        (Progress(running="a"), 100.0, "time: no end after 100 s, usually 2.0 s"),
+        (Progress(running="a", failed="a"), 100.0, ""),
+        (Progress(), 100.0, ""),
     ],
 )
-def test_a_run_fails_by_a_failure_by_its_death_or_by_a_test_that_does_not_end(
-    progress, options, expected
-):
-    assert judged(progress, **{"now": 0.0, "is_late": False, "usual": 2.0} | options) == expected
+def test_a_test_that_takes_far_longer_than_without_a_mutant_has_failed(progress, seconds, expected):
+    assert judged(progress, now=seconds, usual=2.0) == expected
 
 
 CAUGHT = Attempt(chosen=2, ran=1, failed="test_a", message="1 != 2", tried=("test_a",))
@@ -391,3 +391,21 @@ def test_a_mutant_is_caught_by_the_test_that_runs_its_line_and_leaves_nothing_be
         assert (folders.copy / VOCABULARY).read_text() == source
     assert found.outcome == "unit tests"
     assert found.tests.failed == TESTS
+
+
+@pytest.mark.slow
+def test_a_test_that_fails_without_a_mutant_is_found_out(tmp_path):
+    if not (ROOT / ".git").exists():
+        pytest.skip("needs a git repository")
+    sound = result(0, replace(CAUGHT, failed=TESTS))
+    unsound = result(1, replace(CAUGHT, failed=f"{TESTS}_in_vain"))
+    names = {TEST + found.tests.failed: 1.0 for found in (sound, unsound)}
+    recording = Recording(tmp_path, "a1b2", names, ("tests/test_vocabulary.py",))
+    (tmp_path / "native").mkdir()
+    with scratch_copy(ROOT) as scratch:
+        folders = Folders(scratch, tmp_path / "native", tmp_path / "programs")
+        file = folders.copy / "tests/test_vocabulary.py"
+        in_vain = "\n\ndef test_characters_are_sorted_behind_the_padding_in_vain():\n    assert 0\n"
+        file.write_text(file.read_text() + in_vain)
+        trials = Trials(folders, Chooser(folders.copy, recording, 10.0), None)
+        assert trials.find_unsound([sound, unsound]) == {TEST + unsound.tests.failed}
