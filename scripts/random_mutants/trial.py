@@ -88,8 +88,9 @@ def environment_of(folders: Folders) -> dict[str, str]:
     for folder in (home, temporary):
         folder.mkdir(exist_ok=True)
     path = os.pathsep.join(map(str, (folders.copy, folders.copy / "scripts")))
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return {
-        **os.environ,
+        **kept,
         "HOME": str(home),
         "XDG_CACHE_HOME": str(home / "cache"),
         "TMPDIR": str(temporary),

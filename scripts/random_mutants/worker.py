@@ -167,6 +167,7 @@ def _settle(task: Task) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_FILE, LARGEST_FILE))
     os.environ.clear()
     os.environ.update(task.environment)
+    sys.dont_write_bytecode = False  # the next mutant reads what this one has compiled
     tempfile.tempdir = None  # from now on that of the environment
     os.chdir(task.copy)
     sys.path.insert(0, task.copy)
