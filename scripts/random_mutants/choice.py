@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from random_mutants.mutants import Mutant, source_files
-from random_mutants.recorder import CHECK, TEST, Recording
+from random_mutants.recorder import CHECK, FILE, LIST, TEST, Recording
 
 FARTHER = 4.0
 """A test of a file that does not speak of the module comes after one that does and takes four
@@ -109,7 +109,11 @@ class Chooser:
         found: set[str] = set()
         for line in lines:
             found.update(by_line.get(line, ()))
-        return {name for name in found if name in self.recording.durations}
+        files = {name.removeprefix(FILE) for name in found if name.startswith(FILE)}
+        whole = {TEST + test for test in self._of_files(files)}
+        if LIST in found:
+            whole |= {name for name in self.recording.durations if name.startswith(CHECK)}
+        return whole | {name for name in found if name in self.recording.durations}
 
     def _that_name(self, mutant: Mutant) -> set[str]:
         # What runs the lines that name what a statement binds, in its own file and in those that

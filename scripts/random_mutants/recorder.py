@@ -5,8 +5,10 @@ random_mutants.recorder`) for the checks. Both leave a file of coverage.py with 
 test or check, and beside it what they took, as JSON. The same again goes on where it ended.
 """
 
+import importlib
 import json
 import os
+import pkgutil
 import subprocess
 import sys
 import time
@@ -30,6 +32,11 @@ TEST = "test "
 """Prefix of the context of a test, before its name in pytest."""
 CHECK = "check "
 """Prefix of the context of a check, before its name."""
+FILE = "file "
+"""Prefix of the context of what a test file runs while its tests are collected, such as the making
+of their cases."""
+LIST = "list of checks"
+"""The context of what makes the list of checks."""
 IMPORTING = "importing"
 """The context of what runs outside tests and checks: mostly imports."""
 
@@ -65,6 +72,10 @@ class Recorder:
         """What follows belongs to this test or check."""
         self._coverage.switch_context(context)
 
+    def leave_file(self) -> None:
+        """The tests of a file are collected."""
+        self._coverage.switch_context(IMPORTING)
+
     def leave(self, context: str, seconds: float, *, passed: bool) -> None:
         """A test or check is over; the duration of one that did not pass is not kept."""
         self._coverage.switch_context(IMPORTING)
@@ -94,6 +105,20 @@ class Plugin:
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
         _share_programs()
+
+    def pytest_collection(self) -> None:
+        # What a module runs when it is imported belongs to no file of tests.
+        for package in PACKAGES:
+            for module in pkgutil.walk_packages([package], f"{package}."):
+                if not module.name.endswith("__main__"):
+                    importlib.import_module(module.name)
+
+    def pytest_collectstart(self, collector: pytest.Collector) -> None:
+        if isinstance(collector, pytest.Module):
+            self._recorder.enter(FILE + collector.nodeid)
+
+    def pytest_collectreport(self) -> None:
+        self._recorder.leave_file()
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
@@ -150,7 +175,9 @@ def record_checks() -> None:
     from parity.core.compare import failures
     from random_mutants.checks import named_checks
 
-    for name, check in named_checks().items():
+    recorder.enter(LIST)
+    checks = named_checks()
+    for name, check in checks.items():
         context = CHECK + name
         if context in recorder.durations:
             continue

@@ -15,7 +15,7 @@ from random_mutants.cpp_places import cpp_places
 from random_mutants.mutants import NUMERICS, SHARES, Mutant, all_places, draw
 from random_mutants.places import KINDS, Edit, edited
 from random_mutants.python_places import python_places
-from random_mutants.recorder import CHECK, IMPORTING, TEST, Recording
+from random_mutants.recorder import CHECK, FILE, IMPORTING, TEST, Recording
 from random_mutants.report import read_reasons, report
 from random_mutants.results import Attempt, Result, Results
 from random_mutants.trial import Folders, Trials, judged, scratch_copy
@@ -224,7 +224,7 @@ def chooser(tmp_path):
     (tmp_path / "tests/test_module.py").write_text("from jaxrnn.module import within\n")
     (tmp_path / "tests/test_other.py").write_text("import jaxrnn\n")
     tests = CoverageData(str(tmp_path / "tests.db"))
-    by_context = {IMPORTING: [1, 4, 8]}
+    by_context = {IMPORTING: [1, 4, 8], FILE + "tests/test_other.py": [9]}
     for line, names in LINES.items():
         by_context |= {TEST + name: [line] for name in names}
     add_lines(tests, "jaxrnn/module.py", by_context)
@@ -267,8 +267,14 @@ def test_a_line_that_runs_at_import_stands_for_those_that_use_it(chooser, line):
     assert chosen.checks == ("values: a",)
 
 
-def test_of_a_line_that_nothing_was_seen_to_run_the_files_that_speak_of_it_are_chosen(chooser):
+def test_a_line_that_makes_the_cases_of_a_file_stands_for_its_tests(chooser):
     chosen = chooser.choose(mutant_at(9))
+    assert chosen.by == "lines"
+    assert {test.partition("::")[0] for test in chosen.tests} == {"tests/test_other.py"}
+
+
+def test_of_a_line_that_nothing_was_seen_to_run_the_files_that_speak_of_it_are_chosen(chooser):
+    chosen = chooser.choose(mutant_at(10))
     assert chosen.by == "files"
     assert {test.partition("::")[0] for test in chosen.tests} == {"tests/test_module.py"}
     assert chosen.checks == ()
