@@ -494,7 +494,7 @@ def test_equal_expressions_are_one_node():
 
 
 def test_the_derivative_of_tanh_is_written_with_a_square():
-    """d (1 - y) + d (1 - y) y, as JAX has it, is d (1 - y^2), with an operation fewer in a chain."""
+    """d (1 - y) + d (1 - y) y, as JAX has it, is d (1 - y^2): a shorter chain."""
     graph = Graph()
     d, y = graph.leaf("x", 0, (0, 0)), graph.leaf("s", 0, (0, 0))
     one = graph.constant(1.0)

@@ -5,7 +5,7 @@
     ./scripts/random-mutants --seed 3 --mutants 20 --output /tmp/mutants
     ./scripts/random-mutants --draw             show the mutants, and try none
     ./scripts/random-mutants --report           the report on what was tried so far
-    ./scripts/random-mutants --again            those that nothing caught, on a larger budget
+    ./scripts/random-mutants --again            those that nothing caught, on more tests
 
 A mutant is one place of what is committed, changed at random: an operator, a constant, an index, an
 argument, a condition, a statement. Each is tried on the tests and checks that run its lines, the
@@ -108,7 +108,7 @@ def _try(
         by_number[mutant.number] = mutant
         known = before.get(f"{options.seed}-{mutant.number}")
         if is_wanted(known, again=options.again):
-            _try_one(trials, mutant, results, options.seed)
+            _try_one(trials, mutant, results, options.seed, known)
     # What fails without a mutant, too, has caught nothing: those mutants are tried without it.
     while unsound := trials.find_unsound(tried := _tried(results, options)):
         for result in tried:
@@ -116,8 +116,10 @@ def _try(
                 _try_one(trials, by_number[result.number], results, options.seed)
 
 
-def _try_one(trials: Trials, mutant: Mutant, results: Results, seed: int) -> None:
-    result = trials.try_one(mutant, seed)
+def _try_one(
+    trials: Trials, mutant: Mutant, results: Results, seed: int, known: Result | None = None
+) -> None:
+    result = trials.try_one(mutant, seed, known)
     results.append(result)
     seconds = result.tests.seconds + result.checks.seconds
     words = result.tests.failed or result.checks.failed or "survives"

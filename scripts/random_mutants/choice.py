@@ -6,7 +6,7 @@ Lines of C++ stand for the calls into the library.
 
 import ast
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -70,8 +70,13 @@ class Chooser:
     unsound: set[str] = field(default_factory=set)
     _texts: dict[str, str] = field(default_factory=dict)
 
-    def choose(self, mutant: Mutant) -> Chosen:
-        """The tests and checks for a mutant."""
+    def choose(self, mutant: Mutant, tried: Collection[str] = ()) -> Chosen:
+        """The tests and checks for a mutant, without those that were tried before.
+
+        Args:
+            mutant: the mutant.
+            tried: contexts of tests and checks.
+        """
         if not mutant.path.endswith(".py"):
             by = "calls"
             found = self._that_call(CALLS.get(Path(mutant.path).name, EVERY_CALL))
@@ -84,14 +89,16 @@ class Chooser:
             if not found:
                 # It may run in a process that a test starts.
                 by = "files"
-                found = {TEST + test for test in self._of_files(self._near_files(mutant.path))}
-        found -= self.unsound
+                found = {TEST + test for test in self._of_files(self._files_that_use(mutant.path))}
+        # JAX remembers what was traced: other tests of a file run the line when they run alone.
+        near = self._near_files(mutant.path)
+        running = {n.removeprefix(TEST).partition("::")[0] for n in found if n.startswith(TEST)}
+        siblings = self._of_files(running & near)
+        found -= self.unsound.union(tried)
         tests = [name.removeprefix(TEST) for name in found if name.startswith(TEST)]
         checks = [name.removeprefix(CHECK) for name in found if name.startswith(CHECK)]
-        near = self._near_files(mutant.path)
-        # JAX remembers what was traced: other tests of a file run the line when they run alone.
-        same_file = self._of_files({test.partition("::")[0] for test in tests} & near)
-        ordered = [*self._nearest(tests, near), *self._nearest(same_file - set(tests), near)]
+        siblings -= {name.removeprefix(TEST) for name in tried}.union(tests)
+        ordered = [*self._nearest(tests, near), *self._nearest(siblings, near)]
         within = self._within_budget(ordered, TEST)
         return Chosen(
             tests=tuple(within),
@@ -170,6 +177,17 @@ class Chooser:
             if is_near:
                 near.add(file)
         return near
+
+    def _files_that_use(self, path: str) -> set[str]:
+        # The test files that speak of a module or, if none does, of those that import it.
+        paths = {path}
+        while paths:
+            files = set[str]().union(*(self._near_files(path) for path in paths))
+            wider = paths.union(*(self._importers(path) for path in paths))
+            if files or wider == paths:
+                return files
+            paths = wider
+        return set()
 
     def _of_files(self, files: set[str]) -> set[str]:
         sound = set(self.recording.durations) - self.unsound

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,16 @@ class Attempt:
     seconds: float = 0.0
     unfinished: bool = False
     tried: tuple[str, ...] = ()
+
+    def after(self, earlier: "Attempt") -> "Attempt":
+        """The two as one: this one was made after an earlier one that caught nothing."""
+        return replace(
+            self,
+            chosen=earlier.ran + self.chosen,
+            ran=earlier.ran + self.ran,
+            seconds=earlier.seconds + self.seconds,
+            tried=earlier.tried + self.tried,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

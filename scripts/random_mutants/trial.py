@@ -119,9 +119,18 @@ class Trials:
         self._processes = multiprocessing.get_context("forkserver")
         self._processes.set_forkserver_preload(list(PRELOADED))
 
-    def try_one(self, mutant: Mutant, seed: int) -> Result:
-        """Try a mutant on its tests, then on its checks; each ends with the first failure."""
-        chosen = self._chooser.choose(mutant)
+    def try_one(self, mutant: Mutant, seed: int, earlier: Result | None = None) -> Result:
+        """Try a mutant on its tests, then on its checks; each ends with the first failure.
+
+        Args:
+            mutant: the mutant.
+            seed: of the draw.
+            earlier: what became of it before: it is tried on what it was not tried on then.
+        """
+        before = (Attempt(), Attempt()) if earlier is None else (earlier.tests, earlier.checks)
+        known = [TEST + name for name in before[0].tried]
+        known += [CHECK + name for name in before[1].tried]
+        chosen = self._chooser.choose(mutant, known)
         copy = self._folders.copy
         diff = mutant.diff(copy)
         with self._mutated(mutant):
@@ -141,8 +150,8 @@ class Trials:
             chosen_by=chosen.by,
             left_out=chosen.left_out,
             recorded_seconds=self._chooser.seconds(chosen),
-            tests=tests,
-            checks=checks,
+            tests=tests.after(before[0]),
+            checks=checks.after(before[1]),
         )
 
     def try_unmutated(self) -> None:

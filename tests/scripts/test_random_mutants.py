@@ -287,10 +287,23 @@ def test_no_more_tests_are_chosen_than_there_is_time_for(chooser):
     assert chosen.left_out == 1
 
 
+def test_what_was_tried_before_is_not_chosen_again(chooser):
+    before = [TEST + "tests/test_module.py::test_limit", CHECK + "values: a"]
+    chosen = chooser.choose(mutant_at(5), before)
+    assert chosen.tests == ("tests/test_other.py::test_short", "tests/test_module.py::test_sibling")
+    assert chosen.checks == ()
+
+
+def test_a_second_attempt_goes_on_from_the_first():
+    both = replace(CAUGHT, tried=("test_c",)).after(RAN)
+    assert (both.chosen, both.ran, both.tried) == (4, 3, ("test_a", "test_b", "test_c"))
+    assert both.failed == CAUGHT.failed
+
+
 def test_what_fails_without_a_mutant_is_not_chosen(chooser):
     chooser.unsound |= {TEST + "tests/test_module.py::test_limit", CHECK + "values: a"}
     chosen = chooser.choose(mutant_at(5))
-    assert chosen.tests == ("tests/test_other.py::test_short",)
+    assert chosen.tests == ("tests/test_other.py::test_short", "tests/test_module.py::test_sibling")
     assert chosen.checks == ()
 
 
