@@ -30,8 +30,10 @@ CALLS = {
 }
 """By which of the library's functions a C++ source is run; by all where it is not here."""
 EVERY_CALL = ("jaxrnn_forward", "jaxrnn_backward", "jaxrnn_generate")
-CPP_TESTS = ("test_native", "test_generated", "test_layers", "test_generation", "test_cells")
-"""The test files that compare the library with something else."""
+CPP_TESTS = ("test_native", "test_generated", "test_layers", "test_cells")
+"""Beginnings of the names of the test files that compare the library with something else."""
+WRITING_TESTS = ("test_writing", "test_generation")
+"""Those that compare what it generates."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,8 @@ class Chooser:
                 speaks = _speaks_of(self._text(file), module)
                 is_near = speaks or name.removeprefix("test_") in (stem, stem + "s")
             else:
-                is_near = name.startswith(CPP_TESTS)
+                generates = Path(path).name == "generation.h"
+                is_near = name.startswith(WRITING_TESTS if generates else CPP_TESTS)
             if is_near:
                 near.add(file)
         return near
