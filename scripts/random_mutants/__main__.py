@@ -6,6 +6,7 @@
     ./scripts/random-mutants --draw             show the mutants, and try none
     ./scripts/random-mutants --report           the report on what was tried so far
     ./scripts/random-mutants --again            those that nothing caught, on more tests
+    ./scripts/random-mutants --slow             those that nothing caught, on slow tests
 
 A mutant is one place of what is committed, changed at random: an operator, a constant, an index, an
 argument, a condition, a statement. Each is tried on the tests and checks that run its lines, the
@@ -49,7 +50,7 @@ def parsed() -> argparse.Namespace:
     )
     parser.add_argument("--jobs", type=int, default=1, choices=[1], help="mutants at a time (1)")
     doing = parser.add_mutually_exclusive_group()
-    for name in ("record", "draw", "report", "again"):
+    for name in ("record", "draw", "report", "again", "slow"):
         doing.add_argument(f"--{name}", action="store_true")
     return parser.parse_args()
 
@@ -107,7 +108,11 @@ def _try(
     for mutant in mutants:
         by_number[mutant.number] = mutant
         known = before.get(f"{options.seed}-{mutant.number}")
-        if is_wanted(known, again=options.again):
+        if options.slow and known is not None and known.outcome == "neither":
+            after = trials.try_slow(mutant, known)
+            results.append(after)
+            print(f"{after.name}: {after.slow.failed or 'survives'}", flush=True)
+        elif is_wanted(known, again=options.again):
             _try_one(trials, mutant, results, options.seed, known)
     # What fails without a mutant, too, has caught nothing: those mutants are tried without it.
     while unsound := trials.find_unsound(tried := _tried(results, options)):

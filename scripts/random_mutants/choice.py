@@ -5,6 +5,7 @@ Lines of C++ stand for the calls into the library.
 """
 
 import ast
+import itertools
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,9 @@ CPP_TESTS = ("test_native", "test_generated", "test_layers", "test_cells")
 """Beginnings of the names of the test files that compare the library with something else."""
 WRITING_TESTS = ("test_writing", "test_generation")
 """Those that compare what it generates."""
+
+SLOW_SECONDS = 2.0
+"""Seconds that a slow test is taken to last: they are not recorded."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,21 @@ class Chooser:
             left_out=len(set(tests) - set(within)),
             by=by,
         )
+
+    def choose_slow(self, mutant: Mutant, tried: Collection[str] = ()) -> tuple[str, ...]:
+        """The slow tests for a mutant: other cases of the tests that run its lines come first.
+
+        Args:
+            mutant: the mutant.
+            tried: contexts of tests that were tried before.
+        """
+        chosen = self.choose(mutant, ())
+        functions = {test.partition("[")[0] for test in chosen.tests}
+        files = self._files_that_use(mutant.path)
+        same = [test for test in self.recording.slow if test.partition("[")[0] in functions]
+        near = [test for test in self.recording.slow if test.partition("::")[0] in files]
+        names = [n for n in dict.fromkeys(spread(same) + spread(near)) if TEST + n not in tried]
+        return tuple(names[: max(1, int(self.budget / SLOW_SECONDS))])
 
     def seconds(self, chosen: Chosen) -> float:
         """How long its tests took when they were recorded."""
@@ -223,6 +242,15 @@ class Chooser:
         if path not in self._texts:
             self._texts[path] = (self.root / path).read_text()
         return self._texts[path]
+
+
+def spread(tests: Sequence[str]) -> list[str]:
+    """The first case of each test function, then the second of each, and so on."""
+    by_function: dict[str, list[str]] = {}
+    for test in tests:
+        by_function.setdefault(test.partition("[")[0], []).append(test)
+    rounds = itertools.zip_longest(*by_function.values())
+    return [test for cases in rounds for test in cases if test is not None]
 
 
 def _module_of(path: str) -> str:

@@ -200,12 +200,14 @@ class Recording:
         commit: of the sources.
         durations: seconds of each test and check, by context.
         files: the test files.
+        slow: the tests that are slow, of which nothing is recorded.
     """
 
     folder: Path
     commit: str
     durations: Mapping[str, float]
     files: tuple[str, ...]
+    slow: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, folder: Path) -> "Recording":
@@ -220,7 +222,14 @@ class Recording:
             raise ValueError(f"{folder} has no recorded lines; record them with --record.")
         tests, checks = (json.loads(part.read_text()) for part in parts)
         durations = {**tests["durations"], **checks["durations"]}
-        return cls(folder, whole.read_text().strip(), durations, tuple(tests["files"]))
+        slow = folder / "slow.txt"
+        return cls(
+            folder=folder,
+            commit=whole.read_text().strip(),
+            durations=durations,
+            files=tuple(tests["files"]),
+            slow=tuple(slow.read_text().splitlines() if slow.exists() else ()),
+        )
 
     def contexts(self, path: str) -> dict[int, set[str]]:
         """The tests and checks that run each line of a file, by its number."""
@@ -269,6 +278,10 @@ def record(root: Path, folder: Path, commit: str, environment: Mapping[str, str]
     # Tests that fail are not chosen, and nothing else follows from them.
     if ran.returncode not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         raise ValueError(f"The tests could not be recorded: pytest ended with {ran.returncode}.")
+    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-m", "slow"]
+    listed = subprocess.run(command, cwd=root, env=tests, capture_output=True, text=True)
+    names = [line for line in listed.stdout.splitlines() if "::" in line]
+    (folder / "slow.txt").write_text("\n".join(names))
     (folder / "commit").write_text(commit)
 
 

@@ -36,7 +36,10 @@ def report(results: Sequence[Result], reasons: Mapping[str, str]) -> str:
 
 
 def _table(title: str, results: Sequence[Result], group: Callable[[Result], str]) -> list[str]:
-    lines = [f"| {title} | mutants | caught | {' | '.join(OUTCOMES)} |", "|---|" + "--:|" * 6]
+    lines = [
+        f"| {title} | mutants | caught | {' | '.join(OUTCOMES)} |",
+        "|---|" + "--:|" * (2 + len(OUTCOMES)),
+    ]
     groups: dict[str, list[Result]] = {}
     for result in results:
         groups.setdefault(group(result), []).append(result)
@@ -63,6 +66,8 @@ def _survivor(result: Result, reasons: Mapping[str, str]) -> list[str]:
     checks = f"{result.checks.ran} of {result.checks.chosen} checks of parity ran"
     if tests.unfinished or result.checks.unfinished:
         checks += ", and the time was over"
+    if result.slow.chosen:
+        checks += f"; {result.slow.ran} of {result.slow.chosen} slow tests"
     reason = reasons.get(key_of(result.path, result.diff), "not looked at yet")
     return [
         f"### {result.name}: {result.kind} in {result.path}, line {result.line}",

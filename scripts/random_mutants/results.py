@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-OUTCOMES = ("both", "parity", "unit tests", "neither")
+OUTCOMES = ("both", "parity", "unit tests", "slow tests", "neither")
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class Result:
         recorded_seconds: what its tests took when they were recorded.
         tests: what the unit tests made of it.
         checks: what the quick parity check made of it.
+        slow: what slow tests made of it, of those that nothing else caught.
     """
 
     seed: int
@@ -77,6 +78,7 @@ class Result:
     recorded_seconds: float
     tests: Attempt = field(default_factory=Attempt)
     checks: Attempt = field(default_factory=Attempt)
+    slow: Attempt = field(default_factory=Attempt)
 
     @property
     def outcome(self) -> str:
@@ -85,7 +87,9 @@ class Result:
             return "both"
         if self.checks.failed:
             return "parity"
-        return "unit tests" if self.tests.failed else "neither"
+        if self.tests.failed:
+            return "unit tests"
+        return "slow tests" if self.slow.failed else "neither"
 
     @property
     def name(self) -> str:
@@ -128,8 +132,8 @@ class Results:
 
 def _result(fields: Mapping[str, Any]) -> Result:
     attempts = {}
-    for part in ("tests", "checks"):
-        attempt = dict(fields[part])
+    for part in ("tests", "checks", "slow"):
+        attempt = dict(fields.get(part) or asdict(Attempt()))
         attempt["tried"] = tuple(attempt["tried"])
         attempts[part] = Attempt(**attempt)
     return Result(**{**fields, **attempts})

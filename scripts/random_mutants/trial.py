@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from random_mutants.choice import Chooser
@@ -24,6 +24,8 @@ START = 60.0
 """Seconds that a run may take beside its tests, for imports on a busy machine."""
 SLOWER = 3.0
 """How much longer than when they were recorded tests may take, on a busy machine."""
+LONGEST = 300.0
+"""Seconds that a run may take in any case."""
 COMPILING = 90.0
 """Seconds more where the library and the cells are compiled anew."""
 STUCK = 5.0
@@ -170,6 +172,15 @@ class Trials:
                 log = (self._folders.scratch / "log").read_text()
                 raise RuntimeError(f"{shortest} fails without a mutant: {words}\n{log}")
 
+    def try_slow(self, mutant: Mutant, earlier: Result) -> Result:
+        """Try a mutant that nothing caught on slow tests."""
+        known = [TEST + name for name in earlier.slow.tried]
+        names = self._chooser.choose_slow(mutant, known)
+        more = 0.0 if mutant.path.endswith(".py") else COMPILING
+        with self._mutated(mutant):
+            slow = self._attempt(run_tests, names, TEST, more)
+        return replace(earlier, slow=slow.after(earlier.slow))
+
     @contextlib.contextmanager
     def _mutated(self, mutant: Mutant) -> Iterator[None]:
         copy = self._folders.copy
@@ -254,7 +265,8 @@ class Trials:
             programs=str(self._folders.programs),
             every=every,
         )
-        limit = START + SLOWER * sum(self._recorded[prefix + name] for name in names) + more
+        expected = [self._recorded.get(prefix + name, IMPORTS) for name in names]
+        limit = min(START + SLOWER * sum(expected), LONGEST) + more
         started = time.monotonic()
         process = self._processes.Process(target=run, args=(task,))
         process.start()

@@ -115,7 +115,8 @@ def run_tests(task: Task) -> None:
     files = list(dict.fromkeys(name.partition("::")[0] for name in task.names))
     # What is imported already cannot be rewritten, which is no error here.
     imported = "ignore::pytest.PytestAssertRewriteWarning"
-    arguments = ["-q", "-p", "no:cacheprovider", "-W", imported, *files]
+    # No test is left out for being slow: those that are wanted are chosen by name.
+    arguments = ["-q", "-p", "no:cacheprovider", "-W", imported, "-m", "", *files]
     if not task.every:
         arguments.append("--exitfirst")
     progress.begin("collection", task.result)

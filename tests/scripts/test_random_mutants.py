@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from coverage import CoverageData
 from random_mutants.__main__ import is_wanted
-from random_mutants.choice import Chooser
+from random_mutants.choice import Chooser, spread
 from random_mutants.compiler import Compiler
 from random_mutants.cpp_places import cpp_places
 from random_mutants.mutants import NUMERICS, SHARES, Mutant, all_places, draw
@@ -294,6 +294,24 @@ def test_what_was_tried_before_is_not_chosen_again(chooser):
     assert chosen.checks == ()
 
 
+def test_other_cases_of_the_tests_that_run_a_line_are_the_slow_ones(chooser):
+    slow = (
+        "tests/test_module.py::test_far",
+        "tests/test_other.py::test_short[a]",
+        "tests/test_other.py::test_short[b]",
+        "tests/test_else.py::test_nothing",
+    )
+    chooser.recording = replace(chooser.recording, slow=slow)
+    assert chooser.choose_slow(mutant_at(5)) == (slow[1], slow[2], slow[0])
+    assert chooser.choose_slow(mutant_at(5), [TEST + slow[1]]) == (slow[2], slow[0])
+    chooser.budget = 2.0
+    assert len(chooser.choose_slow(mutant_at(5))) == 1
+
+
+def test_cases_are_spread_over_test_functions():
+    assert spread(["f[a]", "f[b]", "g[a]"]) == ["f[a]", "g[a]", "f[b]"]
+
+
 def test_a_second_attempt_goes_on_from_the_first():
     both = replace(CAUGHT, tried=("test_c",)).after(RAN)
     assert (both.chosen, both.ran, both.tried) == (4, 3, ("test_a", "test_b", "test_c"))
@@ -378,7 +396,7 @@ def test_the_report_counts_by_part_and_shows_each_survivor_with_its_reason():
     notes = f"# S\n\n## 3-0, in jaxrnn/module.py\n\n```diff\n{survivor.diff}\n```\n\nIt\nis so.\n"
     text = report([survivor, *caught], read_reasons(notes))
     assert "3 of 4 mutants are caught (75%)." in text
-    assert "| all | 4 | 75% | 1 | 1 | 1 | 1 |" in text
+    assert "| all | 4 | 75% | 1 | 1 | 1 | 0 | 1 |" in text
     assert survivor.diff in text
     assert "2 of 2 tests ran, chosen by lines: test_a, test_b" in text
     assert "Reason: It is so." in text
