@@ -32,8 +32,8 @@ PRELOADED = (
 
 LARGEST_MEMORY = 24 << 30
 """Bytes of addresses that a process may have: a mutant may ask for any number."""
-LARGEST_FILE = 2 << 30
-"""Bytes of a file that it may write."""
+LARGEST_FILE = 16 << 30
+"""Bytes of a file that it may write: tests write one of some gigabytes, which has no blocks."""
 LONGEST_MESSAGE = 300
 """Maximum number of characters of a message."""
 
