@@ -32,8 +32,6 @@ PRELOADED = (
 
 LARGEST_MEMORY = 24 << 30
 """Bytes of addresses that a process may have: a mutant may ask for any number."""
-LARGEST_FILE = 16 << 30
-"""Bytes of a file that it may write: tests write one of some gigabytes, which has no blocks."""
 LONGEST_MESSAGE = 300
 """Maximum number of characters of a message."""
 
@@ -165,7 +163,6 @@ def _settle(task: Task) -> None:
     # A process group of its own, so that what it starts ends with it.
     os.setsid()
     resource.setrlimit(resource.RLIMIT_AS, (LARGEST_MEMORY, LARGEST_MEMORY))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_FILE, LARGEST_FILE))
     os.environ.clear()
     os.environ.update(task.environment)
     sys.dont_write_bytecode = False  # the next mutant reads what this one has compiled
