@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from random_mutants.mutants import Mutant, source_files
-from random_mutants.recorder import CHECK, FILE, LIST, TEST, Recording
+from random_mutants.recorder import CHECK, FILE, IMPORTING, LIST, TEST, Recording
 
 FARTHER = 4.0
 """A test of a file that does not speak of the module comes after one that does and takes four
@@ -88,10 +88,11 @@ class Chooser:
             found = self._that_call(CALLS.get(Path(mutant.path).name, EVERY_CALL))
         else:
             by = "lines"
-            found = self._that_run(mutant.path, range(mutant.first_line, mutant.last_line + 1))
-            if not found:
-                by = "names"
-                found = self._that_name(mutant)
+            lines = range(mutant.first_line, mutant.last_line + 1)
+            found = self._that_run(mutant.path, lines)
+            if not found or self._runs_at_import(mutant.path, lines):
+                by = "lines" if found else "names"
+                found = found | self._that_name(mutant)
             if not found:
                 # It may run in a process that a test starts.
                 by = "files"
@@ -143,9 +144,13 @@ class Chooser:
             whole |= {name for name in self.recording.durations if name.startswith(CHECK)}
         return whole | {name for name in found if name in self.recording.durations}
 
+    def _runs_at_import(self, path: str, lines: Iterable[int]) -> bool:
+        by_line = self.recording.contexts(path)
+        return any(IMPORTING in by_line.get(line, ()) for line in lines)
+
     def _that_name(self, mutant: Mutant) -> set[str]:
         # What runs the lines that name what a statement binds, in its own file and in those that
-        # import it; of a function's head, what runs its body.
+        # import it, and the test files that name it; of a function's head, what runs its body.
         tree = ast.parse(self._text(mutant.path))
         statement = _statement_at(tree, mutant.first_line)
         if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -162,7 +167,9 @@ class Chooser:
             lines = self._text(path).splitlines()
             naming = [i for i, line in enumerate(lines, 1) if pattern.search(line)]
             found |= self._that_run(path, naming)
-        return found
+        files = {file for file in self.recording.files if pattern.search(self._text(file))}
+        near = self._files_that_use(mutant.path)
+        return found | {TEST + test for test in self._of_files(files & near)}
 
     def _that_call(self, functions: Sequence[str]) -> set[str]:
         found: set[str] = set()
