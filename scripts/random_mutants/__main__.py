@@ -32,12 +32,22 @@ from random_mutants.trial import Folders, Trials, commit_of, environment_of, scr
 ROOT = Path(__file__).parents[2]
 CACHE = Path(sys.prefix) / "random-mutants"
 """The default folder of what was recorded, beside the packages."""
+ACTIONS = {
+    "record": "record which test runs which line",
+    "draw": "show the mutants",
+    "report": "report on what was tried",
+    "again": "try survivors on tests that exceeded the budget",
+    "slow": "try survivors on slow tests",
+}
+"""What is done instead of trying mutants for the first time."""
 
 
 def parsed() -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="random-mutants",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--mutants", type=int, default=100, help="how many (100)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw (0)")
@@ -50,8 +60,8 @@ def parsed() -> argparse.Namespace:
     )
     parser.add_argument("--jobs", type=int, default=1, choices=[1], help="mutants at a time (1)")
     doing = parser.add_mutually_exclusive_group()
-    for name in ("record", "draw", "report", "again", "slow"):
-        doing.add_argument(f"--{name}", action="store_true")
+    for name, words in ACTIONS.items():
+        doing.add_argument(f"--{name}", action="store_true", help=words)
     return parser.parse_args()
 
 
