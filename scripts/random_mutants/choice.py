@@ -31,7 +31,7 @@ CALLS = {
 }
 """By which of the library's functions a C++ source is run; by all where it is not here."""
 EVERY_CALL = ("jaxrnn_forward", "jaxrnn_backward", "jaxrnn_generate")
-CPP_TESTS = ("test_native", "test_generated", "test_layers", "test_cells")
+CPP_TESTS = ("test_native", "test_generated", "test_layers", "test_cells", "test_writing")
 """Beginnings of the names of the test files that compare the library with something else."""
 WRITING_TESTS = ("test_writing", "test_generation")
 """Those that compare what it generates."""
