@@ -373,6 +373,7 @@ EXTREMES = {
     "clip": lambda h, x, s: jnp.clip(x, -1, 1) + s,
     "abs": lambda h, x, s: jnp.abs(x) + s,
     "select": lambda h, x, s: jnp.where(x >= s, x, s),
+    "a truth value": lambda h, x, s: x + (x > s).astype(x.dtype),
 }
 
 
@@ -542,6 +543,18 @@ def test_equal_expressions_are_one_node():
     assert graph.constant(0.0) != graph.constant(-0.0)
     assert graph.constant(np.nan) == graph.constant(np.nan)
     assert graph.leaf("params", 0, (0, 1)) == graph.leaf("params", 0, (2, 1))
+
+
+def test_the_derivative_of_tanh_is_written_with_a_square():
+    """d (1 - y) + d (1 - y) y, as JAX has it, is d (1 - y^2): a shorter chain."""
+    graph = Graph()
+    d, y = graph.leaf("x", 0, (0, 0)), graph.leaf("s", 0, (0, 0))
+    one = graph.constant(1.0)
+    part = graph.node("mul", d, graph.node("sub", one, y))
+    derivative = graph.node("add", part, graph.node("mul", part, y))
+    assert derivative == graph.node("mul", d, graph.node("sub", one, graph.node("mul", y, y)))
+    other = graph.node("add", d, graph.node("mul", part, y))
+    assert graph.nodes[other][0] == "add"
 
 
 def test_a_source_is_the_same_in_every_process():

@@ -63,6 +63,12 @@ def test_a_mutant_is_caught(name, text):
     assert verdict.right, verdict.named
 
 
+@pytest.mark.parametrize("name", ["bias of a Dense dropped", "square kernel transposed"])
+def test_what_is_wrong_with_an_output_layer_is_named(name, text):
+    (verdict,) = tried([mutant for mutant in MUTANTS if mutant.name == name], text)
+    assert verdict.right, verdict.named
+
+
 @pytest.mark.slow
 def test_unmutated_the_same_checks_pass_again(text):
     chosen = [mutant for mutant in MUTANTS if mutant.name in SAMPLE]

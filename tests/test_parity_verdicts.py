@@ -133,6 +133,12 @@ def test_variants_stay_in_the_range_of_integers_and_leave_masks():
     assert (padded == 1).sum() > (TOKENS == 1).sum()
 
 
+def test_integers_that_are_drawn_anew_are_as_small_and_as_large_as_those_given():
+    batch = given_batch((np.tile([3, 4], 20),))
+    (drawn,) = variants_of(batch, ("integers drawn anew",), padding=())
+    assert set(drawn.arrays["0"]) == {3, 4}
+
+
 def test_zeros_as_a_state_are_tried_with_other_numbers():
     module = Call(lambda m, x, h: m.dense(x) + 0 * h)
     ignored = lambda p, x, h: dense(p, x)  # noqa: E731

@@ -1,10 +1,12 @@
 """The learning-rate range test: what it suggests, and when it suggests nothing."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from jaxrnn.training import range_test as module
 from jaxrnn.training.range_test import RangeTest, entropy
 
 RATES = np.geomspace(1e-5, 10, 320)
@@ -70,3 +72,33 @@ def test_an_end_of_the_range_is_not_recommended(test, message):
 
 def test_a_guess_by_frequency_loses_the_entropy():
     assert entropy(np.array([3, 3, 5, 7])) == pytest.approx(1.5 * np.log(2))
+
+
+def test_it_ends_before_the_first_average_that_is_far_above_the_lowest(monkeypatch):
+    losses = [4.0 * 0.8**k for k in range(30)] + [0.01 * 1.5**k for k in range(60)]
+    made = iter(losses)
+
+    def scripted(model, optimizer, state, windows, rates, count):
+        found = [next(made) if k < count else np.nan for k in range(len(rates))]
+        return state, SimpleNamespace(loss=np.array(found))
+
+    monkeypatch.setattr(module, "train_steps", scripted)
+    windows = SimpleNamespace(with_tokens=lambda tokens: None)
+    source = SimpleNamespace(
+        tokens=np.arange(4), steps=lambda epoch: 7, windows=lambda epoch, first, count: windows
+    )
+    state = SimpleNamespace(params={"w": np.zeros(1, np.float32)})
+    options = {"lowest": 1e-5, "highest": 10, "steps": len(losses)}
+    curves = list(module.range_test(None, source, None, state, **options))
+
+    averages = []
+    for n in range(1, len(losses) + 1):
+        weights = module.AVERAGE_DECAY ** np.arange(n)[::-1]
+        averages.append(np.sum(weights * losses[:n]) / np.sum(weights))
+    end = next(
+        n for n in range(len(losses)) if averages[n] > module.DIVERGED * min(averages[: n + 1])
+    )
+    assert curves[-1].diverged
+    assert not any(curve.diverged for curve in curves[:-1])
+    np.testing.assert_allclose(curves[-1].losses, averages[:end], rtol=1e-12)
+    np.testing.assert_allclose(curves[-1].rates, np.geomspace(1e-5, 10, len(losses))[:end])

@@ -35,8 +35,22 @@ def test_cosine_restarts_are_the_courses(steps_per_epoch):
     )
 
 
+def plain_one_cycle(base, count):
+    """Smith and Topin's policy with fastai's defaults, step by step."""
+    rates = []
+    for step in range(count):
+        place = step / count
+        if place < 0.3:
+            begin, end, share = base / 25, base, place / 0.3
+        else:
+            begin, end, share = base, base / 1e4, (place - 0.3) / 0.7
+        rates.append(end + (begin - end) * (1 + math.cos(math.pi * share)) / 2)
+    return rates
+
+
 def test_one_cycle_goes_up_and_down():
     rates = OneCycle(10, 1.0).rates(np.arange(1000), 100)
+    np.testing.assert_allclose(rates, plain_one_cycle(1.0, 1000), rtol=1e-12)
     assert rates.argmax() == 300
     assert rates[0] == pytest.approx(1 / 25)
     assert rates[300] == pytest.approx(1.0)

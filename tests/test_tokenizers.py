@@ -164,3 +164,9 @@ def test_every_data_set_takes_every_tokenizer(model, tokenizer, tmp_path):
 
 def test_the_registry_has_the_three():
     assert list(TOKENIZERS) == ["characters", "bytes", "integers"]
+
+
+@pytest.mark.parametrize(("largest", "size"), [(0, 1), (1, 2), (7, 8)])
+def test_there_are_as_many_integers_as_up_to_the_largest(largest, size):
+    documents = [np.zeros(3, int), np.array([], int), np.array([largest])]
+    assert IntegerTokenizer.from_documents(documents).size == size

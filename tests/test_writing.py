@@ -123,7 +123,9 @@ def test_other_cells_are_written_in_one_call_too(cell, monkeypatch):
     assert relative(carry, expected) < GROWN
 
 
-@pytest.mark.parametrize(("num_layers", "batch_size", "length"), [(1, 20, 1), (3, 3, 17)])
+@pytest.mark.parametrize(
+    ("num_layers", "batch_size", "length"), [(1, 20, 1), (3, 3, 17), (2, 70, 5)]
+)
 @pytest.mark.usefixtures("float64")
 def test_a_window_of_two_begins_with_the_input_before(num_layers, batch_size, length):
     """From any carry, in which the input before is not what the layer below gave."""

@@ -1,0 +1,289 @@
+"""Record which lines each test, and each check of `parity check --quick`, runs.
+
+A plug-in of pytest (`-p random_mutants.recorder`) for the tests, and a program (`-m
+random_mutants.recorder`) for the checks. Both leave a file of coverage.py with a context for each
+test or check, and beside it what they took, as JSON. The same again goes on where it ended.
+"""
+
+import importlib
+import json
+import os
+import pkgutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+from coverage import Coverage, CoverageData
+
+from random_mutants.worker import share_programs
+
+DATA = "RANDOM_MUTANTS_DATA"
+"""The environment variable that names the file of coverage.py to write."""
+PROGRAMS = "RANDOM_MUTANTS_PROGRAMS"
+"""The environment variable that names the folder of compiled programs, which all runs share."""
+PACKAGES = ("jaxrnn", "parity")
+TEST = "test "
+"""Prefix of the context of a test, before its name in pytest."""
+CHECK = "check "
+"""Prefix of the context of a check, before its name."""
+FILE = "file "
+"""Prefix of the context of what a test file runs while its tests are collected, such as the making
+of their cases."""
+LIST = "list of checks"
+"""The context of what makes the list of checks."""
+IMPORTING = "importing"
+"""The context of what runs outside tests and checks: mostly imports."""
+
+
+class Recorder:
+    """Records lines by context.
+
+    Args:
+        data: the file of coverage.py to write, or to go on with.
+    """
+
+    def __init__(self, data: Path) -> None:
+        data.parent.mkdir(parents=True, exist_ok=True)
+        self._beside = data.with_suffix(".json")
+        self.durations: dict[str, float] = {}
+        self.files: list[str] = []
+        if self._beside.exists():
+            before = json.loads(self._beside.read_text())
+            self.durations = before["durations"]
+            self.files = before["files"]
+        config = data.with_suffix(".cfg")
+        config.write_text("[run]\nrelative_files = true\n")
+        self._coverage = Coverage(data_file=str(data), config_file=str(config), source=PACKAGES)
+        self._coverage.set_option("run:disable_warnings", ["module-not-measured"])
+        self._coverage.load()  # what was recorded before stays
+
+    def start(self) -> None:
+        """Begin with what is imported."""
+        self._coverage.start()
+        self._coverage.switch_context(IMPORTING)
+
+    def enter(self, context: str) -> None:
+        """What follows belongs to this test or check."""
+        self._coverage.switch_context(context)
+
+    def leave_file(self) -> None:
+        """The tests of a file are collected."""
+        self._coverage.switch_context(IMPORTING)
+
+    def leave(self, context: str, seconds: float, *, passed: bool) -> None:
+        """A test or check is over; the duration of one that did not pass is not kept."""
+        self._coverage.switch_context(IMPORTING)
+        if passed:
+            self.durations[context] = round(seconds, 3)
+
+    def save(self) -> None:
+        """Write what was recorded so far."""
+        self._coverage.save()
+        recorded = {"files": self.files, "durations": self.durations}
+        self._beside.write_text(json.dumps(recorded, indent=0))
+
+    def stop(self) -> None:
+        """End, and write everything."""
+        self._coverage.stop()
+        self.save()
+
+
+class Plugin:
+    """The hooks of pytest that record."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._file = ""
+        self._passed: dict[str, bool] = {}
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self) -> None:
+        _share_programs()
+
+    def pytest_collection(self) -> None:
+        # What a module runs when it is imported belongs to no file of tests.
+        for package in PACKAGES:
+            for module in pkgutil.walk_packages([package], f"{package}."):
+                if not module.name.endswith("__main__"):
+                    importlib.import_module(module.name)
+
+    def pytest_collectstart(self, collector: pytest.Collector) -> None:
+        if isinstance(collector, pytest.Module):
+            self._recorder.enter(FILE + collector.nodeid)
+
+    def pytest_collectreport(self) -> None:
+        self._recorder.leave_file()
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        file = item.nodeid.partition("::")[0]
+        if file != self._file:
+            self._end_file()
+            self._file = file
+        context = TEST + item.nodeid
+        self._recorder.enter(context)
+        started = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - started
+        passed = self._passed.get(item.nodeid, False)
+        self._recorder.leave(context, seconds, passed=passed)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        so_far = self._passed.get(report.nodeid, True)
+        self._passed[report.nodeid] = so_far and report.passed
+
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        if exitstatus != pytest.ExitCode.INTERRUPTED:
+            self._end_file()
+        self._recorder.stop()
+
+    def _end_file(self) -> None:
+        # What one file of tests has traced runs no line in the next one: JAX remembers it.
+        import jax
+
+        jax.clear_caches()
+        if self._file:
+            self._recorder.files.append(self._file)
+            self._recorder.save()
+
+
+def _share_programs() -> None:
+    if folder := os.environ.get(PROGRAMS):
+        share_programs(folder)
+
+
+def pytest_configure(config: Any) -> None:
+    """Register the plug-in; called by pytest."""
+    recorder = Recorder(Path(os.environ[DATA]))
+    recorder.start()
+    config.pluginmanager.register(Plugin(recorder))
+
+
+def record_checks() -> None:
+    """Run the checks of the quick parity check one by one, and record each."""
+    recorder = Recorder(Path(os.environ[DATA]))
+    recorder.start()
+    _share_programs()
+    import jax
+
+    from parity.core.compare import failures
+    from random_mutants.checks import named_checks
+
+    recorder.enter(LIST)
+    checks = named_checks()
+    for name, check in checks.items():
+        context = CHECK + name
+        if context in recorder.durations:
+            continue
+        jax.clear_caches()
+        recorder.enter(context)
+        started = time.perf_counter()
+        findings = check.findings()
+        seconds = time.perf_counter() - started
+        recorder.leave(context, seconds, passed=not failures(findings))
+        recorder.save()
+    recorder.stop()
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What was recorded, for reading.
+
+    Attributes:
+        folder: where it is.
+        commit: of the sources.
+        durations: seconds of each test and check, by context.
+        files: the test files.
+        slow: the tests that are slow, of which nothing is recorded.
+    """
+
+    folder: Path
+    commit: str
+    durations: Mapping[str, float]
+    files: tuple[str, ...]
+    slow: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, folder: Path) -> "Recording":
+        """What `record` has left in a folder.
+
+        Raises:
+            ValueError: if it has left nothing there, or not everything.
+        """
+        parts = [folder / f"{part}.json" for part in ("tests", "checks")]
+        whole = folder / "commit"
+        if not whole.exists() or not all(part.exists() for part in parts):
+            raise ValueError(f"{folder} has no recorded lines; record them with --record.")
+        tests, checks = (json.loads(part.read_text()) for part in parts)
+        durations = {**tests["durations"], **checks["durations"]}
+        slow = folder / "slow.txt"
+        return cls(
+            folder=folder,
+            commit=whole.read_text().strip(),
+            durations=durations,
+            files=tuple(tests["files"]),
+            slow=tuple(slow.read_text().splitlines() if slow.exists() else ()),
+        )
+
+    def contexts(self, path: str) -> dict[int, set[str]]:
+        """The tests and checks that run each line of a file, by its number."""
+        found: dict[int, set[str]] = {}
+        for data in self._data:
+            for line, names in data.contexts_by_lineno(path).items():
+                found.setdefault(line, set()).update(names)
+        return found
+
+    @cached_property
+    def _data(self) -> list[CoverageData]:
+        parts = []
+        for part in ("tests", "checks"):
+            data = CoverageData(str(self.folder / f"{part}.db"))
+            data.read()
+            parts.append(data)
+        return parts
+
+
+def record(root: Path, folder: Path, commit: str, environment: Mapping[str, str]) -> None:
+    """Run all tests and the quick check once, and record them; goes on where it was ended.
+
+    Args:
+        root: the root of the unmutated sources.
+        folder: where what is recorded goes.
+        commit: of the sources.
+        environment: the environment variables of a run.
+
+    Raises:
+        ValueError: if the folder has what was recorded at another commit.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    marker = folder / "begun"
+    if marker.exists() and marker.read_text() != commit:
+        raise ValueError(f"{folder} is of commit {marker.read_text()}, not {commit}; remove it.")
+    marker.write_text(commit)
+    checks = {**environment, DATA: str(folder / "checks.db")}
+    subprocess.run([sys.executable, "-m", __name__], cwd=root, env=checks, check=True)
+
+    tests = {**environment, DATA: str(folder / "tests.db")}
+    done = folder / "tests.json"
+    before = json.loads(done.read_text())["files"] if done.exists() else []
+    command = [sys.executable, "-m", "pytest", "-q", "-p", __name__]
+    command += [f"--ignore={file}" for file in before]
+    ran = subprocess.run(command, cwd=root, env=tests)
+    # Tests that fail are not chosen, and nothing else follows from them.
+    if ran.returncode not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        raise ValueError(f"The tests could not be recorded: pytest ended with {ran.returncode}.")
+    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-m", "slow"]
+    listed = subprocess.run(command, cwd=root, env=tests, capture_output=True, text=True)
+    names = [line for line in listed.stdout.splitlines() if "::" in line]
+    (folder / "slow.txt").write_text("\n".join(names))
+    (folder / "commit").write_text(commit)
+
+
+if __name__ == "__main__":
+    record_checks()
