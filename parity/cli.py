@@ -46,7 +46,7 @@ class RunSuite:
     """
 
     quick: bool = False
-    """Fewer sizes, precisions and steps: about a minute instead of some ten."""
+    """Fewer sizes, precisions and steps: less than a minute instead of some eight."""
     corpus: str | None = None
     """Text that the trajectories train on; nietzsche where it lies in the data folder, else
     python-docs."""

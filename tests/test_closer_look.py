@@ -171,3 +171,27 @@ def test_what_repeats_may_stand_in_any_order():
     assert Lookup([repeated[::-1]], ordered=True).find(repeated) == [0]
     assert Lookup([X[::-1], X], ordered=True).find(X) == [1]
     assert Lookup([X[::-1], X]).find(X) == [0, 1]
+
+
+AT_THE_END = {
+    "scaled": (lambda x: 1.001 * jnp.tanh(x), "the output of tanh is multiplied by 1.001"),
+    "flipped": (lambda x: jnp.tanh(x)[::-1], "is flipped along axis 0"),
+    "something odd": (lambda x: jnp.tanh(x + 1e-3 * jnp.sin(x) ** 2), None),
+}
+
+
+@pytest.mark.parametrize("mistake", AT_THE_END)
+def test_what_is_done_to_an_output_is_no_other_number_in_passing(mistake):
+    """JAX has tanh(x), or sin(x), besides; of what nothing explains the size is given."""
+    function, cause = AT_THE_END[mistake]
+    options = {"dtypes": ("float64",), "variants": False}
+    module = Of(torch.tanh)
+    report = parity.compare_models(
+        lambda p, x: function(x), {}, module, WeightMap([]), [X], **options
+    )
+    (found,) = report.differences
+    assert found.is_explained == (cause is not None)
+    if cause is None:
+        assert 1e-4 < found.error < 1e-2
+    else:
+        assert cause in found.cause

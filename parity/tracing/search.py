@@ -20,7 +20,7 @@ from parity.core.bridge import tensor_of
 from parity.core.compare import MEANING_LIMIT, relative_l2
 from parity.tracing.differences import Difference
 from parity.tracing.jax_trace import Value
-from parity.tracing.layouts import Lookup, is_trivial, laid_out, sorted_values
+from parity.tracing.layouts import Lookup, is_trivial, laid_out, same_values, sorted_values
 from parity.tracing.recurrent_causes import recurrent_causes
 from parity.tracing.replay import Graph, Outputs
 from parity.tracing.torch_trace import Call, Source
@@ -96,6 +96,7 @@ class ForwardSearch:
         self._graph = graph
         self._run_jax = run_jax
         self._ordered = ordered
+        self._names = {source: name for name, source in graph.finals.items()}
         self._replaced: dict[int, np.ndarray] = {}
         self._run()
 
@@ -133,6 +134,10 @@ class ForwardSearch:
         finals = self.wrong_outputs()
         for call in reversed(self._graph.calls):
             for source in self._graph.outputs(call):
+                # JAX may have the right output in passing, and give another.
+                if source in finals and (self._ordered or not self._is_reordered(source)):
+                    wrong.add(source)
+                    continue
                 if self._found[source] or is_trivial(self._graph.values[source]):
                     continue
                 read_by = self._graph.readers.get(source, ())
@@ -152,6 +157,12 @@ class ForwardSearch:
             if got is None or not _is_near(got, expected):
                 wrong[source] = name
         return wrong
+
+    def _is_reordered(self, source: Source) -> bool:
+        """Whether JAX's output has the numbers of the module's, in whatever order."""
+        got = self._outputs.get(self._names[source])
+        expected = sorted_values(self._graph.values[source])
+        return got is not None and same_values(sorted_values(got), expected)
 
     def errors(self) -> dict[str, float]:
         """For each module, how far its last output is from the nearest of JAX's results.
@@ -186,6 +197,9 @@ class ForwardSearch:
             if found is not None:
                 yield found
                 continue
+            if any(self._found[source] for source in self._graph.outputs(chain[0])):
+                yield from self._at_the_end()
+                return
             found, goes_on = self._clamped(chain)
             yield found
             if not goes_on:
@@ -207,12 +221,18 @@ class ForwardSearch:
         for source, name in self.wrong_outputs().items():
             call = self._graph.calls[source.call]
             numbers = self._found[source]
-            cause = f"{name} is another value"
-            jax = ""
+            expected = sorted_values(self._graph.values[source])
+            cause, jax, error = f"{name} is another value", "", float("nan")
+            if name in self._outputs:
+                got = sorted_values(self._outputs[name])
+                if same_values(got, expected):
+                    cause, error = f"{name} has the right numbers in another order or shape", 0.0
+                elif len(got.values) == len(expected.values):
+                    cause = f"{name} is another value: JAX has the right one, and goes on from it"
+                    error = float(np.linalg.norm(got.values - expected.values) / expected.norm)
             if numbers:
-                cause = f"{name} has the right numbers in another order or shape"
                 jax = self._values[numbers[0]].place
-            yield replace(self._difference(call, cause, jax, 0.0), is_vague=True)
+            yield replace(self._difference(call, cause, jax, error), is_vague=True)
 
     def _difference(self, call: Call, cause: str, jax: str, error: float) -> Difference:
         return Difference("forward", call.module, call.kind, call.name, cause, jax, error)
@@ -264,10 +284,11 @@ class ForwardSearch:
                 self._graph.adopt(self._by_source(where, outputs))
                 self._match()
                 wrong, head = len(self._wrong), next(iter(self._chain()), None)
+                all_right = not self.wrong_outputs()
             # What explains no more than its own number is a coincidence: JAX may compute that for
             # another purpose, and go on with another.
             own = sum(source in self._wrong for source in self._graph.outputs(where))
-            if wrong < len(self._wrong) - own or head is None:
+            if wrong < len(self._wrong) - own or (head is None and all_right):
                 is_seen = self._unclaimed_number(outputs[0]) is not None
                 yield _Explanation(where, variant.words, outputs, jax, wrong, is_seen, head)
 
