@@ -6,6 +6,7 @@ import pytest
 from parity.core.compare import (
     MEANING_LIMIT,
     TOLERANCES,
+    UNIT_ROUNDOFF,
     Comparison,
     Outcome,
     meaning,
@@ -84,6 +85,17 @@ def test_numerics_measures_against_the_noise_of_the_peer():
     assert worst_outcome(judge(1.0)) is Outcome.PASS
     assert worst_outcome(judge(1.7)) is Outcome.WARN
     assert worst_outcome(judge(2.1)) is Outcome.FAIL
+
+
+def test_where_the_peer_is_right_by_luck_two_roundings_are_allowed_for():
+    unit = UNIT_ROUNDOFF["float32"]
+
+    def judge(roundings):
+        return numerics(NARROW, shifted(roundings * unit), REFERENCE, REFERENCE)
+
+    assert worst_outcome(judge(2.0)) is Outcome.PASS
+    assert worst_outcome(judge(3.8)) is Outcome.WARN
+    assert worst_outcome(judge(4.2)) is Outcome.FAIL
 
 
 def test_the_tolerance_holds_when_the_peer_is_bad_too():

@@ -378,6 +378,11 @@ def test_a_cast_is_no_cause_of_what_is_larger_than_its_roundings():
     report = checked(twice, applied(lambda x: x), X)
     assert not report.passed
     assert "lower precision inside" not in report.summary()
+    # A cast in JAX alone is none in PyTorch, whose other operations keep float64.
+    cast = lambda p, x: dense(p, x).astype(jnp.float32).astype(x.dtype)  # noqa: E731
+    report = checked(cast, applied(lambda x: x), X)
+    assert "The JAX function computes in a lower precision" in report.summary()
+    assert "The PyTorch module computes in a lower precision" not in report.summary()
 
 
 def test_float32_alone_allows_for_no_more_than_a_share():
