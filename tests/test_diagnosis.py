@@ -1,4 +1,4 @@
-"""What the diagnosis names, from numbers that are made by hand: no model runs."""
+"""What the diagnosis names, from numbers that are made by hand."""
 
 import itertools
 from dataclasses import replace
@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from jaxrnn.exchange.weights import WeightMap
+from jaxrnn.nn.models import CharSeqStatefulRnn
+from parity.core.pairs import model_pair
 from parity.diagnosis.average_causes import average_cause
-from parity.diagnosis.training import diagnose_plan
+from parity.diagnosis.training import diagnose_run
 from parity.measures.envelopes import Center
 from parity.measures.plans import TrainingPlan, deviating_plans
 from parity.measures.training_loops import Step
@@ -65,6 +67,7 @@ def test_an_average_is_named_by_what_it_is_made_of(words):
 
 
 TOKENS = RNG.integers(20, size=200)
+PAIR = model_pair("model", CharSeqStatefulRnn(20, 4, 5))
 STARTS = [np.array([3, 60]) + 5 * k for k in range(3)]
 
 
@@ -109,8 +112,8 @@ DEVIATIONS = list(deviating_plans(PLAN, TOKENS))
 @pytest.mark.parametrize("deviation", DEVIATIONS, ids=lambda deviation: deviation[1])
 def test_a_run_of_another_plan_is_named_and_the_right_one_is_not(deviation):
     place, words, other = deviation
-    assert diagnose_plan(PLAN, TOKENS, plain_run(PLAN), plain_run) is None
-    named = diagnose_plan(PLAN, TOKENS, plain_run(other), plain_run)
+    assert diagnose_run(PAIR, PLAN, TOKENS, plain_run(PLAN), plain_run) is None
+    named = diagnose_run(PAIR, PLAN, TOKENS, plain_run(other), plain_run)
     assert (named.place, named.cause) == (place, words)
 
 
@@ -132,12 +135,12 @@ def test_a_run_of_another_plan_is_named_and_the_right_one_is_not(deviation):
 )
 def test_deviations_are_what_their_words_say(words, change):
     got = plain_run(replace(PLAN, **change))
-    assert words in diagnose_plan(PLAN, TOKENS, got, plain_run).cause
+    assert words in diagnose_run(PAIR, PLAN, TOKENS, got, plain_run).cause
 
 
 def test_what_no_plan_gives_is_placed_in_the_run():
     got = plain_run(PLAN) | {"weight": np.array(7.0)}
-    assert diagnose_plan(PLAN, TOKENS, got, plain_run).place == "the run: weight"
+    assert diagnose_run(PAIR, PLAN, TOKENS, got, plain_run).place == "the run: weight"
 
 
 H, I, G = 2, 3, 4
