@@ -58,7 +58,7 @@ class Of(nn.Module):
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-@pytest.mark.parametrize("size", [1.0, 30.0])
+@pytest.mark.parametrize("size", [30.0, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_what_is_taken_apart_computes_the_same(name, size):
     x = torch.as_tensor(size * X)
     module = Of(FUNCTIONS[name])
@@ -128,7 +128,7 @@ INSIDE = {
 }
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("mistake", INSIDE)
 def test_a_mistake_inside_or_in_the_order_alone_is_placed(mistake):
     in_torch, right, wrong = INSIDE[mistake]

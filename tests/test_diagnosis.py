@@ -138,6 +138,7 @@ def test_deviations_are_what_their_words_say(words, change):
     assert words in diagnose_run(PAIR, PLAN, TOKENS, got, plain_run).cause
 
 
+@pytest.mark.slow
 def test_what_no_plan_gives_is_placed_in_the_run():
     got = plain_run(PLAN) | {"weight": np.array(7.0)}
     assert diagnose_run(PAIR, PLAN, TOKENS, got, plain_run).place == "the run: weight"
