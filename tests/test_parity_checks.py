@@ -192,7 +192,7 @@ PARTS = 4
 """Into so many tests the quick suite is cut, for workers to share."""
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_the_quick_suite_passes(part, text):
     """What `parity check --quick` runs, but for the updates, which have a test of their own."""

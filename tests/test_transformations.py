@@ -89,7 +89,7 @@ THIRD = pytest.param("third derivative", "scan", marks=pytest.mark.slow)
 CASES = [(name, way) for name in ONE_DEVICE for way in WAYS[1:]]
 
 
-@pytest.mark.sample(15)
+@pytest.mark.sample(9)
 @pytest.mark.parametrize(
     ("name", "way"), [THIRD if case == ("third derivative", "scan") else case for case in CASES]
 )
