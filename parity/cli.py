@@ -214,8 +214,8 @@ def _run_suite(*, quick: bool, corpus: str | None) -> Report:
         started = time.perf_counter()
         screen.show("starting", 0.0)
         count = 0
-        for result in results(quick=quick, corpus=corpus, tf32=gpu, jobs=jobs):
-            count += 1
+        running = results(quick=quick, corpus=corpus, tf32=gpu, jobs=jobs)
+        for count, result in enumerate(running, 1):
             screen.show(result.name, count / result.total)
             findings += result.findings
             if result.explanation:

@@ -70,6 +70,27 @@ def test_what_is_taken_apart_computes_the_same(name, size):
     torch.testing.assert_close(found, expected, rtol=1e-14, atol=1e-14 * size)
 
 
+# What is left whole: it writes into its input, which is read again, or casts it.
+LEFT_WHOLE = {
+    "silu in place": lambda x: functional.silu(x, inplace=True) + x,
+    "elu in place": lambda x: nn.ELU(inplace=True)(x) + x,
+    "a cast in softmax": lambda x: functional.softmax(x, -1, dtype=torch.float32),
+    "a cast in softmax, by position": lambda x: x.softmax(-1, torch.float32),
+    "a cast in a mean": lambda x: torch.mean(x, -1, dtype=torch.float32),
+}
+
+
+@pytest.mark.parametrize("name", LEFT_WHOLE)
+def test_what_does_more_than_its_equation_is_left_whole(name):
+    module = Of(LEFT_WHOLE[name])
+    expected = module(torch.as_tensor(X.copy()))
+    x = torch.as_tensor(X.copy())
+    with recorded(module, {"0": x}, fine=True):
+        found = module(x)
+    assert found.dtype == expected.dtype
+    assert torch.equal(found, expected)
+
+
 class Net(nn.Module):
     """Three dense layers, each with an activation behind it and a sum over the steps so far."""
 

@@ -110,6 +110,17 @@ def test_gradients_at_ties_warn_with_the_reason(in_jax, in_torch):
     assert "the derivative jumps here, where either rule is right" in report.summary()
 
 
+def test_gradients_at_ties_of_the_users_inputs_warn_in_float32_alone():
+    """Far beyond the noise, where a closer look in float64 would find the same."""
+    module = Call(lambda m, x: (m.dense(x), torch.relu(x)))
+    zeros = np.zeros_like(X)
+    zeros[0] = X[0]
+    port = lambda p, x: (dense(p, x), jnp.maximum(x, 0))  # noqa: E731
+    report = checked(port, module, zeros, dtypes=("float32",), variants=False)
+    assert outcome(report) == "WARN", report.summary()
+    assert "the derivative jumps here" in report.summary()
+
+
 def test_a_wrong_gradient_fails_though_it_is_right_at_ties():
     wrong = jax.custom_vjp(jnp.abs)
     wrong.defvjp(lambda x: (jnp.abs(x), jnp.sign(x)), lambda sign, g: (1.001 * sign * g,))

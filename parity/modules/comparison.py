@@ -257,11 +257,12 @@ class Judge:
         if group.dtype != "float64" and left:
             replaced |= self._without_jumps(again, cases, sizes, left)
             left = {key for key in left if not self._agrees(replaced.values(), *key)}
+            noisy = left
             if left and group.given:
                 replaced |= self._fresh(batch, sizes, group.dtype, left)
-                left = {key for key in left if self._is_noisy(replaced, *key)}
-            if left:
-                replaced |= self._exactly(group, cases, sizes, left, replaced)
+                noisy = {key for key in left if self._is_noisy(replaced, *key)}
+            if noisy:
+                replaced |= self._exactly(group, cases, sizes, noisy, replaced)
         if group.dtype == "float64" and left:
             replaced |= self._less_exact(again, cases, sizes, left)
         gradients = {

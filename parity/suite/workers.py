@@ -83,8 +83,9 @@ def results(
     if jobs == 1:
         _prepare(quick, corpus, tf32)
         groups = _groups(chosen)
+        total = sum(map(len, groups))
         for group in groups:
-            yield from (_run(k, sum(map(len, groups))) for k in group)
+            yield from (_run(k, total) for k in group)
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy JAX's threads
     options = (quick, corpus, tf32)

@@ -1,6 +1,7 @@
-"""PyTorch's norms, activations and recurrent layers by their equations, for a closer look at them.
+"""PyTorch's layers by their equations, for a closer look at them: dense ones, convolutions, norms,
+activations, attention and recurrent layers.
 
-Each gives the numbers of the one call, operation by operation.
+Each gives the numbers of the one call, operation by operation; None where the call stays as it is.
 
 Shapes: T time steps, B batch, C channels, H hidden size, G groups.
 """
@@ -97,7 +98,7 @@ def _batch_norm(recorder: Any, function: Any, args: Any, options: Any) -> Any:
 def _mean(recorder: Any, function: Any, args: Any, options: Any) -> Any:
     given = _given("input dim keepdim", args, options)
     x, axes = given["input"], given.get("dim")
-    if axes is None or given.get("dtype") is not None:
+    if axes is None:
         return None
     total = x.sum(axes, keepdim=given.get("keepdim", False))
     return total / (x.numel() // total.numel()) if total.numel() else None
@@ -170,9 +171,9 @@ def _hard_swish(recorder: Any, function: Any, args: Any, options: Any) -> Any:
 
 
 def _softmax(recorder: Any, function: Any, args: Any, options: Any) -> Any:
-    given = _given("input dim", args, options)
+    given = _given("input dim dtype", args, options)
     x, axis = given["input"], given.get("dim")
-    if axis is None:
+    if axis is None or given.get("dtype") is not None:
         return None
     shifted = x - x.amax(axis, keepdim=True)
     if function.__name__ == "log_softmax":
@@ -260,7 +261,6 @@ EQUATIONS: dict[str, Layered] = {
     "selu": _selu,
     "softplus": _softplus,
     "mish": _mish,
-    "logsigmoid": _log_sigmoid,
     "log_sigmoid": _log_sigmoid,
     "softsign": _softsign,
     "hardswish": _hard_swish,

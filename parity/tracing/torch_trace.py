@@ -184,7 +184,7 @@ class Recorder(TorchFunctionMode):
     Args:
         module: the module that is run.
         inputs: its inputs by name.
-        fine: whether norms and recurrent layers are taken apart into their operations.
+        fine: whether all layers that are known are taken apart into their operations.
 
     Attributes:
         calls: the calls in the order of execution.
@@ -230,7 +230,9 @@ class Recorder(TorchFunctionMode):
         """Make the call and write it down."""
         options = kwargs or {}
         layered = self._layered.get(getattr(function, "__name__", ""))
-        if layered is not None:
+        # What writes into its input or casts it does more than its equation.
+        plain = not options.get("inplace") and options.get("dtype") is None
+        if layered is not None and plain:
             # Several layers in one call become a call for each.
             with self:
                 result = layered(self, function, args, options)
@@ -307,7 +309,7 @@ def recorded(
     Args:
         module: the module.
         inputs: its inputs by name, the very tensors.
-        fine: whether norms and recurrent layers are written down operation by operation.
+        fine: whether all layers that are known are written down operation by operation.
     """
     recorder = Recorder(module, inputs, fine=fine)
     try:
