@@ -12,7 +12,8 @@ import pkgutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +38,8 @@ FILE = "file "
 of their cases."""
 LIST = "list of checks"
 """The context of what makes the list of checks."""
+PROCESSES = os.cpu_count() or 1
+"""How many processes record the tests, each those of its own files."""
 IMPORTING = "importing"
 """The context of what runs outside tests and checks: mostly imports."""
 
@@ -216,18 +219,21 @@ class Recording:
         Raises:
             ValueError: if it has left nothing there, or not everything.
         """
-        parts = [folder / f"{part}.json" for part in ("tests", "checks")]
         whole = folder / "commit"
-        if not whole.exists() or not all(part.exists() for part in parts):
+        if not whole.exists():
             raise ValueError(f"{folder} has no recorded lines; record them with --record.")
-        tests, checks = (json.loads(part.read_text()) for part in parts)
-        durations = {**tests["durations"], **checks["durations"]}
+        durations: dict[str, float] = {}
+        files: list[str] = []
+        for part in sorted(folder.glob("*.json")):
+            recorded = json.loads(part.read_text())
+            durations |= recorded["durations"]
+            files += recorded["files"]
         slow = folder / "slow.txt"
         return cls(
             folder=folder,
             commit=whole.read_text().strip(),
             durations=durations,
-            files=tuple(tests["files"]),
+            files=tuple(files),
             slow=tuple(slow.read_text().splitlines() if slow.exists() else ()),
         )
 
@@ -242,8 +248,8 @@ class Recording:
     @cached_property
     def _data(self) -> list[CoverageData]:
         parts = []
-        for part in ("tests", "checks"):
-            data = CoverageData(str(self.folder / f"{part}.db"))
+        for part in sorted(self.folder.glob("*.db")):
+            data = CoverageData(str(part))
             data.read()
             parts.append(data)
         return parts
@@ -266,23 +272,38 @@ def record(root: Path, folder: Path, commit: str, environment: Mapping[str, str]
     if marker.exists() and marker.read_text() != commit:
         raise ValueError(f"{folder} is of commit {marker.read_text()}, not {commit}; remove it.")
     marker.write_text(commit)
+    files = sorted(str(path.relative_to(root)) for path in root.glob("tests/**/test_*.py"))
+    shares = [files[number::PROCESSES] for number in range(PROCESSES)]
+    with ThreadPoolExecutor(PROCESSES) as threads:
+        tasks = [
+            threads.submit(_record_tests, root, folder / f"tests-{number}.db", share, environment)
+            for number, share in enumerate(shares)
+        ]
+        for task in tasks:
+            task.result()
     checks = {**environment, DATA: str(folder / "checks.db")}
     subprocess.run([sys.executable, "-m", __name__], cwd=root, env=checks, check=True)
-
-    tests = {**environment, DATA: str(folder / "tests.db")}
-    done = folder / "tests.json"
-    before = json.loads(done.read_text())["files"] if done.exists() else []
-    command = [sys.executable, "-m", "pytest", "-q", "-p", __name__]
-    command += [f"--ignore={file}" for file in before]
-    ran = subprocess.run(command, cwd=root, env=tests)
-    # Tests that fail are not chosen, and nothing else follows from them.
-    if ran.returncode not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-        raise ValueError(f"The tests could not be recorded: pytest ended with {ran.returncode}.")
     command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-m", "slow"]
-    listed = subprocess.run(command, cwd=root, env=tests, capture_output=True, text=True)
+    listed = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     names = [line for line in listed.stdout.splitlines() if "::" in line]
     (folder / "slow.txt").write_text("\n".join(names))
     (folder / "commit").write_text(commit)
+
+
+def _record_tests(
+    root: Path, data: Path, files: Sequence[str], environment: Mapping[str, str]
+) -> None:
+    # The tests of some files, without those that were recorded before.
+    done = data.with_suffix(".json")
+    before = json.loads(done.read_text())["files"] if done.exists() else []
+    left = [file for file in files if file not in before]
+    if not left:
+        return
+    command = [sys.executable, "-m", "pytest", "-q", "-p", __name__, *left]
+    ran = subprocess.run(command, cwd=root, env={**environment, DATA: str(data)})
+    # Tests that fail are not chosen, and nothing else follows from them.
+    if ran.returncode not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        raise ValueError(f"The tests could not be recorded: pytest ended with {ran.returncode}.")
 
 
 if __name__ == "__main__":
