@@ -258,6 +258,9 @@ class Recording:
 def record(root: Path, folder: Path, commit: str, environment: Mapping[str, str]) -> None:
     """Run all tests and the quick check once, and record them; goes on where it was ended.
 
+    What was recorded at a commit with the same sources stays; tests that changed since then are
+    recorded again.
+
     Args:
         root: the root of the unmutated sources.
         folder: where what is recorded goes.
@@ -265,20 +268,23 @@ def record(root: Path, folder: Path, commit: str, environment: Mapping[str, str]
         environment: the environment variables of a run.
 
     Raises:
-        ValueError: if the folder has what was recorded at another commit.
+        ValueError: if the folder has what was recorded of other sources.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    marker = folder / "begun"
-    if marker.exists() and marker.read_text() != commit:
-        raise ValueError(f"{folder} is of commit {marker.read_text()}, not {commit}; remove it.")
-    marker.write_text(commit)
+    begun = folder / "begun"
+    if begun.exists():
+        _forget_changed(root, folder, begun.read_text(), commit)
+    begun.write_text(commit)
+    parts = [folder / f"tests-{number}" for number in range(PROCESSES)]
+    before = [file for part in parts for file in _recorded(part)["files"]]
     files = sorted(str(path.relative_to(root)) for path in root.glob("tests/**/test_*.py"))
-    shares = [files[number::PROCESSES] for number in range(PROCESSES)]
+    left = [file for file in files if file not in before]
     with ThreadPoolExecutor(PROCESSES) as threads:
-        tasks = [
-            threads.submit(_record_tests, root, folder / f"tests-{number}.db", share, environment)
-            for number, share in enumerate(shares)
-        ]
+        tasks = []
+        for number, part in enumerate(parts):
+            share = left[number::PROCESSES]
+            if share:
+                tasks.append(threads.submit(_record_tests, root, part, share, environment))
         for task in tasks:
             task.result()
     checks = {**environment, DATA: str(folder / "checks.db")}
@@ -290,19 +296,46 @@ def record(root: Path, folder: Path, commit: str, environment: Mapping[str, str]
     (folder / "commit").write_text(commit)
 
 
+def _forget_changed(root: Path, folder: Path, old: str, new: str) -> None:
+    # What is recorded of test files that are not what they were.
+    changed = _changed_files(root, old, new)
+    sources = [file for file in changed if file.partition("/")[0] in PACKAGES]
+    if sources:
+        raise ValueError(f"{folder} is of commit {old}; {sources[0]} changed since: remove it.")
+    for beside in folder.glob("tests-*.json"):
+        recorded = _recorded(beside.with_suffix(""))
+        recorded["files"] = [file for file in recorded["files"] if file not in changed]
+        recorded["durations"] = {
+            context: seconds
+            for context, seconds in recorded["durations"].items()
+            if context.removeprefix(TEST).partition("::")[0] not in changed
+        }
+        beside.write_text(json.dumps(recorded, indent=0))
+
+
+def _changed_files(root: Path, old: str, new: str) -> list[str]:
+    command = ["git", "-C", str(root), "diff", "--name-only", old, new]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    if ran.returncode:
+        raise ValueError(f"Commit {old}, of which lines are recorded, is not there any more.")
+    return ran.stdout.splitlines()
+
+
+def _recorded(part: Path) -> dict[str, Any]:
+    # The files and durations of a part; none before it has begun.
+    beside = part.with_suffix(".json")
+    return json.loads(beside.read_text()) if beside.exists() else {"files": [], "durations": {}}
+
+
 def _record_tests(
-    root: Path, data: Path, files: Sequence[str], environment: Mapping[str, str]
+    root: Path, part: Path, files: Sequence[str], environment: Mapping[str, str]
 ) -> None:
-    # The tests of some files, without those that were recorded before.
-    done = data.with_suffix(".json")
-    before = json.loads(done.read_text())["files"] if done.exists() else []
-    left = [file for file in files if file not in before]
-    if not left:
-        return
-    command = [sys.executable, "-m", "pytest", "-q", "-p", __name__, *left]
-    ran = subprocess.run(command, cwd=root, env={**environment, DATA: str(data)})
-    # Tests that fail are not chosen, and nothing else follows from them.
-    if ran.returncode not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+    command = [sys.executable, "-m", "pytest", "-q", "-p", __name__, *files]
+    ran = subprocess.run(command, cwd=root, env={**environment, DATA: str(part) + ".db"})
+    # Tests that fail are not chosen, and nothing else follows from them; some files have slow
+    # tests alone.
+    ended = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
+    if ran.returncode not in ended:
         raise ValueError(f"The tests could not be recorded: pytest ended with {ran.returncode}.")
 
 

@@ -3,11 +3,13 @@
 import itertools
 import json
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from coverage import CoverageData
+from random_mutants import recorder
 from random_mutants.__main__ import is_wanted
 from random_mutants.choice import Chooser, spread
 from random_mutants.compiler import Compiler
@@ -323,6 +325,55 @@ def test_what_fails_without_a_mutant_is_not_chosen(chooser):
     chosen = chooser.choose(mutant_at(5))
     assert chosen.tests == ("tests/test_other.py::test_short", "tests/test_module.py::test_sibling")
     assert chosen.checks == ()
+
+
+@pytest.fixture
+def repository(tmp_path):
+    root = tmp_path / "root"
+    (root / "tests").mkdir(parents=True)
+    (root / "jaxrnn").mkdir()
+    names = ("tests/test_a.py", "tests/test_b.py", "jaxrnn/c.py")
+    for name in names:
+        (root / name).write_text("old")
+    git(root, "init", "-q")
+    return root
+
+
+def git(root, *arguments):
+    author = ("-c", "user.name=a", "-c", "user.email=a@b")
+    command = ["git", "-C", str(root), *author, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def commit_all(root):
+    git(root, "add", ".")
+    git(root, "commit", "-qm", "A")
+    return git(root, "rev-parse", "HEAD")
+
+
+def test_only_changed_tests_are_recorded_again(repository, tmp_path):
+    old = commit_all(repository)
+    (repository / "tests/test_b.py").write_text("new")
+    new = commit_all(repository)
+    durations = {TEST + "tests/test_a.py::one": 1.0, TEST + "tests/test_b.py::two": 2.0}
+    files = ["tests/test_a.py", "tests/test_b.py"]
+    part = tmp_path / "tests-0.json"
+    part.write_text(json.dumps({"files": files, "durations": durations}))
+    recorder._forget_changed(repository, tmp_path, old, new)
+    assert json.loads(part.read_text()) == {
+        "files": ["tests/test_a.py"],
+        "durations": {TEST + "tests/test_a.py::one": 1.0},
+    }
+
+
+def test_lines_of_other_sources_are_refused(repository, tmp_path):
+    old = commit_all(repository)
+    (repository / "jaxrnn/c.py").write_text("new")
+    new = commit_all(repository)
+    with pytest.raises(ValueError, match=r"jaxrnn/c\.py changed since: remove it"):
+        recorder._forget_changed(repository, tmp_path, old, new)
+    with pytest.raises(ValueError, match="is not there any more"):
+        recorder._forget_changed(repository, tmp_path, "0" * 40, new)
 
 
 def test_lines_recorded_only_in_part_are_refused(tmp_path):
