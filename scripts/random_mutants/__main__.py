@@ -1,6 +1,6 @@
 """Random mutants of the sources: how many do the tests and the quick parity check catch?
 
-    ./scripts/random-mutants --record           which test runs which line (once, half an hour; then what changed)
+    ./scripts/random-mutants --record           which test runs which line (half an hour, once)
     ./scripts/random-mutants                    100 mutants; the same again goes on where it ended
     ./scripts/random-mutants --seed 3 --mutants 20 --output /tmp/mutants
     ./scripts/random-mutants --draw             show the mutants, and try none

@@ -39,7 +39,8 @@ KINDS = {
     "operator": "an arithmetic operator exchanged, or a sign removed",
     "comparison": "a comparison exchanged",
     "boolean": "`and` and `or` exchanged, or a `not` removed",
-    "constant": "an integer moved by 1, a float by half, 0 to 1, or a truth value negated",
+    "constant": "an integer moved by 1, a float by half, one below 0.01 by a factor of a thousand, "
+    "0 to 1, or a truth value negated",
     "index": "an index or a bound of a slice shifted",
     "exchange": "two positional arguments exchanged",
     "keyword": "a keyword argument left out",

@@ -2,7 +2,7 @@
 
 Left out is what does not run or what nothing follows from: docstrings and the text of messages,
 annotations and what only a type checker reads, `__all__`, log lines, errors' arguments, decorators
-of data classes, and `strict` of `zip`, which is an assertion.
+of data classes, and keywords that assert or promise (`PROMISED`).
 """
 
 import ast
@@ -55,6 +55,15 @@ LOGS = re.compile(
 )
 # Decorators whose options are promises, which change nothing that runs.
 PROMISES = ("dataclass", "dataclasses.dataclass", "cache", "lru_cache", "functools.lru_cache")
+PROMISED = frozenset(
+    ("strict", "repr", 'mode="promise_in_bounds"', "indices_are_sorted", "unique_indices")
+)
+"""Keywords, some with their value, that change no result of what is right: assertions of `zip`,
+what a debugger shows, promises to XLA."""
+SMALL = 1e-2
+"""A float below it is a tolerance or an epsilon. Those stand between numbers that are orders of
+magnitude apart, so they are changed by `FAR`."""
+FAR = 1000.0
 # A name of one lower-case letter is an index; `Sequence[Step]` is a type.
 LOOP_INDEX = re.compile(r"^[a-z]$")
 
@@ -172,8 +181,11 @@ class _Finder:
         if isinstance(value, int):
             return [(self._replace(node, str(value + step)),) for step in (1, -1)]
         if isinstance(value, float):
-            nudged = 1.5 * value if value else 1.0
-            return [(self._replace(node, repr(nudged)),)]
+            if 0 < value < SMALL:
+                changed = [value * FAR, value / FAR]
+            else:
+                changed = [1.5 * value if value else 1.0]
+            return [(self._replace(node, repr(number)),) for number in changed]
         return []
 
     def _index(self, index: ast.expr) -> Ways:
@@ -208,9 +220,9 @@ class _Finder:
     def _left_out(self, call: ast.Call) -> Ways:
         ways: Ways = []
         for keyword in call.keywords:
-            if keyword.arg is None or keyword.arg == "strict":
-                continue
             start, end = self._span(keyword)
+            if keyword.arg is None or not PROMISED.isdisjoint((keyword.arg, self._text(keyword))):
+                continue
             # With the comma behind it, or else with the one before it.
             behind = re.match(rb"\s*(#[^\n]*\n\s*)*,\s?", self._source[end:])
             if behind:
@@ -317,7 +329,7 @@ def _running(node: ast.AST) -> Iterator[ast.AST]:
     # Not what an f-string shows, nor what a parameter or a type is annotated with.
     if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Call) and _is_log(node)):
         return
-    if isinstance(node, ast.keyword) and node.arg == "strict":
+    if isinstance(node, ast.keyword) and node.arg in PROMISED:
         return
     yield node
     for name, value in ast.iter_fields(node):

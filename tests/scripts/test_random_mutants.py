@@ -47,6 +47,7 @@ PYTHON = {
         ("y = 3", ["y = 4", "y = 2"]),
         ("y = 0.5", ["y = 0.75"]),
         ("y = 0.0", ["y = 1.0"]),
+        ("y = 1e-05", ["y = 0.01", "y = 1e-08"]),
         ("y = True", ["y = False"]),
         ("y: Literal[3] = a", []),
         ("def f(a: Literal[3] = 5): pass", ["def f(a: Literal[3] = 6): pass"]),
@@ -64,6 +65,8 @@ PYTHON = {
     "keyword": [
         ("y = f(a, b=1, c=d)", ["y = f(a, c=d)", "y = f(a, b=1)"]),
         ("y = zip(a, b, strict=True)", []),
+        ("y = a.get(mode='fill', repr=b)", ["y = a.get(repr=b)"]),
+        ('y = a.get(mode="promise_in_bounds")', []),
     ],
     "branch": [
         ("y = a if b else c", ["y = a if not (b) else c"]),
