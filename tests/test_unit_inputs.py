@@ -25,7 +25,7 @@ from parity.modules.inputs import (
 )
 
 RNG = np.random.default_rng(0)
-X = RNG.normal(size=(6, 50))  # both signs
+X = 3 * RNG.normal(size=(6, 50))  # both signs
 TOKENS = np.array([[3, 4, 9], [4, 7, 5]])
 
 
@@ -117,6 +117,13 @@ def test_ties_lie_on_few_levels_and_the_first_row_comes_twice():
     assert (two[1] != two[0]).any()
     three = varied(X[:3], "floats with ties")
     np.testing.assert_array_equal(three[1], three[0])
+
+
+def test_a_number_alone_has_a_deviation_of_1():
+    number = np.array([0.3])
+    assert varied(number, "floats with ties") % (1 / LEVELS) == 0
+    spread = np.abs(varied(number, "floats spread from 1e-3 to 1e4"))
+    assert 1e-3 <= spread <= 1e4
 
 
 def test_spread_floats_have_all_magnitudes_and_both_signs():
