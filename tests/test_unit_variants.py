@@ -86,6 +86,15 @@ def test_every_setting_is_another():
     assert "dim is (1, 2), PyTorch has (0, 1)" in found
 
 
+@pytest.mark.parametrize("usual", [1e-3, 1e-5, 1e-6, 1e-8, 1e-12, 0.01, 0.2, 0.9, 0.99])
+def test_usual_values_of_eps_slopes_and_momenta_are_tried(usual):
+    made = call(functional.layer_norm, X, (4,), eps=0.3)
+    same(
+        by_words(made)[f"eps is {usual}, PyTorch has 0.3"],
+        functional.layer_norm(X, (4,), eps=usual),
+    )
+
+
 def test_a_function_of_one_tensor_is_each_of_the_others():
     found = by_words(call(torch.tanh, X))
     for name, function in ACTIVATIONS.items():
