@@ -166,6 +166,11 @@ def test_a_text_of_one_token_shows_nothing():
     finding = one._choices(table[found[:, :-1]], np.full((B, P + N - 1), 1e-9), None)
     assert finding.outcome is Outcome.ABSTAIN
     assert finding.note.startswith("PyTorch's text repeats one token; margin")
+    # Of one token nothing repeats; two are a repetition.
+    two = _generated(Sides(lambda rows, **_: table[rows]), PROMPT, 2)
+    one = _Run("model", Sides(), two, P, table[two[:, :-1]], "float64")
+    finding = one._choices(table[two[:, :-1]], np.full((B, P + 1), 1e-9), None)
+    assert finding.outcome is Outcome.ABSTAIN
     short = _generated(Sides(lambda rows, **_: table[rows]), PROMPT, 1)
     one = _Run("model", Sides(), short, P, table[short[:, :-1]], "float64")
     finding = one._choices(table[short[:, :-1]], np.full((B, P), 1e-9), None)
