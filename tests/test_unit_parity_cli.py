@@ -90,6 +90,7 @@ def test_a_suite_that_passes(suite, capsys, gpu):
         "jobs": 7 if gpu else 3,
     }
     assert "The trajectories train on a-text." in out
+    assert "quantity precision path criterion" in out  # the table, above the summary
     assert ("JAX has no GPU here" in out) != gpu
     assert "2 checks in 0 s, in" in out
     assert "The recurrence ran in these ways: scan." in out
