@@ -7,6 +7,7 @@ from torch.optim import SGD, Adam, AdamW, RMSprop
 from torch_loops import (
     STEPS,
     as_of_jax,
+    first_fit,
     first_that_differs,
     grouped,
     loop,
@@ -18,30 +19,12 @@ from torch_loops import (
 from parity.diagnosis.update_amounts import NORMS, WEIGHT_DECAYS, AmountCauses
 
 
-def fits(case, alteration):
-    """Whether PyTorch's loop with an alteration has the weights of the other."""
-    steps = recorded(case.loop, alteration=alteration)
-    return all(
-        np.allclose(array, got.weights[key], rtol=1e-8, atol=1e-12)
-        for step, got in zip(steps, case.got, strict=True)
-        for key, array in step.weights.items()
-    )
-
-
 def causes(own, other, *, same_moments=True):
     """The causes at the first step at which two loops differ."""
     got = as_of_jax(recorded(other))
     if not same_moments:
         got = [type(step)(loss=step.loss, weights=step.weights) for step in got]
     return AmountCauses(first_that_differs(parted(own, got)))
-
-
-def named(found, deviations):
-    """The words of the first deviation that gives the numbers; empty if none does."""
-    for words, alteration in getattr(found, deviations)():
-        if fits(found.case, alteration()):
-            return words
-    return ""
 
 
 def rated(factors, kind=SGD, **options):
@@ -67,7 +50,7 @@ FALLING = (1.0, 0.5, 0.25, 0.125, 0.0625)
 )
 @pytest.mark.parametrize("kind", [SGD, Adam])
 def test_a_schedule_that_is_a_step_off_is_named(factors, words, kind):
-    assert named(causes(rated(FALLING, kind), rated(factors, kind)), "rates") == words
+    assert first_fit(causes(rated(FALLING, kind), rated(factors, kind)), "rates") == words
 
 
 def test_a_rate_that_does_not_change_is_not_a_step_off():
@@ -124,7 +107,7 @@ MAKERS = {
 def test_other_clipping_than_pytorchs_is_named(maker, around, words):
     make = MAKERS[maker]
     other = loop(make, around=around and clipping_by_hand(*around))
-    assert named(causes(loop(make, clip=MOST), other), "clipping") == words
+    assert first_fit(causes(loop(make, clip=MOST), other), "clipping") == words
 
 
 @pytest.mark.parametrize("maker", MAKERS)
@@ -143,7 +126,7 @@ def test_clipping_where_pytorch_does_not_clip_is_named(maker, options, words):
         options["around"] = clipping_by_hand(*options["around"])
     make = MAKERS[maker]
     found = causes(loop(make), loop(make, **options))
-    assert named(found, "clipping") == f"{words}; PyTorch does not clip"
+    assert first_fit(found, "clipping") == f"{words}; PyTorch does not clip"
 
 
 def test_norms_that_users_set_are_tried_with_both_epsilons():
@@ -287,7 +270,7 @@ DECAYS["of other parameters"] = (
 @pytest.mark.parametrize("name", DECAYS)
 def test_another_weight_decay_is_named(name):
     make, other, words = DECAYS[name]
-    assert named(causes(loop(make), other), "decays") == words
+    assert first_fit(causes(loop(make), other), "decays") == words
 
 
 def test_decays_that_users_set_are_tried_in_every_way():
@@ -312,7 +295,7 @@ def test_a_common_decay_is_found_after_the_first_step_too(way, matrices):
     found = causes(loop(made(Adam, lr=0.1)), loop(make))
     found = AmountCauses(found.case._replace(first=1))
     where = ", of matrices alone" if matrices else ""
-    assert named(found, "decays") == f"the weight decay is {decay:g} instead of 0, {way}{where}"
+    assert first_fit(found, "decays") == f"the weight decay is {decay:g} instead of 0, {way}{where}"
 
 
 OF_ITS_OWN = "as far, as with a learning rate of its own"
@@ -328,7 +311,7 @@ def rates_of(weight, bias, kind=SGD, **options):
 
 def test_parameters_that_do_not_move_are_named():
     found = causes(loop(made(SGD, lr=0.1)), loop(rates_of(0.1, 0.0)))
-    assert named(found, "frozen") == "JAX does not update bias"
+    assert first_fit(found, "frozen") == "JAX does not update bias"
     # What stays in both is right.
     found = causes(loop(rates_of(0.1, 0.0)), loop(rates_of(0.2, 0.0)))
     assert list(found.frozen()) == []
@@ -346,9 +329,9 @@ def test_parameters_that_do_not_move_are_named():
 )
 def test_moves_that_go_so_many_times_as_far_are_named(own, other, words):
     found = causes(loop(rates_of(*own)), loop(rates_of(*other)))
-    assert named(found, "factors_of_moves") == words
+    assert first_fit(found, "factors_of_moves") == words
     every = f"each parameter has a rate of its own, times weight {other[0] / own[0]:g}"
-    assert named(found, "several") == f"{every}, bias {other[1] / own[1]:g}"
+    assert first_fit(found, "several") == f"{every}, bias {other[1] / own[1]:g}"
 
 
 def test_moves_that_are_not_parallel_have_no_factor():
@@ -370,7 +353,7 @@ def test_gradients_that_are_summed_up_or_averaged_are_named(maker, scale, every)
     if every == 2:
         one, two = ("PyTorch", "JAX") if scale > 1 else ("JAX", "PyTorch")
         words += f", as if {one} averaged over the batches what {two} sums up"
-    assert named(causes(own, other), "gradient_scales") == words
+    assert first_fit(causes(own, other), "gradient_scales") == words
 
 
 def test_the_number_of_batches_in_a_step_is_tried_without_a_moment_that_shows_it():

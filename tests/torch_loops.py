@@ -5,7 +5,7 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 
 from parity.diagnosis.update_evidence import Case
-from parity.measures.envelopes import Center
+from parity.measures.envelopes import Center, matching_moments
 from parity.measures.training_loops import OptimizerCall, TorchLoop
 
 STEPS = 4
@@ -104,12 +104,65 @@ def parted(a_loop, got, *, first=0, batches=BATCHES, weights=WEIGHTS):
 
 
 def first_that_differs(case):
-    """The case with the first step whose weights are not the same."""
+    """The case with the first step whose weights or moments are not the same."""
     for t, step in enumerate(case.got):
-        theirs = case.center.steps[t].weights
-        if any(not np.allclose(a, theirs[k], 1e-12, 0) for k, a in step.weights.items()):
+        theirs = case.center.steps[t]
+        arrays = [(array, theirs.weights[key]) for key, array in step.weights.items()]
+        moments = matching_moments(step, theirs)
+        arrays += [(array, theirs.moments[name]) for name, array in moments.items()]
+        if any(not np.allclose(one, other, 1e-12, 0) for one, other in arrays):
             return case._replace(first=t)
     raise AssertionError("nothing differs")
+
+
+def fits(case, alteration, rtol=1e-8):
+    """Whether PyTorch's loop with an alteration has the weights of the other."""
+    steps = recorded(case.loop, alteration=alteration)
+    return all(
+        np.allclose(array, got.weights[key], rtol=rtol, atol=1e-3 * rtol)
+        for step, got in zip(steps, case.got, strict=True)
+        for key, array in step.weights.items()
+    )
+
+
+def first_fit(found, deviations, rtol=1e-8):
+    """The words of the first of some deviations that gives the numbers; empty if none does."""
+    for words, alteration in getattr(found, deviations)():
+        if fits(found.case, alteration(), rtol):
+            return words
+    return ""
+
+
+class ByHand(torch.optim.Optimizer):
+    """An equation of one's own: the rate times `direction(g, state, t, options)`."""
+
+    def __init__(self, parameters, direction, **options):
+        super().__init__(parameters, options)
+        self.direction = direction
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self.state[p]
+                state["t"] = state.get("t", 0) + 1
+                p.sub_(group["lr"] * self.direction(p.grad, state, state["t"], group))
+
+
+def by_hand(direction, **options):
+    """Makes an optimizer of an equation of one's own."""
+    return lambda module: ByHand(module.parameters(), direction, **options)
+
+
+def squares(g, state, decay, start=0.0):
+    """The moving average of the squares."""
+    state["square_avg"] = decay * state.get("square_avg", start) + (1 - decay) * g * g
+    return state["square_avg"]
+
+
+def rmsprop_from_one(g, state, t, o):
+    """RMSprop whose squares start from 1."""
+    return g / (squares(g, state, 0.99, start=1.0).sqrt() + 1e-8)
 
 
 def call_of(make, *, count=0, gradients=None, given=None):
