@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from parity.diagnosis import average_causes, update_amounts, update_rules
 from parity.diagnosis.factors import (
     PARALLEL,
     SAME,
@@ -97,3 +98,31 @@ def test_many_names_are_cut_after_four():
     assert listed(["a"]) == "a"
     assert listed(list("abcd")) == "a, b, c, d"
     assert listed(list("abcdef")) == "a, b, c, d and 2 more"
+
+
+def mantissa(number):
+    return float(f"{number:.6e}".partition("e")[0])
+
+
+@pytest.mark.parametrize(
+    "numbers", [update_amounts.WEIGHT_DECAYS, update_amounts.NORMS, update_rules.EPSILONS]
+)
+def test_amounts_that_are_tried_are_such_as_users_set(numbers):
+    """Halves, quarters and fifths of powers of ten, each once."""
+    assert len(set(numbers)) == len(numbers)
+    assert {mantissa(number) for number in numbers if number} <= {1, 2, 2.5, 5}
+
+
+@pytest.mark.parametrize(
+    "decays",
+    [
+        average_causes.DECAYS,
+        update_rules.FIRST_DECAYS,
+        update_rules.SECOND_DECAYS,
+        update_rules.MOMENTA,
+    ],
+)
+def test_decays_that_are_tried_leave_a_round_share(decays):
+    assert list(decays) == sorted(set(decays))
+    assert all(0 <= decay < 1 for decay in decays)
+    assert {mantissa(1 - decay) for decay in decays} <= {1, 2, 5}
