@@ -186,6 +186,7 @@ def test_what_lies_between_two_layers_is_named():
     def words_of(got, below=0):
         return cause_between(CASE, [ys], below, got)
 
+    assert words_of(ys) == "there is no dropout"
     assert words_of(np.where(right, ys, 0)) == "dropout does not rescale what it leaves"
     assert words_of(dropped(ys, ~right, rate)) == "dropout drops what should stay"
     assert words_of(dropped(ys, CASE.masks[1], rate)) == "the mask is that of layer 1"
