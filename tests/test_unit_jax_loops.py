@@ -34,6 +34,7 @@ class Metrics(NamedTuple):
 
 LOSSES = {
     "a number": (2.0, 2.0),
+    "an array of one": (np.array([[2.0]]), 2.0),
     "metrics": ({"loss": 2.0, "accuracy": 1.0}, 2.0),
     "an object": (SimpleNamespace(loss=2.0), 2.0),
     "a named tuple": (Metrics(2.0), 2.0),
