@@ -110,6 +110,7 @@ def test_other_clipping_than_pytorchs_is_named(maker, around, words):
     assert first_fit(causes(loop(make, clip=MOST), other), "clipping") == words
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("maker", MAKERS)
 @pytest.mark.parametrize(
     ("options", "words"),
@@ -286,6 +287,7 @@ def test_decays_that_users_set_are_tried_in_every_way():
     assert found.case.first == 1
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("matrices", [True, False])
 @pytest.mark.parametrize("way", ["coupled", "decoupled"])
 def test_a_common_decay_is_found_after_the_first_step_too(way, matrices):
@@ -341,6 +343,7 @@ def test_moves_that_are_not_parallel_have_no_factor():
     assert list(found.several()) == []
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("every", [1, 2])
 @pytest.mark.parametrize("scale", [2.0, 0.5, 3.0])
 @pytest.mark.parametrize("maker", ["SGD", "Adam"])
