@@ -154,7 +154,9 @@ def cause_between(
     """
     ys = joined(outputs)  # (T, B, D * H)
     rate = case.stack.dropout
-    candidates = [("the outputs of the directions are exchanged", joined(outputs[::-1]))]
+    candidates = []
+    if len(outputs) > 1:
+        candidates.append(("the outputs of the directions are exchanged", joined(outputs[::-1])))
     if below is None:
         for k, mask in enumerate(case.masks):
             words = f"dropout acts after the last layer too, with the mask of layer {k}"

@@ -241,7 +241,8 @@ def _loss_in(result: Any) -> float | None:
         return _loss_in(result.loss)
     if isinstance(result, tuple | list):
         return _loss_in(result[0]) if result else None
-    return float(result) if np.size(result) == 1 else None
+    # An array of one, whatever its shape, is a number.
+    return float(np.asarray(result).item()) if np.size(result) == 1 else None
 
 
 def _gradients_in(result: Any) -> Any:
