@@ -61,7 +61,7 @@ def gradient_of_gradient(loss):
     return jax.grad(squared)
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @fast_backends
 @pytest.mark.usefixtures("float64")
 def test_second_derivatives_of_a_model_are_those_of_autodiff(way):

@@ -93,7 +93,7 @@ def exported(model, **options):
     return run
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("model", [m.__name__ for m in COURSE_MODELS])
 def test_exported_weights_load_strictly_into_torch(model):
     options = {"Char3Model": {"bptt": 3}, "CharSeqStatefulLSTM": {"num_layers": 2}}

@@ -169,7 +169,7 @@ def example(cell, num_layers=2, *, bidirectional=False):
 ENDS = [T, 2, 0]
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(2)
 @pytest.mark.usefixtures("float64")
 @every_cell
 def test_values_are_those_of_the_equation(cell):
@@ -180,7 +180,7 @@ def test_values_are_those_of_the_equation(cell):
     assert relative(jax.tree.leaves(got), jax.tree.leaves(expected)) < EXACT
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.usefixtures("float64")
 @every_cell
 def test_gradients_are_those_of_torch_through_the_equation(cell):

@@ -22,6 +22,7 @@ def only(params, layer, suffix=""):
     return {name.removesuffix(end) + "_l0": p for name, p in params.items() if name.endswith(end)}
 
 
+@pytest.mark.sample(9)
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("cell", ELEMENTWISE.values(), ids=ELEMENTWISE)
 def test_stack_equals_layer_upon_layer(cell):
@@ -37,6 +38,7 @@ def test_stack_equals_layer_upon_layer(cell):
     assert relative(whole, (tuple(after), xs)) < EXACT
 
 
+@pytest.mark.sample(9)
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("cell", ELEMENTWISE.values(), ids=ELEMENTWISE)
 def test_backward_direction_equals_forward_on_flipped_time(cell):

@@ -108,6 +108,7 @@ def test_all_backends_equal_a_scan_with_autodiff(cell, options):
         assert relative(d_found, gradients) < GRADIENTS, way
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("cell", "bidirectional"), [(MIN_GRU, False), (QRNN, True)], ids=["mingru", "qrnn, both ways"]
 )
@@ -224,7 +225,7 @@ FREE = FreeCell(
 )
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "cell", [TANH, GRU, PEEPHOLE_LSTM, QRNN, SRU, FREE], ids=lambda cell: cell.name
 )
@@ -404,7 +405,7 @@ SATURATED = 1e5
 """Inputs so large that gates round to 0 and 1."""
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("way", ["autodiff", "compiled"])
 @pytest.mark.parametrize(
     "cell",
@@ -429,7 +430,7 @@ def test_gradients_are_finite_where_gates_saturate(cell, way):
             assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(found)), size
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("cell", [RG_LRU, LRU], ids=lambda cell: cell.name)
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64])
 def test_a_decay_of_zero_has_a_finite_gradient(cell, dtype):

@@ -150,6 +150,7 @@ def one_step(optimizer, *rate):
     return state.params, after.params, metrics
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     "optimizer",
     [

@@ -164,7 +164,7 @@ TRAINED = {
 }
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", TRAINED)
 def test_training_lowers_for_an_accelerator_on_a_machine_without_one(name):
     """Every program of training; none of them calls into the library, which runs on CPUs."""

@@ -123,6 +123,7 @@ def test_other_cells_are_written_in_one_call_too(cell, monkeypatch):
     assert relative(carry, expected) < GROWN
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("num_layers", "batch_size", "length"), [(1, 20, 1), (3, 3, 17), (2, 70, 5)]
 )

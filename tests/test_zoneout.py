@@ -102,7 +102,7 @@ def assert_close(got, expected):
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.sample(5)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("how", BACKENDS)
 @pytest.mark.parametrize("cell", ZONED, ids=lambda cell: f"{cell.name}-{cell.zoneout.rates}")
 @pytest.mark.parametrize("some", [False, True], ids=["all steps", "lengths and resets"])
