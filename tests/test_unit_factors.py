@@ -79,6 +79,8 @@ def test_the_norm_is_of_all_arrays_together():
     ("factor", "words"),
     [
         (0.25, "1/4 times"),
+        (-0.5, "-1/2 times"),
+        (-3.0, "-3 times"),
         (4.0, "4 times"),
         (1.0, "1 times"),
         (0.0, "0 times"),

@@ -71,20 +71,23 @@ class Changing:
         self.params = params
 
 
-def test_an_object_may_be_changed_in_place():
+@pytest.mark.parametrize("alone", [False, True])
+def test_an_object_may_be_changed_in_place(alone):
+    def model_of(state):
+        return state if alone else state["model"]
+
     def step(state, batch):
-        model = state["model"]
+        model = model_of(state)
         model.params = jax.tree.map(lambda array: array + 1, model.params)
         return 2.0
 
-    changing = JaxLoop(
-        lambda params: {"model": Changing(params)},
-        step,
-        PARAMS,
-        lambda state: state["model"].params,
-        None,
-        MAP,
-    )
+    def init(params):
+        return Changing(params) if alone else {"model": Changing(params)}
+
+    def params_of(state):
+        return model_of(state).params
+
+    changing = JaxLoop(init, step, PARAMS, params_of, None, MAP)
     (found,) = changing.steps(WEIGHTS, [BATCH], "float64")
     assert found.loss == 2.0
     for key, array in WEIGHTS.items():

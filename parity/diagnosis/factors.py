@@ -56,7 +56,8 @@ def times(factor: float) -> str:
     """A factor in words, such as "1/4 times"."""
     inverse = 1 / factor if factor else np.inf
     if 0 < abs(factor) < 1 and abs(inverse - round(inverse)) < SAME * abs(inverse):
-        return f"1/{round(inverse)} times"
+        sign = "-" if factor < 0 else ""
+        return f"{sign}1/{abs(round(inverse))} times"
     return f"{factor:.6g} times"
 
 

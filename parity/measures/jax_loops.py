@@ -199,13 +199,12 @@ def _odd(arrays: Arrays) -> bool:
 
 def _state_and_result(before: Any, returned: Any) -> tuple[Any, Any]:
     """What a step returned, taken apart: the state, and what is beside it."""
-    structure = _structure(before)
-    if _structure(returned) == structure:
+    if _is_like(before, returned):
         return returned, None
     if isinstance(returned, tuple) and len(returned) >= 2:
-        if _structure(returned[0]) == structure:
+        if _is_like(before, returned[0]):
             return returned[0], returned[1] if len(returned) == 2 else returned[1:]
-        if _structure(returned[-1]) == structure:
+        if _is_like(before, returned[-1]):
             raise ValueError(
                 "jax_step must return the state first, (state, loss); got it as the last."
             )
@@ -213,13 +212,22 @@ def _state_and_result(before: Any, returned: Any) -> tuple[Any, Any]:
     if _is_plain(before):
         raise ValueError(
             "jax_step must return the new state, or (state, loss), of the same structure as the "
-            f"state that it gets; got {_structure(returned)} for {structure}."
+            f"state that it gets; got {jax.tree.structure(returned)} for "
+            f"{jax.tree.structure(before)}."
         )
     return before, returned
 
 
-def _structure(tree: Any) -> Any:
-    return jax.tree.structure(tree)
+def _is_like(state: Any, other: Any) -> bool:
+    """Whether something may be the next state: of the same structure, with the same objects in it.
+
+    To JAX an object of a class that it does not know is a leaf, like a loss.
+    """
+    structure: Any = jax.tree.structure(state)
+    if structure != jax.tree.structure(other):
+        return False
+    pairs = zip(jax.tree.leaves(state), jax.tree.leaves(other), strict=True)
+    return all(_is_plain(leaf) or type(leaf) is type(there) for leaf, there in pairs)
 
 
 def _is_plain(tree: Any) -> bool:

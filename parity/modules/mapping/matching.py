@@ -1,6 +1,5 @@
 """Which weight of PyTorch's is which of JAX's, by names, shapes and order."""
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -376,8 +375,3 @@ def sorted_paths(shapes: Mapping[str, Shape]) -> list[str]:
         return found
 
     return sorted(shapes, key=key)
-
-
-def size(shape: Shape) -> int:
-    """How many numbers an array has."""
-    return math.prod(shape)
