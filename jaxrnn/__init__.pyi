@@ -69,9 +69,9 @@ from .recurrent.zoneout import ZONEOUT_QRNN as ZONEOUT_QRNN
 from .recurrent.zoneout import zoneout as zoneout
 from .runs.checkpoints import load as load
 from .runs.checkpoints import save as save
+from .runs.fitting import fit as fit
 from .runs.recipes import RECIPES as RECIPES
 from .training.evaluation import evaluate as evaluate
-from .training.loop import fit as fit
 from .training.optimizers import OPTIMIZERS as OPTIMIZERS
 from .training.optimizers import Optimizer as Optimizer
 from .training.optimizers import make_optimizer as make_optimizer

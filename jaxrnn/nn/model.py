@@ -77,12 +77,32 @@ class CharModel(nn.Module):
         return None
 
 
+def check_char_model(model: Any) -> None:
+    """Refuse what is no model that training knows how to call.
+
+    Raises:
+        ValueError: if it is a class, or does not derive from `CharModel`.
+    """
+    if isinstance(model, type):
+        raise ValueError(
+            f"model must be a model and not its class: call it, {model.__name__}(vocab_size, ...)."
+        )
+    if not isinstance(model, CharModel):
+        raise ValueError(
+            f"model must be a model such as CharLM, or derive from jaxrnn.StatefulModel, got a "
+            f"{type(model).__name__}."
+        )
+
+
 def check_params(model: CharModel, params: Any) -> None:
     """Refuse parameters that are none of the model's; all that differ are named.
 
     Raises:
         ValueError: if one is missing, unknown, of another shape, or holds no floating numbers.
     """
+    # A whole training state: its parameters are meant.
+    if hasattr(params, "params") and hasattr(params, "opt_state"):
+        raise ValueError("params must be the parameters alone, got a whole state: state.params.")
     expected = _param_shapes(model)
     got = _named(params)
     faults = []

@@ -1,0 +1,157 @@
+"""Train a model in a program or a notebook, with a progress display, by one call."""
+
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from jaxrnn.checks import check_bool, check_seed
+from jaxrnn.nn.model import CharModel, check_char_model
+from jaxrnn.terminal import Screen, stop_requests
+from jaxrnn.training.display import SHORT, Display
+from jaxrnn.training.evaluation import Source, check_source
+from jaxrnn.training.history import Progress
+from jaxrnn.training.loop import training
+from jaxrnn.training.optimizers import AnyOptimizer, Optimizer, make_optimizer
+from jaxrnn.training.records import History
+from jaxrnn.training.schedules import Schedule, length_of
+from jaxrnn.training.state import CarryPolicy, TrainState, check_state, make_state
+from jaxrnn.training.timetable import Budget
+
+logger = logging.getLogger(__name__)
+
+
+def fit(
+    model: CharModel,
+    source: Source,
+    validation: Source | None = None,
+    *,
+    schedule: Schedule | str | None = None,
+    epochs: int | None = None,
+    steps: int | None = None,
+    optimizer: AnyOptimizer | str | None = None,
+    state: TrainState | None = None,
+    carry_policy: CarryPolicy = "never",
+    seed: int = 0,
+    validate_every: int | None = None,
+    validation_tokens: int | None = None,
+    progress: bool = True,
+    callbacks: Sequence[Callable[[Progress], Any]] = (),
+) -> tuple[TrainState, History]:
+    """Train to the end of the schedule, or for some epochs or updates, and show how far it is.
+
+    An optimizer of optax's brings its own learning rate: it takes `epochs` or `steps`, and rates of
+    its own (`optax.adam(optax.cosine_decay_schedule(1e-3, 1000))`). All others take a `schedule`.
+
+    Ctrl-C ends the training: what is trained so far is returned. A second one interrupts at once.
+
+    Args:
+        model: the model.
+        source: the windows to train on.
+        validation: the windows to validate on after each epoch, if any.
+        schedule: the learning rates, for example "4 x 1e-3, 4 x 1e-4".
+        epochs: number of epochs, at least 1, for an optimizer that brings its own rate.
+        steps: number of updates, at least 1, instead of epochs; those of the schedule are then its
+            parts: of "3 x 1e-3, 1 x 1e-4" and 1,000 updates, 750 have the first rate.
+        optimizer: a name such as "adam", from `make_optimizer`, or any
+            `optax.GradientTransformation`; Adam if None.
+        state: the state to start from, which is left as it is. A fresh one if None.
+        carry_policy: see `training`.
+        seed: seed of a fresh state.
+        validate_every: number of updates between validations, at least 1; each epoch if None.
+        validation_tokens: number of tokens after which a validation ends, at least 1; all if None.
+        progress: whether to show a line for each validation and, in a terminal or a notebook, a
+            progress bar.
+        callbacks: functions that are called with the `Progress` about every two seconds and
+            wherever a row of history is complete; one that returns something true ends the
+            training.
+
+    Returns:
+        The trained state, and the history, whose last row of each epoch has the validation loss.
+
+    Raises:
+        NonFiniteLossError: see `training`.
+        ValueError: see `training`; if an argument is of another kind, or if the length of the
+            training is given twice, not at all, or in a way that the optimizer does not take.
+    """
+    # Check the arguments, in words, before anything is traced.
+    check_char_model(model)
+    check_source("source", source)
+    if validation is not None:
+        check_source("validation", validation)
+    check_bool(progress=progress)
+    check_seed(seed)
+    _check_callbacks(callbacks)
+    if optimizer is None:
+        optimizer = "adam"
+    if isinstance(optimizer, str):
+        optimizer = make_optimizer(optimizer)
+    budget = Budget(steps=steps, validate_every=validate_every, validation_tokens=validation_tokens)
+    if steps is not None:
+        if epochs is not None:
+            raise ValueError("Say how long to train with epochs or with steps, not with both.")
+        if schedule is None and not isinstance(optimizer, Optimizer):
+            epochs = 1  # all updates are one part
+    lengths = length_of(optimizer, schedule, epochs)
+    if state is None:
+        state = make_state(model, optimizer, source.batch_size, jax.random.key(seed))
+    else:
+        check_state(state, optimizer)
+
+    history = History()
+    with contextlib.ExitStack() as stack:
+        emit: Callable[[str], None] = logger.warning
+        display = None
+        if progress:
+            screen = stack.enter_context(Screen())
+            emit = screen.notice
+            display = Display(screen, lengths, budget, SHORT["token"])
+            display.begin()
+            screen.show("compiling", 0.0)
+        stopping = stack.enter_context(stop_requests(ctrl_c_alone=True))
+        for now in training(
+            model,
+            source,
+            validation,
+            lengths,
+            optimizer,
+            state,
+            carry_policy=carry_policy,
+            budget=budget,
+        ):
+            state = now.state
+            if now.row is not None:
+                history.append(now.row)
+            if display is not None:
+                display.show(now)
+            reason = ""
+            if now.validating is None:
+                # All of them are called, whatever one of them wants.
+                asked = [bool(callback(now)) for callback in callbacks]
+                if any(asked):
+                    reason = "a callback"
+            if stopping():
+                reason = "Ctrl-C"
+            over = now.share >= 1 and now.ends_section
+            if reason and not over:
+                made = int(state.step)
+                emit(f"Stopped by {reason} at step {made:,}: what is trained so far is returned.")
+                break
+    return state, history
+
+
+def _check_callbacks(callbacks: Any) -> None:
+    """Refuse what is no sequence of functions.
+
+    Raises:
+        ValueError: if it is a single function, or holds something else.
+    """
+    if callable(callbacks):
+        raise ValueError("callbacks must be a list of functions: write callbacks=[function].")
+    for callback in callbacks:
+        if not callable(callback):
+            raise ValueError(
+                f"callbacks must be functions, called with the progress, got {callback!r:.60}."
+            )
