@@ -218,7 +218,7 @@ class Screen:
             TextColumn("left"),
             TimeRemainingColumn(),
             console=self.console,
-            transient=not notebook,  # rich would leave an empty output behind the widget
+            transient=True,
             # A widget takes whatever is printed while it is refreshed, by any thread.
             auto_refresh=not notebook,
             disable=not (self.console.is_terminal or notebook),
@@ -234,9 +234,6 @@ class Screen:
     def __exit__(self, *details: object) -> None:
         with contextlib.suppress(OSError):
             self._bar.stop()
-        widget = self._bar.live.ipy_widget
-        if widget is not None:
-            widget.close()
 
     def show(self, what: str, done: float, note: str = "") -> None:
         """Set the bar: `done` is the finished fraction, in [0, 1]."""
