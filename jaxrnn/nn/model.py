@@ -182,6 +182,54 @@ def apply_model(
     Raises:
         ValueError: if the tokens are no integers of two axes, or the carry is none of the model's.
     """
+    carry, log_probs, _ = _applied(model, params, carry, tokens, lengths, dropout_key)
+    return carry, log_probs
+
+
+def apply_with_hidden(
+    model: CharModel,
+    params: Any,
+    carry: Carry,
+    tokens: Int[Array, "T B"],
+    *,
+    lengths: Int[Array, " B"] | None = None,
+    dropout_key: Array | None = None,
+) -> tuple[Carry, Float[Array, "*T B V"], Float[Array, "T B H"]]:
+    """As `apply_model`, and the outputs of the last recurrent layer of submodule `rnn`.
+
+    Raises:
+        ValueError: as `apply_model`; if the model has no such submodule.
+    """
+    kept = {"capture_intermediates": _is_rnn, "mutable": ["intermediates"]}
+    carry, log_probs, variables = _applied(
+        model, params, carry, tokens, lengths, dropout_key, **kept
+    )
+    # Of each call of the submodule, what it returned: the carry and the outputs.
+    calls = variables.get("intermediates", {}).get("rnn", {}).get("__call__", ())
+    if len(calls) != 1 or not isinstance(calls[0], tuple) or len(calls[0]) != 2:
+        raise ValueError(
+            f"{type(model).__name__} has no hidden states to give: they are the outputs of "
+            "recurrent layers that are its submodule rnn."
+        )
+    _, hidden = calls[0]
+    return carry, log_probs, hidden
+
+
+def _is_rnn(module: nn.Module, method: str) -> bool:
+    """Whether the results of a method are the hidden states."""
+    return module.name == "rnn" and method == "__call__"
+
+
+def _applied(
+    model: CharModel,
+    params: Any,
+    carry: Carry,
+    tokens: Int[Array, "T B"],
+    lengths: Int[Array, " B"] | None,
+    dropout_key: Array | None,
+    **kept: Any,
+) -> tuple[Carry, Float[Array, "*T B V"], Any]:
+    """The carry, the log probabilities and whatever else of the model's variables is kept."""
     tokens = as_integers("tokens", tokens, ("T", "B"))
     carry = model_carry(model, params, carry, tokens.shape[1])
     # A windowed model takes no lengths.
@@ -189,8 +237,12 @@ def apply_model(
     if lengths is not None:
         options["lengths"] = lengths
     rngs = None if dropout_key is None else {"dropout": dropout_key}
-    result: Any = model.apply({"params": params}, carry, tokens, rngs=rngs, **options)
-    return result
+    result: Any = model.apply({"params": params}, carry, tokens, rngs=rngs, **options, **kept)
+    variables = {}
+    if kept:
+        result, variables = result
+    carry, log_probs = result
+    return carry, log_probs, variables
 
 
 def submodule(stack: RNN) -> RNN:

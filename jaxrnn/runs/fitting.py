@@ -3,9 +3,11 @@
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial, wraps
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxrnn.checks import check_bool, check_seed
 from jaxrnn.nn.model import CharModel, check_char_model
@@ -14,10 +16,12 @@ from jaxrnn.training.display import SHORT, Display
 from jaxrnn.training.evaluation import Source, check_source
 from jaxrnn.training.history import Progress
 from jaxrnn.training.loop import training
+from jaxrnn.training.losses import Loss, check_loss, extras_of
 from jaxrnn.training.optimizers import AnyOptimizer, Optimizer, make_optimizer
 from jaxrnn.training.records import History
 from jaxrnn.training.schedules import Schedule, length_of
 from jaxrnn.training.state import CarryPolicy, TrainState, check_state, make_state
+from jaxrnn.training.steps import Batch, batch_loss
 from jaxrnn.training.timetable import Budget
 
 logger = logging.getLogger(__name__)
@@ -37,6 +41,7 @@ def fit(
     seed: int = 0,
     validate_every: int | None = None,
     validation_tokens: int | None = None,
+    loss: Loss | None = None,
     progress: bool = True,
     callbacks: Sequence[Callable[[Progress], Any]] = (),
 ) -> tuple[TrainState, History]:
@@ -62,6 +67,12 @@ def fit(
         seed: seed of a fresh state.
         validate_every: number of updates between validations, at least 1; each epoch if None.
         validation_tokens: number of tokens after which a validation ends, at least 1; all if None.
+        loss: a function `loss(outputs, targets, model)` to train with, which returns the loss of
+            each target or their mean: outputs are (T, B, V) log probabilities and targets (T, B),
+            or (B, V) and (B,) of a model that predicts the next character alone. With a parameter
+            `hidden` it gets the outputs of the recurrent layers, (T, B, H), too; with `weights`,
+            as the targets, what is 0 where a target only fills the array. The mean negative log
+            likelihood if None. The validation stays in nats per character.
         progress: whether to show a line for each validation and, in a terminal or a notebook, a
             progress bar.
         callbacks: functions that are called with the `Progress` about every two seconds and
@@ -84,6 +95,8 @@ def fit(
     check_bool(progress=progress)
     check_seed(seed)
     _check_callbacks(callbacks)
+    if loss is not None:
+        check_loss(loss)
     if optimizer is None:
         optimizer = "adam"
     if isinstance(optimizer, str):
@@ -99,6 +112,8 @@ def fit(
         state = make_state(model, optimizer, source.batch_size, jax.random.key(seed))
     else:
         check_state(state, optimizer)
+    if loss is not None:
+        _check_mean(loss, model, state, source)
 
     history = History()
     with contextlib.ExitStack() as stack:
@@ -120,6 +135,7 @@ def fit(
             state,
             carry_policy=carry_policy,
             budget=budget,
+            loss=loss,
         ):
             state = now.state
             if now.row is not None:
@@ -140,6 +156,32 @@ def fit(
                 emit(f"Stopped by {reason} at step {made:,}: what is trained so far is returned.")
                 break
     return state, history
+
+
+def _check_mean(loss: Loss, model: CharModel, state: TrainState, source: Source) -> None:
+    """Refuse a loss that takes the mean over targets which only fill the array.
+
+    Raises:
+        ValueError: if it does not ask for weights, and the source has such targets.
+    """
+    returned = []
+
+    @wraps(loss)
+    def seen(*arguments: Any, **extras: Any) -> Any:
+        value = loss(*arguments, **extras)
+        returned.append(getattr(value, "shape", None))
+        return value
+
+    tokens: Any = jax.ShapeDtypeStruct((source.sizes[0], source.batch_size), jnp.int32)
+    batch = Batch(tokens, tokens)
+    jax.eval_shape(partial(batch_loss, model, loss=seen), state.params, state.carry, batch)
+    last = source.windows(0, source.steps(0) - 1, 1)
+    filled = last.padded or bool((last.rows < source.batch_size).any())
+    if filled and () in returned and "weights" not in extras_of(loss):
+        raise ValueError(
+            "loss returns one number, the mean over targets of which some only fill the array "
+            "here: return the loss of each target, or take weights as well."
+        )
 
 
 def _check_callbacks(callbacks: Any) -> None:

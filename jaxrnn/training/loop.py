@@ -29,6 +29,7 @@ from jaxrnn.training.evaluation import (
     on_device,
 )
 from jaxrnn.training.history import Position, Progress, Row
+from jaxrnn.training.losses import Loss
 from jaxrnn.training.optimizers import AnyOptimizer, Optimizer
 from jaxrnn.training.schedules import Schedule, check_schedule
 from jaxrnn.training.state import CarryPolicy, TrainState, all_finite, carry_for, copied
@@ -55,6 +56,7 @@ def training(
     carry_policy: CarryPolicy = "never",
     debug_nans: bool = False,
     budget: Budget | None = None,
+    loss: Loss | None = None,
 ) -> Iterator[Progress]:
     """Train, and yield the progress every two seconds or so.
 
@@ -73,6 +75,8 @@ def training(
             A validation within an epoch always puts it aside: the text goes on there.
         debug_nans: whether to look for the operation, too, when something is not finite.
         budget: how many updates to make, and how often to validate, instead of by epochs.
+        loss: a function of outputs, targets and model, as in `batch_loss`, to train with; the
+            validation stays in nats per character.
 
     Raises:
         NonFiniteLossError: when a loss or a gradient is no longer finite; names the first bad
@@ -80,7 +84,7 @@ def training(
         ValueError: if a token is outside the model's vocabulary, or if optimizer and schedule do
             not fit.
     """
-    trainer = Trainer(model, source, schedule, optimizer, debug_nans, budget)
+    trainer = Trainer(model, source, schedule, optimizer, debug_nans, budget, loss)
     timetable = trainer.timetable
     held_out = None
     if validation is not None:
@@ -141,6 +145,7 @@ class Trainer:
         schedule: the learning rates, or the length alone for an optimizer that brings its own.
         optimizer: the optimizer.
         debug_nans: whether to look for the operation when something is not finite.
+        loss: a loss of one's own, or None.
         timetable: where the training ends, and where its phases, rows and validations fall.
         tokens: (N,) the text, on the device.
     """
@@ -153,6 +158,7 @@ class Trainer:
         optimizer: AnyOptimizer,
         debug_nans: bool = False,
         budget: Budget | None = None,
+        loss: Loss | None = None,
     ) -> None:
         check_schedule(optimizer, schedule)
         check_source("source", source)
@@ -161,6 +167,7 @@ class Trainer:
         self.schedule = schedule
         self.optimizer = optimizer
         self.debug_nans = debug_nans
+        self.loss = loss
         self.timetable = Timetable(schedule, source, budget)
         self.tokens = on_device(source, model)
 
@@ -222,7 +229,8 @@ class Trainer:
         """`train_steps`, with the rates in the precision of the parameters."""
         if rates is not None:
             rates = rates.astype(jax.tree.leaves(state.params)[0].dtype)
-        return train_steps(self.model, self.optimizer, state, windows, rates, steps)
+        own = {} if self.loss is None else {"loss": self.loss}
+        return train_steps(self.model, self.optimizer, state, windows, rates, steps, **own)
 
     def _error(
         self,
@@ -239,9 +247,9 @@ class Trainer:
         where = f"at step {int(state.step) + 1}"
         if rates is not None:
             where += f" with learning rate {rates[bad]:g}"
-        message = f"{first_bad(self.model, state, batch)} {where}."
+        message = f"{first_bad(self.model, state, batch, self.loss)} {where}."
         if self.debug_nans:
-            operation = first_bad_operation(self.model, state, batch)
+            operation = first_bad_operation(self.model, state, batch, self.loss)
             message += f" The first operation: {operation}."
         good = Progress(before, position, self.source.steps(position.epoch))
         return _non_finite(f"{message} Try a smaller rate or clip.", good)
