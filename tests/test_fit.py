@@ -16,7 +16,8 @@ from helpers import relative
 from rich.live import _RefreshThread
 
 import jaxrnn
-from jaxrnn import BpttStream, CharLM, fit, make_optimizer, make_state
+from jaxrnn import TANH, BpttStream, CharLM, fit, make_optimizer, make_state
+from jaxrnn.runs.checksums import RunError
 from jaxrnn.training.evaluation import evaluation
 from jaxrnn.training.history import Position, Row
 from jaxrnn.training.loop import training
@@ -25,7 +26,7 @@ from jaxrnn.training.schedules import parse_schedule
 from jaxrnn.training.timetable import Budget, Timetable
 
 V, B = 5, 4
-MODEL = CharLM(V, 3, 8)
+MODEL = CharLM(V, 3, 8, cell=TANH)
 ADAM = make_optimizer("adam")
 TOKENS = np.random.default_rng(0).integers(0, V, 484).astype(np.uint8)
 SOURCE = BpttStream(TOKENS, B, 8)  # 15 windows an epoch
@@ -370,6 +371,92 @@ def test_by_updates_the_table_says_the_update(capsys):
     head, *lines = capsys.readouterr().out.splitlines()
     assert head.split()[0] == "update"
     assert [line.split()[0] for line in lines] == ["5", "10", "12"]
+
+
+# Checkpoints in a folder.
+
+
+def with_checkpoints(folder, stop_at=None, **options):
+    """A training that a callback stops after some updates."""
+    made = []
+
+    def stop(now):
+        made.append(now)
+        return len(made) == stop_at
+
+    usual = {"schedule": TWO, "validate_every": 7, "progress": False, "callbacks": [stop]}
+    return fit(MODEL, SOURCE, VALIDATION, checkpoints=folder, **(usual | options))
+
+
+def test_a_training_that_is_stopped_again_and_again_goes_on_to_the_same_end(
+    tmp_path, step_by_step, caplog
+):
+    whole, history = with_checkpoints(tmp_path / "whole")
+    ends = []
+    for _ in range(5):
+        state, rows = with_checkpoints(tmp_path / "pieces", stop_at=8)
+        ends.append(int(state.step))
+    assert ends == [8, 16, 24, 30, 30]
+    assert "Going on from" in caplog.text
+    assert_equal_states(state, whole)
+    assert [row.line for row in rows] == [row.line for row in history]
+    usual, _ = fit(MODEL, SOURCE, VALIDATION, schedule=TWO, validate_every=7, progress=False)
+    assert_equal_states(whole, usual)
+
+    # The best state is there, too.
+    best = min((row for row in rows if row.validation is not None), key=lambda row: row.validation)
+    found, metadata = jaxrnn.load(tmp_path / "pieces/best.safetensors", state)
+    assert int(found.step) == best.step
+    assert metadata["best"] == best.validation
+
+
+def test_a_training_that_dies_goes_on_from_its_last_validation(tmp_path, monkeypatch, step_by_step):
+    monkeypatch.setattr("jaxrnn.runs.checkpointing.LARGEST_SHARE", 1.0)
+    whole, _ = with_checkpoints(tmp_path / "whole")
+
+    def die(now):
+        if now.state.step == 12:
+            raise RuntimeError("the power is gone")
+
+    with pytest.raises(RuntimeError, match="the power is gone"):
+        with_checkpoints(tmp_path / "dies", callbacks=[die])
+    steps = []
+    state, _ = with_checkpoints(
+        tmp_path / "dies", callbacks=[lambda now: steps.append(int(now.state.step))]
+    )
+    assert steps[0] == 8
+    assert_equal_states(state, whole)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"schedule": "3 x 1e-2"}, "with other schedule"),
+        ({"validate_every": 5}, r"other validate_every \(validate_every was 7, is 5\)"),
+        ({"optimizer": "sgd"}, "with other optimizer"),
+    ],
+)
+def test_the_folder_of_another_training_is_refused(tmp_path, options, words):
+    with_checkpoints(tmp_path / "folder")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "folder").iterdir()}
+    with pytest.raises(RunError, match=words):
+        with_checkpoints(tmp_path / "folder", **options)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "folder").iterdir()} == before
+
+
+def test_the_checkpoints_of_another_text_are_refused(tmp_path):
+    folder = tmp_path / "folder"
+    with_checkpoints(folder)
+    another = BpttStream(TOKENS[::-1], B, 8)
+    with pytest.raises(RunError, match="with other text"):
+        fit(MODEL, another, VALIDATION, schedule=TWO, validate_every=7, checkpoints=folder)
+
+
+def test_the_folder_of_a_run_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(RunError, match="is a run of the command line's"):
+        with_checkpoints(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
 # Mistakes.

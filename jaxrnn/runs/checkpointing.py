@@ -102,7 +102,7 @@ class Checkpointing:
         try:
             self.run.save("last", progress, self.best, log or self._rows.log, self._changes)
         except OSError as error:
-            raise _cannot_write(self.run, error) from error
+            raise cannot_write(self.run, error) from error
         self._on_disk = progress.position
         self._saved_at = self._clock()
         self._cost = self._saved_at - started
@@ -145,7 +145,7 @@ class Checkpointing:
         try:
             self.run.save("best", progress, self.best, log, self._changes)
         except OSError as error:
-            raise _cannot_write(self.run, error) from error
+            raise cannot_write(self.run, error) from error
         self._pending = None
 
     def _is_due(self, *, epoch_ends: bool) -> bool:
@@ -244,7 +244,7 @@ def train_run(
                 raise
             finish()
     except OSError as error:
-        raise _cannot_write(run, error) from error
+        raise cannot_write(run, error) from error
 
 
 def _start(
@@ -292,8 +292,9 @@ def _start(
     return progress, checkpointing
 
 
-def _cannot_write(run: Run, error: OSError) -> RunError:
+def cannot_write(run: Run, error: OSError) -> RunError:
+    """The error where the folder of a run cannot be written."""
     return RunError(
         f"Cannot write to {run.folder}: {error.strerror or error}. The checkpoint before is whole: "
-        f"make room or put the folder right, then go on with --resume {run.folder}."
+        f"make room or put the folder right, then {run.how_to_go_on}."
     )

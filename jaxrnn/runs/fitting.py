@@ -2,8 +2,9 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial, wraps
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,10 +12,11 @@ import jax.numpy as jnp
 
 from jaxrnn.checks import check_bool, check_seed
 from jaxrnn.nn.model import CharModel, check_char_model
+from jaxrnn.runs.fit_folder import Begun, checkpoints_in, settings_of
 from jaxrnn.terminal import Screen, stop_requests
 from jaxrnn.training.display import SHORT, Display
 from jaxrnn.training.evaluation import Source, check_source
-from jaxrnn.training.history import Progress
+from jaxrnn.training.history import Position, Progress
 from jaxrnn.training.loop import training
 from jaxrnn.training.losses import Loss, check_loss, extras_of
 from jaxrnn.training.optimizers import AnyOptimizer, Optimizer, make_optimizer
@@ -44,6 +46,7 @@ def fit(
     loss: Loss | None = None,
     progress: bool = True,
     callbacks: Sequence[Callable[[Progress], Any]] = (),
+    checkpoints: Path | str | None = None,
 ) -> tuple[TrainState, History]:
     """Train to the end of the schedule, or for some epochs or updates, and show how far it is.
 
@@ -78,6 +81,9 @@ def fit(
         callbacks: functions that are called with the `Progress` about every two seconds and
             wherever a row of history is complete; one that returns something true ends the
             training.
+        checkpoints: a folder for the last and the best state and the history, saved as the training
+            goes on and where it is stopped. The same call goes on from there, whatever `state`;
+            `jaxrnn.load` reads the best one: `load(f"{folder}/best.safetensors", like=state)`.
 
     Returns:
         The trained state, and the history, whose last row of each epoch has the validation loss.
@@ -85,7 +91,8 @@ def fit(
     Raises:
         NonFiniteLossError: see `training`.
         ValueError: see `training`; if an argument is of another kind, or if the length of the
-            training is given twice, not at all, or in a way that the optimizer does not take.
+            training is given twice, not at all, or in a way that the optimizer does not take; if
+            the folder of checkpoints is that of another training.
     """
     # Check the arguments, in words, before anything is traced.
     check_char_model(model)
@@ -115,7 +122,7 @@ def fit(
     if loss is not None:
         _check_mean(loss, model, state, source)
 
-    history = History()
+    begun = Begun(state, Position(), History(), None)
     with contextlib.ExitStack() as stack:
         emit: Callable[[str], None] = logger.warning
         display = None
@@ -123,23 +130,63 @@ def fit(
             screen = stack.enter_context(Screen())
             emit = screen.notice
             display = Display(screen, lengths, budget, SHORT["token"])
-            display.begin()
-            screen.show("compiling", 0.0)
-        stopping = stack.enter_context(stop_requests(ctrl_c_alone=True))
-        for now in training(
+        if checkpoints is not None:
+            settings = settings_of(
+                model,
+                source,
+                validation,
+                lengths,
+                optimizer,
+                budget,
+                carry_policy=carry_policy,
+                seed=seed,
+            )
+            begun = stack.enter_context(checkpoints_in(checkpoints, settings, state, emit))
+        if begun.position != Position():
+            emit(f"Going on from {checkpoints}, at step {int(begun.state.step):,}.")
+        progresses = training(
             model,
             source,
             validation,
             lengths,
             optimizer,
-            state,
+            begun.state,
+            begun.position,
             carry_policy=carry_policy,
             budget=budget,
             loss=loss,
-        ):
+        )
+        return _followed(progresses, begun, display, callbacks, emit)
+
+
+def _followed(
+    progresses: Iterator[Progress],
+    begun: Begun,
+    display: Display | None,
+    callbacks: Sequence[Callable[[Progress], Any]],
+    emit: Callable[[str], None],
+) -> tuple[TrainState, History]:
+    """Train to the end, or until it is stopped: the state and the history there.
+
+    Args:
+        progresses: the training.
+        begun: where it begins, and what saves it.
+        display: shows it, if that is asked for.
+        callbacks: see `fit`.
+        emit: receives a sentence about an early end.
+    """
+    state, _, history, checkpointing = begun
+    if display is not None:
+        display.begin()
+        display.screen.show("compiling", 0.0)
+    now = None
+    with stop_requests(ctrl_c_alone=True) as stopping:
+        for now in progresses:
             state = now.state
             if now.row is not None:
                 history.append(now.row)
+            if checkpointing is not None:
+                checkpointing.update(now)
             if display is not None:
                 display.show(now)
             reason = ""
@@ -150,11 +197,14 @@ def fit(
                     reason = "a callback"
             if stopping():
                 reason = "Ctrl-C"
+            # After the last validation there is nothing to stop.
             over = now.share >= 1 and now.ends_section
             if reason and not over:
                 made = int(state.step)
                 emit(f"Stopped by {reason} at step {made:,}: what is trained so far is returned.")
                 break
+        if checkpointing is not None and now is not None:
+            checkpointing.save(now)
     return state, history
 
 

@@ -57,6 +57,11 @@ class Run(RunCheckpoints):
         folder: where it is.
     """
 
+    @property
+    def how_to_go_on(self) -> str:
+        """What to do to train on, for a message."""
+        return f"go on with --resume {self.folder}"
+
     @classmethod
     def create(cls, folder: Path | str, experiment: Experiment, *, prompt: str = "") -> "Run":
         """Make the folder of a new run.
