@@ -8,7 +8,9 @@ import threading
 import types
 import warnings
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -16,8 +18,20 @@ from helpers import relative
 from rich.live import _RefreshThread
 
 import jaxrnn
-from jaxrnn import TANH, BpttStream, CharLM, fit, make_optimizer, make_state
+from jaxrnn import (
+    RNN,
+    TANH,
+    BpttStream,
+    CharLM,
+    StatefulModel,
+    fit,
+    generate,
+    make_optimizer,
+    make_state,
+    train_step,
+)
 from jaxrnn.runs.checksums import RunError
+from jaxrnn.training.diagnostics import saturated_share
 from jaxrnn.training.evaluation import evaluation
 from jaxrnn.training.history import Position, Row
 from jaxrnn.training.loop import training
@@ -459,6 +473,45 @@ def test_the_folder_of_a_run_is_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
+# Models of one's own.
+
+
+class Own(StatefulModel):
+    """A model whose layers read something else than an embedding named e."""
+
+    @property
+    def stack(self):
+        return RNN(TANH, self.hidden_size, parent=None)
+
+    @nn.compact
+    def __call__(self, carry, tokens, *, lengths=None):
+        xs = nn.Embed(self.vocab_size, self.embedding_size)(tokens)
+        carry, ys = RNN(TANH, self.hidden_size, name="rnn")(carry, xs, lengths=lengths)
+        return carry, nn.log_softmax(nn.Dense(self.vocab_size)(ys))
+
+
+class Wider(Own):
+    """A model whose layers read more than the embedding."""
+
+    @nn.compact
+    def __call__(self, carry, tokens, *, lengths=None):
+        xs = nn.Embed(self.vocab_size, self.embedding_size, name="e")(tokens)
+        xs = jnp.concatenate([xs, xs], axis=-1)
+        carry, ys = RNN(TANH, self.hidden_size, name="rnn")(carry, xs, lengths=lengths)
+        return carry, nn.log_softmax(nn.Dense(self.vocab_size)(ys))
+
+
+@pytest.mark.parametrize("kind", [Own, Wider])
+def test_a_model_of_ones_own_whose_gates_are_not_known_is_trained_without_that_number(kind):
+    model = kind(V, 3, 8)
+    state = make_state(model, ADAM, B, jax.random.key(0))
+    starts = np.zeros(B, int)
+    assert saturated_share(model, state.params, state.carry, TOKENS, starts) is None
+    usual = make_state(MODEL, ADAM, B, jax.random.key(0))
+    share = saturated_share(MODEL, usual.params, usual.carry, jnp.asarray(TOKENS), starts)
+    assert 0 <= share <= 1
+
+
 # Mistakes.
 
 
@@ -486,11 +539,15 @@ def wrong(words, *arguments, **options):
         wrong("validate_every must be an integer", MODEL, SOURCE, validate_every=0.5),
         wrong("with epochs or with steps, not with both", MODEL, SOURCE, steps=3, epochs=1),
         wrong(r"seed must lie in", MODEL, SOURCE, seed=-1),
+        wrong("carry_policy must be one of never", MODEL, SOURCE, carry_policy="sometimes"),
+        wrong(r"Call it first, as in optax.adam", MODEL, SOURCE, optimizer=optax.adam, epochs=1),
+        wrong(r"tokens must be in \[0, 3\)", CharLM(3), SOURCE),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_sentence_before_anything_runs(words, arguments, options, capsys):
+    usual = {} if "epochs" in options else {"schedule": TWO}
     with pytest.raises(ValueError, match=words) as caught:
-        fit(*arguments, **({"schedule": TWO} | options))
+        fit(*arguments, **(usual | options))
     assert "\n" not in str(caught.value)
     assert capsys.readouterr() == ("", "")
 
@@ -505,6 +562,20 @@ def test_a_whole_state_where_parameters_belong_is_said():
     state = make_state(MODEL, ADAM, B, jax.random.key(0))
     with pytest.raises(ValueError, match=r"got a whole state: state\.params"):
         jaxrnn.evaluate(MODEL, state, SOURCE)
+
+
+def test_steps_and_loops_of_ones_own_say_what_they_take():
+    state = make_state(MODEL, ADAM, B, jax.random.key(0))
+    window = SOURCE.window(0, 0)
+    for words, call in [
+        (r"jaxrnn\.Batch\(inputs, targets\)", lambda: train_step(MODEL, ADAM, state, window, 0.1)),
+        (r"take make_optimizer\('adam'\)", lambda: make_state(MODEL, "adam", B, None)),
+        ("got a text: take jaxrnn.sample", lambda: generate(MODEL, state.params, "the", 3, None)),
+        ("folder must be the path", lambda: jaxrnn.load_run(3)),
+        ("source must be windows", lambda: jaxrnn.evaluate(MODEL, state.params, TOKENS)),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            call()
 
 
 # The history.

@@ -103,7 +103,7 @@ def check_params(model: CharModel, params: Any) -> None:
     # A whole training state: its parameters are meant.
     if hasattr(params, "params") and hasattr(params, "opt_state"):
         raise ValueError("params must be the parameters alone, got a whole state: state.params.")
-    expected = _param_shapes(model)
+    expected = param_shapes(model)
     got = _named(params)
     faults = []
     for name, shape in expected.items():
@@ -124,7 +124,7 @@ def check_params(model: CharModel, params: Any) -> None:
 
 
 @lru_cache(maxsize=MODELS_REMEMBERED)
-def _param_shapes(model: CharModel) -> dict[str, tuple[int, ...]]:
+def param_shapes(model: CharModel) -> dict[str, tuple[int, ...]]:
     """The shapes of the model's parameters, by their names."""
     tokens = jax.ShapeDtypeStruct((3, 1), jnp.int32)  # three characters, as Char3Model reads them
 

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -101,6 +101,9 @@ def fit(
         check_source("validation", validation)
     check_bool(progress=progress)
     check_seed(seed)
+    if carry_policy not in get_args(CarryPolicy):
+        named = ", ".join(get_args(CarryPolicy))
+        raise ValueError(f"carry_policy must be one of {named}, got {carry_policy!r:.40}.")
     _check_callbacks(callbacks)
     if loss is not None:
         check_loss(loss)
@@ -177,7 +180,6 @@ def _followed(
     """
     state, _, history, checkpointing = begun
     if display is not None:
-        display.begin()
         display.screen.show("compiling", 0.0)
     now = None
     with stop_requests(ctrl_c_alone=True) as stopping:

@@ -37,6 +37,8 @@ def load_run(folder: Path | str, *, checkpoint: Literal["best", "last"] = "best"
     Raises:
         RunError: if it is no run, or it or the checkpoint is damaged.
     """
+    if not isinstance(folder, str | Path):
+        raise ValueError(f"folder must be the path of a run's folder, got {folder!r:.40}.")
     if checkpoint not in ("best", "last"):
         raise ValueError(f'checkpoint must be "best" or "last", got {checkpoint!r:.40}.')
     return LoadedRun(Run(folder), checkpoint)

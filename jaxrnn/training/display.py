@@ -27,9 +27,11 @@ class Display:
         self.epochs = schedule.epochs
         self.budget = budget
         self.unit = unit
+        self._begun = False
 
     def begin(self) -> None:
         """Show the head of the table."""
+        self._begun = True
         # Of an epoch that takes a day, the updates say more.
         first = " update" if self.budget.by_updates else "epoch"
         per = f"bits/{self.unit}"
@@ -38,6 +40,8 @@ class Display:
 
     def show(self, progress: Progress) -> None:
         """Show a line where an epoch ends, or at a validation, and the progress bar."""
+        if not self._begun:
+            self.begin()
         position = progress.position
         row = progress.row
         if row is not None and progress.ends_section:

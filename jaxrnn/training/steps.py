@@ -152,6 +152,11 @@ def host_checked(step: Any) -> Any:
                     # Values on the device are not checked: the host would wait for them.
                     if not isinstance(tokens, jax.Array):
                         check_tokens(tokens, model.vocab_size)
+            elif name == "batch":
+                raise ValueError(
+                    "batch must be a Batch: jaxrnn.Batch(inputs, targets), time first, got a "
+                    f"{type(value).__name__}."
+                )
             elif name in ("state", "params", "carry", "rate"):
                 check_arrays(**{name: value})
         return step(model, *arguments, **options)
