@@ -79,7 +79,10 @@ def watch(
             print(printable(what_is_left(run, experiment)), file=sys.stderr)
             return FAILED
         if resume and not trained:
-            screen.notice(f"{run.folder} is finished: its schedule has no more epochs to train.")
+            left = "its schedule has no more epochs to train"
+            if budget.steps is not None:
+                left = f"all of its {budget.steps:,} updates are made"
+            screen.notice(f"{run.folder} is finished: {left}.")
         warning = _worse(run.history, run.vocabulary.size)
         if warning is not None:
             screen.notice(warning)
