@@ -62,7 +62,9 @@ def test_the_bar_shows_no_nonsense(value, validating):
         assert note.startswith("loss -")
         assert "nan" not in note
         assert "inf" not in note
-    assert len(screen.lines) == 1
+    head, line = screen.lines
+    assert head.startswith("epoch")
+    assert len(line) == len(head)
 
 
 def test_a_run_is_worse_only_by_losses_that_are_numbers():
