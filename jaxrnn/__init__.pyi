@@ -13,6 +13,7 @@ from .generation.decoding import generate as generate
 from .generation.decoding import get_next as get_next
 from .generation.sampler import GREEDY as GREEDY
 from .generation.sampler import Sampler as Sampler
+from .generation.texts import sample as sample
 from .nn.flax_cells import from_linen as from_linen
 from .nn.flax_cells import from_nnx as from_nnx
 from .nn.layers import RNN as RNN
@@ -69,9 +70,12 @@ from .recurrent.zoneout import ZONEOUT_QRNN as ZONEOUT_QRNN
 from .recurrent.zoneout import zoneout as zoneout
 from .runs.checkpoints import load as load
 from .runs.checkpoints import save as save
+from .runs.fitting import fit as fit
+from .runs.loaded import load_run as load_run
 from .runs.recipes import RECIPES as RECIPES
 from .training.evaluation import evaluate as evaluate
-from .training.loop import fit as fit
+from .training.history import Progress as Progress
+from .training.history import Row as Row
 from .training.optimizers import OPTIMIZERS as OPTIMIZERS
 from .training.optimizers import Optimizer as Optimizer
 from .training.optimizers import make_optimizer as make_optimizer

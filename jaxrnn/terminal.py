@@ -1,12 +1,14 @@
 """Shared by the commands: parsing with one-line errors, graceful stops, a progress bar."""
 
 import contextlib
+import importlib.util
 import io
 import logging
 import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -149,14 +151,22 @@ def command_name() -> str:
 
 
 @contextlib.contextmanager
-def stop_requests() -> Iterator[Callable[[], int]]:
+def stop_requests(*, ctrl_c_alone: bool = False) -> Iterator[Callable[[], int]]:
     """Within it, Ctrl-C and SIGTERM only ask to stop; a second one interrupts at once.
 
     SIGHUP, which comes when the terminal is closed, stops nothing: the work goes on without output.
+    In a thread, which Python sends no signals, nothing is changed.
+
+    Args:
+        ctrl_c_alone: whether SIGTERM and SIGHUP stay as they are, for a caller that is a guest in
+            its process.
 
     Yields a function that returns the number of the signal that asked to stop, 0 if none did.
     """
     asked = 0
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: 0
+        return
 
     def ask(number: int, frame: FrameType | None) -> None:
         nonlocal asked
@@ -167,13 +177,12 @@ def stop_requests() -> Iterator[Callable[[], int]]:
     def hang_up(number: int, frame: FrameType | None) -> None:
         silence()
 
-    before = {
-        signal.SIGINT: signal.signal(signal.SIGINT, ask),
-        signal.SIGTERM: signal.signal(signal.SIGTERM, ask),
-    }
-    # Under nohup, SIGHUP is ignored, and stays so.
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, hang_up)
+    before = {signal.SIGINT: signal.signal(signal.SIGINT, ask)}
+    if not ctrl_c_alone:
+        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, ask)
+        # Under nohup, SIGHUP is ignored, and stays so.
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            before[signal.SIGHUP] = signal.signal(signal.SIGHUP, hang_up)
     try:
         yield lambda: asked
     finally:
@@ -194,10 +203,12 @@ class _Nowhere(io.TextIOBase):
 
 
 class Screen:
-    """A progress bar with lines above it; without a terminal, the lines alone."""
+    """A progress bar with lines above it; without a terminal or notebook, the lines alone."""
 
     def __init__(self) -> None:
         self.console = Console(highlight=False, soft_wrap=True)
+        # In a notebook, rich shows the bar in a widget, and warns where there are no widgets.
+        notebook = self.console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
         self._errors = Console(highlight=False, soft_wrap=True, stderr=True)
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -208,8 +219,11 @@ class Screen:
             TimeRemainingColumn(),
             console=self.console,
             transient=True,
-            disable=not self.console.is_terminal,
+            # A widget takes whatever is printed while it is refreshed, by any thread.
+            auto_refresh=not notebook,
+            disable=not (self.console.is_terminal or notebook),
         )
+        self._notebook = notebook
         self._task = self._bar.add_task("", total=1.0, note="")
         self._lost = False  # whether output has failed
 
@@ -226,7 +240,9 @@ class Screen:
         if self._lost:
             return
         try:
-            self._bar.update(self._task, description=what, completed=done, note=note)
+            self._bar.update(
+                self._task, description=what, completed=done, note=note, refresh=self._notebook
+            )
         except OSError as error:
             self._lose(error)
 

@@ -33,6 +33,7 @@ from jaxrnn.runs.sampling import sample_run
 from jaxrnn.training.diagnosis import NonFiniteLossError
 from jaxrnn.training.history import Position
 from jaxrnn.training.schedules import parse_schedule
+from jaxrnn.training.timetable import Budget
 
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 30
 TOO_FAST, SLOW = "1 x 1e-2, 2 x 1e30", "1 x 1e-2, sgdr(5e-2, 2)"
@@ -292,6 +293,18 @@ def test_the_place_in_a_new_phase_is_that_of_a_run_that_had_it_from_the_beginnin
     assert moved(position, old, old, experiment.source) is position
     begun = moved(Position(), old, new, experiment.source)
     assert (begun.averaged, begun.average) == (0, 0.0)
+
+
+def test_the_place_in_a_new_phase_is_counted_in_updates_where_the_run_is(experiment):
+    old, new = parse_schedule("1 x 1"), parse_schedule("1 x 1, 1 x 2")
+    epoch, window = divmod(60, experiment.source.steps(0))
+    position = Position(epoch=epoch, window=window, average=0.7, averaged=60)
+    # Of 100 updates, the new second phase has the last 50.
+    at = moved(position, old, new, experiment.source, Budget(steps=100))
+    assert at.averaged == 10
+    assert at.train == pytest.approx(position.train, rel=1e-12)
+    # All updates are made: there is nothing to move.
+    assert moved(position, old, new, experiment.source, Budget(steps=60)) is position
 
 
 def test_the_command_line_changes_a_run(tmp_path, monkeypatch, capsys):

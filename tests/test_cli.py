@@ -279,7 +279,7 @@ def test_a_run_that_is_stopped_and_resumed_equals_one_that_is_not(capsys, monkey
     flags = ["--schedule", "2 x 1e-2"]
     assert train("--name", "whole", *flags) == 0
     monkeypatch.setattr("jaxrnn.training.loop.SECONDS_IN_ONE_PROGRAM", 0.0)  # one step at a time
-    shown = watch._show
+    shown = watch.Display.show
     steps = []
     signals = {3: signal.SIGINT, 12: signal.SIGTERM, 30: signal.SIGINT}
 
@@ -289,7 +289,7 @@ def test_a_run_that_is_stopped_and_resumed_equals_one_that_is_not(capsys, monkey
         if len(steps) in signals:
             signal.raise_signal(signals[len(steps)])
 
-    monkeypatch.setattr(watch, "_show", interrupt)
+    monkeypatch.setattr(watch.Display, "show", interrupt)
     assert train("--name", "pieces", *flags) == 130
     assert "train --resume runs/pieces" in capsys.readouterr().out
     resumed = [cli.main(["train", "--resume", "runs/pieces"]) for _ in range(3)]

@@ -6,7 +6,10 @@ import pytest
 
 from jaxrnn.cli import watch
 from jaxrnn.runs.plots import losses_picture
+from jaxrnn.training.display import Display, epoch_line
 from jaxrnn.training.history import Position, Progress, Row
+from jaxrnn.training.schedules import parse_schedule
+from jaxrnn.training.timetable import Budget
 
 NAN, INF = math.nan, math.inf
 NO_NUMBERS = (NAN, INF, -INF)
@@ -36,13 +39,13 @@ class Shown:
 
 
 def test_a_line_of_an_epoch_keeps_its_columns():
-    usual = watch._epoch_line(row())
+    usual = epoch_line(row())
     assert usual.split() == ["1", "2.500", "2.0000", "2.8854", "7.389", "100,000"]
     for value in (NAN, INF):
-        line = watch._epoch_line(row(value, train=value, characters_per_second=None))
+        line = epoch_line(row(value, train=value, characters_per_second=None))
         assert line.split() == ["1", "-", "-", "-", "-", "-"]
         assert len(line) == len(usual)
-    large = watch._epoch_line(row(800.0))  # its perplexity is beyond all numbers
+    large = epoch_line(row(800.0))  # its perplexity is beyond all numbers
     assert large.split() == ["1", "2.500", "800.0000", "1154.1560", "-", "100,000"]
 
 
@@ -50,15 +53,18 @@ def test_a_line_of_an_epoch_keeps_its_columns():
 @pytest.mark.parametrize("validating", [None, 0.5])
 def test_the_bar_shows_no_nonsense(value, validating):
     screen = Shown()
+    display = Display(screen, parse_schedule("3 x 1e-3"), Budget(), "char")
     positions = (Position(), Position(average=value, averaged=3), Position(seconds=value))
     for position in positions:
-        watch._show(screen, Progress(None, position, 5, validating=validating), 3, "char")
-    watch._show(screen, Progress(None, Position(), 5, row(value, train=value)), 3, "char")
+        display.show(Progress(None, position, 5, validating=validating))
+    display.show(Progress(None, Position(), 5, row(value, train=value), ends_section=True))
     for note in screen.notes:
         assert note.startswith("loss -")
         assert "nan" not in note
         assert "inf" not in note
-    assert len(screen.lines) == 1
+    head, line = screen.lines
+    assert head.startswith("epoch")
+    assert len(line) == len(head)
 
 
 def test_a_run_is_worse_only_by_losses_that_are_numbers():

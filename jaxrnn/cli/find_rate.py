@@ -1,7 +1,7 @@
 """The command that suggests a learning rate."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tyro.conf import OmitArgPrefixes
@@ -16,6 +16,9 @@ from jaxrnn.runs.recipes import RECIPES
 from jaxrnn.terminal import Screen, stop_requests
 from jaxrnn.training.range_test import check_range, range_test
 
+STEPS = 320
+"""Default number of steps."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FindRate:
@@ -23,8 +26,6 @@ class FindRate:
 
     recipe: str = "python-docs"
     """The recipe with the other values; `recipes` lists them."""
-    steps: int = 320
-    """Maximum number of steps."""
     lowest: float = 1e-5
     """The first learning rate."""
     highest: float = 10.0
@@ -32,12 +33,13 @@ class FindRate:
     picture: Path = Path("learning-rates.png")
     """The .png file of the curve."""
     config: OmitArgPrefixes[Config] = RECIPES["python-docs"].config
-    """The values of the recipe."""
+    """The values of the recipe; --steps is the maximum number of steps."""
 
     def __call__(self) -> int:
         # Mistakes of the user's come before the work.
         check_output(self.picture, suffix=".png")
-        check_range(self.lowest, self.highest, self.steps)
+        steps = self.config.steps or STEPS
+        check_range(self.lowest, self.highest, steps)
         experiment = prepare(self.config)
         curves = range_test(
             experiment.model,
@@ -46,12 +48,12 @@ class FindRate:
             experiment.fresh_state(),
             lowest=self.lowest,
             highest=self.highest,
-            steps=self.steps,
+            steps=steps,
         )
         # Each step has a higher rate, until the loss explodes.
         with Screen() as screen, stop_requests() as stopping:
             for curve in curves:
-                screen.show("trying rates", len(curve.rates) / self.steps)
+                screen.show("trying rates", len(curve.rates) / steps)
                 if stopping():
                     break
         # Stopped early, the curve up to there is as good.
@@ -64,5 +66,6 @@ class FindRate:
 def command(given: Sequence[str]) -> FindRate:
     """The command of a command line, after its name."""
     given = with_full_names(given)
-    default = FindRate(recipe=recipe_in(given), config=config_in(given))
+    config = replace(config_in(given), steps=STEPS)
+    default = FindRate(recipe=recipe_in(given), config=config)
     return parse_command(FindRate, "find-rate", given, default)

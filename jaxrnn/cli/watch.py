@@ -1,7 +1,6 @@
 """The progress display of a training run, and a summary of its result."""
 
 import math
-import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -18,10 +17,9 @@ from jaxrnn.runs.run import Run
 from jaxrnn.runs.sampling import sample_run
 from jaxrnn.terminal import FAILED, SIGNALLED, Screen, command_name, printable, stop_requests
 from jaxrnn.training.diagnosis import NonFiniteLossError
-from jaxrnn.training.history import Progress, Row
+from jaxrnn.training.display import SHORT, Display, number
+from jaxrnn.training.history import Row
 
-SHORT = {"character": "char", "byte": "byte", "token": "tok"}
-"""Abbreviations of units of a text in the table of epochs."""
 FEW_UPDATES = 20
 """Number of updates below which hardly anything is learned."""
 SHOWN_TEMPERATURE = 0.5
@@ -42,14 +40,15 @@ def watch(
     Returns:
         The exit code.
     """
-    epochs = experiment.schedule.epochs
-    # An epoch has a step at least, so these epochs show whether there are enough.
-    updates = sum(map(experiment.source.steps, range(min(epochs, FEW_UPDATES))))
+    budget = experiment.config.budget
+    updates = _updates(experiment)
     unit = SHORT[token_name(experiment.vocabulary)]
     trained = False
     signal = 0
     with Screen() as screen, stop_requests() as stopping:
         screen.line(_introduction(run, experiment))
+        display = Display(screen, experiment.schedule, budget, unit)
+        display.begin()
         if updates < FEW_UPDATES:
             screen.notice(
                 f"The text is so short that training makes only {updates} updates: give more text, "
@@ -67,9 +66,10 @@ def watch(
         try:
             for progress in progresses:
                 trained = True
-                _show(screen, progress, epochs, unit)
-                # After the last epoch there is nothing to stop.
-                signal = stopping() if progress.position.epoch < epochs else 0
+                display.show(progress)
+                # After the last validation there is nothing to stop.
+                over = progress.share >= 1 and progress.ends_section
+                signal = 0 if over else stopping()
                 if signal:
                     progresses.close()  # saves the last checkpoint
                     break
@@ -79,7 +79,10 @@ def watch(
             print(printable(what_is_left(run, experiment)), file=sys.stderr)
             return FAILED
         if resume and not trained:
-            screen.notice(f"{run.folder} is finished: its schedule has no more epochs to train.")
+            left = "its schedule has no more epochs to train"
+            if budget.steps is not None:
+                left = f"all of its {budget.steps:,} updates are made"
+            screen.notice(f"{run.folder} is finished: {left}.")
         warning = _worse(run.history, run.vocabulary.size)
         if warning is not None:
             screen.notice(warning)
@@ -114,7 +117,7 @@ def what_is_left(run: Run, experiment: Experiment) -> str:
     if path.exists():
         try:
             step, nats = run.best()
-            best = f"The best one is {path}: validation loss {_number(nats, '.4f')} at step {step}."
+            best = f"The best one is {path}: validation loss {number(nats, '.4f')} at step {step}."
         except ValueError as error:
             best = str(error)
     return (
@@ -126,12 +129,13 @@ def what_is_left(run: Run, experiment: Experiment) -> str:
     )
 
 
-def _number(value: float | None, form: str) -> str:
-    """A number in a format; "-", as wide, for one that is missing, NaN or infinite."""
-    if value is None or not math.isfinite(value):
-        width = re.sub(r"\D.*", "", form)  # the digits that it begins with, if any
-        return "-".rjust(int(width or 1))
-    return format(value, form)
+def _updates(experiment: Experiment) -> int:
+    """Number of updates of a training, counted up to what is few."""
+    if experiment.config.steps is not None:
+        return experiment.config.steps
+    # An epoch has a step at least, so these epochs show whether there are enough.
+    epochs = min(experiment.schedule.epochs, FEW_UPDATES)
+    return sum(map(experiment.source.steps, range(epochs)))
 
 
 def _worse(rows: Sequence[Row], tokens: int) -> str | None:
@@ -161,9 +165,12 @@ def _worse(rows: Sequence[Row], tokens: int) -> str | None:
 
 
 def _introduction(run: Run, experiment: Experiment) -> str:
-    """The lines above the table of epochs, and its head."""
+    """The lines above the table of epochs."""
     config = experiment.config
     source = experiment.source
+    length = f"{experiment.schedule.epochs} epochs of about {source.steps_per_epoch} steps"
+    if config.steps is not None:
+        length = f"{config.steps:,} updates, an epoch has about {source.steps_per_epoch:,}"
     unit = token_name(experiment.vocabulary)
     count = 0
     for leaf in jax.tree.leaves(jax.eval_shape(experiment.fresh_state).params):
@@ -171,41 +178,6 @@ def _introduction(run: Run, experiment: Experiment) -> str:
     return (
         f"{config.model} with {count:,} parameters on {config.corpus}: "
         f"{len(source.tokens):,} {unit}s, {experiment.vocabulary.size} different tokens.\n"
-        f"{experiment.schedule.epochs} epochs of about {source.steps_per_epoch} steps, "
-        f"schedule {config.schedule}; the run is kept in {run.folder}.\n"
+        f"{length}, schedule {config.schedule}; the run is kept in {run.folder}.\n"
         + "".join(f"{change.sentence}\n" for change in run.changes)
-        + "\n"
-        f"epoch   train  validation  bits/{SHORT[unit]:4}  perplexity  {SHORT[unit] + 's/s':>7}"
     )
-
-
-def _show(screen: Screen, progress: Progress, epochs: int, unit: str) -> None:
-    """Show a line where an epoch ends, and the progress bar."""
-    position = progress.position
-    row = progress.row
-    if row is not None and row.validation is not None:
-        screen.line(_epoch_line(row))
-    # Of the whole training; windows of the epoch are counted as a part of it.
-    share = (position.epoch + position.window / max(progress.of, 1)) / epochs
-    if progress.validating is not None:
-        screen.show("validating", share, f"loss {_number(position.train, '.3f')}")
-        return
-    # Since the last row, whose sums are begun anew.
-    speed = None if row is None else row.characters_per_second
-    if speed is None:
-        speed = position.characters / max(position.seconds, 1e-9)
-    note = f"loss {_number(position.train, '.3f')}  {_number(speed / 1000, ',.0f')}k {unit}s/s"
-    screen.show(f"epoch {min(position.epoch + 1, epochs)}/{epochs}", share, note)
-
-
-def _epoch_line(row: Row) -> str:
-    """A line of the table of epochs, as wide as its head."""
-    cells = (
-        _number(row.epoch, "5g"),
-        _number(row.train, "6.3f"),
-        _number(row.validation, "10.4f"),
-        _number(row.bits_per_character, "9.4f"),
-        _number(row.perplexity, "10.3f"),
-        _number(row.characters_per_second, "7,.0f"),
-    )
-    return "  ".join(cells)

@@ -64,6 +64,11 @@ def generate(
             where its weights hold NaN.
     """
     # Check the arguments.
+    if isinstance(prompt, str):
+        raise ValueError(
+            "prompt must be tokens (P, B), got a text: take "
+            "jaxrnn.sample(model, params, vocabulary, prompt, length)."
+        )
     if not isinstance(prompt, jax.Array):
         prompt = np.asarray(prompt)
     if prompt.ndim != 2 or prompt.shape[0] < 1:

@@ -8,13 +8,79 @@ import jax
 import numpy as np
 
 from jaxrnn.checks import check_at_least_1, check_seed
-from jaxrnn.data.tokenizers import Tokenizer, encode, end_of_document, token_name, unprintable
+from jaxrnn.data.tokenizers import (
+    Tokenizer,
+    check_tokenizer,
+    encode,
+    end_of_document,
+    token_name,
+    unprintable,
+)
 from jaxrnn.data.vocabulary import Unknown, Vocabulary
 from jaxrnn.generation.decoding import generate
 from jaxrnn.generation.sampler import Sampler
-from jaxrnn.nn.model import CharModel
+from jaxrnn.nn.model import CharModel, check_char_model
 
 logger = logging.getLogger(__name__)
+
+
+def sample(
+    model: CharModel,
+    params: Any,
+    vocabulary: Tokenizer,
+    prompt: str,
+    length: int = 400,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    window: int | None = None,
+    unknown: Unknown = "error",
+    seed: int = 0,
+    stop_at_eos: bool = False,
+) -> str:
+    """A text that continues a prompt, with the prompt in front.
+
+    Args:
+        model: the model.
+        params: its parameters, `state.params` of a trained state.
+        vocabulary: text <-> tokens.
+        prompt: the text to continue.
+        length: number of characters to generate.
+        temperature: divisor of the logits; 0 takes the most likely character.
+        top_k: number of most likely characters to sample among; all if None.
+        top_p: share of the probability that the characters to sample among reach; all if None.
+        window: number of characters that a windowed model reads; the whole prompt if None.
+        unknown: see `generate_texts`.
+        seed: seed of the sampling.
+        stop_at_eos: see `generate_texts`.
+
+    Raises:
+        ValueError: see `generate_texts`.
+    """
+    check_char_model(model)
+    try:
+        check_tokenizer(vocabulary)
+    except ValueError as error:
+        raise ValueError(f"vocabulary must be a tokenizer: {error}") from None
+    if not isinstance(prompt, str):
+        raise ValueError(f"prompt must be a text, got a {type(prompt).__name__}.")
+    if window is None:
+        window = max(1, len(encode(vocabulary, prompt, unknown=unknown)))
+    sampler = Sampler(temperature=temperature, top_k=top_k, top_p=top_p)
+    (text,) = generate_texts(
+        model,
+        params,
+        vocabulary,
+        prompt,
+        window=window,
+        length=length,
+        sampler=sampler,
+        unknown=unknown,
+        seed=seed,
+        stop_at_eos=stop_at_eos,
+    )
+    return text
 
 
 def read_prompt(

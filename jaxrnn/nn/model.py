@@ -77,13 +77,33 @@ class CharModel(nn.Module):
         return None
 
 
+def check_char_model(model: Any) -> None:
+    """Refuse what is no model that training knows how to call.
+
+    Raises:
+        ValueError: if it is a class, or does not derive from `CharModel`.
+    """
+    if isinstance(model, type):
+        raise ValueError(
+            f"model must be a model and not its class: call it, {model.__name__}(vocab_size, ...)."
+        )
+    if not isinstance(model, CharModel):
+        raise ValueError(
+            f"model must be a model such as CharLM, or derive from jaxrnn.StatefulModel, got a "
+            f"{type(model).__name__}."
+        )
+
+
 def check_params(model: CharModel, params: Any) -> None:
     """Refuse parameters that are none of the model's; all that differ are named.
 
     Raises:
         ValueError: if one is missing, unknown, of another shape, or holds no floating numbers.
     """
-    expected = _param_shapes(model)
+    # A whole training state: its parameters are meant.
+    if hasattr(params, "params") and hasattr(params, "opt_state"):
+        raise ValueError("params must be the parameters alone, got a whole state: state.params.")
+    expected = param_shapes(model)
     got = _named(params)
     faults = []
     for name, shape in expected.items():
@@ -104,7 +124,7 @@ def check_params(model: CharModel, params: Any) -> None:
 
 
 @lru_cache(maxsize=MODELS_REMEMBERED)
-def _param_shapes(model: CharModel) -> dict[str, tuple[int, ...]]:
+def param_shapes(model: CharModel) -> dict[str, tuple[int, ...]]:
     """The shapes of the model's parameters, by their names."""
     tokens = jax.ShapeDtypeStruct((3, 1), jnp.int32)  # three characters, as Char3Model reads them
 
@@ -162,6 +182,54 @@ def apply_model(
     Raises:
         ValueError: if the tokens are no integers of two axes, or the carry is none of the model's.
     """
+    carry, log_probs, _ = _applied(model, params, carry, tokens, lengths, dropout_key)
+    return carry, log_probs
+
+
+def apply_with_hidden(
+    model: CharModel,
+    params: Any,
+    carry: Carry,
+    tokens: Int[Array, "T B"],
+    *,
+    lengths: Int[Array, " B"] | None = None,
+    dropout_key: Array | None = None,
+) -> tuple[Carry, Float[Array, "*T B V"], Float[Array, "T B H"]]:
+    """As `apply_model`, and the outputs of the last recurrent layer of submodule `rnn`.
+
+    Raises:
+        ValueError: as `apply_model`; if the model has no such submodule.
+    """
+    kept = {"capture_intermediates": _is_rnn, "mutable": ["intermediates"]}
+    carry, log_probs, variables = _applied(
+        model, params, carry, tokens, lengths, dropout_key, **kept
+    )
+    # Of each call of the submodule, what it returned: the carry and the outputs.
+    calls = variables.get("intermediates", {}).get("rnn", {}).get("__call__", ())
+    if len(calls) != 1 or not isinstance(calls[0], tuple) or len(calls[0]) != 2:
+        raise ValueError(
+            f"{type(model).__name__} has no hidden states to give: they are the outputs of "
+            "recurrent layers that are its submodule rnn."
+        )
+    _, hidden = calls[0]
+    return carry, log_probs, hidden
+
+
+def _is_rnn(module: nn.Module, method: str) -> bool:
+    """Whether the results of a method are the hidden states."""
+    return module.name == "rnn" and method == "__call__"
+
+
+def _applied(
+    model: CharModel,
+    params: Any,
+    carry: Carry,
+    tokens: Int[Array, "T B"],
+    lengths: Int[Array, " B"] | None,
+    dropout_key: Array | None,
+    **kept: Any,
+) -> tuple[Carry, Float[Array, "*T B V"], Any]:
+    """The carry, the log probabilities and whatever else of the model's variables is kept."""
     tokens = as_integers("tokens", tokens, ("T", "B"))
     carry = model_carry(model, params, carry, tokens.shape[1])
     # A windowed model takes no lengths.
@@ -169,8 +237,12 @@ def apply_model(
     if lengths is not None:
         options["lengths"] = lengths
     rngs = None if dropout_key is None else {"dropout": dropout_key}
-    result: Any = model.apply({"params": params}, carry, tokens, rngs=rngs, **options)
-    return result
+    result: Any = model.apply({"params": params}, carry, tokens, rngs=rngs, **options, **kept)
+    variables = {}
+    if kept:
+        result, variables = result
+    carry, log_probs = result
+    return carry, log_probs, variables
 
 
 def submodule(stack: RNN) -> RNN:

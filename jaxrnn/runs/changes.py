@@ -15,6 +15,7 @@ from jaxrnn.runs.config import Config
 from jaxrnn.training.evaluation import Source
 from jaxrnn.training.history import AVERAGE_DECAY, Position
 from jaxrnn.training.schedules import Schedule
+from jaxrnn.training.timetable import Budget, Timetable
 
 CHANGES = "changes.json"
 """Name of the file of a run's changes."""
@@ -134,7 +135,13 @@ def configs_of(config: Config, changes: Sequence[Change]) -> list[Config]:
     return configs
 
 
-def moved(position: Position, old: Schedule, new: Schedule, source: Source) -> Position:
+def moved(
+    position: Position,
+    old: Schedule,
+    new: Schedule,
+    source: Source,
+    budget: Budget | None = None,
+) -> Position:
     """A position in one schedule as one in another; the epochs of both count from the run's first.
 
     The learning rate depends on the place within a phase, which may begin in another epoch now.
@@ -145,14 +152,18 @@ def moved(position: Position, old: Schedule, new: Schedule, source: Source) -> P
         old: the schedule up to here.
         new: the schedule from here on.
         source: the training text, which knows the steps of each epoch.
+        budget: the number of updates, if that is limited.
     """
     # Nothing to move, or nothing left to train.
-    if old == new or position.epoch >= new.epochs:
+    timetable = Timetable(new, source, budget)
+    if old == new or timetable.is_over(position):
         return position
-    _, first = new.phase(position.epoch)
     # Steps made in the new phase, had the run had it from its beginning.
-    whole_epochs = range(first, position.epoch)
-    place = sum(map(source.steps, whole_epochs)) + position.window
+    place = timetable.place(position).done
+    if place is None:
+        _, first = new.phase(position.epoch)
+        whole_epochs = range(first, position.epoch)
+        place = sum(map(source.steps, whole_epochs)) + position.window
     # The average starts at 0 in each phase, and is corrected for that by its number of steps:
     # this is the uncorrected one that shows the same training loss after `place` steps.
     average = 0.0

@@ -23,7 +23,7 @@ from jaxrnn.training.diagnosis import NonFiniteLossError
 from jaxrnn.training.history import Position, Progress
 from jaxrnn.training.loop import training
 from jaxrnn.training.schedules import parse_schedule
-from jaxrnn.training.state import TrainState, copied
+from jaxrnn.training.state import TrainState
 
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
 """Minimum time between checkpoints within an epoch: the most that a crash costs."""
@@ -81,9 +81,7 @@ class Checkpointing:
             self.run.add_row(row)
             if row.validation is not None and row.validation < self.best:
                 self.best = row.validation
-                # The next step donates the state's buffers.
-                best_progress = progress._replace(state=copied(progress.state))
-                self._pending = (best_progress, self._rows.log)
+                self._pending = (progress, self._rows.log)
         if self._is_due(epoch_ends=validated):
             self.save(progress)
 
@@ -104,7 +102,7 @@ class Checkpointing:
         try:
             self.run.save("last", progress, self.best, log or self._rows.log, self._changes)
         except OSError as error:
-            raise _cannot_write(self.run, error) from error
+            raise cannot_write(self.run, error) from error
         self._on_disk = progress.position
         self._saved_at = self._clock()
         self._cost = self._saved_at - started
@@ -147,7 +145,7 @@ class Checkpointing:
         try:
             self.run.save("best", progress, self.best, log, self._changes)
         except OSError as error:
-            raise _cannot_write(self.run, error) from error
+            raise cannot_write(self.run, error) from error
         self._pending = None
 
     def _is_due(self, *, epoch_ends: bool) -> bool:
@@ -171,7 +169,7 @@ def train_experiment(
 
     Args:
         experiment: what to train.
-        state: the state to start from; a fresh one if None. Its buffers are donated.
+        state: the state to start from; a fresh one if None.
         position: where it stands; the beginning if None.
         debug_nans: see `training`.
     """
@@ -187,6 +185,7 @@ def train_experiment(
         position,
         carry_policy=experiment.config.carry,
         debug_nans=debug_nans,
+        budget=experiment.config.budget,
     )
 
 
@@ -245,7 +244,7 @@ def train_run(
                 raise
             finish()
     except OSError as error:
-        raise _cannot_write(run, error) from error
+        raise cannot_write(run, error) from error
 
 
 def _start(
@@ -285,6 +284,7 @@ def _start(
             parse_schedule(old.schedule),
             parse_schedule(new.schedule),
             experiment.source,
+            new.budget,
         )
     progress = Progress(saved.state, position, experiment.source.steps(position.epoch))
     if len(saved.changes) < len(changes):
@@ -292,8 +292,9 @@ def _start(
     return progress, checkpointing
 
 
-def _cannot_write(run: Run, error: OSError) -> RunError:
+def cannot_write(run: Run, error: OSError) -> RunError:
+    """The error where the folder of a run cannot be written."""
     return RunError(
         f"Cannot write to {run.folder}: {error.strerror or error}. The checkpoint before is whole: "
-        f"make room or put the folder right, then go on with --resume {run.folder}."
+        f"make room or put the folder right, then {run.how_to_go_on}."
     )

@@ -14,6 +14,7 @@ from jaxrnn.registry import ForeignReference, is_reference
 from jaxrnn.training.optimizers import Optimizer, make_optimizer
 from jaxrnn.training.schedules import parse_schedule
 from jaxrnn.training.state import CarryPolicy
+from jaxrnn.training.timetable import Budget
 
 LARGEST = {
     "embedding_size": 1 << 16,
@@ -24,6 +25,9 @@ LARGEST = {
     "min_frequency": 1 << 31,
 }
 """Upper limits, far above what is useful: larger numbers are mistakes, and some would never end."""
+
+LARGEST_BUDGET = (1 << 31) - 1
+"""Upper limit of a number of updates, which is an int32 in the training state."""
 
 EARLIER_NAMES = {
     "embedding": "embedding_size",
@@ -39,7 +43,10 @@ MODEL_OPTIONS = ("cell", "num_layers", "dropout", "tied", "identity")
 NAMES = ("model", "cell", "optimizer", "tokenizer")
 """Fields that name an object, which may be one of the user's own: FILE.py:NAME."""
 
-LATER_FIELDS = {"tokenizer": "characters"}
+BUDGETS = ("steps", "validate_every", "validation_tokens")
+"""Fields that limit a training; a configuration is saved without those that are None."""
+
+LATER_FIELDS = {"tokenizer": "characters", **dict.fromkeys(BUDGETS)}
 """Values of fields that configurations of earlier versions lack."""
 
 
@@ -111,6 +118,14 @@ class Config:
     seed: int = 0
     """Seed of the initial weights, the windows and the dropout masks."""
 
+    # Budgets, for texts an epoch of which takes long.
+    steps: int | None = None
+    """Number of updates to make; the epochs of the schedule are then its parts. None: epochs."""
+    validate_every: int | None = None
+    """Number of updates between validations; None validates after each epoch."""
+    validation_tokens: int | None = None
+    """Number of tokens after which a validation ends; None reads the whole validation text."""
+
     def __post_init__(self) -> None:
         self._check_types()
 
@@ -140,6 +155,7 @@ class Config:
                 raise ValueError(f"{name} must be one of {named}; got {value!r:.60}.")
         parse_schedule(self.schedule)
         self.make_optimizer()
+        self._check_budget()
         self._check_model_options()
 
     def make_model(self, vocab_size: int) -> CharModel:
@@ -163,9 +179,19 @@ class Config:
             clip=self.clip,
         )
 
+    @property
+    def budget(self) -> Budget:
+        """How many updates to make, and how often to validate."""
+        return Budget(**{name: getattr(self, name) for name in BUDGETS})
+
     def to_dict(self) -> dict[str, Any]:
         """The fields, as JSON takes them."""
-        return asdict(self)
+        values = asdict(self)
+        # A configuration without budgets is what it was before there were any.
+        for name in BUDGETS:
+            if values[name] is None:
+                del values[name]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Config":
@@ -204,6 +230,14 @@ class Config:
     def names(self) -> dict[str, str]:
         """Names of objects that may be the user's own, by field."""
         return {name: getattr(self, name) for name in NAMES}
+
+    def _check_budget(self) -> None:
+        """Refuse budgets out of range."""
+        self.budget  # noqa: B018 (making it is the check)
+        for name in BUDGETS:
+            value = getattr(self, name)
+            if value is not None and value > LARGEST_BUDGET:
+                raise ValueError(f"{name} must be at most {LARGEST_BUDGET}, got {value}.")
 
     def _check_types(self) -> None:
         """Refuse values of another type, which a file can hold."""

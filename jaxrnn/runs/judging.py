@@ -19,8 +19,10 @@ from jaxrnn.runs.checkpoints import CheckpointError
 from jaxrnn.runs.experiment import Experiment
 from jaxrnn.runs.run import KEPT, Run, RunError, Saved
 from jaxrnn.training.evaluation import evaluation, on_device
+from jaxrnn.training.history import Position
 from jaxrnn.training.schedules import parse_schedule
 from jaxrnn.training.state import TrainState, all_finite
+from jaxrnn.training.timetable import Timetable
 
 CHANCES = 2.0
 """Multiple of the loss of chance, ln V, above which, with `MARGIN`, a loss is not sensible."""
@@ -139,7 +141,7 @@ def change_run(
     with locked(run.folder, emit) as check:
         # From which update on. Where nothing was trained yet, there is no checkpoint: the first.
         step = 0
-        epoch = 0
+        position = Position()
         base = None
         like = jax.eval_shape(experiment.fresh_state)
         if run.latest(like, lambda text: None) is not None:
@@ -150,10 +152,16 @@ def change_run(
                     "again."
                 )
             step = base.step
-            epoch = base.saved.position.epoch
-        if epoch >= changed.schedule.epochs:
+            position = base.saved.position
+        budget = changed.config.budget
+        if Timetable(changed.schedule, experiment.source, budget).is_over(position):
+            if budget.steps is not None:
+                raise RunError(
+                    f"{run.folder} has made all of its {budget.steps:,} updates: nothing is left "
+                    "to train."
+                )
             raise RunError(
-                f"{run.folder} has trained {epoch} epochs, and its schedule would have "
+                f"{run.folder} has trained {position.epoch} epochs, and its schedule would have "
                 f"{changed.schedule.epochs}: nothing is left to train. A new --schedule counts "
                 "from the run's first epoch."
             )

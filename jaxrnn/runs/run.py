@@ -32,6 +32,7 @@ from jaxrnn.runs.history import (
 from jaxrnn.runs.saved import KEPT, RunCheckpoints, Saved
 from jaxrnn.runs.settings import PACKAGES, checked_name, damage_of, write_settings
 from jaxrnn.training.history import Row
+from jaxrnn.training.records import History
 
 __all__ = [
     "KEPT",
@@ -55,6 +56,11 @@ class Run(RunCheckpoints):
     Attributes:
         folder: where it is.
     """
+
+    @property
+    def how_to_go_on(self) -> str:
+        """What to do to train on, for a message."""
+        return f"go on with --resume {self.folder}"
 
     @classmethod
     def create(cls, folder: Path | str, experiment: Experiment, *, prompt: str = "") -> "Run":
@@ -102,11 +108,11 @@ class Run(RunCheckpoints):
         return experiment
 
     @property
-    def history(self) -> list[Row]:
+    def history(self) -> History:
         """The rows of history; a last line that a crash cut off is left out."""
         lines = read_lines(self.folder)
         with damage_of(self.folder / HISTORY):
-            return list(map(parse_row, lines))
+            return History(map(parse_row, lines))
 
     def add_row(self, row: Row) -> None:
         """Append to the history, and to the timing."""

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jaxrnn.generation.texts import generate_texts
+from jaxrnn.runs.loaded import LoadedRun
 from jaxrnn.runs.run import Run
 
 
@@ -25,15 +25,4 @@ def sample_run(
         RunError: if the run or the checkpoint cannot be read.
         ValueError: if an option is wrong, or the prompt has unknown characters.
     """
-    # A run is read from the disk at each access: once is enough.
-    config = run.config
-    vocabulary = run.vocabulary
-    return generate_texts(
-        config.make_model(vocabulary.size),
-        run.load_params(checkpoint),
-        vocabulary,
-        run.prompt if prompt is None else prompt,
-        window=config.bptt,
-        length=length,
-        **options,
-    )
+    return LoadedRun(run, checkpoint).samples(prompt, length=length, **options)

@@ -209,9 +209,17 @@ class RunCheckpoints(RunSettings):
         return problem is None
 
     def load_params(self, name: str = "best") -> Any:
-        """The parameters of checkpoint `name`, or of "last" where there is no best one yet.
+        """The parameters of a checkpoint; see `load_state`."""
+        return self.load_state(name).params
+
+    def load_state(self, name: str = "best") -> TrainState:
+        """The state of checkpoint `name`, or of "last" where there is no best one yet.
 
         A warning of the logger "jaxrnn" reports that, unless the weights were never trained here.
+
+        Raises:
+            CheckpointError: if there is none, or it does not fit.
+            RunError: if it is damaged, or another run's.
         """
         config = self.config
         model = config.make_model(self.vocabulary.size)
@@ -225,7 +233,7 @@ class RunCheckpoints(RunSettings):
             raise RunError(f"{error} Try the other one: --checkpoint {other}.") from error
         if found != name and int(state.step) > 0:
             logger.warning("%s is missing: taking %s.", self.path(name), self.path(found))
-        return state.params
+        return state
 
     def _foreign(self, name: str, metadata: dict[str, Any]) -> str | None:
         """The problem with a checkpoint that is another run's; None if it is not, or unknown."""

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from jaxrnn.nn.model import CharModel
+from jaxrnn.training.losses import Loss
 from jaxrnn.training.state import TrainState
 from jaxrnn.training.steps import Batch, batch_loss
 from jaxrnn.tree import named_leaves
@@ -30,15 +31,16 @@ class NonFiniteLossError(FloatingPointError):
     good: Any = None
 
 
-def first_bad(model: CharModel, state: TrainState, batch: Batch) -> str:
+def first_bad(model: CharModel, state: TrainState, batch: Batch, loss: Loss | None = None) -> str:
     """The first tensor of a step that is not finite, in the order of computation, and its value.
 
     Args:
         model: the model.
         state: the state before the step.
         batch: the characters that the step reads.
+        loss: the loss of the step, as in `batch_loss`.
     """
-    for name, leaf in _values(model, state, batch):
+    for name, leaf in _values(model, state, batch, loss):
         values = np.asarray(leaf, float)
         bad = values[~np.isfinite(values)]
         if bad.size:
@@ -46,16 +48,18 @@ def first_bad(model: CharModel, state: TrainState, batch: Batch) -> str:
     return "The update is not finite"
 
 
-def first_bad_operation(model: CharModel, state: TrainState, batch: Batch) -> str:
+def first_bad_operation(
+    model: CharModel, state: TrainState, batch: Batch, loss: Loss | None = None
+) -> str:
     """The first operation of a step that gives NaN or infinity, and the line that asks for it.
 
-    The step is made operation by operation, which takes long.
+    The step is made operation by operation, which takes long. Arguments as `first_bad`.
     """
     key = jax.random.fold_in(state.key, state.step)
     try:
         with jax.debug_nans(True), jax.debug_infs(True), jax.disable_jit():
             jax.grad(batch_loss, argnums=1, has_aux=True)(
-                model, state.params, state.carry, batch, key
+                model, state.params, state.carry, batch, key, loss=loss
             )
     except FloatingPointError as error:
         frames = traceback.extract_tb(error.__traceback__)
@@ -69,7 +73,9 @@ def first_bad_operation(model: CharModel, state: TrainState, batch: Batch) -> st
     return "no single operation gives NaN or infinity when the step is made slowly"
 
 
-def _values(model: CharModel, state: TrainState, batch: Batch) -> Iterator[tuple[str, Any]]:
+def _values(
+    model: CharModel, state: TrainState, batch: Batch, loss: Loss | None
+) -> Iterator[tuple[str, Any]]:
     """The tensors of a step by name, in the order of computation."""
     # What the step starts from.
     yield from _named("params", state.params)
@@ -79,13 +85,13 @@ def _values(model: CharModel, state: TrainState, batch: Batch) -> Iterator[tuple
     @jax.jit
     def gradient(params: Any) -> Any:
         return jax.value_and_grad(batch_loss, argnums=1, has_aux=True)(
-            model, params, state.carry, batch, key
+            model, params, state.carry, batch, key, loss=loss
         )
 
-    (loss, carry), gradients = gradient(state.params)
+    (mean, carry), gradients = gradient(state.params)
     # Forward, then backward.
     yield from _named("carry", carry, " after the window")
-    yield "The loss", loss
+    yield "The loss", mean
     yield from _named("The gradient of params", gradients)
 
 

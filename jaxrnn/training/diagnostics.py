@@ -8,7 +8,7 @@ is measured. So a user's cell is measured like the built-in ones.
 
 from collections import namedtuple
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ from jax.extend.core import Jaxpr, Literal
 from jaxtyping import Array, Int
 
 from jaxrnn.nn.layers import RNN
-from jaxrnn.nn.model import CharModel
+from jaxrnn.nn.model import MODELS_REMEMBERED, CharModel, param_shapes
 from jaxrnn.programs import bounded_jit
 from jaxrnn.recurrent.cells import Carry, Cell
 from jaxrnn.recurrent.linear import window_of
@@ -61,10 +61,10 @@ def saturated_share(
         starts: (B,) positions of the first characters to read.
 
     Returns:
-        The fraction in [0, 1], or None for a model without recurrent layers of gated cells, or
-        whose cells have neither sigmoid nor tanh nor relu.
+        The fraction in [0, 1], or None for a model without recurrent layers of gated cells that
+        read an embedding, or whose cells have neither sigmoid nor tanh nor relu.
     """
-    if _gated_stack(model) is None:
+    if _gated_stack(model) is None or not _has_usual_parts(model):
         return None
     near, counted = _saturated(model, params, carry, tokens, starts)
     return float(near) / float(counted) if counted else None
@@ -85,6 +85,35 @@ def _gated_stack(model: CharModel) -> RNN | None:
         return None
     # A cell that counts reads one input a step.
     return stack if window_of(stack.cell) == 1 else None
+
+
+@lru_cache(maxsize=MODELS_REMEMBERED)
+def _has_usual_parts(model: CharModel) -> bool:
+    """Whether layers `rnn` read embedding `e` alone; a model of one's own may compute otherwise."""
+    stack = _gated_stack(model)
+    shapes = param_shapes(model)
+    table = shapes.get("e.embedding")
+    if stack is None or table is None or len(table) != 2:
+        return False
+    width = table[1]
+
+    def init() -> tuple[Any, Carry]:
+        carry = stack.initial_carry(1, input_size=width)
+        variables = stack.init(jax.random.key(0), carry, jnp.zeros((1, 1, width)))  # (T, B, F)
+        return variables["params"], carry
+
+    params, carry = jax.eval_shape(init)
+    expected = {name: leaf.shape for name, leaf in params.items()}
+    found = {}
+    for name, shape in shapes.items():
+        if name.startswith("rnn."):
+            layer = name.removeprefix("rnn.")
+            # A single cell's parameters lack the number of the layer.
+            found[layer if "_l" in layer else f"{layer}_l0"] = shape
+    # A model of windows has no carry from one to the next.
+    own = jax.eval_shape(partial(model.initial_carry, 1))
+    same: Any = jax.tree.structure(own)
+    return found == expected and (own == () or same == jax.tree.structure(carry))
 
 
 @bounded_jit(static_argnames=("model",))

@@ -54,6 +54,32 @@ class Evaluated(NamedTuple):
     predicted: int = 0
 
 
+def check_source(name: str, source: Any) -> None:
+    """Refuse what is no source of windows, with the line that makes one of it.
+
+    Args:
+        name: what it is, for the message.
+        source: the source.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if isinstance(source, Source) and not isinstance(source, type):
+        return
+    tokens = "tokens"
+    kind = f"a {type(source).__name__}"
+    if isinstance(source, str):
+        kind = "a text"
+        tokens = "vocabulary.encode(text)"
+    elif hasattr(source, "shape"):
+        kind = f"an array of shape {source.shape}"
+    raise ValueError(
+        f"{name} must be windows of tokens, got {kind}: take "
+        f"jaxrnn.BpttStream({tokens}, batch_size=64, bptt=16), or a jaxrnn.WindowSet for a model "
+        "of windows."
+    )
+
+
 def on_device(source: Source, model: CharModel) -> jax.Array:
     """The tokens of `source` on the device.
 
@@ -72,6 +98,7 @@ def evaluation(
     epoch: int = 0,
     *,
     tokens: jax.Array | None = None,
+    at_most: int | None = None,
 ) -> Iterator[Evaluated]:
     """Evaluate, and yield how far it has come.
 
@@ -84,6 +111,8 @@ def evaluation(
         carry: the carry to start from; zeros if None or of another batch size.
         epoch: the epoch whose windows are read.
         tokens: `source.tokens` on the device, if they are there already.
+        at_most: number of characters after which it ends, at least 1, rounded up to whole
+            batches; all if None.
     """
     if carry is None:
         carry = zero_carry(model, source.batch_size, precision(params))
@@ -98,6 +127,9 @@ def evaluation(
     for first in range(0, count, STEPS_IN_ONE_PROGRAM):
         windows = source.windows(epoch, first, STEPS_IN_ONE_PROGRAM).with_tokens(tokens)
         steps = min(STEPS_IN_ONE_PROGRAM, count - first)
+        if at_most is not None:
+            read = weight + np.cumsum(windows.rows * windows.lengths)  # (S,)
+            steps = min(steps, int(np.searchsorted(read, at_most)) + 1)
         carry, losses = eval_steps(model, params, carry, windows, steps)
         rows = windows.rows[:steps]
         characters = rows * windows.lengths[:steps]
@@ -107,12 +139,18 @@ def evaluation(
         weight += float(weights.sum())
         counted = rows if last_only else characters
         predicted += int(counted.sum())
-        yield Evaluated((first + steps) / count, carry, total / weight, predicted)
+        share = (first + steps) / count
+        if at_most is not None:
+            share = min(1.0, max(share, weight / at_most))
+        yield Evaluated(share, carry, total / weight, predicted)
+        if at_most is not None and weight >= at_most:
+            break
 
 
 def evaluate(
     model: CharModel, params: Any, source: Source, carry: Carry | None = None
 ) -> tuple[Carry, float]:
     """The carry after `source`, and the mean loss on it in nats per character."""
+    check_source("source", source)
     *_, last = evaluation(model, params, source, carry)
     return last.carry, last.nats

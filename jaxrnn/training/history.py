@@ -205,11 +205,13 @@ class Progress(NamedTuple):
     """How far a run has come.
 
     Attributes:
-        state: the training state. The next step donates its buffers: save it before going on.
+        state: the training state, which no later step changes.
         position: where the run stands; `training(..., state, position)` goes on from there.
         of: number of windows in the epoch under way.
         row: the row of history that has just become complete, if any.
         validating: the fraction of the validation that is done, while it is under way.
+        share: the fraction of the whole training that is done, in [0, 1].
+        ends_section: whether the row ends an epoch, or what else is trained between validations.
     """
 
     state: TrainState
@@ -217,3 +219,5 @@ class Progress(NamedTuple):
     of: int
     row: Row | None = None
     validating: float | None = None
+    share: float = 0.0
+    ends_section: bool = False

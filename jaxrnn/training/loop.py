@@ -1,7 +1,7 @@
 """The training loop: many steps in one program, validation, a history.
 
 `training` is a generator: it trains a little and yields how far it has come. What to do about it
-(show it, save it, stop) is the caller's part; `fit` just runs it to the end.
+(show it, save it, stop) is the caller's part, as of `jaxrnn.fit`.
 
 The number of steps in one program depends on the clock, but no result does: it is an argument of
 the one compiled program, and all sums are taken step by step.
@@ -21,19 +21,20 @@ from jaxrnn.programs import bounded_jit
 from jaxrnn.recurrent.cells import Carry
 from jaxrnn.training.diagnosis import NonFiniteLossError, first_bad, first_bad_operation
 from jaxrnn.training.diagnostics import saturated_share, update_ratio
-from jaxrnn.training.evaluation import STEPS_IN_ONE_PROGRAM, Source, evaluation, on_device
-from jaxrnn.training.history import Position, Progress, Row
-from jaxrnn.training.optimizers import AnyOptimizer, Optimizer, make_optimizer
-from jaxrnn.training.schedules import Schedule, check_schedule, length_of
-from jaxrnn.training.state import (
-    CarryPolicy,
-    TrainState,
-    all_finite,
-    carry_for,
-    copied,
-    make_state,
+from jaxrnn.training.evaluation import (
+    STEPS_IN_ONE_PROGRAM,
+    Source,
+    check_source,
+    evaluation,
+    on_device,
 )
+from jaxrnn.training.history import Position, Progress, Row
+from jaxrnn.training.losses import Loss
+from jaxrnn.training.optimizers import AnyOptimizer, Optimizer
+from jaxrnn.training.schedules import Schedule, check_schedule
+from jaxrnn.training.state import CarryPolicy, TrainState, all_finite, carry_for, copied
 from jaxrnn.training.steps import Metrics, batch_at, train_steps
+from jaxrnn.training.timetable import Budget, Timetable
 
 # Target duration of one program: the longest time until a caller can look and stop. Each program
 # copies the state and allocates its memory anew, which was a tenth of half a second for two LSTM
@@ -41,8 +42,6 @@ from jaxrnn.training.steps import Metrics, batch_at, train_steps
 SECONDS_IN_ONE_PROGRAM = 2.0
 # Minimum duration of a program, for clocks that stand still meanwhile.
 SHORTEST_TIME = 1e-6
-# Number of history rows per epoch.
-ROWS_PER_EPOCH = 10
 
 
 def training(
@@ -56,6 +55,8 @@ def training(
     *,
     carry_policy: CarryPolicy = "never",
     debug_nans: bool = False,
+    budget: Budget | None = None,
+    loss: Loss | None = None,
 ) -> Iterator[Progress]:
     """Train, and yield the progress every two seconds or so.
 
@@ -66,12 +67,16 @@ def training(
         schedule: the learning rates; training ends with the schedule. From `length_of` for an
             optimizer that brings its own.
         optimizer: from `make_optimizer`, or any of optax's.
-        state: the state to start from; its buffers are donated.
+        state: the state to start from, which is left as it is.
         position: where to start; the beginning if None.
         carry_policy: "never" lets the carry flow through training, validation and the next epoch
             as the course does; "epoch" starts each epoch and each validation from zeros;
             "evaluation" validates from zeros and puts the training carry aside meanwhile.
+            A validation within an epoch always puts it aside: the text goes on there.
         debug_nans: whether to look for the operation, too, when something is not finite.
+        budget: how many updates to make, and how often to validate, instead of by epochs.
+        loss: a function of outputs, targets and model, as in `batch_loss`, to train with; the
+            validation stays in nats per character.
 
     Raises:
         NonFiniteLossError: when a loss or a gradient is no longer finite; names the first bad
@@ -79,38 +84,41 @@ def training(
         ValueError: if a token is outside the model's vocabulary, or if optimizer and schedule do
             not fit.
     """
-    trainer = Trainer(model, source, schedule, optimizer, debug_nans)
+    trainer = Trainer(model, source, schedule, optimizer, debug_nans, budget, loss)
+    timetable = trainer.timetable
     held_out = None
-    if validation is not None and validation.tokens is source.tokens:
+    if validation is not None:
+        check_source("validation", validation)
         held_out = trainer.tokens  # windows of one text: one copy on the device
-    elif validation is not None:
-        held_out = on_device(validation, model)
+        if validation.tokens is not source.tokens:
+            held_out = on_device(validation, model)
     position = position or Position()
-    while position.epoch < schedule.epochs:
-        count = source.steps(position.epoch)
-
+    while not timetable.is_over(position):
         # Train.
-        if position.window == 0:
-            if carry_policy == "epoch":
-                state = state._replace(carry=_zeros_like(state.carry))
-            _, first_epoch = schedule.phase(position.epoch)
-            if position.epoch == first_epoch:
-                # A new rate, a new average: the old losses would hide what it changes.
-                position = replace(position, average=0.0, averaged=0)
-        for progress in _train_epoch(trainer, state, position):
+        for progress in _train_section(trainer, state, position, carry_policy):
             state = progress.state
             position = progress.position
-            if position.window < count:
+            section = timetable.section(position)
+            if section.done < section.length:
                 yield progress
         row = trainer.row(state, position)
+        count = source.steps(position.epoch)
+        epoch_ends = position.window == count
 
         # Validate.
         if validation is not None:
             start = state.carry if carry_policy == "never" else None
             for evaluated in evaluation(
-                model, state.params, validation, start, position.epoch, tokens=held_out
+                model,
+                state.params,
+                validation,
+                start,
+                position.epoch,
+                tokens=held_out,
+                at_most=timetable.budget.validation_tokens,
             ):
-                yield Progress(state, position, count, validating=evaluated.share)
+                share = timetable.share(position)
+                yield Progress(state, position, count, validating=evaluated.share, share=share)
             if not np.isfinite(evaluated.nats):
                 raise _non_finite(
                     f"The validation loss is {evaluated.nats} after step {int(state.step)}. Try a "
@@ -118,64 +126,14 @@ def training(
                     Progress(state, position, count),
                 )
             row = row.with_validation(evaluated.nats)
-            if carry_policy == "never":
+            if carry_policy == "never" and epoch_ends:
                 state = state._replace(carry=evaluated.carry)
 
-        position = replace(position, epoch=position.epoch + 1, window=0).after_row()
-        yield Progress(state, position, count, row)
-
-
-def fit(
-    model: CharModel,
-    source: Source,
-    validation: Source | None = None,
-    *,
-    schedule: Schedule | str | None = None,
-    epochs: int | None = None,
-    optimizer: AnyOptimizer | str | None = None,
-    state: TrainState | None = None,
-    carry_policy: CarryPolicy = "never",
-    seed: int = 0,
-) -> tuple[TrainState, list[Row]]:
-    """Train to the end of the schedule, or for some epochs.
-
-    An optimizer of optax's brings its own learning rate: it takes `epochs`, and rates of its own
-    (`optax.adam(optax.cosine_decay_schedule(1e-3, 1000))`). All others take a `schedule`.
-
-    Args:
-        model: the model.
-        source: the windows to train on.
-        validation: the windows to validate on after each epoch, if any.
-        schedule: the learning rates, for example "4 x 1e-3, 4 x 1e-4".
-        epochs: number of epochs, at least 1, for an optimizer that brings its own rate.
-        optimizer: a name such as "adam", from `make_optimizer`, or any
-            `optax.GradientTransformation`; Adam if None.
-        state: the state to start from; its buffers are donated. A fresh one if None.
-        carry_policy: see `training`.
-        seed: seed of a fresh state.
-
-    Returns:
-        The trained state, and the history, whose last row of each epoch has the validation loss.
-
-    Raises:
-        NonFiniteLossError: see `training`.
-        ValueError: see `training`; if neither or both of schedule and epochs are given, or the one
-            that the optimizer does not take.
-    """
-    if optimizer is None:
-        optimizer = "adam"
-    if isinstance(optimizer, str):
-        optimizer = make_optimizer(optimizer)
-    schedule = length_of(optimizer, schedule, epochs)
-    state = state or make_state(model, optimizer, source.batch_size, jax.random.key(seed))
-    rows = []
-    for progress in training(
-        model, source, validation, schedule, optimizer, state, carry_policy=carry_policy
-    ):
-        state = progress.state
-        if progress.row is not None:
-            rows.append(progress.row)
-    return state, rows
+        if epoch_ends:
+            position = replace(position, epoch=position.epoch + 1, window=0)
+        position = position.after_row()
+        share = timetable.share(position)
+        yield Progress(state, position, count, row, share=share, ends_section=True)
 
 
 class Trainer:
@@ -187,6 +145,8 @@ class Trainer:
         schedule: the learning rates, or the length alone for an optimizer that brings its own.
         optimizer: the optimizer.
         debug_nans: whether to look for the operation when something is not finite.
+        loss: a loss of one's own, or None.
+        timetable: where the training ends, and where its phases, rows and validations fall.
         tokens: (N,) the text, on the device.
     """
 
@@ -197,13 +157,18 @@ class Trainer:
         schedule: Schedule,
         optimizer: AnyOptimizer,
         debug_nans: bool = False,
+        budget: Budget | None = None,
+        loss: Loss | None = None,
     ) -> None:
         check_schedule(optimizer, schedule)
+        check_source("source", source)
         self.model = model
         self.source = source
         self.schedule = schedule
         self.optimizer = optimizer
         self.debug_nans = debug_nans
+        self.loss = loss
+        self.timetable = Timetable(schedule, source, budget)
         self.tokens = on_device(source, model)
 
     def make(
@@ -212,7 +177,7 @@ class Trainer:
         """Make some steps of the epoch under way: the state and position after, and the seconds.
 
         Args:
-            state: the state; its buffers are donated.
+            state: the state, which is left as it is.
             position: where it stands.
             steps: number of steps to make, in [0, `STEPS_IN_ONE_PROGRAM`].
 
@@ -223,13 +188,15 @@ class Trainer:
         windows = windows.with_tokens(self.tokens)
         rates = None  # the optimizer may bring its own
         if isinstance(self.optimizer, Optimizer):
-            phase, _ = self.schedule.phase(position.epoch)
+            here = self.timetable.place(position)
             # `averaged` counts the steps of the phase so far.
             places = position.averaged + np.arange(STEPS_IN_ONE_PROGRAM)  # (S,)
-            rates = phase.rates(places, self.source.steps_per_epoch)
-        before = copied(state)  # to make a step again whose loss is not finite
+            rates = here.phase.rates(places, here.steps_per_epoch)
+        # The state itself stays: the caller's, and to make a step again whose loss is not finite.
+        before = state
+        donated = copied(state)
         started = time.perf_counter()
-        state, metrics = self._run(state, windows, rates, steps)
+        state, metrics = self._run(donated, windows, rates, steps)
         losses = np.asarray(metrics.loss, float)[:steps]  # waits for the program
         norms = np.asarray(metrics.gradient_norm, float)[:steps]
         updates = np.asarray(metrics.update_norm, float)[:steps]
@@ -262,7 +229,8 @@ class Trainer:
         """`train_steps`, with the rates in the precision of the parameters."""
         if rates is not None:
             rates = rates.astype(jax.tree.leaves(state.params)[0].dtype)
-        return train_steps(self.model, self.optimizer, state, windows, rates, steps)
+        own = {} if self.loss is None else {"loss": self.loss}
+        return train_steps(self.model, self.optimizer, state, windows, rates, steps, **own)
 
     def _error(
         self,
@@ -279,34 +247,57 @@ class Trainer:
         where = f"at step {int(state.step) + 1}"
         if rates is not None:
             where += f" with learning rate {rates[bad]:g}"
-        message = f"{first_bad(self.model, state, batch)} {where}."
+        message = f"{first_bad(self.model, state, batch, self.loss)} {where}."
         if self.debug_nans:
-            operation = first_bad_operation(self.model, state, batch)
+            operation = first_bad_operation(self.model, state, batch, self.loss)
             message += f" The first operation: {operation}."
         good = Progress(before, position, self.source.steps(position.epoch))
         return _non_finite(f"{message} Try a smaller rate or clip.", good)
 
 
-def _train_epoch(trainer: Trainer, state: TrainState, position: Position) -> Iterator[Progress]:
-    """Train to the end of the epoch under way; a row is complete at every tenth of it."""
-    count = trainer.source.steps(position.epoch)
-    row_steps = -(-count // ROWS_PER_EPOCH)
+def _train_section(
+    trainer: Trainer, state: TrainState, position: Position, carry_policy: CarryPolicy
+) -> Iterator[Progress]:
+    """Train to the end of the section under way; a row is complete at every tenth of it."""
+    timetable = trainer.timetable
     carry = carry_for(trainer.model, state.params, state.carry, trainer.source.batch_size)
     state = state._replace(carry=carry)
-    if position.window < count:
+    section = timetable.section(position)
+    if section.done < section.length:
         state, _, _ = trainer.make(state, position, 0)  # compiles, outside the time measured
     chunk = 1
-    while position.window < count:
-        first = position.window
-        steps = min(chunk, count - first, row_steps - first % row_steps)
+    while section.done < section.length:
+        count = trainer.source.steps(position.epoch)
+        if position.window == count:  # the section goes on in the next epoch
+            position = replace(position, epoch=position.epoch + 1, window=0)
+            section = timetable.section(position)
+            continue
+        if position.window == 0 and carry_policy == "epoch":
+            state = state._replace(carry=_zeros_like(state.carry))
+        place = timetable.place(position)
+        if place.begins:
+            # A new rate, a new average: the old losses would hide what it changes.
+            position = replace(position, average=0.0, averaged=0)
+
+        # As many steps as take a while, up to the next thing that is due.
+        steps = min(
+            chunk,
+            count - position.window,
+            section.length - section.done,
+            section.row_steps - section.done % section.row_steps,
+        )
+        if place.left is not None:
+            steps = min(steps, place.left)
         state, position, seconds = trainer.make(state, position, steps)
         chunk = int(np.clip(SECONDS_IN_ONE_PROGRAM * steps / seconds, 1, STEPS_IN_ONE_PROGRAM))
+
+        section = timetable.section(position)
         row = None
-        # The row at the end of an epoch waits for the validation.
-        if position.window % row_steps == 0 and position.window < count:
+        # The row at the end of a section waits for the validation.
+        if section.done % section.row_steps == 0 and section.done < section.length:
             row = trainer.row(state, position)
             position = position.after_row()
-        yield Progress(state, position, count, row)
+        yield Progress(state, position, count, row, share=timetable.share(position))
 
 
 @bounded_jit()

@@ -171,11 +171,18 @@ def check_optimizer(optimizer: Any) -> None:
     Raises:
         ValueError: if it has no `init` or no `update`.
     """
+    if isinstance(optimizer, str):
+        raise ValueError(
+            f"optimizer must be made here, got a name: take make_optimizer({optimizer!r:.60})."
+        )
+    hint = ""
+    if callable(optimizer):
+        hint = " Call it first, as in optax.adam(1e-3)."
     for name in ("init", "update"):
         if not callable(getattr(optimizer, name, None)):
             raise ValueError(
                 f"optimizer must be one of {', '.join(OPTIMIZERS)}, made by make_optimizer, or an "
-                f"optax.GradientTransformation, got {optimizer!r:.60}."
+                f"optax.GradientTransformation, got {optimizer!r:.60}.{hint}"
             )
 
 

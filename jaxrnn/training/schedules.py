@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -27,7 +27,7 @@ class Phase(Protocol):
     def epochs(self) -> int:
         """How many epochs the phase has."""
 
-    def rates(self, steps: np.ndarray, steps_per_epoch: int) -> np.ndarray:
+    def rates(self, steps: np.ndarray, steps_per_epoch: float) -> np.ndarray:
         """The learning rate of each step, `steps` counted from the start of the phase."""
 
 
@@ -38,7 +38,7 @@ class Block:
     epochs: int
     rate: float
 
-    def rates(self, steps: np.ndarray, steps_per_epoch: int) -> np.ndarray:
+    def rates(self, steps: np.ndarray, steps_per_epoch: float) -> np.ndarray:
         """`rate`, always."""
         return np.full(len(steps), self.rate)  # (S,)
 
@@ -60,7 +60,7 @@ class CosineRestarts:
         """1 + 2 + 4 + ... = 2 ** cycles - 1."""
         return 2**self.cycles - 1
 
-    def rates(self, steps: np.ndarray, steps_per_epoch: int) -> np.ndarray:
+    def rates(self, steps: np.ndarray, steps_per_epoch: float) -> np.ndarray:
         """The cosine of each step's place in its cycle."""
         # Cycle k has 2^k epochs and begins behind 2^k - 1 of them.
         cycle = np.floor(np.log2(steps // steps_per_epoch + 1))
@@ -82,7 +82,7 @@ class OneCycle:
     epochs: int
     rate: float
 
-    def rates(self, steps: np.ndarray, steps_per_epoch: int) -> np.ndarray:
+    def rates(self, steps: np.ndarray, steps_per_epoch: float) -> np.ndarray:
         """The rate at each step's share of the whole phase."""
         place = np.minimum(steps / (self.epochs * steps_per_epoch), 1)  # in [0, 1]
         up = _cosine(self.rate / 25, self.rate, place / 0.3)
@@ -101,7 +101,7 @@ class OwnRates:
 
     epochs: int
 
-    def rates(self, steps: np.ndarray, steps_per_epoch: int) -> np.ndarray:
+    def rates(self, steps: np.ndarray, steps_per_epoch: float) -> np.ndarray:
         """There are none to give."""
         raise TypeError("The rates of these epochs are the optimizer's own.")
 
@@ -147,16 +147,35 @@ def length_of(
                 "An optimizer made by name or by make_optimizer takes its length and its rates "
                 'from schedule, for example schedule="4 x 1e-3", and no epochs.'
             )
-        return parse_schedule(schedule) if isinstance(schedule, str) else schedule
+        return _as_schedule(schedule)
     if schedule is not None:
         raise ValueError(HAS_A_RATE.format(given="schedule") + " Say how long with epochs.")
     if epochs is None:
         raise ValueError(
             "The optimizer brings its own learning rate: say how long with epochs, for example "
-            "epochs=2."
+            "epochs=2, or in updates with steps."
         )
     check_at_least_1(epochs=epochs)
     return Schedule((OwnRates(epochs),))
+
+
+def _as_schedule(schedule: Any) -> Schedule:
+    """A schedule, from its notation or as it is.
+
+    Raises:
+        ValueError: if it is neither, or cannot be read.
+    """
+    if isinstance(schedule, Schedule):
+        return schedule
+    if isinstance(schedule, str):
+        return parse_schedule(schedule)
+    hint = ""
+    if callable(schedule):
+        hint = " A schedule of optax's goes into its optimizer: optimizer=optax.adam(schedule)."
+    raise ValueError(
+        'schedule must be written as EPOCHS x RATE, for example "4 x 1e-3, 2 x 1e-4", got '
+        f"{schedule!r:.60}.{hint}"
+    )
 
 
 def check_schedule(optimizer: AnyOptimizer, schedule: Schedule) -> None:

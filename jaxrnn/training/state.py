@@ -46,6 +46,40 @@ class TrainState(NamedTuple):
     step: jax.Array
     key: jax.Array
 
+    def __repr__(self) -> str:
+        """The sizes, and not the numbers: a notebook prints what a cell ends with."""
+        leaves = jax.tree.leaves(self.params)
+        count = sum(math.prod(np.shape(leaf)) for leaf in leaves)
+        kinds = sorted({str(jnp.result_type(leaf)) for leaf in leaves})
+        rows = {np.shape(leaf)[0] for leaf in jax.tree.leaves(self.carry) if np.ndim(leaf)}
+        described = [f"{count:,} parameters in {' and '.join(kinds)}"]
+        if len(rows) == 1:
+            described.append(f"a carry of {rows.pop()} streams")
+        # Inside of a jitted function, or of a state that was donated, there is no number.
+        known = isinstance(self.step, jax.Array) and not isinstance(self.step, jax.core.Tracer)
+        if known and not self.step.is_deleted():
+            described.append(f"step {int(self.step):,}")
+        return f"TrainState({', '.join(described)})"
+
+
+def check_state(state: Any, optimizer: AnyOptimizer) -> None:
+    """Refuse what is no training state, or one of another optimizer.
+
+    Raises:
+        ValueError: if it is none, or its optimizer's state has another structure.
+    """
+    if not isinstance(state, TrainState):
+        raise ValueError(
+            f"state must be a TrainState, got a {type(state).__name__}: for parameters, take "
+            "make_state(model, optimizer, batch_size, key)._replace(params=params)."
+        )
+    expected: Any = jax.tree.structure(jax.eval_shape(optimizer.init, state.params))
+    if jax.tree.structure(state.opt_state) != expected:
+        raise ValueError(
+            "The state is that of another optimizer: go on with its parameters alone, "
+            "make_state(model, optimizer, batch_size, key)._replace(params=state.params)."
+        )
+
 
 def make_state(
     model: CharModel, optimizer: AnyOptimizer, batch_size: int, key: jax.Array

@@ -19,9 +19,10 @@ from jaxrnn.array_checks import as_integers, check_arrays
 from jaxrnn.checks import check_tokens
 from jaxrnn.data.windows import Windows
 from jaxrnn.nn.losses import nll_loss
-from jaxrnn.nn.model import CharModel, apply_model, check_params
+from jaxrnn.nn.model import CharModel, apply_model, apply_with_hidden, check_params
 from jaxrnn.programs import bounded_jit
 from jaxrnn.recurrent.cells import Carry
+from jaxrnn.training.losses import Loss, check_loss, extras_of, own_loss
 from jaxrnn.training.optimizers import AnyOptimizer, check_rate, updated
 from jaxrnn.training.remat import remat_loss
 from jaxrnn.training.state import TrainState, carry_for, repackage
@@ -42,7 +43,7 @@ class Metrics(NamedTuple):
     """The metrics of a step.
 
     Attributes:
-        loss: in nats per character.
+        loss: in nats per character, or what a loss of one's own counts in.
         gradient_norm: the gradient's norm, unclipped.
         update_norm: the norm of the update, which was added to the parameters.
     """
@@ -76,6 +77,7 @@ def batch_loss(
     key: Array | None = None,
     *,
     remat_every: int | None = None,
+    loss: Loss | None = None,
 ) -> tuple[Float[Array, ""], Carry]:
     """The loss on one window, in nats per character, and the carry after it.
 
@@ -88,6 +90,8 @@ def batch_loss(
         key: the random key of the dropout masks; None leaves dropout out.
         remat_every: number of steps whose activations are in memory at once; the others are
             computed again (`jaxrnn.training.remat`). None stores all.
+        loss: a loss of one's own, see `jaxrnn.training.losses`; the mean negative log likelihood
+            if None.
     """
     inputs = as_integers("inputs", batch.inputs, ("T", "B"))
     targets = as_integers("targets", batch.targets, inputs.shape)
@@ -96,6 +100,8 @@ def batch_loss(
     carry = repackage(carry_for(model, params, carry, rows))
     lengths = None if batch.length is None else jnp.full(rows, batch.length)
     if remat_every is not None:
+        if loss is not None:
+            raise ValueError("remat_every has a loss of its own: leave it or loss out.")
         weights = _weights(batch, steps, rows, jax.tree.leaves(params)[0].dtype)
         return remat_loss(
             model,
@@ -108,13 +114,24 @@ def batch_loss(
             lengths=lengths,
             key=key,
         )
-    carry, log_probs = apply_model(model, params, carry, inputs, lengths=lengths, dropout_key=key)
+    hidden = None
+    if loss is not None and "hidden" in extras_of(loss):
+        carry, log_probs, hidden = apply_with_hidden(
+            model, params, carry, inputs, lengths=lengths, dropout_key=key
+        )
+    else:
+        carry, log_probs = apply_model(
+            model, params, carry, inputs, lengths=lengths, dropout_key=key
+        )
     weights = _weights(batch, steps, rows, log_probs.dtype)
     if log_probs.ndim == 2:
         # One prediction a window, (B, V): only the last target counts.
         targets = targets[-1]  # (B,)
         if weights is not None:
             weights = weights[-1]
+    if loss is not None:
+        mean = own_loss(loss, model, log_probs, targets, hidden=hidden, weights=weights)
+        return mean, carry
     return nll_loss(log_probs, targets, weights), carry
 
 
@@ -135,6 +152,11 @@ def host_checked(step: Any) -> Any:
                     # Values on the device are not checked: the host would wait for them.
                     if not isinstance(tokens, jax.Array):
                         check_tokens(tokens, model.vocab_size)
+            elif name == "batch":
+                raise ValueError(
+                    "batch must be a Batch: jaxrnn.Batch(inputs, targets), time first, got a "
+                    f"{type(value).__name__}."
+                )
             elif name in ("state", "params", "carry", "rate"):
                 check_arrays(**{name: value})
         return step(model, *arguments, **options)
@@ -143,7 +165,7 @@ def host_checked(step: Any) -> Any:
 
 
 @host_checked
-@bounded_jit(static_argnames=("model", "optimizer", "remat_every"), sets=SINGLE_STEPS)
+@bounded_jit(static_argnames=("model", "optimizer", "remat_every", "loss"), sets=SINGLE_STEPS)
 def train_step(
     model: CharModel,
     optimizer: AnyOptimizer,
@@ -152,6 +174,7 @@ def train_step(
     rate: Float[Array, ""] | float | None = None,
     *,
     remat_every: int | None = None,
+    loss: Loss | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One update: forward, loss, backward through this window only, optimizer.
 
@@ -164,12 +187,13 @@ def train_step(
         rate: the learning rate of an optimizer from `make_optimizer`; None for one of optax's,
             which brings its own.
         remat_every: as in `batch_loss`, for windows too long for the memory (static).
+        loss: a function of outputs, targets and model, as in `batch_loss` (static).
 
     Raises:
         ValueError: if a token of a NumPy array is outside [0, V), or if optimizer and rate do not
             fit. Arrays on the device are not looked at, which would wait for it.
     """
-    return _update(model, optimizer, state, batch, rate, remat_every)
+    return _update(model, optimizer, state, batch, rate, remat_every, loss)
 
 
 @host_checked
@@ -186,7 +210,7 @@ def eval_step(
     return carry, loss
 
 
-@bounded_jit(static_argnames=("model", "optimizer"), donate_argnames=("state",))
+@bounded_jit(static_argnames=("model", "optimizer", "loss"), donate_argnames=("state",))
 def train_steps(
     model: CharModel,
     optimizer: AnyOptimizer,
@@ -194,6 +218,7 @@ def train_steps(
     windows: Windows,
     rates: Float[Array, " S"] | None,
     count: Int[Array, ""],
+    loss: Loss | None = None,
 ) -> tuple[TrainState, Metrics]:
     """The first `count` of S updates in one program. The buffers of `state` are donated.
 
@@ -205,6 +230,7 @@ def train_steps(
             there at each call.
         rates: the learning rate of each step; None where the optimizer brings its own.
         count: number of steps to make, in [0, S].
+        loss: a function of outputs, targets and model, as in `batch_loss` (static).
 
     Returns:
         The state, and the metrics of each step, (S,); zeros from `count` on.
@@ -213,7 +239,7 @@ def train_steps(
     def body(i: Array, carried: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
         state, metrics = carried
         rate = None if rates is None else rates[i]
-        update = partial(_update, model, optimizer, state, rate=rate)
+        update = partial(_update, model, optimizer, state, rate=rate, loss=loss)
         state, new = _at_size(update, windows, i)
         return state, jax.tree.map(lambda all_, one: all_.at[i].set(one), metrics, new)
 
@@ -253,29 +279,35 @@ def _update(
     batch: Batch,
     rate: Array | float | None,
     remat_every: int | None = None,
+    loss: Loss | None = None,
 ) -> tuple[TrainState, Metrics]:
+    if loss is not None:
+        check_loss(loss)
     check_rate(optimizer, rate)
     check_params(model, state.params)
     key = jax.random.fold_in(state.key, state.step)  # of this step's dropout masks
 
-    def loss_of(params: Any) -> tuple[Array, Carry]:
-        return batch_loss(model, params, state.carry, batch, key, remat_every=remat_every)
+    # Without one, the call is the usual one.
+    given: dict[str, Any] = {} if loss is None else {"loss": loss}
 
-    (loss, carry), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    def loss_of(params: Any) -> tuple[Array, Carry]:
+        return batch_loss(model, params, state.carry, batch, key, remat_every=remat_every, **given)
+
+    (mean, carry), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     params, updates, opt_state = updated(
         optimizer,
         gradients,
         state.opt_state,
         state.params,
         rate,
-        value=loss,
+        value=mean,
         grad=gradients,
         value_fn=lambda params: loss_of(params)[0],
     )
     after = TrainState(params, opt_state, carry, state.step + 1, state.key)
     # An optimizer may compute in a wider type than the model.
-    update_norm = optax.tree.norm(updates).astype(loss.dtype)
-    return after, Metrics(loss, optax.tree.norm(gradients), update_norm)
+    update_norm = optax.tree.norm(updates).astype(mean.dtype)
+    return after, Metrics(mean, optax.tree.norm(gradients), update_norm)
 
 
 def batch_at(windows: Windows, i: int) -> Batch:

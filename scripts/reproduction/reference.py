@@ -25,7 +25,7 @@ from jaxrnn.runs.run import RunError
 from jaxrnn.training.diagnosis import NonFiniteLossError
 from jaxrnn.training.evaluation import STEPS_IN_ONE_PROGRAM, Source
 from jaxrnn.training.history import Position
-from jaxrnn.training.loop import ROWS_PER_EPOCH
+from jaxrnn.training.timetable import ROWS_PER_EPOCH
 from jaxrnn.tree import named_leaves
 from parity.core.bridge import TORCH_DTYPES
 from parity.core.references import CharReference, reference_of

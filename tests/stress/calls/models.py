@@ -220,6 +220,6 @@ def fit(d: Draft) -> Sampled:
     d.define("optimizer", "make_optimizer('sgd')")
     if any("carry" in what for what in d.what):
         d.expected = "either"
-    state = "train_state(model, params, optimizer, carry)"  # it is used up
+    state = "train_state(model, params, optimizer, carry)"
     call = f"fit(model, source, schedule='1 x 1e-2', optimizer=optimizer, state={state})"
     return f"fit_results({call})", {}

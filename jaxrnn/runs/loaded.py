@@ -1,0 +1,188 @@
+"""A trained run in hand: its model, and what can be asked of it."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from jaxrnn.data.corpora import load_corpus
+from jaxrnn.data.tokenizers import Document
+from jaxrnn.data.vocabulary import Unknown
+from jaxrnn.generation.texts import generate_texts, sample
+from jaxrnn.runs.experiment import Experiment
+from jaxrnn.runs.measuring import (
+    Measured,
+    Unit,
+    loss_of_each,
+    measure_as_in_training,
+    measured_once,
+    read_all,
+    tokens_of,
+)
+from jaxrnn.runs.run import Run
+from jaxrnn.training.records import History
+
+if TYPE_CHECKING:
+    from jaxrnn.training.plots import Picture
+
+
+def load_run(folder: Path | str, *, checkpoint: Literal["best", "last"] = "best") -> "LoadedRun":
+    """A run of the command line's, with its trained weights.
+
+    Args:
+        folder: its folder, such as "runs/python-docs".
+        checkpoint: the checkpoint with the weights: the one with the lowest validation loss, or
+            the last.
+
+    Raises:
+        RunError: if it is no run, or it or the checkpoint is damaged.
+    """
+    if not isinstance(folder, str | Path):
+        raise ValueError(f"folder must be the path of a run's folder, got {folder!r:.40}.")
+    if checkpoint not in ("best", "last"):
+        raise ValueError(f'checkpoint must be "best" or "last", got {checkpoint!r:.40}.')
+    return LoadedRun(Run(folder), checkpoint)
+
+
+class LoadedRun:
+    """A trained run.
+
+    Attributes:
+        run: its folder.
+        checkpoint: the checkpoint that is loaded, "best" or "last".
+        config: what it was trained on, and how.
+        vocabulary: text <-> tokens.
+        model: the model.
+        state: the training state, from which `fit` goes on.
+    """
+
+    def __init__(self, run: Run, checkpoint: str = "best") -> None:
+        self.run = run
+        self.checkpoint = checkpoint
+        # A run is read from the disk at each access: once is enough.
+        self.config = run.config
+        self.vocabulary = run.vocabulary
+        self.model = self.config.make_model(self.vocabulary.size)
+        self.state = run.load_state(checkpoint)
+
+    @property
+    def params(self) -> Any:
+        """The trained parameters."""
+        return self.state.params
+
+    @cached_property
+    def history(self) -> History:
+        """The rows of history."""
+        return self.run.history
+
+    @property
+    def prompt(self) -> str:
+        """The text that samples begin with when no other is given."""
+        return self.run.prompt
+
+    def sample(self, prompt: str | None = None, length: int = 400, **options: Any) -> str:
+        """A text that continues a prompt, with the prompt in front.
+
+        Args:
+            prompt: the text to continue; the run's own prompt if None.
+            length: number of characters to generate.
+            options: temperature, top_k, top_p, unknown, seed, stop_at_eos; see `jaxrnn.sample`.
+        """
+        prompt = self.prompt if prompt is None else prompt
+        options = {"window": self.config.bptt} | options
+        return sample(self.model, self.params, self.vocabulary, prompt, length, **options)
+
+    def samples(self, prompt: str | None = None, *, length: int, **options: Any) -> list[str]:
+        """Several texts; see `generate_texts` for the options."""
+        return generate_texts(
+            self.model,
+            self.params,
+            self.vocabulary,
+            self.prompt if prompt is None else prompt,
+            window=self.config.bptt,
+            length=length,
+            **options,
+        )
+
+    def evaluate(
+        self,
+        text: str | Path | Sequence[Document] | None = None,
+        *,
+        unknown: Unknown | None = None,
+    ) -> Measured:
+        """The mean loss on a text, of which every character is predicted once.
+
+        Args:
+            text: the text itself, or several documents; a `Path` names a file or a folder. None
+                measures the run's own validation text as training does.
+            unknown: treatment of a character that the model does not know; <unk> if it has one,
+                else an error.
+        """
+        if text is None:
+            return measure_as_in_training(
+                self.model,
+                self.params,
+                self.experiment().validation,
+                Unit.of(self.vocabulary),
+                at_most=self.config.validation_tokens,
+            )
+        documents = _documents(text)
+        tokens = tokens_of(self.vocabulary, documents, unknown)
+        read = read_all(self.model, self.params, tokens, window=self.config.bptt)
+        return measured_once(read, self.model, Unit.of(self.vocabulary, documents, tokens))
+
+    def score(
+        self, text: str | Path | Sequence[Document], *, unknown: Unknown | None = None
+    ) -> list[tuple[str, float | None]]:
+        """Each character of a text and its loss in nats, None where it is only read.
+
+        The first character of a document, before which nothing stands, is only read. With another
+        tokenizer than that of characters, it is each token.
+
+        Args:
+            text: see `evaluate`.
+            unknown: see `evaluate`.
+        """
+        documents = _documents(text)
+        tokens = tokens_of(self.vocabulary, documents, unknown)
+        read = read_all(self.model, self.params, tokens, window=self.config.bptt)
+        return loss_of_each(self.vocabulary, tokens, read)
+
+    def plot(self) -> "Picture":
+        """The loss curves, as a Matplotlib figure that a notebook shows."""
+        return self.history.plot(title=self.run.folder.name)
+
+    def experiment(self) -> Experiment:
+        """The windows, the optimizer and the schedule of the run, from its text.
+
+        So it is trained on: `fit(run.model, experiment.source, experiment.validation,
+        schedule="1 x 1e-4", optimizer=experiment.optimizer, state=run.state)`.
+        """
+        return self.run.experiment()
+
+    def __repr__(self) -> str:
+        config = self.config
+        return (
+            f"LoadedRun({self.run.folder}: {config.model} on {config.corpus}, {self.checkpoint} "
+            f"checkpoint at step {int(self.state.step):,})"
+        )
+
+
+def _documents(text: Any) -> Sequence[Document]:
+    """The documents that a caller gives in one of several ways.
+
+    Raises:
+        ValueError: if they are none.
+    """
+    if isinstance(text, str):
+        return (text,)
+    if isinstance(text, Path):
+        corpus = load_corpus(str(text))
+        return (*corpus.documents, *(corpus.validation or ()))
+    if hasattr(text, "shape"):  # tokens of one document
+        return (text,)
+    if not isinstance(text, Sequence) or not text or isinstance(text, bytes):
+        raise ValueError(
+            f"text must be a text, a list of texts or the Path of a file, got {text!r:.40}."
+        )
+    return text
