@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -27,9 +28,11 @@ from jaxrnn.runs.checkpointing import train_run
 from jaxrnn.runs.checkpoints import load, pack, read
 from jaxrnn.runs.config import Config
 from jaxrnn.runs.experiment import prepare
+from jaxrnn.runs.history import RowLog
 from jaxrnn.runs.judging import change_run, is_sensible, last_sensible
 from jaxrnn.runs.run import Run, RunError
 from jaxrnn.runs.sampling import sample_run
+from jaxrnn.runs.saved import RunCheckpoints, Saved
 from jaxrnn.training.diagnosis import NonFiniteLossError
 from jaxrnn.training.history import Position
 from jaxrnn.training.schedules import parse_schedule
@@ -368,3 +371,29 @@ def test_an_experiment_with_other_options_is_that_of_the_configuration(experimen
     assert changed.config == replace(experiment.config, clip=0.5, schedule=SLOW)
     assert changed.optimizer == changed.config.make_optimizer()
     assert changed.schedule == parse_schedule(SLOW)
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "rows", "changed_at", "leads"),
+    [
+        ("last", 5, 3, None, True),
+        ("best", 5, 3, None, True),
+        # Earlier versions kept no history in the best checkpoint.
+        ("best", 5, 0, None, False),
+        ("last", 5, 0, None, True),
+        ("best", 0, 0, None, True),
+        # A change that the checkpoint does not know of.
+        ("last", 5, 3, 5, True),
+        ("best", 5, 3, 5, True),
+        ("last", 5, 3, 6, False),
+    ],
+)
+def test_training_goes_on_from_checkpoints_since_the_last_change(
+    name, step, rows, changed_at, leads
+):
+    changes = (
+        () if changed_at is None else (Change(step=changed_at, option="clip", old=None, new=1.0),)
+    )
+    run = SimpleNamespace(changes=changes)
+    saved = Saved(SimpleNamespace(step=step), Position(), 1.0, RowLog(rows=rows))
+    assert RunCheckpoints.leads_on(run, name, saved) == leads
