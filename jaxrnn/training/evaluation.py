@@ -54,12 +54,31 @@ class Evaluated(NamedTuple):
     predicted: int = 0
 
 
+def check_source(source: Any) -> None:
+    """Refuse what is no source of windows; for tokens and texts, with the line that makes one.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if isinstance(source, Source):
+        return
+    kind = type(source).__name__
+    line = "jaxrnn.BpttStream(tokens, batch_size=64, bptt=16)"
+    if isinstance(source, str):
+        line = "jaxrnn.BpttStream(vocabulary.encode(text), batch_size=64, bptt=16)"
+    raise ValueError(
+        f"Training and evaluation read windows of the tokens, not a {kind}: give {line}, or a "
+        "jaxrnn.WindowSet."
+    )
+
+
 def on_device(source: Source, model: CharModel) -> jax.Array:
     """The tokens of `source` on the device.
 
     Raises:
-        ValueError: if one is outside the model's vocabulary.
+        ValueError: if it is no source, or a token is outside the model's vocabulary.
     """
+    check_source(source)
     check_tokens(source.tokens, model.vocab_size)
     return jnp.asarray(source.tokens)
 
@@ -85,6 +104,7 @@ def evaluation(
         epoch: the epoch whose windows are read.
         tokens: `source.tokens` on the device, if they are there already.
     """
+    check_source(source)
     if carry is None:
         carry = zero_carry(model, source.batch_size, precision(params))
     carry = carry_for(model, params, carry, source.batch_size)

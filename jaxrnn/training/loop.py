@@ -21,7 +21,13 @@ from jaxrnn.programs import bounded_jit
 from jaxrnn.recurrent.cells import Carry
 from jaxrnn.training.diagnosis import NonFiniteLossError, first_bad, first_bad_operation
 from jaxrnn.training.diagnostics import saturated_share, update_ratio
-from jaxrnn.training.evaluation import STEPS_IN_ONE_PROGRAM, Source, evaluation, on_device
+from jaxrnn.training.evaluation import (
+    STEPS_IN_ONE_PROGRAM,
+    Source,
+    check_source,
+    evaluation,
+    on_device,
+)
 from jaxrnn.training.history import Position, Progress, Row
 from jaxrnn.training.optimizers import AnyOptimizer, Optimizer, make_optimizer
 from jaxrnn.training.schedules import Schedule, check_schedule, length_of
@@ -162,6 +168,9 @@ def fit(
         ValueError: see `training`; if neither or both of schedule and epochs are given, or the one
             that the optimizer does not take.
     """
+    check_source(source)
+    if validation is not None:
+        check_source(validation)
     if optimizer is None:
         optimizer = "adam"
     if isinstance(optimizer, str):
