@@ -157,7 +157,8 @@ def _check_result(model: CharModel, carry: Carry, result: Any) -> None:
             f"(carry, log_probs); it returns {described(result)}."
         )
     after, log_probs = result
-    same = jax.tree.structure(after) == jax.tree.structure(carry) and all(
+    wanted: Any = jax.tree.structure(carry)
+    same = wanted == jax.tree.structure(after) and all(
         jnp.shape(one) == jnp.shape(other)
         for one, other in zip(jax.tree.leaves(after), jax.tree.leaves(carry), strict=True)
     )

@@ -126,7 +126,8 @@ def check_gives(what: str, got: Any, like: Any) -> None:
     Raises:
         ValueError: if it differs.
     """
-    same = jax.tree.structure(got) == jax.tree.structure(like)
+    wanted: Any = jax.tree.structure(like)
+    same = wanted == jax.tree.structure(got)
     if same:
         for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(like), strict=True):
             floating = jnp.issubdtype(one.dtype, jnp.floating)

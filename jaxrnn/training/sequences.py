@@ -265,7 +265,7 @@ def _time_major(xs: Float[Array, "B T I"]) -> tuple[Float[Array, "T B I"]]:
     return (jnp.swapaxes(xs, 0, 1),)
 
 
-def _lengths(batch: SequenceBatch) -> dict[str, Array]:
+def _lengths(batch: SequenceBatch) -> dict[str, Any]:
     """The lengths as an option: a model for sequences of one length need not take them."""
     return {} if batch.lengths is None else {"lengths": batch.lengths}
 
