@@ -153,16 +153,9 @@ def recurrence(
     dtype = bias_hh.dtype  # the precision of everything that follows
     width = len(bias_hh)
     hidden_size = width // len(cell.gates)
-    x_gates = inputs_of(x_gates)
-    params = _checked_params(cell, params, hidden_size, dtype)
-    if len(x_gates.shape) == 3:
-        # Before anything else is made of the step: what is wrong with it is one line.
-        batch_size = x_gates.shape[1]
-        field = jax.ShapeDtypeStruct((batch_size, hidden_size), dtype)
-        takes = cell.carry(*(field for _ in cell.carry._fields))
-        check_step(cell, takes, (batch_size, width), dtype, params)
     # Which way is decided at trace time; jit's key has the choice of `backend` in it.
     way = which_backend(cell, dtype)
+    x_gates = inputs_of(x_gates)
     if projection is not None:
         x_gates, projection = _checked_projection(x_gates, projection, width, dtype)
         together = way == "compiled" and cell.recurrent and x_gates.tokens is None
@@ -178,6 +171,8 @@ def recurrence(
         mask = as_mask("mask", mask, (steps, batch_size))
     if resets is not None:
         resets = as_mask("resets", resets, (steps, batch_size))
+    params = _checked_params(cell, params, hidden_size, dtype)
+    check_step(cell, carry, (batch_size, width), dtype, params)
     run = _RUNS[way]
     inputs = Arguments(weight_hh, bias_hh, carry, x_gates, mask, params, resets, projection)
     return by_rows(partial(run, cell, reverse), inputs)
