@@ -9,6 +9,10 @@ from .data.tokenizers import Tokenizer as Tokenizer
 from .data.vocabulary import Vocabulary as Vocabulary
 from .data.windows import BpttStream as BpttStream
 from .data.windows import WindowSet as WindowSet
+from .data.windows import non_overlapping_starts as non_overlapping_starts
+from .data.windows import overlapping_starts as overlapping_starts
+from .data.windows import split_starts as split_starts
+from .data.windows import trigram_starts as trigram_starts
 from .generation.decoding import generate as generate
 from .generation.decoding import get_next as get_next
 from .generation.sampler import GREEDY as GREEDY
@@ -18,6 +22,9 @@ from .nn.flax_cells import from_linen as from_linen
 from .nn.flax_cells import from_nnx as from_nnx
 from .nn.layers import RNN as RNN
 from .nn.layers import RNNCell as RNNCell
+from .nn.layers import dense as dense
+from .nn.layers import embed as embed
+from .nn.layers import identity as identity
 from .nn.losses import nll_loss as nll_loss
 from .nn.losses import nll_loss_seq as nll_loss_seq
 from .nn.model import CharModel as CharModel
@@ -54,6 +61,7 @@ from .recurrent.free_cells import MOGRIFIER_LSTM as MOGRIFIER_LSTM
 from .recurrent.free_cells import MULTIPLICATIVE_LSTM as MULTIPLICATIVE_LSTM
 from .recurrent.free_cells import PAPER_MGU as PAPER_MGU
 from .recurrent.free_cells import mogrifier_lstm as mogrifier_lstm
+from .recurrent.layer import uniform as uniform
 from .recurrent.linear import LinearCell as LinearCell
 from .recurrent.linear_cells import LRU as LRU
 from .recurrent.linear_cells import MIN_GRU as MIN_GRU
@@ -65,6 +73,7 @@ from .recurrent.linear_cells import RG_LRU as RG_LRU
 from .recurrent.linear_cells import SRU as SRU
 from .recurrent.linear_cells import qrnn as qrnn
 from .recurrent.recurrence import backend as backend
+from .recurrent.recurrence import length_mask as length_mask
 from .recurrent.zoneout import ZONEOUT_LSTM as ZONEOUT_LSTM
 from .recurrent.zoneout import ZONEOUT_QRNN as ZONEOUT_QRNN
 from .recurrent.zoneout import zoneout as zoneout
@@ -79,6 +88,12 @@ from .training.history import Row as Row
 from .training.optimizers import OPTIMIZERS as OPTIMIZERS
 from .training.optimizers import Optimizer as Optimizer
 from .training.optimizers import make_optimizer as make_optimizer
+from .training.sequences import SequenceModel as SequenceModel
+from .training.sequences import SequenceRow as SequenceRow
+from .training.sequences import Sequences as Sequences
+from .training.sequences import fit_sequences as fit_sequences
+from .training.sequences import make_sequence_state as make_sequence_state
+from .training.sequences import predict_sequences as predict_sequences
 from .training.state import TrainState as TrainState
 from .training.state import make_state as make_state
 from .training.state import repackage as repackage

@@ -183,28 +183,3 @@ def precision(params: Any) -> Any:
     if not weights:
         raise ValueError("The model has no parameters.")
     return weights[0].dtype
-
-
-def check_step(
-    cell: Any, carry: Any, shape: tuple[int, int], dtype: DTypeLike, params: Any = None
-) -> None:
-    """Refuse a cell whose step gives another carry than it takes.
-
-    Args:
-        cell: the cell.
-        carry: what it takes.
-        shape: (B, G * H), of each half of the gates.
-        dtype: their precision.
-        params: the cell's parameters per unit, by name.
-
-    Raises:
-        ValueError: if the structure, a shape or a dtype differs.
-    """
-    one = jax.ShapeDtypeStruct(shape, dtype)
-    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), carry)
-    after = jax.eval_shape(cell.step, like, one, one, **(params or {}))
-    if described(after) != described(like):
-        raise ValueError(
-            f"The step of the cell {cell.name!r} must give {described(like)}, as it takes it; it "
-            f"gives {described(after)}."
-        )

@@ -68,6 +68,8 @@ def test_a_check_that_is_left_out_is_found(monkeypatch):
     ][:4]
     assert [faults_of(call, executed=False) for call in wrong] == [[]] * 4
     monkeypatch.setattr(recurrence, "as_carry", lambda carry, like: carry)
+    # The step's dry run says in words what a wrong carry does to it.
+    monkeypatch.setattr(recurrence, "check_step", lambda *arguments: None)
     assert any(faults_of(call, executed=False) for call in wrong)
 
 

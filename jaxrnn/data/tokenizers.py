@@ -2,7 +2,8 @@
 
 A tokenizer is any object with the five members of `Tokenizer`. The character vocabulary
 (`jaxrnn.data.vocabulary`) is the course's; `ByteTokenizer` reads UTF-8 byte by byte;
-`IntegerTokenizer` is for a corpus that is integers already, an array in a .npy file.
+`IntegerTokenizer` is for a corpus that is integers already, an array in a .npy file. One of the
+user's own may take texts, such arrays, or both.
 """
 
 from collections.abc import Sequence
@@ -204,11 +205,26 @@ def make_tokenizer(name: str, documents: Sequence[Document], **settings: Any) ->
     if found is Vocabulary:
         tokenizer = Vocabulary.from_documents(_checked_texts(documents), **settings)
     elif isinstance(found, type):
-        tokenizer = found.from_documents(documents)  # type: ignore[attr-defined]
-    if not isinstance(tokenizer, IntegerTokenizer):
+        tokenizer = _from_documents(found, documents)
+    if isinstance(tokenizer, ByteTokenizer):
         _checked_texts(documents)
     check_at_least_1(size=tokenizer.size)
     return tokenizer
+
+
+def _from_documents(kind: Any, documents: Sequence[Document]) -> Tokenizer:
+    """The tokenizer that a class makes of some documents.
+
+    Raises:
+        ValueError: if it refuses them, or fails on integers, for which it is not made.
+    """
+    try:
+        made: Tokenizer = kind.from_documents(documents)
+        return made
+    except (TypeError, AttributeError) as error:
+        if all(isinstance(document, str) for document in documents):
+            raise  # a mistake in the user's code
+        raise ValueError(f"{NEEDS_TEXT} ({kind.__name__} fails on integers: {error}.)") from error
 
 
 def _checked_texts(documents: Sequence[Document]) -> list[str]:

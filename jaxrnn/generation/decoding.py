@@ -3,7 +3,6 @@
 Shapes: P prompt length, N tokens to generate, B texts at once, V vocabulary.
 """
 
-import inspect
 from functools import partial
 from typing import Any
 
@@ -17,7 +16,7 @@ from jaxrnn.array_checks import precision
 from jaxrnn.checks import check_at_least_1, check_tokens
 from jaxrnn.generation.compiled import generate_compiled, runs_compiled
 from jaxrnn.generation.sampler import GREEDY, NOTHING, Rules, Sampler, choose_token, sample_uniforms
-from jaxrnn.nn.model import CharModel, apply_model, check_params, model_carry
+from jaxrnn.nn.model import CharModel, apply_model, check_params, model_carry, takes_lengths
 from jaxrnn.programs import power_of_two
 from jaxrnn.recurrent.cells import Carry
 
@@ -146,8 +145,7 @@ def _read(
     tokens = _int32(prompt)
     count, batch_size = tokens.shape
     # A user's model may take no lengths: its prompts are not padded.
-    takes_lengths = "lengths" in inspect.signature(type(model).__call__).parameters
-    if isinstance(tokens, jax.core.Tracer) or not takes_lengths:
+    if isinstance(tokens, jax.core.Tracer) or not takes_lengths(model):
         return _read_padded(model, params, carry, tokens, None)
     padded = np.zeros((power_of_two(count, FEWEST_PROMPT_STEPS), batch_size), np.int32)
     padded[:count] = tokens

@@ -29,6 +29,7 @@ from jaxrnn.array_checks import (
     nearest_rows,
 )
 from jaxrnn.checks import check_at_least_0, check_at_least_1, check_bool
+from jaxrnn.recurrent.catalog import CELLS
 from jaxrnn.recurrent.cells import AnyCell, Carry, Initializer, Zoneout
 from jaxrnn.recurrent.inputs import Inputs, as_inputs
 from jaxrnn.recurrent.layer import Layer, layer_of, uniform
@@ -157,6 +158,11 @@ def weight(
     return as_floats(name, array, shape, array.dtype)
 
 
+def cell_of(cell: Any) -> AnyCell:
+    """A cell, or the one of a name: "gru", or FILE.py:NAME."""
+    return CELLS.find(cell) if isinstance(cell, str) else cell
+
+
 class RNNCell(nn.Module):
     """One step of a cell, with the parameters of `torch.nn.RNNCell`, `GRUCell` and `LSTMCell`.
 
@@ -171,6 +177,10 @@ class RNNCell(nn.Module):
     cell: AnyCell
     hidden_size: int
     bias: bool = field(default=True, kw_only=True)
+
+    def __post_init__(self) -> None:
+        self.cell = cell_of(self.cell)
+        super().__post_init__()
 
     def initial_carry(
         self,
@@ -256,7 +266,8 @@ class RNN(nn.Module):
     tuple of named tuples, one a layer and direction, where torch has one array of all of them.
 
     Attributes:
-        cell: what one step does: a `Cell`, a `FreeCell`, or another kind that `layer_of` knows.
+        cell: what one step does: a `Cell`, a `FreeCell`, or another kind that `layer_of` knows; or
+            the name of one, such as "gru" or FILE.py:NAME.
             The parameters that are named above are those of a `Cell`.
         hidden_size: H, the width of the carry of each layer and direction.
         num_layers: how many layers, each fed with the outputs of the one below.
@@ -282,6 +293,10 @@ class RNN(nn.Module):
     bias: bool = field(default=True, kw_only=True)
     batch_first: bool = field(default=False, kw_only=True)
     proj_size: int = field(default=0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        self.cell = cell_of(self.cell)
+        super().__post_init__()
 
     def initial_carry(
         self,

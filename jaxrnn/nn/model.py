@@ -3,6 +3,7 @@
 Shapes: T time steps, B batch, V vocabulary, F embedding size, H hidden size.
 """
 
+import inspect
 from functools import lru_cache, partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jaxrnn.array_checks import as_carry, as_integers, precision
+from jaxrnn.array_checks import as_carry, as_integers, described, precision
 from jaxrnn.nn.layers import RNN, dense, embed, embedded_tokens
 from jaxrnn.recurrent.cells import Carry
 
@@ -98,8 +99,10 @@ def check_params(model: CharModel, params: Any) -> None:
     """Refuse parameters that are none of the model's; all that differ are named.
 
     Raises:
-        ValueError: if one is missing, unknown, of another shape, or holds no floating numbers.
+        ValueError: if one is missing, unknown, of another shape, or holds no floating numbers, or
+            the model does not return what a model must.
     """
+    check_char_model(model)
     # A whole training state: its parameters are meant.
     if hasattr(params, "params") and hasattr(params, "opt_state"):
         raise ValueError("params must be the parameters alone, got a whole state: state.params.")
@@ -129,10 +132,49 @@ def param_shapes(model: CharModel) -> dict[str, tuple[int, ...]]:
     tokens = jax.ShapeDtypeStruct((3, 1), jnp.int32)  # three characters, as Char3Model reads them
 
     def init(key: Array, tokens: Array) -> Any:
-        return model.init(key, model.initial_carry(1), tokens)["params"]
+        carry = model.initial_carry(1)
+        result, variables = model.init_with_output(key, carry, tokens)
+        _check_result(model, carry, result)
+        return variables["params"]
 
     params = jax.eval_shape(init, jax.random.key(0), tokens)
     return {name: leaf.shape for name, leaf in _named(params).items()}
+
+
+def _check_result(model: CharModel, carry: Carry, result: Any) -> None:
+    """Refuse a model that returns something else than a carry and log probabilities.
+
+    Args:
+        model: the model.
+        carry: the carry that it was given, of a batch of 1.
+        result: what it returned for three tokens.
+
+    Raises:
+        ValueError: if it is no pair, another carry, or of other shapes.
+    """
+    name = type(model).__name__
+    if not isinstance(result, tuple) or len(result) != 2 or hasattr(result, "_fields"):
+        raise ValueError(
+            f"{name}.__call__ must return the carry and the log probabilities, "
+            f"(carry, log_probs); it returns {described(result)}."
+        )
+    after, log_probs = result
+    wanted: Any = jax.tree.structure(carry)
+    same = wanted == jax.tree.structure(after) and all(
+        jnp.shape(one) == jnp.shape(other)
+        for one, other in zip(jax.tree.leaves(after), jax.tree.leaves(carry), strict=True)
+    )
+    if not same:
+        raise ValueError(
+            f"{name}.__call__ must return the carry as it takes it, {described(carry)}; it "
+            f"returns {described(after)}."
+        )
+    V = model.vocab_size
+    if jnp.shape(log_probs) not in ((1, V), (3, 1, V)):
+        raise ValueError(
+            f"{name}.__call__ must return log probabilities of shape (T, B, V), or (B, V) of the "
+            f"next token alone; for T = 3, B = 1 and V = {V} it returns {described(log_probs)}."
+        )
 
 
 def _named(params: Any) -> dict[str, Any]:
@@ -235,6 +277,12 @@ def _applied(
     # A windowed model takes no lengths.
     options: dict[str, Any] = {}
     if lengths is not None:
+        if not takes_lengths(model):
+            raise ValueError(
+                f"{type(model).__name__}.__call__ takes no lengths, which windows of random "
+                "length need: give it the argument (jaxrnn.StatefulModel has it), or windows of "
+                "one length (random_bptt=False, --no-random-bptt)."
+            )
         options["lengths"] = lengths
     rngs = None if dropout_key is None else {"dropout": dropout_key}
     result: Any = model.apply({"params": params}, carry, tokens, rngs=rngs, **options, **kept)
@@ -243,6 +291,12 @@ def _applied(
         result, variables = result
     carry, log_probs = result
     return carry, log_probs, variables
+
+
+def takes_lengths(model: CharModel) -> bool:
+    """Whether the model can be told how many steps of each row count."""
+    parameters = inspect.signature(type(model).__call__).parameters.values()
+    return any(one.name == "lengths" or one.kind is one.VAR_KEYWORD for one in parameters)
 
 
 def submodule(stack: RNN) -> RNN:
@@ -266,7 +320,11 @@ class StatefulModel(CharModel):
     @property
     def stack(self) -> RNN:
         """The recurrent layers, unbound; submodule `rnn` of the model."""
-        raise TypeError(f"{type(self).__name__} does not say which recurrent layers it has.")
+        name = type(self).__name__
+        raise ValueError(
+            f"{name} does not say which recurrent layers it has: give it the property `stack`, or, "
+            "with a `__call__` of its own, the method `initial_carry(batch_size, dtype)`."
+        )
 
     def initial_carry(self, batch_size: int, dtype: DTypeLike = jnp.float32) -> Carry:
         return self.stack.initial_carry(batch_size, dtype, input_size=self.embedding_size)

@@ -22,7 +22,17 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxrnn.array_checks import as_carry, as_integers, as_lengths
-from jaxrnn.nn.layers import RNN, RNNCell, dense, embed, embedded_tokens, identity, pure, uniform
+from jaxrnn.nn.layers import (
+    RNN,
+    RNNCell,
+    cell_of,
+    dense,
+    embed,
+    embedded_tokens,
+    identity,
+    pure,
+    uniform,
+)
 from jaxrnn.nn.model import CharModel, Components, Reads, StatefulModel, submodule
 from jaxrnn.recurrent.cells import GRU, LSTM, TANH, AnyCell, Carry, Hidden
 from jaxrnn.recurrent.recurrence import backend, length_mask
@@ -236,7 +246,7 @@ class CharLM(StatefulModel):
     """The general stateful character model: any cell, any depth.
 
     Attributes:
-        cell: the recurrent cell.
+        cell: the recurrent cell, or its name.
         num_layers: number of recurrent layers.
         dropout: the fraction of each layer's outputs, but the last's, that is dropped in training.
         tied: whether the output layer uses the embedding's table as its kernel (Press and Wolf
@@ -248,6 +258,11 @@ class CharLM(StatefulModel):
     num_layers: int = 1
     dropout: float = 0.0
     tied: bool = False
+
+    def __post_init__(self) -> None:
+        # A name and its cell are one model, whose programs are compiled once.
+        self.cell = cell_of(self.cell)
+        super().__post_init__()
 
     @property
     def stack(self) -> RNN:

@@ -35,6 +35,15 @@ from jax.export import register_namedtuple_serialization
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from jaxrnn.recurrent.dry_run import (
+    check_call,
+    check_carry_type,
+    dry_run,
+    dry_run_free,
+    is_own,
+    names_of,
+)
+
 _Carry = TypeVar("_Carry")
 _EXPORTABLE: dict[type, str] = {}
 
@@ -122,7 +131,8 @@ class Cell:
         zoneout: what is different in training, from `jaxrnn.zoneout`; None is nothing.
 
     Raises:
-        ValueError: if `recurrent_gates` names only some of the gates.
+        ValueError: if `recurrent_gates` names only some of the gates, or the step, run on shapes
+            alone, does not give the carry that it takes.
     """
 
     name: str
@@ -135,12 +145,26 @@ class Cell:
     zoneout: Zoneout | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "gates", names_of("gates", self.gates, least=1))
+        object.__setattr__(self, "params", names_of("params", self.params, least=0))
+        if self.recurrent_gates is not None:
+            object.__setattr__(self, "recurrent_gates", tuple(self.recurrent_gates))
         if self.recurrent_gates not in (None, (), self.gates):
             raise ValueError(
                 f"recurrent_gates must be all gates, {self.gates}, or none, (); got "
                 f"{self.recurrent_gates}."
             )
+        check_carry_type(self.name, self.carry)
+        self._check_step()
         exportable(self.carry)
+
+    def _check_step(self) -> None:
+        """Refuse a step that does not give the carry that it takes."""
+        if is_own(self.step):
+            return
+        params = dict.fromkeys(self.params)
+        check_call(self.name, "step", self.step, "carry", "x_gates", "h_gates", **params)
+        dry_run(self)
 
     @property
     def recurrent(self) -> bool:
@@ -168,6 +192,9 @@ class FreeCell:
         carry: the NamedTuple of the carry; `h`, (B, H), comes first.
         carry_init: `carry_init(batch_size, hidden_size, dtype) -> carry`, from which a text starts;
             zeros of (B, H) in every field if None.
+
+    Raises:
+        ValueError: if init or step, run on shapes alone, gives something else.
     """
 
     name: str
@@ -175,6 +202,14 @@ class FreeCell:
     step: Callable[[dict[str, Array], Any, Array], tuple[Any, Array]]
     carry: Any = Hidden
     carry_init: Callable[[int, int, DTypeLike], Any] | None = None
+
+    def __post_init__(self) -> None:
+        check_carry_type(self.name, self.carry)
+        if is_own(self.step):
+            return
+        check_call(self.name, "init", self.init, "key", "input_size", "hidden_size")
+        check_call(self.name, "step", self.step, "params", "carry", "x")
+        dry_run_free(self)
 
     def initial_carry(
         self, batch_size: int, hidden_size: int, dtype: DTypeLike = jnp.float32

@@ -27,6 +27,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxrnn.array_checks import as_carry, as_floats, described, nearest_rows
 from jaxrnn.recurrent.cells import Carry, Cell, FreeCell, Initializer, exportable
+from jaxrnn.recurrent.dry_run import check_result, shapes_of
 from jaxrnn.recurrent.inputs import Inputs, Projection, input_gates, rows_of
 from jaxrnn.recurrent.linear import LinearCell, carry_of, previous, state_of
 from jaxrnn.recurrent.recurrence import recurrence
@@ -337,6 +338,7 @@ class FreeLayer:
         if hasattr(like, "_fields"):
             exportable(type(like))
         carry = as_carry(carry, like)
+        self._check_step(params, like, inputs)
 
         def step(carry: Carry, here: Any) -> tuple[Carry, Array]:
             x, running, reset = here  # (B, I), (B,), (B,)
@@ -345,7 +347,6 @@ class FreeLayer:
                 zeroed = reset if running is None else reset & running
                 carry = where_rows(zeroed, fresh, carry)
             after, y = self.cell.step(params, carry, x)
-            self._check(after, y, like, B)
             if running is None:
                 return after, y
             # A step that does not count leaves the carry as it is.
@@ -371,17 +372,22 @@ class FreeLayer:
 
         return {name: param(name, init_of(name), leaf.shape) for name, leaf in shapes.items()}
 
-    def _check(self, after: Carry, y: Array, like: Carry, B: int) -> None:
+    def _check_step(self, params: Any, like: Carry, inputs: Float[Array, "T B I"]) -> None:
         """Refuse a step that gives another carry than it takes, or outputs of another shape."""
+        _, B, input_size = inputs.shape
+        x = jax.ShapeDtypeStruct((B, input_size), inputs.dtype)
+        what = f"The step of the cell {self.cell.name!r}"
+        result = shapes_of(self.cell.step, what, params, like, x)
+        check_result(what, result)
+        after, y = result
         if described(after) != described(like):
             raise ValueError(
-                f"The step of the cell {self.cell.name!r} must give {described(like)}, as it takes "
-                f"it; it gives {described(after)}."
+                f"{what} must give {described(like)}, as it takes it; it gives {described(after)}."
             )
         if jnp.shape(y) != (B, self.hidden_size):
             raise ValueError(
-                f"The step of the cell {self.cell.name!r} must give outputs of shape "
-                f"{(B, self.hidden_size)}, it gives {jnp.shape(y)}."
+                f"{what} must give outputs of shape {(B, self.hidden_size)}, it gives "
+                f"{jnp.shape(y)}."
             )
 
 
@@ -421,6 +427,7 @@ def layer_of(
                 name = getattr(cell, "name", kind.__name__)
                 raise ValueError(f"bias=False is for gated cells; {name} makes its own parameters.")
             return replace(layer, bias=False)
-    hint = f", such as jaxrnn.{cell.upper()}" if isinstance(cell, str) else ""
     known = ", ".join(kind.__name__ for kind in LAYERS)
-    raise ValueError(f"cell must be one of the kinds {known}{hint}; got {cell!r:.60}.")
+    raise ValueError(
+        f"cell must be one of the kinds {known}, or the name of one; got {cell!r:.60}."
+    )

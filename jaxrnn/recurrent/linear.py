@@ -21,6 +21,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn.recurrent.cells import AnyCell, Carry, Cell, Step
+from jaxrnn.recurrent.dry_run import check_call, dry_run_linear, is_own
 from jaxrnn.recurrent.handwritten import Arguments
 from jaxrnn.recurrent.transposition import linear_call
 
@@ -64,6 +65,8 @@ class LinearCell(Cell):
     recurrent_gates: tuple[str, ...] | None = field(default=(), init=False)
 
     def __post_init__(self) -> None:
+        # The base class runs it.
+        object.__setattr__(self, "step", partial(_linear_step, self))
         super().__post_init__()
         if self.window not in (1, 2):
             raise ValueError(f"window must be 1 or 2, got {self.window}.")
@@ -74,7 +77,15 @@ class LinearCell(Cell):
             )
         if fields == ("h",) and self.output is not _state:
             raise ValueError("A linear cell with an output of its own needs a carry with h and c.")
-        object.__setattr__(self, "step", partial(_linear_step, self))
+
+    def _check_step(self) -> None:
+        """Refuse coefficients and an output that do not make the carry of a step."""
+        if is_own(self.coefficients) and is_own(self.output):
+            return
+        params = dict.fromkeys(self.params)
+        check_call(self.name, "coefficients", self.coefficients, "gates", **params)
+        check_call(self.name, "output", self.output, "c", "gates", **params)
+        dry_run_linear(self)
 
 
 def window_of(cell: AnyCell) -> int:

@@ -28,12 +28,12 @@ from jaxrnn.array_checks import (
     as_floats,
     as_integers,
     as_mask,
-    check_step,
     nearest_rows,
 )
 from jaxrnn.recurrent.cells import Carry, Cell, Params
 from jaxrnn.recurrent.compiled.calls import compiled, runs_compiled
 from jaxrnn.recurrent.compiled.library import why_unavailable
+from jaxrnn.recurrent.dry_run import check_step
 from jaxrnn.recurrent.handwritten import Arguments
 from jaxrnn.recurrent.inputs import Inputs, Projection, input_gates, inputs_of
 from jaxrnn.recurrent.linear import LinearCell, parallel

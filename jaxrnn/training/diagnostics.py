@@ -19,7 +19,8 @@ from jax.extend.core import Jaxpr, Literal
 from jaxtyping import Array, Int
 
 from jaxrnn.nn.layers import RNN
-from jaxrnn.nn.model import MODELS_REMEMBERED, CharModel, param_shapes
+from jaxrnn.nn.model import CharModel, param_shapes
+from jaxrnn.nn.models import COURSE_MODELS, CharLM
 from jaxrnn.programs import bounded_jit
 from jaxrnn.recurrent.cells import Carry, Cell
 from jaxrnn.recurrent.linear import window_of
@@ -37,6 +38,11 @@ _NEAR_AN_END: dict[str, Callable[[Array], Array]] = {
     # relu; the saturated end is zero, the other end is infinite.
     "max": lambda y: y <= 0,
 }
+# `__call__` of models that embed tokens as `e` and run the layers of `stack` as `rnn`. That of
+# another class may do something else with parameters of the same names.
+KNOWN_CALLS = frozenset(kind.__call__ for kind in (*COURSE_MODELS, CharLM))
+# Number of models whose parameters were compared with those of their stack.
+MODELS_REMEMBERED = 32
 # Primitives that call another jaxpr, which is searched as well.
 _CALLS = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call")
 
@@ -61,10 +67,10 @@ def saturated_share(
         starts: (B,) positions of the first characters to read.
 
     Returns:
-        The fraction in [0, 1], or None for a model without recurrent layers of gated cells that
-        read an embedding, or whose cells have neither sigmoid nor tanh nor relu.
+        The fraction in [0, 1], or None for a model without recurrent layers of gated cells, or
+        whose cells have neither sigmoid nor tanh nor relu, or with a `__call__` of its own.
     """
-    if _gated_stack(model) is None or not _has_usual_parts(model):
+    if _gated_stack(model) is None:
         return None
     near, counted = _saturated(model, params, carry, tokens, starts)
     return float(near) / float(counted) if counted else None
@@ -76,44 +82,34 @@ def _norm(params: Any) -> Array:
 
 
 def _gated_stack(model: CharModel) -> RNN | None:
-    """The recurrent layers of a model, if they are known and their cell has gates."""
-    try:
-        stack = model.stack
-    except TypeError:  # a model of one's own need not say
-        return None
+    """The recurrent layers of a model, if it is known to run them and their cell has gates."""
+    if type(model).__call__ not in KNOWN_CALLS:
+        return None  # a model of one's own: what its parameters do is not known
+    stack = model.stack
     if not isinstance(stack, RNN) or not isinstance(stack.cell, Cell):
         return None
     # A cell that counts reads one input a step.
-    return stack if window_of(stack.cell) == 1 else None
+    if window_of(stack.cell) != 1 or stack.bidirectional or stack.proj_size:
+        return None
+    return stack if _runs(model, stack) else None
 
 
 @lru_cache(maxsize=MODELS_REMEMBERED)
-def _has_usual_parts(model: CharModel) -> bool:
-    """Whether layers `rnn` read embedding `e` alone; a model of one's own may compute otherwise."""
-    stack = _gated_stack(model)
-    shapes = param_shapes(model)
-    table = shapes.get("e.embedding")
-    if stack is None or table is None or len(table) != 2:
-        return False
-    width = table[1]
+def _runs(model: CharModel, stack: RNN) -> bool:
+    """Whether the model's parameters are those of its stack, on top of its embedding."""
+    carry = jax.eval_shape(partial(stack.initial_carry, 1))
+    xs = jax.ShapeDtypeStruct((1, 1, model.embedding_size), jnp.float32)
+    layers = jax.eval_shape(stack.init, jax.random.key(0), carry, xs)["params"]
+    expected = {f"rnn.{_of_stack(name)}": leaf.shape for name, leaf in layers.items()}
+    expected["e.embedding"] = (model.vocab_size, model.embedding_size)
+    got = {_of_stack(name): shape for name, shape in param_shapes(model).items()}
+    return all(got.get(name) == shape for name, shape in expected.items())
 
-    def init() -> tuple[Any, Carry]:
-        carry = stack.initial_carry(1, input_size=width)
-        variables = stack.init(jax.random.key(0), carry, jnp.zeros((1, 1, width)))  # (T, B, F)
-        return variables["params"], carry
 
-    params, carry = jax.eval_shape(init)
-    expected = {name: leaf.shape for name, leaf in params.items()}
-    found = {}
-    for name, shape in shapes.items():
-        if name.startswith("rnn."):
-            layer = name.removeprefix("rnn.")
-            # A single cell's parameters lack the number of the layer.
-            found[layer if "_l" in layer else f"{layer}_l0"] = shape
-    # A model of windows has no carry from one to the next.
-    own = jax.eval_shape(partial(model.initial_carry, 1))
-    same: Any = jax.tree.structure(own)
-    return found == expected and (own == () or same == jax.tree.structure(carry))
+def _of_stack(name: str) -> str:
+    """A parameter's name in a stack: a single cell's lack the number, `weight_hh_l0`."""
+    single = name.startswith("rnn.") and "_l" not in name
+    return f"{name}_l0" if single else name
 
 
 @bounded_jit(static_argnames=("model",))
@@ -125,8 +121,7 @@ def _saturated(
     assert stack is not None
     layers = {}
     for name, value in params["rnn"].items():
-        # A single cell's parameters lack the number of the layer: weight_hh, not weight_hh_l0.
-        layers[name if "_l" in name else f"{name}_l0"] = value
+        layers[_of_stack(f"rnn.{name}").removeprefix("rnn.")] = value
     table = params["e"]["embedding"]
     positions = starts[None, :] + jnp.arange(LOOKED_AT)[:, None]  # (T, B)
     read = tokens.at[positions].get(mode="clip").astype(jnp.int32)

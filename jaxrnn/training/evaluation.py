@@ -84,8 +84,9 @@ def on_device(source: Source, model: CharModel) -> jax.Array:
     """The tokens of `source` on the device.
 
     Raises:
-        ValueError: if one is outside the model's vocabulary.
+        ValueError: if it is no source, or a token is outside the model's vocabulary.
     """
+    check_source("source", source)
     check_tokens(source.tokens, model.vocab_size)
     return jnp.asarray(source.tokens)
 
@@ -114,6 +115,7 @@ def evaluation(
         at_most: number of characters after which it ends, at least 1, rounded up to whole
             batches; all if None.
     """
+    check_source("source", source)
     if carry is None:
         carry = zero_carry(model, source.batch_size, precision(params))
     carry = carry_for(model, params, carry, source.batch_size)

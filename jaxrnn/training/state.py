@@ -12,7 +12,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from jaxrnn.array_checks import check_batch_size, precision
-from jaxrnn.nn.model import CharModel, model_carry
+from jaxrnn.nn.model import CharModel, check_char_model, model_carry
 from jaxrnn.programs import bounded_jit
 from jaxrnn.recurrent.cells import Carry
 from jaxrnn.training.optimizers import AnyOptimizer, check_optimizer
@@ -85,6 +85,7 @@ def make_state(
     model: CharModel, optimizer: AnyOptimizer, batch_size: int, key: jax.Array
 ) -> TrainState:
     """A fresh state: initialized parameters, a carry of zeros for `batch_size` streams, step 0."""
+    check_char_model(model)
     check_optimizer(optimizer)
     check_batch_size(batch_size)
     params_key, run_key = jax.random.split(key)
