@@ -41,7 +41,7 @@ MODEL = {"weight_dropout.py:WeightDropped": [], "residual_layers.py:Residual": [
 OPTIMIZER = ("any_optimizer.py:LION", "any_optimizer.py:LAMB", "any_optimizer.py:YOGI")
 NOTES = "integer_tokens.py:Notes"
 FILES = sorted({name.partition(":")[0] for name in (*BUILT_IN, *MODEL, *OPTIMIZER, NOTES)})
-FILES.append("series_classifier.py")
+FILES += ["activation_penalty.py", "series_classifier.py"]
 LONGEST = 40
 V, F, H, B, T = 9, 4, 8, 3, 5
 TOKENS = np.random.default_rng(0).integers(0, V, 200)
@@ -202,6 +202,39 @@ def test_a_model_trains_in_python_and_generates(name):
     assert history[-1].saturated is None  # what its layers do is not known
     _, tokens = generate(model, state.params, TOKENS[:4, None], 5, jax.random.key(0))
     assert tokens.shape == (5, 1)
+
+
+def test_penalties_make_activations_small_and_slow():
+    file = runpy.run_path(path_of("activation_penalty.py"))
+    rng = np.random.default_rng(0)
+    log_probs = np.log(rng.dirichlet(np.ones(V), (T, B)))
+    targets = rng.integers(0, V, (T, B))
+    hidden = rng.normal(size=(T, B, H))
+    losses = -np.take_along_axis(log_probs, targets[..., None], -1)
+    expected = losses.mean() + file["LARGE"] * (hidden**2).mean()
+    assert file["penalized"](log_probs, targets, None, hidden[:1]) == pytest.approx(
+        losses.mean() + file["LARGE"] * (hidden[:1] ** 2).mean(), rel=1e-6
+    )
+    expected += file["FAST"] * (np.diff(hidden, axis=0) ** 2).mean()
+    assert file["penalized"](log_probs, targets, None, hidden) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_a_loss_of_ones_own_trains_goes_on_and_samples(folder, monkeypatch, capsys):
+    """And its activations are smaller than those of the usual loss."""
+    monkeypatch.setattr("sys.argv", ["activation_penalty.py", "text.txt"])
+    for _ in range(2):
+        file = runpy.run_path(path_of("activation_penalty.py"), run_name="__main__")
+        assert "the cat sat" in capsys.readouterr().out
+    assert Path("penalized/best.safetensors").is_file()
+    model, source = file["model"], file["source"]
+    usual, _ = fit(model, source, schedule="3 x 3e-3", progress=False)
+    sizes = []
+    for params in (file["state"].params, usual.params):
+        tokens = source.tokens[:600].reshape(200, 3)
+        carry, _ = apply_model(model, params, model.initial_carry(3), tokens)
+        sizes.append(float(jnp.square(jax.tree.leaves(carry)[0]).mean()))
+    assert sizes[0] < sizes[1]
 
 
 @pytest.mark.sample(1)
