@@ -1,5 +1,7 @@
 """Text to tokens and back."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -56,6 +58,14 @@ def test_text_survives_the_round_trip_in_chunks_of_any_size(monkeypatch, chunk):
     vocabulary = Vocabulary.from_characters([TEXT])
     assert vocabulary.decode(vocabulary.encode(TEXT)) == TEXT
     assert count_characters([TEXT], lowercase=False)["n"] == TEXT.count("n")
+
+
+def test_a_line_longer_than_a_chunk_is_lower_cased_as_a_whole(monkeypatch):
+    """A sigma is final at the end of a word alone, which is longer than a chunk here."""
+    monkeypatch.setattr(module, "CHUNK", 7)
+    word = "\N{GREEK CAPITAL LETTER ALPHA}\N{GREEK CAPITAL LETTER SIGMA}" * 6
+    counts = count_characters([word + "\n"], lowercase=True)
+    assert counts == Counter(word.lower() + "\n")
 
 
 def test_lowercase_is_that_of_the_whole_text(monkeypatch):
