@@ -33,6 +33,7 @@ if __name__ == "__main__":
     vocabulary = Vocabulary.from_documents([text])
     model = CharLM(vocabulary.size, 32, 128, cell=Cell("forgetful", ("f", "n"), step))
     source = BpttStream(vocabulary.encode(text), batch_size=16, bptt=32)
-    options = {"loss": penalized, "checkpoints": "penalized"}
-    state, history = fit(model, source, source, schedule="3 x 3e-3", **options)
+    state, history = fit(
+        model, source, source, schedule="3 x 3e-3", loss=penalized, checkpoints="penalized"
+    )
     print(sample(model, state.params, vocabulary, text[:20], 200))
