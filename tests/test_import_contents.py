@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrnn.exchange.contents import Contents, Stored, TensorFileError
+from jaxrnn.exchange.identification import EMBEDDING, OUTPUT, _add_implied
 from jaxrnn.exchange.names import short_names
 from jaxrnn.runs.transfer import _hints
 
@@ -47,3 +48,14 @@ def test_a_shard_is_said_to_be_one_where_weights_are_missing(file, keys, words):
     hints = " ".join(_hints(found, experiment, tensors, keys, path=file, assumed=False))
     assert words in hints
     assert ("shards" in hints) == bool(words)
+
+
+def test_one_hot_inputs_are_an_embedding_in_the_precision_of_the_weights():
+    notes = []
+    arrays = {OUTPUT: np.zeros((5, 8), np.float32)}
+    sizes = {"embedding_size": 5, "hidden_size": 8}
+    _add_implied(arrays, sizes, notes, alone=True)
+    np.testing.assert_array_equal(arrays[EMBEDDING], np.eye(5))
+    assert arrays[EMBEDDING].dtype == np.float32
+    assert sizes == {"embedding_size": 5, "hidden_size": 8, "tied": False}
+    assert notes == ["There is no embedding: the inputs are taken as one-hot vectors of 5."]

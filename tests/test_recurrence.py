@@ -178,6 +178,16 @@ def test_looking_up_equals_having_the_rows(cell, recurrence, reverse, masked):
     assert not np.any(ours[1][3][0])
 
 
+@ways([LSTM])
+def test_the_rows_that_a_place_reads_are_added_up(cell, recurrence):
+    weight_hh, bias_hh, carry, table = arguments(cell)
+    table = table.reshape(-1, table.shape[-1])[:9]
+    two = jnp.asarray(np.stack([TOKENS, TOKENS[:, ::-1]], -1))  # (T, B, K)
+    got = recurrence(cell, False, weight_hh, bias_hh, carry, Inputs(table, two))
+    rows = table[TOKENS] + table[TOKENS[:, ::-1]]
+    assert relative(got, scanned(cell, False, weight_hh, bias_hh, carry, rows)) < EXACT
+
+
 def test_input_gates_of_a_table_are_those_of_its_rows():
     table, weight, bias = normal(0, 9, I), normal(1, H, I), normal(2, H)
     projection = Projection(weight, bias)
