@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -15,7 +16,7 @@ from test_faults import TEXT, experiment, finish, run, whole  # noqa: F401  (fix
 
 from jaxrnn import RECIPES, files
 from jaxrnn.cli import main
-from jaxrnn.cli.train import Train
+from jaxrnn.cli.train import MOST_THREADS, Train
 from jaxrnn.files import (
     LockedError,
     UnreadableError,
@@ -432,3 +433,33 @@ def test_a_run_is_resumed_with_the_threads_that_it_had(tmp_path):
     got, _ = read(tmp_path / "runs/parts/last.safetensors")
     assert expected.keys() == got.keys()
     assert all(expected[name].tobytes() == got[name].tobytes() for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "chosen", "used"),
+    [
+        (3, None, "3"),
+        (3, "2", "2"),
+        (1, None, "1"),
+        (MOST_THREADS, None, str(MOST_THREADS)),
+        (MOST_THREADS + 1, None, None),
+        (0, None, None),
+        ("3", None, None),
+        (None, None, None),
+    ],
+)
+def test_a_resumed_run_has_as_many_threads_as_it_had(monkeypatch, recorded, chosen, used):
+    """Unless the environment says how many."""
+    monkeypatch.setenv(POOL, chosen or "to be restored")
+    if chosen is None:
+        monkeypatch.delenv(POOL)
+    seen = []
+
+    def look(**options):
+        seen.append(os.environ.get(POOL))
+        raise RunError("seen")
+
+    run = SimpleNamespace(computation={"threads": recorded}, experiment=look)  # noqa: F811
+    with pytest.raises(RunError, match="seen"):
+        Train()._resumed(run)
+    assert seen == [used]
