@@ -172,7 +172,7 @@ def squares_inside(g, state, t):
         (Rule("", "adam"), "the bias correction is computed in float32", in_float32),
         (Rule("", "rmsprop"), "eps lies inside the root", squares_inside),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_a_deviation_of_an_equation_is_what_its_words_say(rule, words, step):
     after = found(rule, words)
