@@ -37,6 +37,7 @@ def test_random_calls_on_shapes_do_the_same_on_every_backend():
     assert 10 < sum(call.what == "right" for call in calls) < 25
 
 
+@pytest.mark.slow
 def test_random_calls_that_are_executed_do_the_same_on_every_backend():
     called = make_calls(0, 6, SEED)
     assert called.executed == 6

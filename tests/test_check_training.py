@@ -478,7 +478,7 @@ def test_right_updates_pass(rule):
     assert any("PyTorch's own runs" in remark for remark in report.remarks)
 
 
-@pytest.mark.sample(12)
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("fault", WRONG)
 def test_step_place_and_cause_of_a_wrong_update_are_named(fault):
     tx, in_torch, step, words = WRONG[fault]

@@ -149,7 +149,7 @@ INSIDE = {
 }
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("mistake", INSIDE)
 def test_a_mistake_inside_or_in_the_order_alone_is_placed(mistake):
     in_torch, right, wrong = INSIDE[mistake]

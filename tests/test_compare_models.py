@@ -172,7 +172,7 @@ FORWARD = {
 }
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("mistake", FORWARD)
 def test_the_module_that_differs_is_named_with_its_cause(mistake):
     module, cause = FORWARD[mistake]

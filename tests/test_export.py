@@ -49,6 +49,7 @@ def embedding_of(run, checkpoint):
     return load_numpy(run.path(checkpoint))["params/e/embedding"]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("flags", "missing", "expected"),
     [

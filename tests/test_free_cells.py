@@ -169,7 +169,7 @@ def example(cell, num_layers=2, *, bidirectional=False):
 ENDS = [T, 2, 0]
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.usefixtures("float64")
 @every_cell
 def test_values_are_those_of_the_equation(cell):

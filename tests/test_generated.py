@@ -339,6 +339,7 @@ def capturing(factor):
     return one_gate(lambda h, x, s: tanh(factor * x + s), "capturing")
 
 
+@pytest.mark.sample(1)
 @needs_library
 @pytest.mark.parametrize("kind", [float, np.float32, jnp.asarray], ids=["float", "NumPy", "JAX"])
 def test_cells_that_capture_other_numbers_are_other_cells(kind):
@@ -377,6 +378,7 @@ EXTREMES = {
 }
 
 
+@pytest.mark.sample(4)
 @needs_library
 @pytest.mark.parametrize("name", EXTREMES)
 def test_ties_and_nans_are_those_of_jax(name):

@@ -109,7 +109,7 @@ COMMANDS = {
         path_of(NOTES),
     ],
 }
-SHORT = ("min_gru.py:MINIMAL_GRU", NOTES)
+SHORT = ("min_gru.py:MINIMAL_GRU",)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_residual_layers_add_their_inputs():
     assert relative([layer.h for layer in after], last) < EXACT
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODEL)
 def test_a_model_trains_in_python_and_generates(name):
     source = BpttStream(TOKENS, B, 30)
@@ -237,7 +237,7 @@ def test_a_loss_of_ones_own_trains_goes_on_and_samples(folder, monkeypatch, caps
     assert sizes[0] < sizes[1]
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "of_optax"), [("LAMB", optax.lamb), ("LION", optax.lion)])
 def test_an_optimizer_of_optax_makes_its_own_updates(name, of_optax):
     """At a rate of the schedule what optax makes at that rate. (Its lion has weight decay.)"""

@@ -74,7 +74,7 @@ def normed_init(key, input_size, hidden_size):
 NORMED = FreeCell("normed", normed_init, normed_step)
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("embedded", [False, True])
 @pytest.mark.parametrize("bidirectional", [False, True])

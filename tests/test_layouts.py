@@ -153,6 +153,7 @@ def test_no_carry_is_the_initial_carry(cell, batch_size):
     assert relative(got, expected) == 0
 
 
+@pytest.mark.sample(2)
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", ["gru", "peephole-lstm", "minlstm", "sru"])
 def test_no_biases_are_biases_of_zero(name):
@@ -196,6 +197,7 @@ def projected_loop(cell, weights, carry, xs, lengths, resets, *, reverse):
     return jax.tree.map(lambda *fields: jnp.stack(fields), *carries), jnp.stack(outputs, axis=1)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("cell", [LSTM, PEEPHOLE_LSTM], ids=lambda cell: cell.name)
 def test_a_projected_layer_is_the_equations_in_a_loop(cell):

@@ -231,7 +231,7 @@ def largest_distance(measured, case, cell):
     return max(found[case, cell])
 
 
-@pytest.mark.sample(36)
+@pytest.mark.sample(24)
 @pytest.mark.parametrize(("case", "cell"), COMBINATIONS)
 def test_gradients_equal_those_of_the_scan(measured, case, cell):
     assert largest_distance(measured, case, cell) < EXACT

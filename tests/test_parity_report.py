@@ -120,6 +120,7 @@ def test_a_check_without_sizes_is_run_again_by_its_name(monkeypatch, capsys):
     assert "Outcome.PASS" not in printed
 
 
+@pytest.mark.slow
 def test_a_mutation_of_the_second_layer_needs_two_layers_to_show():
     check = values_check(layer_pair(RNN(GRU, 10, 2)))
     with only_in("l1", lambda: stepping(GRU, gru_step(z_weighs_new=True))):

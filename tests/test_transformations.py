@@ -106,6 +106,7 @@ def test_a_transformation_gives_the_numbers_of_autodiff(name, way):
         assert table()[name][way] == "plain" or "jaxrnn_backward" in text or "batches" in name
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("way", WAYS[1:])
 @pytest.mark.usefixtures("float64")
 def test_without_a_program_the_numbers_are_the_same(way):
@@ -136,6 +137,7 @@ def test_several_devices_run_their_rows_and_gather_none():
         assert compiled == (way == "compiled" and table()[name][way] == "yes"), (name, way)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("way", WAYS)
 def test_an_exported_program_runs_everywhere(way):
     """It holds no call into the library, and its carry is saved with it."""
@@ -164,7 +166,7 @@ TRAINED = {
 }
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", TRAINED)
 def test_training_lowers_for_an_accelerator_on_a_machine_without_one(name):
     """Every program of training; none of them calls into the library, which runs on CPUs."""
@@ -201,6 +203,7 @@ def test_training_lowers_for_an_accelerator_on_a_machine_without_one(name):
             assert "jaxrnn_" in traced.lower().as_text()
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("way", WAYS)
 def test_a_program_with_an_open_batch_size_takes_any(way):
     pytest.importorskip("flatbuffers", reason="jax.export saves programs with flatbuffers")
@@ -224,7 +227,7 @@ def test_a_program_with_an_open_batch_size_takes_any(way):
                 assert relative(got, jax.jit(function)(params, *some)) < 1e-5
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("way", WAYS[1:])
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_half_precision_gives_the_numbers_of_autodiff(way, dtype):

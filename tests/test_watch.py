@@ -85,6 +85,7 @@ def test_a_run_of_one_validation_is_worse_than_chance_or_not():
     )
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("value", [*NO_NUMBERS, 1e308, -1e308])
 def test_a_picture_is_drawn_of_the_losses_that_are_numbers(value):
     rows = [row(2.0), row(value, 2.0, train=value), row(1.5, value), row(1.0, 4.0)]
