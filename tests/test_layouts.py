@@ -294,7 +294,7 @@ READS_H = Cell("reads-h", ("i", "f", "g", "o"), _reads_h, HiddenAndCell)
         (lambda: RNN(LSTM, H, batch_first="no"), "batch_first must be True or False, got 'no'"),
         (lambda: RNNCell(GRU, 0), "hidden_size must be at least 1, got 0"),
         (lambda: RNNCell(GRU, H, bias="True"), "bias must be True or False, got 'True'"),
-        (lambda: RNNCell("gru", H), r"such as jaxrnn\.GRU; got 'gru'"),
+        (lambda: RNNCell("gruu", H), "cell must be one of tanh, relu, gru"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
