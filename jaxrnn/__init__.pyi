@@ -2,6 +2,7 @@
 
 from .data.corpora import Corpus as Corpus
 from .data.corpora import load_corpus as load_corpus
+from .data.sequences import Sequences as Sequences
 from .data.tokenizers import TOKENIZERS as TOKENIZERS
 from .data.tokenizers import ByteTokenizer as ByteTokenizer
 from .data.tokenizers import IntegerTokenizer as IntegerTokenizer
@@ -41,6 +42,7 @@ from .nn.models import CharSeqStatefulGRU as CharSeqStatefulGRU
 from .nn.models import CharSeqStatefulLSTM as CharSeqStatefulLSTM
 from .nn.models import CharSeqStatefulRnn as CharSeqStatefulRnn
 from .nn.models import CharSeqStatefulRnn2 as CharSeqStatefulRnn2
+from .nn.sequence_model import SequenceModel as SequenceModel
 from .recurrent.catalog import CELLS as CELLS
 from .recurrent.cells import COUPLED_LSTM as COUPLED_LSTM
 from .recurrent.cells import GRU as GRU
@@ -88,9 +90,7 @@ from .training.history import Row as Row
 from .training.optimizers import OPTIMIZERS as OPTIMIZERS
 from .training.optimizers import Optimizer as Optimizer
 from .training.optimizers import make_optimizer as make_optimizer
-from .training.sequences import SequenceModel as SequenceModel
 from .training.sequences import SequenceRow as SequenceRow
-from .training.sequences import Sequences as Sequences
 from .training.sequences import fit_sequences as fit_sequences
 from .training.sequences import make_sequence_state as make_sequence_state
 from .training.sequences import predict_sequences as predict_sequences

@@ -252,9 +252,10 @@ def test_a_second_ctrl_c_interrupts_at_once(step_by_step):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         fit(MODEL, SOURCE, schedule=TWO, progress=False, callbacks=[interrupt])
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_it_trains_in_a_thread():
@@ -448,6 +449,10 @@ def test_a_training_that_dies_goes_on_from_its_last_validation(tmp_path, monkeyp
         ({"schedule": "3 x 1e-2"}, "with other schedule"),
         ({"validate_every": 5}, r"other validate_every \(validate_every was 7, is 5\)"),
         ({"optimizer": "sgd"}, "with other optimizer"),
+        (
+            {"loss": lambda outputs, targets, model: -outputs.mean()},
+            r"with other loss \(loss was No",
+        ),
     ],
 )
 def test_the_folder_of_another_training_is_refused(tmp_path, options, words):

@@ -120,18 +120,26 @@ def _in_words(error: Exception) -> str:
     return f"{type(error).__name__}: {first}."
 
 
-def check_gives(what: str, got: Any, like: Any) -> None:
-    """Refuse a carry of another structure or other shapes; the precision is the weights'.
+def check_gives(what: str, got: Any, like: Any, *, exactly: bool = True) -> None:
+    """Refuse a carry of another structure, other shapes or another precision.
+
+    Args:
+        what: what gives it, at the beginning of the message.
+        got: what it gives.
+        like: what it must give.
+        exactly: whether the precision counts, too; if not, any floating one will do.
 
     Raises:
         ValueError: if it differs.
     """
-    wanted: Any = jax.tree.structure(like)
-    same = wanted == jax.tree.structure(got)
-    if same:
-        for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(like), strict=True):
-            floating = jnp.issubdtype(one.dtype, jnp.floating)
-            same = same and one.shape == other.shape and floating
+    same = described(got) == described(like)
+    structure: Any = jax.tree.structure(like)
+    if not exactly and structure == jax.tree.structure(got):
+        pairs = zip(jax.tree.leaves(got), jax.tree.leaves(like), strict=True)
+        same = all(
+            one.shape == other.shape and jnp.issubdtype(one.dtype, jnp.floating)
+            for one, other in pairs
+        )
     if not same:
         raise ValueError(
             f"{what} must give {described(like)}, as it takes it; it gives {described(got)}."
@@ -156,11 +164,7 @@ def check_step(
     one = jax.ShapeDtypeStruct(shape, dtype)
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), carry)
     what = f"The step of the cell {cell.name!r}"
-    after = shapes_of(cell.step, what, like, one, one, **(params or {}))
-    if described(after) != described(like):
-        raise ValueError(
-            f"{what} must give {described(like)}, as it takes it; it gives {described(after)}."
-        )
+    check_gives(what, shapes_of(cell.step, what, like, one, one, **(params or {})), like)
 
 
 def array(*shape: int) -> Any:
@@ -184,7 +188,7 @@ def dry_run(cell: Any) -> None:
         if depends_on_sizes(error.__cause__):
             return
         raise
-    check_gives(what, after, carry)
+    check_gives(what, after, carry, exactly=False)
 
 
 def dry_run_linear(cell: Any) -> None:
@@ -204,7 +208,8 @@ def dry_run_linear(cell: Any) -> None:
                 f"{what} must give (a, b), {described((state, state))}; it gives {described(pair)}."
             )
         what = f"output of the cell {cell.name!r}"
-        check_gives(what, shapes_of(cell.output, what, state, gates, **params), state)
+        output = shapes_of(cell.output, what, state, gates, **params)
+        check_gives(what, output, state, exactly=False)
     except ValueError as error:
         if not depends_on_sizes(error.__cause__):
             raise
@@ -249,26 +254,35 @@ def _dry_run_free(cell: Any, input_size: int) -> None:
             f"carry_init of the cell {cell.name!r} must give a {cell.carry.__name__}, the cell's "
             f"carry; it gives {described(carry)}."
         )
-    what = f"The step of the cell {cell.name!r}"
-    result = shapes_of(cell.step, what, params, carry, array(BATCH_SIZE, input_size))
-    check_result(what, result)
-    after, y = result
-    check_gives(what, after, carry)
-    if jnp.shape(y) != (BATCH_SIZE, HIDDEN_SIZE):
-        raise ValueError(
-            f"{what} must give outputs of shape {(BATCH_SIZE, HIDDEN_SIZE)}, it gives "
-            f"{jnp.shape(y)}."
-        )
+    x = array(BATCH_SIZE, input_size)
+    check_free_step(cell, params, carry, x, HIDDEN_SIZE, exactly=False)
 
 
-def check_result(what: str, result: Any) -> None:
-    """Refuse what is no carry and output, a pair that is no NamedTuple itself.
+def check_free_step(
+    cell: Any, params: Any, carry: Any, x: Any, hidden_size: int, *, exactly: bool = True
+) -> None:
+    """Refuse a free cell whose step gives another carry than it takes, or no output (B, H).
+
+    Args:
+        cell: the cell.
+        params: its parameters by name.
+        carry: what the step takes.
+        x: its input, (B, I), or the shape of it.
+        hidden_size: H.
+        exactly: see `check_gives`.
 
     Raises:
-        ValueError: if it is something else.
+        ValueError: if the step fails or gives something else.
     """
+    what = f"The step of the cell {cell.name!r}"
+    result = shapes_of(cell.step, what, params, carry, x)
     pair = isinstance(result, tuple) and len(result) == 2 and not hasattr(result, "_fields")
     if not pair:
         raise ValueError(
             f"{what} must give the carry and the output, (carry, y); it gives {described(result)}."
         )
+    after, y = result
+    check_gives(what, after, carry, exactly=exactly)
+    shape = (x.shape[0], hidden_size)
+    if jnp.shape(y) != shape:
+        raise ValueError(f"{what} must give outputs of shape {shape}, it gives {jnp.shape(y)}.")

@@ -25,9 +25,9 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from jaxrnn.array_checks import as_carry, as_floats, described, nearest_rows
+from jaxrnn.array_checks import as_carry, as_floats, nearest_rows
 from jaxrnn.recurrent.cells import Carry, Cell, FreeCell, Initializer, exportable
-from jaxrnn.recurrent.dry_run import check_result, shapes_of
+from jaxrnn.recurrent.dry_run import check_free_step
 from jaxrnn.recurrent.inputs import Inputs, Projection, input_gates, rows_of
 from jaxrnn.recurrent.linear import LinearCell, carry_of, previous, state_of
 from jaxrnn.recurrent.recurrence import recurrence
@@ -338,7 +338,8 @@ class FreeLayer:
         if hasattr(like, "_fields"):
             exportable(type(like))
         carry = as_carry(carry, like)
-        self._check_step(params, like, inputs)
+        x = jax.ShapeDtypeStruct(inputs.shape[1:], inputs.dtype)
+        check_free_step(self.cell, params, like, x, self.hidden_size)
 
         def step(carry: Carry, here: Any) -> tuple[Carry, Array]:
             x, running, reset = here  # (B, I), (B,), (B,)
@@ -371,24 +372,6 @@ class FreeLayer:
             return init
 
         return {name: param(name, init_of(name), leaf.shape) for name, leaf in shapes.items()}
-
-    def _check_step(self, params: Any, like: Carry, inputs: Float[Array, "T B I"]) -> None:
-        """Refuse a step that gives another carry than it takes, or outputs of another shape."""
-        _, B, input_size = inputs.shape
-        x = jax.ShapeDtypeStruct((B, input_size), inputs.dtype)
-        what = f"The step of the cell {self.cell.name!r}"
-        result = shapes_of(self.cell.step, what, params, like, x)
-        check_result(what, result)
-        after, y = result
-        if described(after) != described(like):
-            raise ValueError(
-                f"{what} must give {described(like)}, as it takes it; it gives {described(after)}."
-            )
-        if jnp.shape(y) != (B, self.hidden_size):
-            raise ValueError(
-                f"{what} must give outputs of shape {(B, self.hidden_size)}, it gives "
-                f"{jnp.shape(y)}."
-            )
 
 
 def where_rows(rows: Bool[Array, " B"], one: Carry, other: Carry) -> Carry:

@@ -143,6 +143,7 @@ def fit(
                 budget,
                 carry_policy=carry_policy,
                 seed=seed,
+                loss=getattr(loss, "__qualname__", None if loss is None else type(loss).__name__),
             )
             begun = stack.enter_context(checkpoints_in(checkpoints, settings, state, emit))
         if begun.position != Position():

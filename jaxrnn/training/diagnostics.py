@@ -19,7 +19,7 @@ from jax.extend.core import Jaxpr, Literal
 from jaxtyping import Array, Int
 
 from jaxrnn.nn.layers import RNN
-from jaxrnn.nn.model import CharModel, param_shapes
+from jaxrnn.nn.model import MODELS_REMEMBERED, CharModel, param_shapes
 from jaxrnn.nn.models import COURSE_MODELS, CharLM
 from jaxrnn.programs import bounded_jit
 from jaxrnn.recurrent.cells import Carry, Cell
@@ -41,8 +41,6 @@ _NEAR_AN_END: dict[str, Callable[[Array], Array]] = {
 # `__call__` of models that embed tokens as `e` and run the layers of `stack` as `rnn`. That of
 # another class may do something else with parameters of the same names.
 KNOWN_CALLS = frozenset(kind.__call__ for kind in (*COURSE_MODELS, CharLM))
-# Number of models whose parameters were compared with those of their stack.
-MODELS_REMEMBERED = 32
 # Primitives that call another jaxpr, which is searched as well.
 _CALLS = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call")
 
@@ -100,16 +98,19 @@ def _runs(model: CharModel, stack: RNN) -> bool:
     carry = jax.eval_shape(partial(stack.initial_carry, 1))
     xs = jax.ShapeDtypeStruct((1, 1, model.embedding_size), jnp.float32)
     layers = jax.eval_shape(stack.init, jax.random.key(0), carry, xs)["params"]
-    expected = {f"rnn.{_of_stack(name)}": leaf.shape for name, leaf in layers.items()}
-    expected["e.embedding"] = (model.vocab_size, model.embedding_size)
-    got = {_of_stack(name): shape for name, shape in param_shapes(model).items()}
-    return all(got.get(name) == shape for name, shape in expected.items())
+    got = {}
+    for name, shape in param_shapes(model).items():
+        if name.startswith("rnn."):
+            got[_numbered(name.removeprefix("rnn."))] = shape
+    table = param_shapes(model).get("e.embedding")
+    return table == (model.vocab_size, model.embedding_size) and got == {
+        name: leaf.shape for name, leaf in layers.items()
+    }
 
 
-def _of_stack(name: str) -> str:
-    """A parameter's name in a stack: a single cell's lack the number, `weight_hh_l0`."""
-    single = name.startswith("rnn.") and "_l" not in name
-    return f"{name}_l0" if single else name
+def _numbered(name: str) -> str:
+    """A parameter's name in a stack, `weight_hh_l0`: a single cell's lacks the layer's number."""
+    return name if "_l" in name else f"{name}_l0"
 
 
 @bounded_jit(static_argnames=("model",))
@@ -121,7 +122,7 @@ def _saturated(
     assert stack is not None
     layers = {}
     for name, value in params["rnn"].items():
-        layers[_of_stack(f"rnn.{name}").removeprefix("rnn.")] = value
+        layers[_numbered(name)] = value
     table = params["e"]["embedding"]
     positions = starts[None, :] + jnp.arange(LOOKED_AT)[:, None]  # (T, B)
     read = tokens.at[positions].get(mode="clip").astype(jnp.int32)

@@ -20,13 +20,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float
 
 from jaxrnn.array_checks import described, precision
 from jaxrnn.checks import check_at_least_0, check_seed
 from jaxrnn.data.sequences import SequenceBatch, Sequences
 from jaxrnn.nn.layers import RNN
-from jaxrnn.nn.sequence_model import SequenceModel
 from jaxrnn.programs import bounded_jit
 from jaxrnn.training.diagnosis import NonFiniteLossError
 from jaxrnn.training.optimizers import (
@@ -38,15 +38,6 @@ from jaxrnn.training.optimizers import (
 )
 from jaxrnn.training.schedules import Schedule, check_schedule, length_of
 from jaxrnn.training.state import TrainState
-
-__all__ = [
-    "SequenceModel",
-    "SequenceRow",
-    "Sequences",
-    "fit_sequences",
-    "make_sequence_state",
-    "predict_sequences",
-]
 
 Loss: TypeAlias = Literal["cross_entropy", "mse"] | Callable[[Array, Array], Array]
 """A loss by name, or `loss(outputs, targets)`, a scalar: the mean over the sequences of a batch."""
@@ -81,8 +72,7 @@ def cross_entropy(outputs: Float[Array, "B O"], targets: Array) -> Float[Array, 
             "cross_entropy takes a number for each class, outputs of shape (B, classes); the "
             f"model gives {described(outputs)}."
         )
-    log_probs = nn.log_softmax(outputs)  # (B, O)
-    return -jnp.take_along_axis(log_probs, targets[:, None], axis=-1).mean()
+    return optax.softmax_cross_entropy_with_integer_labels(outputs, targets).mean()
 
 
 def mse(outputs: Float[Array, "..."], targets: Float[Array, "..."]) -> Float[Array, ""]:
@@ -94,7 +84,7 @@ def mse(outputs: Float[Array, "..."], targets: Float[Array, "..."]) -> Float[Arr
             f"mse takes targets of the shape of the outputs, {outputs.shape}; those of a batch "
             f"have shape {targets.shape}.{hint}"
         )
-    return jnp.square(outputs - targets).mean()
+    return optax.squared_error(outputs, targets).mean()
 
 
 LOSSES: dict[str, Callable[[Array, Array], Array]] = {"cross_entropy": cross_entropy, "mse": mse}
@@ -171,13 +161,13 @@ def fit_sequences(
         rates = _rates(optimizer, schedule, epoch, source.steps_per_epoch)
         losses = []
         for batch, rate in zip(source.batches(source.order(epoch)), rates, strict=True):
-            state, value = sequence_step(model, optimizer, loss_of, state, _counted(batch), rate)
+            state, value = sequence_step(model, optimizer, loss_of, state, _on_device(batch), rate)
             losses.append(value)
         train = _mean(losses, source, f"of epoch {epoch + 1}")
         held_out = None
         if validation is not None:
             in_order = validation.batches(np.arange(len(validation)))
-            values = [_evaluate(model, loss_of, state.params, _counted(b)) for b in in_order]
+            values = [_evaluate(model, loss_of, state.params, _on_device(b)) for b in in_order]
             held_out = _mean(values, validation, f"of the validation behind epoch {epoch + 1}")
         history.append(SequenceRow(epoch + 1, int(state.step), train, held_out))
     return state, history
@@ -187,7 +177,7 @@ def predict_sequences(model: nn.Module, params: Any, source: Sequences) -> np.nd
     """The model's outputs for all sequences, (N, ...), in their order."""
     _check_kinds(model, source)
     batches = source.batches(np.arange(len(source)))
-    return np.concatenate([np.asarray(_outputs(model, params, _counted(one))) for one in batches])
+    return np.concatenate([np.asarray(_outputs(model, params, _on_device(one))) for one in batches])
 
 
 @bounded_jit(static_argnames=("model", "optimizer", "loss"))
@@ -256,13 +246,9 @@ def _loss_on(
 def _apply(model: nn.Module, params: Any, batch: SequenceBatch, key: Array | None) -> Array:
     """The outputs, in the precision of the weights; without dropout if `key` is None."""
     rngs = None if key is None else {"dropout": key}
-    xs = jnp.asarray(batch.inputs, precision(params))
-    outputs: Any = model.apply({"params": params}, *_time_major(xs), rngs=rngs, **_lengths(batch))
+    xs = jnp.asarray(batch.inputs, precision(params)).swapaxes(0, 1)  # (T, B, I)
+    outputs: Any = model.apply({"params": params}, xs, rngs=rngs, **_lengths(batch))
     return outputs
-
-
-def _time_major(xs: Float[Array, "B T I"]) -> tuple[Float[Array, "T B I"]]:
-    return (jnp.swapaxes(xs, 0, 1),)
 
 
 def _lengths(batch: SequenceBatch) -> dict[str, Any]:
@@ -270,7 +256,7 @@ def _lengths(batch: SequenceBatch) -> dict[str, Any]:
     return {} if batch.lengths is None else {"lengths": batch.lengths}
 
 
-def _counted(batch: SequenceBatch) -> SequenceBatch:
+def _on_device(batch: SequenceBatch) -> SequenceBatch:
     """The batch with its arrays on the device; integers as int32."""
     targets = batch.targets
     if np.issubdtype(targets.dtype, np.integer):
@@ -282,7 +268,7 @@ def _counted(batch: SequenceBatch) -> SequenceBatch:
 def _shapes(source: Sequences) -> SequenceBatch:
     """The shapes of a batch of one sequence."""
     first = next(source.batches(np.arange(1)))
-    shapes: SequenceBatch = jax.eval_shape(lambda: _counted(first))
+    shapes: SequenceBatch = jax.eval_shape(lambda: _on_device(first))
     return shapes
 
 
@@ -306,7 +292,8 @@ def _mean(losses: list[Array], source: Sequences, where: str) -> float:
             f"The loss is {values[bad[0]]} at batch {bad[0] + 1} {where}. Try a smaller rate or "
             "clip, and look for NaN in the inputs."
         )
-    sizes = [len(batch.inputs) for batch in source.batches(np.arange(len(source)))]
+    sizes = np.full(len(values), source.batch_size)
+    sizes[-1] = len(source) - sizes[:-1].sum()  # the last batch may be smaller
     return float(np.average(values, weights=sizes))
 
 
@@ -347,8 +334,8 @@ def _check_kinds(model: Any, source: Any) -> None:
 
 def _init(model: nn.Module, key: Array, shapes: SequenceBatch) -> Any:
     batch: SequenceBatch = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), shapes)
-    xs = jnp.zeros(batch.inputs.shape)
-    return model.init(key, *_time_major(xs), **_lengths(batch))
+    xs = jnp.zeros(batch.inputs.shape).swapaxes(0, 1)  # (T, B, I)
+    return model.init(key, xs, **_lengths(batch))
 
 
 def _check_outputs(
@@ -364,11 +351,11 @@ def _check_outputs(
     # Two sequences: of one, a mistake of axes would not show.
     rows = np.arange(len(source))[:2]
     batch = next(source.batches(rows)) if source.batch_size > 1 else next(source.batches(rows[:1]))
-    shapes = jax.eval_shape(lambda: _counted(batch))
+    shapes = jax.eval_shape(lambda: _on_device(batch))
 
     def outputs_of(key: Array, batch: SequenceBatch) -> Any:
-        xs = jnp.zeros(batch.inputs.shape)
-        outputs, _ = model.init_with_output(key, *_time_major(xs), **_lengths(batch))
+        xs = jnp.zeros(batch.inputs.shape).swapaxes(0, 1)  # (T, B, I)
+        outputs, _ = model.init_with_output(key, xs, **_lengths(batch))
         return outputs
 
     outputs = jax.eval_shape(outputs_of, jax.random.key(0), shapes)
