@@ -4,25 +4,9 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
+from torch_calls import call, tensor
 
-from parity.tracing.torch_trace import Call, Source, floating, readers, recorded, tensors_in
-
-RNG = np.random.default_rng(0)
-
-
-def tensor(*shape):
-    return torch.tensor(RNG.normal(size=shape))
-
-
-def call(function, *arguments, sources=None, **options):
-    """A call as it is recorded, whose tensors come from nowhere."""
-    made = Call(0, "", "Net", function, arguments, options, [], (), ())
-    count = len(made.tensors)
-    made.sources = sources or (None,) * count
-    made.leaves = ("",) * count
-    made.outputs = made.again()
-    return made
-
+from parity.tracing.torch_trace import Source, floating, readers, recorded, tensors_in
 
 X, W, B = tensor(3, 4), tensor(4, 4), tensor(4)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional
+from torch_calls import call, tensor
 
-from parity.tracing.torch_trace import Call
 from parity.tracing.variants import (
     ACTIVATIONS,
     BINARY,
@@ -20,23 +20,6 @@ from parity.tracing.variants import (
     tried,
     variants,
 )
-
-RNG = np.random.default_rng(0)
-
-
-def tensor(*shape):
-    return torch.tensor(RNG.normal(size=shape))
-
-
-def call(function, *arguments, sources=None, **options):
-    """A call as it is recorded, whose tensors come from nowhere."""
-    made = Call(0, "", "Net", function, arguments, options, [], (), ())
-    count = len(made.tensors)
-    made.sources = sources or (None,) * count
-    made.leaves = ("",) * count
-    made.outputs = made.again()
-    return made
-
 
 X, W, B = tensor(3, 4), tensor(4, 4), tensor(4)
 GIVEN = {0: X}
