@@ -308,6 +308,21 @@ def test_a_cycle_of_rates_lasts_as_long_as_the_steps():
     assert np.argmax(rates) == 15  # 30 % of 50
 
 
+def test_phases_share_the_steps_as_they_would_the_epochs():
+    """Each begins anew: its own updates are counted, and its own rates are spread over them."""
+    schedule = parse_schedule("3 x 1e-2, one-cycle(1, 1e-2), 2 x 1e-3")
+    timetable = Timetable(schedule, SOURCE, Budget(steps=40))
+    places = [timetable.place(Position(epoch=n // 15, window=n % 15)) for n in range(40)]
+    ends = {0: (0, 20), 1: (20, 26), 2: (26, 40)}
+    for number, (first, end) in ends.items():
+        for n in range(first, end):
+            place = places[n]
+            assert place.phase == schedule.phases[number]
+            assert (place.done, place.left) == (n - first, end - n)
+            assert place.begins == (n == first)
+            assert place.steps_per_epoch == (end - first) / place.phase.epochs
+
+
 def test_validations_by_updates_change_no_weight():
     usual, _ = fit(MODEL, SOURCE, VALIDATION, schedule=TWO, carry_policy="evaluation")
     state, history = fit(
