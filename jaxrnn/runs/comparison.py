@@ -289,7 +289,9 @@ class Comparison:
         """The steps and the losses of N trainings at K places, (N, K) each."""
         curves = [_points(result, column) for result in self._finished(label)]
         shortest = min(map(len, curves), default=0)
-        table = np.array([curve[:shortest] for curve in curves], float).reshape(-1, shortest, 2)
+        table = np.array([curve[:shortest] for curve in curves], float).reshape(
+            len(curves), shortest, 2
+        )
         return table[:, :, 0], table[:, :, 1]
 
 

@@ -51,8 +51,8 @@ def with_minutes(experiment: Experiment, minutes: float) -> tuple[Experiment, fl
 
 
 def updates_in(minutes: float, seconds: float) -> int:
-    """The number of updates of `seconds` each that fit into some minutes, at least 1."""
-    return int(min(LARGEST_BUDGET, max(1, 60 * minutes // seconds)))
+    """The number of updates of `seconds` each that take about some minutes, at least 1."""
+    return min(LARGEST_BUDGET, max(1, round(60 * minutes / seconds)))
 
 
 def seconds_per_update(experiment: Experiment, measured: float = SECONDS_MEASURED) -> float:

@@ -125,7 +125,9 @@ class Numbers:
         """The loss on some sequences."""
         source = Sequences(batch.inputs, batch.targets, batch_size=self.batch_size)
         outputs = predict_sequences(self.model, params, source)
-        return float(np.mean((outputs - batch.targets) ** 2))
+        # In float64: squares of a training that diverges overflow in float32.
+        errors = outputs.astype(float) - batch.targets  # (B, 1)
+        return float(np.mean(errors**2))
 
 
 class Tokens:
@@ -237,17 +239,19 @@ def train_task(
         state, value = learner.update(state, batch, float(rates[step]))
         loss = float(value)  # waits for the update
         times.append(time.perf_counter() - started)
-        if not np.isfinite(loss):
-            raise NonFiniteLossError(
-                f"The loss is {loss} at step {step + 1} with learning rate {rates[step]:g}. Try a "
-                "smaller rate or clip."
-            )
         step += 1
         total += loss
+        validation = 0.0
         if step % row_steps == 0 or step == steps:
             since = step - (rows[-1].step if rows else 0)
-            rows.append(TaskRow(step, total / since, learner.evaluate(state.params, held_out)))
+            validation = learner.evaluate(state.params, held_out)
+            rows.append(TaskRow(step, total / since, validation))
             total = 0.0
+        if not np.isfinite(loss + validation):
+            raise NonFiniteLossError(
+                f"The loss is {loss + validation} at step {step} with learning rate "
+                f"{rates[step - 1]:g}. Try a smaller rate or clip."
+            )
         try:
             watch(step / steps, f"loss {loss:.3f}")
         except Stopped:
