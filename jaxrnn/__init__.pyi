@@ -81,6 +81,8 @@ from .recurrent.zoneout import ZONEOUT_QRNN as ZONEOUT_QRNN
 from .recurrent.zoneout import zoneout as zoneout
 from .runs.checkpoints import load as load
 from .runs.checkpoints import save as save
+from .runs.comparing import compare as compare
+from .runs.comparison import Comparison as Comparison
 from .runs.fitting import fit as fit
 from .runs.loaded import load_run as load_run
 from .runs.recipes import RECIPES as RECIPES

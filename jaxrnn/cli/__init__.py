@@ -19,6 +19,7 @@ COMMANDS = {
     "train": ("train", "Train a model, or go on with a run."),
     "sample": ("sample", "Generate text with a trained model."),
     "evaluate": ("evaluate", "Measure a trained model on a text."),
+    "compare": ("compare", "Compare cells and models: equal data, several seeds."),
     "find-rate": ("find_rate", "Suggest a learning rate (learning-rate range test)."),
     "recipes": ("recipes", "List the recipes and the losses that the course published."),
     "self-check": ("self_check", "Check this installation: gradients and first epochs."),

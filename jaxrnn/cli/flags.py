@@ -1,13 +1,10 @@
 """A look at a command line before it is parsed, for flags that decide on the defaults of others."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import zip_longest
 
-from jaxrnn.data.corpora import CORPORA
-from jaxrnn.data.token_files import is_token_file
 from jaxrnn.runs.config import Config
-from jaxrnn.runs.recipes import RECIPES
+from jaxrnn.runs.recipes import RECIPES, for_text
 
 SHORT_NAMES = {
     "--hidden": "--hidden-size",
@@ -64,10 +61,7 @@ def config_in(given: Sequence[str]) -> Config:
     # tyro parses with these defaults, so they must be known before it does.
     config = RECIPES[recipe_in(given)].config
     corpus = value_of("--corpus", given)
-    if corpus is not None and is_token_file(corpus):
-        config = replace(config, tokenizer="integers")
-    # The course lower-cases its text; a text of the user's own is kept as it is.
-    own_text = corpus is not None and corpus not in CORPORA
-    if own_text and flags_in(given).isdisjoint({"--recipe", "--lowercase", "--no-lowercase"}):
-        return replace(config, lowercase=False)
-    return config
+    if corpus is None:
+        return config
+    keep_case = flags_in(given).isdisjoint({"--recipe", "--lowercase", "--no-lowercase"})
+    return for_text(config, corpus, keep_case=keep_case)

@@ -22,6 +22,7 @@ from jaxrnn.runs.experiment import Experiment, prepare, prompt_for
 from jaxrnn.runs.judging import change_run
 from jaxrnn.runs.recipes import RECIPES
 from jaxrnn.runs.run import PACKAGES, RUNS, Run, RunError, RunExistsError, checked_name
+from jaxrnn.runs.speed import check_minutes, with_minutes
 from jaxrnn.terminal import Screen
 
 MOST_THREADS = 4096
@@ -45,6 +46,9 @@ class Train:
     """The folder of a run to resume, exactly where it stopped. Takes no other flag but
     --corpus, where the same text lies elsewhere now, --debug-nans, and --schedule (counted from
     the run's first epoch) and --clip, which hold from there on and are recorded in the run."""
+    minutes: float | None = None
+    """Minutes of updates, instead of --steps: the speed is measured first, and the number of
+    updates is recorded as the run's --steps. Validations come on top."""
     debug_nans: bool = False
     """When the loss or a gradient is not finite, find the first operation that made it so."""
     prompt: str | None = None
@@ -58,12 +62,25 @@ class Train:
         if self.resume is not None:
             return self._resumed(Run(self.resume))
         # Before the text is read, which may take long.
+        if self.minutes is not None:
+            check_minutes(self.minutes)
+            if self.config.steps is not None:
+                raise ValueError(
+                    "Say how long to train with --minutes or with --steps, not with both."
+                )
         if self.name is not None and os.path.lexists(RUNS / checked_name(self.name)):
             raise RunExistsError.at(RUNS / self.name)
         # A large text, or a download, takes a while.
         with Screen() as screen:
             screen.show("reading the text", 0.0)
             experiment = prepare(self.config)
+            if self.minutes is not None:
+                screen.show("measuring the speed", 0.0)
+                experiment, seconds = with_minutes(experiment, self.minutes)
+                screen.line(
+                    f"An update takes {1000 * seconds:.3g} ms: {self.minutes:g} minutes are "
+                    f"{experiment.config.steps:,} updates."
+                )
         prompt = prompt_for(experiment, self.prompt, RECIPES[self.recipe].prompt)
         run = self._created(experiment, prompt)
         if getattr(experiment.vocabulary, "lowercase", False):

@@ -23,7 +23,7 @@ from jaxrnn.runs.changes import Change
 from jaxrnn.runs.checkpointing import Checkpointing, cannot_write
 from jaxrnn.runs.history import parse_row
 from jaxrnn.runs.run import Run, RunError
-from jaxrnn.runs.settings import DESCRIPTION, damage_of
+from jaxrnn.runs.settings import DESCRIPTION, damage_of, named_differences
 from jaxrnn.training.evaluation import Source
 from jaxrnn.training.history import Position
 from jaxrnn.training.optimizers import AnyOptimizer, Optimizer
@@ -76,14 +76,11 @@ class FitFolder(Run):
         if path.exists():
             with damage_of(path):
                 before = parse_json(read_regular(path), path)
-                names = sorted(before.keys() | settings.keys())
-                other = [name for name in names if before.get(name) != settings.get(name)]
+                other = named_differences(before, settings)
             if other:
-                name = other[0]
                 raise RunError(
-                    f"{self.folder} has the checkpoints of another training, with other "
-                    f"{', '.join(other)} ({name} was {before.get(name)!r:.60}, is "
-                    f"{settings.get(name)!r:.60}): name another folder, or remove it."
+                    f"{self.folder} has the checkpoints of another training, with other {other}: "
+                    "name another folder, or remove it."
                 )
             return True
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,8 @@ over the validation text; one number an epoch, from the first on, unless the epo
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from jaxrnn.data.corpora import CORPORA
+from jaxrnn.data.token_files import is_token_file
 from jaxrnn.runs.config import Config
 
 
@@ -168,3 +170,19 @@ RECIPES: dict[str, Recipe] = {
     ),
 }
 """Recipes by name: first our own for a start, then the course's in the course's order."""
+
+
+def for_text(config: Config, corpus: str, *, keep_case: bool) -> Config:
+    """The values of a recipe that a text asks for; the corpus itself is not set.
+
+    Args:
+        config: the recipe's configuration.
+        corpus: the name or the path of the text. A .npy file holds tokens.
+        keep_case: whether a text of the user's own keeps its letter case; the course lower-cases
+            its text.
+    """
+    if is_token_file(corpus):
+        config = replace(config, tokenizer="integers")
+    if keep_case and corpus not in CORPORA:
+        config = replace(config, lowercase=False)
+    return config

@@ -214,3 +214,15 @@ def check_description(description: Any) -> None:
     # It is repeated in messages and in every checkpoint.
     if len(description.get("identity") or "") > LONGEST_IDENTITY:
         raise ValueError(f"its identity is too long: {description['identity']!r:.40}")
+
+
+def named_differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Which settings are other ones, and the values of the first; empty if none is."""
+    other = []
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            other.append(name)
+    if not other:
+        return ""
+    name = other[0]
+    return f"{', '.join(other)} ({name} was {before.get(name)!r:.60}, is {now.get(name)!r:.60})"

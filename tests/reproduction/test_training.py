@@ -13,9 +13,10 @@ from safetensors.numpy import load_file
 pytest.importorskip("torch")
 
 from reproduction.results import pair, read_record, result_path, weights_path
-from reproduction.training import UNDER_WAY, Stopped, run, trainer_of
+from reproduction.training import UNDER_WAY, run, trainer_of
 from reproduction.units import Unit
 
+from jaxrnn.runs.jobs import Stopped
 from jaxrnn.training.diagnosis import NonFiniteLossError
 from parity.mutation.tools import recompiled
 from parity.mutation.training_mutations import carry_with
@@ -37,7 +38,7 @@ def text(tmp_path):
     return str(path)
 
 
-def quiet(share, loss):
+def quiet(share, note):
     pass
 
 
@@ -116,7 +117,7 @@ class Interruption:
     def __init__(self, *calls):
         self.calls, self.seen = set(calls), 0
 
-    def __call__(self, share, loss):
+    def __call__(self, share, note):
         assert 0 <= share <= 1
         self.seen += 1
         if self.seen in self.calls:

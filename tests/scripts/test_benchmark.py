@@ -22,9 +22,9 @@ from benchmarks.options import Options
 from benchmarks.process import DEVICE, Worker, environment
 from benchmarks.protocol import Settings, measure
 from benchmarks.results import read
-from worker_process import WorkerError
 
 from jaxrnn import BpttStream, Vocabulary
+from jaxrnn.runs.worker_process import WorkerError
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"
 RESULTS = SCRIPT.parent / "benchmarks" / "results"
