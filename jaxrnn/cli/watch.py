@@ -167,6 +167,7 @@ def _worse(rows: Sequence[Row], tokens: int) -> str | None:
 def _introduction(run: Run, experiment: Experiment) -> str:
     """The lines above the table of epochs."""
     config = experiment.config
+    origin = run.origin
     source = experiment.source
     length = f"{experiment.schedule.epochs} epochs of about {source.steps_per_epoch} steps"
     if config.steps is not None:
@@ -179,5 +180,6 @@ def _introduction(run: Run, experiment: Experiment) -> str:
         f"{config.model} with {count:,} parameters on {config.corpus}: "
         f"{len(source.tokens):,} {unit}s, {experiment.vocabulary.size} different tokens.\n"
         f"{length}, schedule {config.schedule}; the run is kept in {run.folder}.\n"
+        + (f"{origin.sentence}\n" if origin is not None else "")
         + "".join(f"{change.sentence}\n" for change in run.changes)
     )

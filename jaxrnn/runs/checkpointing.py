@@ -262,6 +262,11 @@ def _start(
 
     # From the beginning: the first checkpoint is there before the first step.
     if saved is None:
+        if run.origin is not None:
+            raise RunError(
+                f"{run.folder} has lost the weights that it began with, those of "
+                f"{run.origin.folder}: begin again with --from."
+            )
         if any(change.step for change in changes):
             raise RunError(f"{run.folder} was trained, and has no checkpoint to go on from.")
         progress = Progress(experiment.fresh_state(), Position(), experiment.source.steps(0))
