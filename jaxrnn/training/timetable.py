@@ -102,6 +102,11 @@ class Timetable:
                 epochs += phase.epochs
                 self._ends.append(self.budget.steps * epochs // schedule.epochs)
 
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The number of updates up to the end of each phase; empty where epochs decide."""
+        return tuple(self._ends)
+
     def updates(self, position: Position) -> int:
         """Number of updates made up to a position."""
         return self._updates_before(position.epoch) + position.window
