@@ -1,7 +1,7 @@
 """A new run that begins with the weights of another one: exact, extended, safe, and said."""
 
-import logging
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -21,15 +21,17 @@ from jaxrnn.data.vocabulary import END, PAD, UNKNOWN, Vocabulary
 from jaxrnn.runs.checkpointing import train_run
 from jaxrnn.runs.config import Config
 from jaxrnn.runs.experiment import prepare
-from jaxrnn.runs.fine_tuning import fine_tuning
+from jaxrnn.runs.fine_tuning import _extended, fine_tuning
+from jaxrnn.runs.judging import change_run
 from jaxrnn.runs.run import Run, RunError, RunExistsError
+from jaxrnn.training.schedules import parse_schedule
 from jaxrnn.training.state import zero_carry
 
-TEXT = "the quick brown fox jumps over the lazy dog.\n" * 30
+TEXT = "the quick brown fox jumps over the lazy dog.\n" * 42
 OTHER = "Größe, the quick brown fox! ça va?\n" * 30
 SMALL = {
     "embedding_size": 4,
-    "hidden_size": 4,
+    "hidden_size": 8,
     "batch_size": 4,
     "bptt": 10,
     "random_bptt": False,
@@ -132,6 +134,13 @@ def test_a_fresh_optimizer_and_the_best_weights_are_what_it_begins_with(old):
 
 
 COURSE = [
+    {
+        "model": "CharLM",
+        "tied": True,
+        "embedding_size": 8,
+        "tokenizer": "integers",
+        "corpus": "integers.npy",
+    },
     {"model": "Char3Model", "bptt": 3},
     {"model": "CharLoopModel"},
     {"model": "CharLoopConcatModel"},
@@ -141,53 +150,53 @@ COURSE = [
     {"model": "CharSeqStatefulGRU"},
     {"model": "CharSeqStatefulLSTM", "num_layers": 2},
     {"model": "CharLM", "cell": "lstm", "num_layers": 2},
-    {"model": "CharLM", "cell": "qrnn", "tied": True},
+    {"model": "CharLM", "cell": "qrnn", "tied": True, "embedding_size": 8},
     {"model": "CharRnn", "tokenizer": "integers", "corpus": "integers.npy"},
-    {"model": "CharLM", "tied": True, "tokenizer": "integers", "corpus": "integers.npy"},
 ]
 
 
-@pytest.mark.sample(2)
-@pytest.mark.parametrize(
-    "options", COURSE, ids=lambda options: " ".join(map(str, options.values()))
-)
-def test_among_the_old_tokens_the_predictions_stay_and_new_rows_are_a_fresh_models(options):
-    run = untrained(**options)
-    other = "more.npy" if options.get("tokenizer") == "integers" else "other.txt"
-    # Another seed, whose fresh rows are not those that the run has.
-    start = fine_tuning(run, {"seed": 5, "dropout": 0.0}, corpus=other)
+def assert_extended(run, start):
+    """Among the old tokens the predictions stay, and new rows are those of a fresh model."""
     before = run.vocabulary.size
     model = run.config.make_model(before)
     grown = start.experiment.model
     assert start.origin.tokens_added == grown.vocab_size - before > 0
-
     tokens = jax.random.randint(jax.random.key(1), (3, 2), 0, before)  # of the old ones
-    _, expected = jaxrnn.apply_model(
-        model, run.load_params(), model.initial_carry(2), tokens
-    )  # (T, B, V) or (B, V)
-    _, log_probs = jaxrnn.apply_model(grown, start.state.params, grown.initial_carry(2), tokens)
-    assert log_probs.shape[-1] == grown.vocab_size
+    was = run.load_params()
+    _, expected = jaxrnn.apply_model(model, was, model.initial_carry(2), tokens)
+    got = start.state.params
+    _, log_probs = jaxrnn.apply_model(grown, got, grown.initial_carry(2), tokens)
+    assert log_probs.shape[-1] == grown.vocab_size  # (T, B, V) or (B, V)
     among = jax.nn.log_softmax(log_probs[..., :before])
     np.testing.assert_allclose(among, expected, atol=1e-5)  # round-off of a softmax in float32
 
-    fresh = start.experiment.fresh_state().params
-    trees = [
-        jax.tree.map(np.asarray, tree) for tree in (start.state.params, run.load_params(), fresh)
-    ]
+    trees = (got, was, start.experiment.fresh_state().params)
+    leaves = [[np.asarray(leaf) for leaf in jax.tree.leaves(tree)] for tree in trees]
+    rows = np.arange(before, grown.vocab_size)
     grown_axes = 0
-    for got, was, new in zip(*map(jax.tree.leaves, trees), strict=True):
-        inner = tuple(map(slice, was.shape))
-        np.testing.assert_array_equal(got[inner], was)
-        for axis in range(got.ndim):
-            if got.shape[axis] != was.shape[axis]:
+    for now, old, fresh in zip(*leaves, strict=True):
+        np.testing.assert_array_equal(now[tuple(map(slice, old.shape))], old)
+        for axis in range(now.ndim):
+            if now.shape[axis] != old.shape[axis]:
                 grown_axes += 1
-                rows = np.arange(before, grown.vocab_size)
-                np.testing.assert_array_equal(*(np.take(a, rows, axis) for a in (got, new)))
-    assert grown_axes == (2 if options.get("tied") else 3)
+                np.testing.assert_array_equal(now.take(rows, axis), fresh.take(rows, axis))
+    assert grown_axes == (2 if run.config.tied else 3)
 
 
-def test_the_moments_of_new_tokens_begin_at_zero(old):
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options", COURSE, ids=lambda options: " ".join(map(str, options.values()))
+)
+def test_every_model_is_extended_with_every_tokenizer(options):
+    run = untrained(**options)
+    other = "more.npy" if options.get("tokenizer") == "integers" else "other.txt"
+    # Another seed, whose fresh rows are not those that the run has.
+    assert_extended(run, fine_tuning(run, {"seed": 5, "dropout": 0.0}, corpus=other))
+
+
+def test_old_tokens_keep_their_rows_and_new_ones_have_no_moments(old):
     start = fine_tuning(old, {}, corpus="other.txt", keep_optimizer=True)
+    assert_extended(old, start)
     before = old.load_state("best").opt_state
     size = old.vocabulary.size
     table = start.state.opt_state.mu["e"]["embedding"]
@@ -259,27 +268,33 @@ def test_a_text_of_another_kind_is_refused(options, text, message):
         extended(text, **options)
 
 
-def test_what_is_added_is_said_and_recorded(old, caplog):
-    with caplog.at_level(logging.WARNING, "jaxrnn"):
-        new = load_run(old.folder).train(
-            "other.txt", folder="runs/new", schedule="1 x 1e-3", progress=False
-        )
+def begun(old, options, **others):
+    """The folder of a run that begins with the weights of another one, not trained yet."""
+    start = fine_tuning(old, options, **others)
+    run = Run.create(
+        "runs/new", start.experiment, prompt="the", state=start.state, origin=start.origin
+    )
+    return start, run
+
+
+def test_what_is_added_is_said_and_recorded(old):
+    start, run = begun(old, {}, corpus="other.txt")
     # Lower-cased as the run's own text was: G is known.
     added = [token for token in NEW if token != "G"]
-    assert sorted(new.vocabulary.itos[old.vocabulary.size :]) == sorted(added)
-    assert new.vocabulary.itos[: old.vocabulary.size] == old.vocabulary.itos
-    said = " ".join(caplog.messages)
-    assert "The vocabulary of" in said
-    assert "lacks 6 characters (" in said
-    assert "'ß'" in said
-    assert f"The text is lower-cased, as that of {old.folder} was." in said
-    origin = new.run.origin
+    assert sorted(run.vocabulary.itos[old.vocabulary.size :]) == sorted(added)
+    assert run.vocabulary.itos[: old.vocabulary.size] == old.vocabulary.itos
+    lacking, lowered = start.notes
+    assert lacking.startswith(f"The vocabulary of {old.folder} lacks 6 characters (")
+    assert "'ß'" in lacking
+    assert lowered == f"The text is lower-cased, as that of {old.folder} was."
+    origin = run.origin
     assert (origin.folder, origin.run) == (str(old.folder), old.identity)
     assert (origin.checkpoint, origin.step) == ("best", old.best()[0])
     assert (origin.tokens_added, origin.optimizer_kept) == (6, False)
     where = f"from {old.folder} at step {origin.step}"
+    new = load_run(run.folder)
     assert repr(new).endswith(f", {where})")
-    assert repr(new.history).startswith(f"History({where}, ")
+    assert repr(new.history) == f"History({where}, no rows)"
     assert load_run(old.folder).history.origin is None
 
 
@@ -292,26 +307,50 @@ def test_a_folder_of_its_own_is_found_and_another_one_is_not_touched(old):
         run.train(folder=old.folder.with_name("old-2"), **short)
 
 
-def test_resuming_it_needs_nothing_of_the_other_run(old, tmp_path, capsys):
-    flags = ["train", "--from", "runs/old", "--corpus", "other.txt", "--schedule", "2 x 1e-3"]
-    assert cli.main([*flags, "--name", "whole"]) == 0
-    shown = capsys.readouterr().out
-    assert "Begun with the weights of runs/old, its best checkpoint at step" in shown
-    assert "6 tokens added to its vocabulary." in shown
+@pytest.mark.parametrize("corpus", [None, pytest.param("other.txt", marks=pytest.mark.slow)])
+def test_killed_before_its_first_update_it_needs_nothing_of_the_other_run(old, tmp_path, corpus):
+    start, stopped = begun(old, {"schedule": "2 x 1e-3"}, corpus=corpus)
+    whole = Run(shutil.copytree(stopped.folder, tmp_path / "runs/whole"))
+    for _ in train_run(whole, start.experiment, resume=True):
+        pass
+    shutil.rmtree(old.folder)
+    for _ in train_run(stopped, stopped.experiment(), resume=True):
+        pass
+    assert different_files(stopped.folder, whole.folder) == []
+    assert [row.epoch for row in stopped.history if row.validation] == [1, 2]
 
-    # Stopped before its first update, and the other run is gone.
-    start = fine_tuning(Run("runs/old"), {"schedule": "2 x 1e-3"}, corpus="other.txt")
-    stopped = Run.create(
-        "runs/stopped", start.experiment, prompt="the", state=start.state, origin=start.origin
-    )
-    shutil.rmtree("runs/old")
-    assert cli.main(["train", "--resume", "runs/stopped"]) == 0
-    assert different_files(stopped.folder, tmp_path / "runs/whole") == []
+
+def test_the_command_line_trains_it_and_a_finished_one_says_what_to_type(old, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["jaxrnn"])
+    step = old.best()[0]
+    assert cli.main(["train", "--from", "runs/old", "--steps", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert f"Begun with the weights of runs/old, its best checkpoint at step {step}.\n" in shown
+    run = Run("runs/old-2")
+    assert run.config == replace(old.config, steps=2)
+    assert (run.prompt, run.origin.tokens_added) == (old.prompt, 0)
+
+    # The commands that a finished run shows train on, by updates and by epochs.
+    def shown_by(folder):
+        assert cli.main(["train", "--resume", folder]) == 0
+        (line,) = [one for one in capsys.readouterr().err.splitlines() if "is finished" in one]
+        found = re.findall(r"jaxrnn (train --(?:resume|from) [^;]+)", line)
+        return [shlex.split(command) for command in found]
+
+    further, again = shown_by("runs/old-2")
+    assert further == ["train", "--resume", "runs/old-2", "--steps", "3"]
+    assert cli.main(further) == 0
+    assert int(run.load_state("last").step) == 3
+    assert again[:3] == ["train", "--from", "runs/old-2"]
+    assert cli.main([*again, "--steps", "1"]) == 0
+    further, _ = shown_by("runs/old")
+    assert further[:-1] == ["train", "--resume", "runs/old", "--schedule"]
+    change_run(old, old.experiment(), {"schedule": further[-1]})
+    assert parse_schedule(old.config.schedule).epochs == 2
 
 
 def test_a_run_that_lost_its_first_weights_never_begins_with_others(old):
-    start = fine_tuning(old, {})
-    run = Run.create("runs/new", start.experiment, state=start.state, origin=start.origin)
+    _, run = begun(old, {})
     run.path("last").unlink()
     with pytest.raises(RunError, match=r"lost the weights .* those of .*old: begin again"):
         next(train_run(run, run.experiment(), resume=True))
@@ -356,7 +395,7 @@ def test_killed_before_or_after_its_folder_appears_it_ends_the_same_to_the_byte(
 
 
 REFUSED = [
-    (["--hidden", 8], "hidden_size of runs/old is 4, which its weights and tokens belong to"),
+    (["--hidden", 12], "hidden_size of runs/old is 8, which its weights and tokens belong to"),
     (["--model", "CharLM"], "model of runs/old is 'CharSeqStatefulRnn'"),
     (["--tokenizer", "bytes"], "tokenizer of runs/old is 'characters'"),
     (["--no-lowercase"], "lowercase of runs/old is True"),
@@ -445,15 +484,35 @@ class Bigrams(StatefulModel):
 """
 
 
-def test_a_model_of_ones_own_is_extended_where_its_shapes_tell_how(tmp_path, capsys, monkeypatch):
+@pytest.mark.slow
+def test_a_model_of_ones_own_is_extended_where_its_shapes_tell_how(tmp_path):
     (tmp_path / "mine.py").write_text(OWN)
-    run = untrained("runs/bigrams", model="mine.py:Bigrams")
+    run = untrained(model="mine.py:Bigrams")
     size = run.vocabulary.size
     start = fine_tuning(run, {}, corpus="other.txt")
     table = start.state.params["table"]
     assert table.shape == (size + 7, size + 7)
     np.testing.assert_array_equal(table[:size, :size], run.load_params()["table"])
 
+
+def test_an_array_that_grows_otherwise_than_with_the_tokens_is_refused():
+    before = {"a": np.ones((3, 2)), "b": np.ones((6, 3))}
+    fresh = {"a": np.zeros((5, 2)), "b": np.zeros((10, 5))}
+    with pytest.raises(
+        ValueError, match=r"^X cannot take them: its b has shape \(6, 3\) for 3 tok"
+    ):
+        _extended(before, fresh, (3, 5), "X")
+    both = _extended({"b": np.ones((3, 3))}, {"b": np.zeros((5, 5))}, (3, 5), "X")["b"]
+    assert (int(both[:3, :3].sum()), int(both.sum())) == (9, 9)
+    with pytest.raises(ValueError, match=r"its b has shape \(3,\)"):
+        _extended({"b": np.ones(3)}, {"b": np.zeros((3, 5))}, (3, 5), "X")
+
+
+@pytest.mark.slow
+def test_a_model_of_ones_own_is_refused_more_tokens_where_they_do_not(
+    tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "mine.py").write_text(OWN)
     untrained("runs/pairs", model="mine.py:Pairs")
     error = error_of(capsys, "train", "--from", "runs/pairs", "--corpus", "other.txt")
     assert "mine.py:Pairs cannot take them: its table has shape" in error
