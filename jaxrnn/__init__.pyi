@@ -83,9 +83,11 @@ from .runs.checkpoints import load as load
 from .runs.checkpoints import save as save
 from .runs.comparing import compare as compare
 from .runs.comparison import Comparison as Comparison
+from .runs.config import Config as Config
 from .runs.fitting import fit as fit
 from .runs.loaded import load_run as load_run
 from .runs.recipes import RECIPES as RECIPES
+from .runs.recipes import Recipe as Recipe
 from .training.evaluation import evaluate as evaluate
 from .training.history import Progress as Progress
 from .training.history import Row as Row

@@ -45,11 +45,10 @@ def recipe_in(given: Sequence[str]) -> str:
     """The name of the recipe on a command line.
 
     Raises:
-        ValueError: if there is no such recipe.
+        ValueError: if there is no such recipe, or it is none.
     """
     name = value_of("--recipe", given) or "python-docs"
-    if name not in RECIPES:
-        raise ValueError(f"There is no recipe {name!r}: take one of {', '.join(RECIPES)}.")
+    RECIPES.find(name)
     return name
 
 
@@ -59,7 +58,7 @@ def config_in(given: Sequence[str]) -> Config:
     A text that is the user's, and not one of ours, keeps its letter case. A .npy file holds tokens.
     """
     # tyro parses with these defaults, so they must be known before it does.
-    config = RECIPES[recipe_in(given)].config
+    config = RECIPES.find(recipe_in(given)).config
     corpus = value_of("--corpus", given)
     if corpus is None:
         return config

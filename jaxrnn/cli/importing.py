@@ -108,7 +108,7 @@ class Import:
         self._check(trial, experiment, notes, assumed=assumed)
 
         # The run.
-        usual = RECIPES[self.recipe].prompt if ours is None else ours.prompt
+        usual = RECIPES.find(self.recipe).prompt if ours is None else ours.prompt
         prompt = prompt_for(experiment, self.prompt, usual)
         run = save_imported(folder, experiment, params, prompt=prompt)
         if assumed:
@@ -256,7 +256,7 @@ def command(given: Sequence[str]) -> Import:
 def with_defaults(given: Sequence[str]) -> Import:
     """The command `import` with the cell and the sizes of the file on the command line."""
     recipe = recipe_in(given)
-    config = RECIPES[recipe].config
+    config = RECIPES.find(recipe).config
     usual = Import(file=tyro.MISSING, recipe=recipe, config=config)
     # The help shows the defaults of the recipe, whether or not a file is named.
     if not set(given).isdisjoint({"-h", "--help"}):

@@ -239,6 +239,37 @@ def _checked_texts(documents: Sequence[Document]) -> list[str]:
     return texts
 
 
+def extended_tokenizer(
+    tokenizer: Tokenizer, documents: Sequence[Document], *, min_frequency: int | None = None
+) -> Tokenizer:
+    """The tokenizer with further tokens behind its own, as far as some documents need them.
+
+    Characters and integers are added. All other tokenizers read every text as they are.
+
+    Args:
+        tokenizer: the tokenizer.
+        documents: the documents.
+        min_frequency: see `Vocabulary.extended`.
+
+    Raises:
+        ValueError: if the documents are of another kind than it reads, or see
+            `Vocabulary.extended`.
+    """
+    texts = [document for document in documents if isinstance(document, str)]
+    if isinstance(tokenizer, IntegerTokenizer):
+        if texts:
+            raise ValueError("The model reads integers: name a .npy file of integers, not a text.")
+        needed = IntegerTokenizer.from_documents(documents)
+        return max(tokenizer, needed, key=lambda one: one.size)
+    reads_texts = isinstance(tokenizer, Vocabulary | ByteTokenizer)
+    if reads_texts and len(texts) < len(documents):
+        name = token_name(tokenizer)
+        raise ValueError(f"The model reads {name}s: name a text, not a .npy file of integers.")
+    if isinstance(tokenizer, Vocabulary):
+        return tokenizer.extended(texts, min_frequency=min_frequency)
+    return tokenizer
+
+
 def restore_tokenizer(name: str, values: dict[str, Any]) -> Tokenizer:
     """The tokenizer that a run or an exported file describes.
 

@@ -7,7 +7,7 @@ occurs often enough, the most frequent first, behind `<unk>` and `<pad>`.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -111,6 +111,42 @@ class Vocabulary:
         if min_frequency is None:
             return cls.from_characters(documents)
         return cls.from_frequency(documents, min_frequency=min_frequency, lowercase=lowercase)
+
+    def extended(
+        self, documents: Sequence[str], *, min_frequency: int | None = None
+    ) -> "Vocabulary":
+        """The same tokens and, behind them, those that some documents need in addition.
+
+        Args:
+            documents: the documents.
+            min_frequency: minimum number of occurrences of a character that is added, as in
+                `from_documents`: the most frequent comes first, and <unk> stands for rarer ones.
+                Every character is added if None.
+
+        Raises:
+            ValueError: if there are rarer ones, and no <unk>.
+        """
+        counts = count_characters(documents, lowercase=self.lowercase)
+        if min_frequency is None:
+            lacking = [token for token in sorted(counts) if token not in self.stoi]
+            return replace(self, itos=(*self.itos, *lacking))
+        # Without <unk>, the vocabulary is none of those in which <eos> ends a document.
+        if self.unknown is not None:
+            counts[END] = len(documents)
+        lacking = [token for token in counts if token not in self.stoi]
+        often = [token for token in lacking if counts[token] >= min_frequency]
+        rare = len(lacking) - len(often)
+        if rare and self.unknown is None:
+            first = min(set(lacking) - set(often))
+            also = f" (and {rare - 1} more such characters)" if rare > 1 else ""
+            raise ValueError(
+                f"The character {first!r} (U+{ord(first):04X}) is not in the vocabulary{also}, "
+                f"occurs less than min_frequency = {min_frequency} times, and there is no "
+                f"{UNKNOWN} to stand for it: take a min_frequency of 1, which adds it, or another "
+                "text."
+            )
+        often.sort(key=lambda token: (-counts[token], token))
+        return replace(self, itos=(*self.itos, *often))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Vocabulary":

@@ -332,9 +332,7 @@ def _config_for_text(
 ) -> Config:
     """The configuration of a recipe on a text, with changes."""
     name = "python-docs" if recipe is None else recipe
-    if name not in RECIPES:
-        raise ValueError(f"There is no recipe {name!r:.60}: take one of {', '.join(RECIPES)}.")
-    config = RECIPES[name].config
+    config = RECIPES.find(name).config
     if corpus is not None:
         keep_case = recipe is None and "lowercase" not in changes
         config = replace(for_text(config, str(corpus), keep_case=keep_case), corpus=str(corpus))

@@ -14,6 +14,7 @@ from jaxrnn.data.tokenizers import (
     Tokenizer,
     encode,
     encode_documents,
+    extended_tokenizer,
     joined,
     make_tokenizer,
     unprintable,
@@ -83,12 +84,15 @@ def fresh_state(config: Config, model: CharModel) -> TrainState:
     return make_state(model, config.make_optimizer(), config.batch_size, key)
 
 
-def prepare(config: Config, *, vocabulary: Tokenizer | None = None) -> Experiment:
+def prepare(
+    config: Config, *, vocabulary: Tokenizer | None = None, extend: bool = False
+) -> Experiment:
     """Load the text and make everything that training needs.
 
     Args:
         config: the configuration.
         vocabulary: the tokenizer of the run that is resumed; made from the text if None.
+        extend: whether that tokenizer gets the tokens that it lacks for this text.
 
     Raises:
         ValueError: if the corpus cannot be loaded or is too short for the batch, or the run does
@@ -101,14 +105,18 @@ def prepare(config: Config, *, vocabulary: Tokenizer | None = None) -> Experimen
         training, held_out = corpus.split(config.validation_fraction)
         if vocabulary is None:
             vocabulary = _make_vocabulary(config, training, held_out)
+        elif extend:
+            vocabulary = _extended(vocabulary, config, training, held_out)
         source, validation = _streams(config, vocabulary, training, held_out)
     else:
         held_out = corpus.validation or ()
+        documents = [joined(corpus.documents)]
+        if held_out:
+            documents.append(joined(held_out))
         if vocabulary is None:
-            documents = [joined(corpus.documents)]
-            if held_out:
-                documents.append(joined(held_out))
             vocabulary = make_tokenizer(config.tokenizer, documents)
+        elif extend:
+            vocabulary = extended_tokenizer(vocabulary, documents)
         source, validation = _windows(config, vocabulary, corpus, STARTS[reads])
     experiment = Experiment(
         config=with_absolute_paths(config),
@@ -176,6 +184,20 @@ def _make_vocabulary(
         min_frequency=config.min_frequency,
         lowercase=config.lowercase,
     )
+
+
+def _extended(
+    vocabulary: Tokenizer,
+    config: Config,
+    training: Sequence[Document],
+    held_out: Sequence[Document],
+) -> Tokenizer:
+    """The tokenizer with what the training text has in addition; with all, if none is unknown."""
+    documents = list(training)
+    # Where there is no <unk>, a character of the validation text would be refused.
+    if getattr(vocabulary, "unknown", None) is None:
+        documents += held_out
+    return extended_tokenizer(vocabulary, documents, min_frequency=config.min_frequency)
 
 
 def _streams(

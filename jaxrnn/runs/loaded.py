@@ -1,15 +1,18 @@
 """A trained run in hand: its model, and what can be asked of it."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from jaxrnn.checks import check_bool
 from jaxrnn.data.corpora import load_corpus
 from jaxrnn.data.tokenizers import Document
 from jaxrnn.data.vocabulary import Unknown
 from jaxrnn.generation.texts import generate_texts, sample
-from jaxrnn.runs.experiment import Experiment
+from jaxrnn.runs.experiment import Experiment, prompt_for
 from jaxrnn.runs.measuring import (
     Measured,
     Unit,
@@ -19,7 +22,8 @@ from jaxrnn.runs.measuring import (
     read_all,
     tokens_of,
 )
-from jaxrnn.runs.run import Run
+from jaxrnn.runs.run import Run, RunExistsError
+from jaxrnn.training.history import Progress
 from jaxrnn.training.records import History
 
 if TYPE_CHECKING:
@@ -152,6 +156,68 @@ class LoadedRun:
         """The loss curves, as a Matplotlib figure that a notebook shows."""
         return self.history.plot(title=self.run.folder.name)
 
+    def train(
+        self,
+        corpus: Path | str | None = None,
+        *,
+        folder: Path | str | None = None,
+        keep_optimizer: bool = False,
+        prompt: str | None = None,
+        progress: bool = True,
+        callbacks: Sequence[Callable[[Progress], Any]] = (),
+        **options: Any,
+    ) -> "LoadedRun":
+        """Train a new run that begins with these weights, as `jaxrnn train --from` does.
+
+        This run stays as it is. What another text has beyond the vocabulary is added to it. Ctrl-C
+        ends the training: what is trained so far is saved and returned.
+
+        Args:
+            corpus: the text to train on, see `load_corpus`; the run's own if None.
+            folder: the new run's folder; this one's, with a number, if None.
+            keep_optimizer: whether the optimizer's state goes on, too, instead of a fresh one.
+            prompt: what samples begin with; as before if None.
+            progress: see `fit`.
+            callbacks: see `fit`.
+            options: values of the configuration that are to differ from `config`, such as
+                `schedule="1 x 1e-4"`, `steps`, `validate_every`, `optimizer`, `bptt` or `seed`.
+
+        Returns:
+            The new run, with its best checkpoint.
+
+        Raises:
+            RunError: if the folder exists or cannot be written, or the run's own text has changed.
+            NonFiniteLossError: see `training`.
+            ValueError: if an option is wrong or contradicts the weights.
+        """
+        # What trains takes a while to import, and nothing else here needs it.
+        from jaxrnn.runs.fine_tuning import fine_tuning
+        from jaxrnn.runs.fitting import check_callbacks, train_shown
+
+        check_bool(progress=progress, keep_optimizer=keep_optimizer)
+        check_callbacks(callbacks)
+        if folder is not None and os.path.lexists(folder):
+            raise RunExistsError.at(Path(folder))
+        start = fine_tuning(
+            self.run,
+            options,
+            corpus=None if corpus is None else str(corpus),
+            checkpoint=self.checkpoint,
+            keep_optimizer=keep_optimizer,
+        )
+        new = Run.create_first(
+            numbered(self.run.folder) if folder is None else [Path(folder)],
+            start.experiment,
+            prompt=prompt_for(start.experiment, prompt, self.prompt),
+            state=start.state,
+            origin=start.origin,
+        )
+        notes = (start.origin.sentence, *start.notes)
+        train_shown(
+            new, start.experiment, start.state, progress=progress, callbacks=callbacks, notes=notes
+        )
+        return LoadedRun(new)
+
     def experiment(self) -> Experiment:
         """The windows, the optimizer and the schedule of the run, from its text.
 
@@ -162,10 +228,13 @@ class LoadedRun:
 
     def __repr__(self) -> str:
         config = self.config
-        return (
-            f"LoadedRun({self.run.folder}: {config.model} on {config.corpus}, {self.checkpoint} "
-            f"checkpoint at step {int(self.state.step):,})"
+        words = (
+            f"{config.model} on {config.corpus}, {self.checkpoint} checkpoint at step "
+            f"{int(self.state.step):,}"
         )
+        if self.run.origin is not None:
+            words += f", {self.run.origin.short}"
+        return f"LoadedRun({self.run.folder}: {words})"
 
 
 def _documents(text: Any) -> Sequence[Document]:
@@ -186,3 +255,9 @@ def _documents(text: Any) -> Sequence[Document]:
             f"text must be a text, a list of texts or the Path of a file, got {text!r:.40}."
         )
     return text
+
+
+def numbered(folder: Path) -> Iterator[Path]:
+    """The folders beside one that have its name and a number, from 2 on."""
+    for number in count(2):
+        yield folder.with_name(f"{folder.name}-{number}")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from jaxrnn.data.corpora import CORPORA
 from jaxrnn.data.token_files import is_token_file
+from jaxrnn.registry import Registry
 from jaxrnn.runs.config import Config
 
 
@@ -56,7 +57,7 @@ _LSTM = replace(
 _LSTM_START = {1: 1.640, 2: 1.582}
 _LSTM_15 = {3: 1.447, 5: 1.399, 9: 1.358, 17: 1.315}
 
-RECIPES: dict[str, Recipe] = {
+BUILT_IN: dict[str, Recipe] = {
     # Our own.
     "python-docs": Recipe(
         summary="A GRU that learns to write Python documentation, in about a minute.",
@@ -169,7 +170,7 @@ RECIPES: dict[str, Recipe] = {
         validation={1: 1.591, 2: 1.506, 3: 1.385, 5: 1.336, 9: 1.309, 17: 1.279, 33: 1.263},
     ),
 }
-"""Recipes by name: first our own for a start, then the course's in the course's order."""
+"""The built-in recipes: first our own for a start, then the course's in the course's order."""
 
 
 def for_text(config: Config, corpus: str, *, keep_case: bool) -> Config:
@@ -186,3 +187,22 @@ def for_text(config: Config, corpus: str, *, keep_case: bool) -> Config:
     if keep_case and corpus not in CORPORA:
         config = replace(config, lowercase=False)
     return config
+
+
+def check_recipe(recipe: object) -> None:
+    """Refuse what is no recipe.
+
+    Raises:
+        ValueError: if it is of another type.
+    """
+    if isinstance(recipe, Config):
+        raise ValueError(
+            "it is a Config: a recipe has one and a line about it, jaxrnn.Recipe(summary=..., "
+            "config=...)."
+        )
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"it is of type {type(recipe).__name__}, not a jaxrnn.Recipe.")
+
+
+RECIPES: Registry[Recipe] = Registry("recipe", check_recipe, BUILT_IN)
+"""Recipes by name. One of your own is FILE.py:NAME, or is put in: `RECIPES["mine"] = MINE`."""

@@ -1,7 +1,6 @@
 """Whole runs from and to PyTorch: weights by torch's names and shapes, and what they belong to."""
 
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +28,6 @@ from jaxrnn.output import check_output
 from jaxrnn.runs.config import Config, has_field
 from jaxrnn.runs.experiment import Experiment
 from jaxrnn.runs.run import Run
-from jaxrnn.training.history import Position, Progress
 from jaxrnn.tree import named_leaves
 
 COURSE_MODELS_OF = {
@@ -270,15 +268,8 @@ def save_imported(
         RunError: if the folder cannot be made.
     """
     # A run whose only checkpoint is at update 0, with these weights.
-    run = Run.create(folder, experiment, prompt=prompt)
     state = experiment.fresh_state()._replace(params=params)
-    progress = Progress(state, Position(), experiment.source.steps(0))
-    try:
-        run.save("last", progress, float("inf"))
-    except BaseException:  # without its weights it would be trained from the beginning
-        shutil.rmtree(run.folder)
-        raise
-    return run
+    return Run.create(folder, experiment, prompt=prompt, state=state)
 
 
 def _as_model(tensors: Mapping[str, np.ndarray], keys: Sequence[str]) -> dict[str, np.ndarray]:

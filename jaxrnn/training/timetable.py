@@ -101,6 +101,11 @@ class Timetable:
         if self.budget.steps is not None:
             self._ends = phase_ends(schedule, self.budget.steps)
 
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The number of updates up to the end of each phase; empty where epochs decide."""
+        return tuple(self._ends)
+
     def updates(self, position: Position) -> int:
         """Number of updates made up to a position."""
         return self._updates_before(position.epoch) + position.window
