@@ -22,7 +22,7 @@ COMMANDS = {
     "find-rate": ("find_rate", "Suggest a learning rate (learning-rate range test)."),
     "recipes": ("recipes", "List the recipes and the losses that the course published."),
     "self-check": ("self_check", "Check this installation: gradients and first epochs."),
-    "export": ("exporting", "Write a trained model's weights for PyTorch."),
+    "export": ("exporting", "Write a trained model to one file, for PyTorch and to hand on."),
     "import": ("importing", "Make a run of weights from PyTorch."),
     "trust": ("trust", "Allow the code of a file that a run names."),
 }

@@ -9,7 +9,9 @@ from jaxrnn.data.corpora import load_corpus
 from jaxrnn.data.tokenizers import Document
 from jaxrnn.data.vocabulary import Unknown
 from jaxrnn.generation.texts import generate_texts, sample
+from jaxrnn.runs.checksums import RunError
 from jaxrnn.runs.experiment import Experiment
+from jaxrnn.runs.exported import AnyRun, ExportedRun, open_run
 from jaxrnn.runs.measuring import (
     Measured,
     Unit,
@@ -19,44 +21,46 @@ from jaxrnn.runs.measuring import (
     read_all,
     tokens_of,
 )
-from jaxrnn.runs.run import Run
 from jaxrnn.training.records import History
 
 if TYPE_CHECKING:
     from jaxrnn.training.plots import Picture
 
 
-def load_run(folder: Path | str, *, checkpoint: Literal["best", "last"] = "best") -> "LoadedRun":
+def load_run(path: Path | str, *, checkpoint: Literal["best", "last"] = "best") -> "LoadedRun":
     """A run of the command line's, with its trained weights.
 
     Args:
-        folder: its folder, such as "runs/python-docs".
+        path: its folder, such as "runs/python-docs", or a file that `jaxrnn export` wrote, such as
+            "model.safetensors".
         checkpoint: the checkpoint with the weights: the one with the lowest validation loss, or
-            the last.
+            the last. A file has one set of weights, the "best".
 
     Raises:
         RunError: if it is no run, or it or the checkpoint is damaged.
+        TensorFileError: if it is a file of another kind, or damaged.
+        NotDefinedError: if it names code that is not there, or that was never run here.
     """
-    if not isinstance(folder, str | Path):
-        raise ValueError(f"folder must be the path of a run's folder, got {folder!r:.40}.")
+    if not isinstance(path, str | Path):
+        raise ValueError(f"path must be the path of a run's folder or file, got {path!r:.40}.")
     if checkpoint not in ("best", "last"):
         raise ValueError(f'checkpoint must be "best" or "last", got {checkpoint!r:.40}.')
-    return LoadedRun(Run(folder), checkpoint)
+    return LoadedRun(open_run(path), checkpoint)
 
 
 class LoadedRun:
     """A trained run.
 
     Attributes:
-        run: its folder.
+        run: its folder, or its file.
         checkpoint: the checkpoint that is loaded, "best" or "last".
         config: what it was trained on, and how.
         vocabulary: text <-> tokens.
         model: the model.
-        state: the training state, from which `fit` goes on.
+        state: the training state, from which `fit` goes on; that of a file has a fresh optimizer.
     """
 
-    def __init__(self, run: Run, checkpoint: str = "best") -> None:
+    def __init__(self, run: AnyRun, checkpoint: str = "best") -> None:
         self.run = run
         self.checkpoint = checkpoint
         # A run is read from the disk at each access: once is enough.
@@ -72,7 +76,7 @@ class LoadedRun:
 
     @cached_property
     def history(self) -> History:
-        """The rows of history."""
+        """The rows of history; a file has none."""
         return self.run.history
 
     @property
@@ -149,21 +153,31 @@ class LoadedRun:
         return loss_of_each(self.vocabulary, tokens, read)
 
     def plot(self) -> "Picture":
-        """The loss curves, as a Matplotlib figure that a notebook shows."""
+        """The loss curves, as a Matplotlib figure that a notebook shows.
+
+        Raises:
+            RunError: if the run is a file, which has no history.
+        """
+        if isinstance(self.run, ExportedRun):
+            raise RunError(f"{self.run} has no history to plot: that stays in the run's folder.")
         return self.history.plot(title=self.run.folder.name)
 
-    def experiment(self) -> Experiment:
+    def experiment(self, *, corpus: str | None = None) -> Experiment:
         """The windows, the optimizer and the schedule of the run, from its text.
 
         So it is trained on: `fit(run.model, experiment.source, experiment.validation,
         schedule="1 x 1e-4", optimizer=experiment.optimizer, state=run.state)`.
+
+        Args:
+            corpus: where the text lies now; for a file, any text, which has to be named unless it
+                is one of the project's own.
         """
-        return self.run.experiment()
+        return self.run.experiment(corpus=corpus)
 
     def __repr__(self) -> str:
         config = self.config
         return (
-            f"LoadedRun({self.run.folder}: {config.model} on {config.corpus}, {self.checkpoint} "
+            f"LoadedRun({self.run}: {config.model} on {config.corpus}, {self.checkpoint} "
             f"checkpoint at step {int(self.state.step):,})"
         )
 
