@@ -86,7 +86,7 @@ class Import:
             raise TensorFileError(f"{folder} exists: choose another --name.")
         ours = described(contents, self.file)
         self._check_paths(ours)
-        found = self._identified(contents)
+        found = self._identified(contents, ours)
 
         # The vocabulary that the user or the file gives; None leaves it to the corpus.
         vocabulary = None if ours is None else ours.vocabulary
@@ -119,8 +119,12 @@ class Import:
         self._show(run, experiment, trial)
         return 0
 
-    def _identified(self, contents: Contents) -> Identified:
+    def _identified(self, contents: Contents, ours: Description | None = None) -> Identified:
         """The weights in the file, by the flags that say where and under which names."""
+        # A file that `export` wrote has the model's own names, whatever the model.
+        if ours is not None and not (self.key or self.rename or self.drop):
+            stored = contents.tables[()]
+            return Identified({name: tensor.array for name, tensor in stored.items()})
         names = pairs(self.rename)
         return identify(contents, key=self.key, drop=self.drop, names=names)
 
