@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from helpers import untrained_run
 from safetensors.numpy import load_file, save_file
 
 import jaxrnn
@@ -16,11 +17,8 @@ from jaxrnn.exchange.files import read_contents
 from jaxrnn.files import CHECKPOINT_BEGINNING
 from jaxrnn.registry import NotDefinedError, trust
 from jaxrnn.runs.checksums import RunError
-from jaxrnn.runs.config import Config
-from jaxrnn.runs.experiment import prepare
 from jaxrnn.runs.exported import FORMAT, export_run
 from jaxrnn.runs.run import Run
-from jaxrnn.training.history import Position, Progress
 
 EXAMPLES = Path(__file__).parents[1] / "scripts" / "examples"
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 12
@@ -38,11 +36,7 @@ def workplace(tmp_path, monkeypatch):
 
 def made(name="fox", **options):
     """A run, at random weights after no update, and the file that `export` writes of it."""
-    usual = {"model": "CharSeqStatefulRnn", "corpus": "text.txt", "embedding_size": 4}
-    usual |= {"hidden_size": 8, "batch_size": 4, "bptt": 10, "random_bptt": False}
-    experiment = prepare(Config(**usual | {"min_frequency": 1, "seed": 3} | options))
-    run = Run.create(Path("runs") / name, experiment, prompt="the q")
-    run.save("last", Progress(experiment.fresh_state(), Position(), 1), float("inf"))
+    run = untrained_run(f"runs/{name}", corpus="text.txt", prompt="the q", **options)
     export_run(run, f"{name}.safetensors")
     return run
 

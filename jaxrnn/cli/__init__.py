@@ -80,7 +80,9 @@ def overview() -> str:
         "Recurrent character models in JAX: train them on text, generate text with them.\n"
         "Start with `train`; it needs no download.\n\n"
         f"{listed}\n\n"
-        "COMMAND --help shows the options of a command; --version prints the version."
+        "COMMAND --help shows the options of a command; --version prints the version;\n"
+        "--print-completion bash (or zsh, fish) prints a script that completes commands and "
+        "options."
     )
 
 
@@ -93,6 +95,8 @@ def _command(given: list[str]) -> Callable[[], int]:
     if not given:
         raise ValueError(f"Name a command: {', '.join(COMMANDS)}; --help says what they do.")
     name, *rest = given
+    if name == "--print-completion":
+        return lambda: _print_completion(rest)
     # A command of an earlier version.
     if name == "reproduce":
         raise ValueError(
@@ -109,6 +113,14 @@ def _command(given: list[str]) -> Callable[[], int]:
     # After the import, which is what brings JAX; before anything is compiled.
     keep_compiled_programs()
     return command
+
+
+def _print_completion(given: Sequence[str]) -> int:
+    """Print the completion script of the shell that is named."""
+    from jaxrnn.cli.completion import completion_script
+
+    print(completion_script(" ".join(given)))
+    return 0
 
 
 class _Notes(logging.Handler):
