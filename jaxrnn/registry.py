@@ -12,6 +12,7 @@ that are checked are the bytes that are run: a file is read once.
 """
 
 import hashlib
+import logging
 import os
 import re
 import sys
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from jaxrnn.files import read_or_raise, write_whole
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -128,6 +131,41 @@ def code_files(names: Mapping[str, str]) -> dict[str, str]:
             path, _ = _parts(name)
             files[str(path.absolute())] = hashlib.sha256(_code(path)).hexdigest()
     return files
+
+
+def found_code(reference: str, recorded: Mapping[str, str], *, beside: Path) -> str:
+    """FILE.py:NAME where the file of code lies now: where it lay, or beside another file.
+
+    Args:
+        reference: FILE.py:NAME as a file from elsewhere has it.
+        recorded: the sha256 of each file of code, by its path, when that file was written.
+        beside: the file from elsewhere.
+
+    Returns:
+        The reference to the file with the checksum; if none has it, to one that is there, and a
+        warning of the logger "jaxrnn" says so.
+
+    Raises:
+        NotDefinedError: if there is none.
+    """
+    path, name = _parts(reference)
+    # The path may be one of another system.
+    neighbor = beside.absolute().parent / re.split(r"[/\\]", str(path))[-1]
+    places = [place for place in (path, neighbor) if place.is_file()]
+    expected = recorded.get(str(path))
+    for place in places:
+        if hashlib.sha256(_code(place)).hexdigest() == expected:
+            return f"{place}:{name}"
+    if not places:
+        raise NotDefinedError(
+            f"{beside} needs the code of {path}, which is not there: put {neighbor.name} beside "
+            f"{beside}."
+        )
+    if expected is not None:
+        logger.warning(
+            "%s has changed since %s was written: results may differ.", places[0], beside
+        )
+    return f"{places[0]}:{name}"
 
 
 def load_object(reference: str) -> Any:

@@ -12,18 +12,16 @@ from tyro.conf import OmitArgPrefixes, Positional, Suppress
 
 from jaxrnn.cli import parse_command
 from jaxrnn.cli.flags import flags_in, recipe_in, with_full_names
-from jaxrnn.data.corpora import CORPORA
 from jaxrnn.exchange.contents import Contents, TensorFileError
 from jaxrnn.exchange.files import read_contents
 from jaxrnn.exchange.identification import Identified, identify
 from jaxrnn.exchange.names import pairs
 from jaxrnn.runs.config import Config
 from jaxrnn.runs.experiment import Experiment, prepare, prompt_for
+from jaxrnn.runs.exported import Description, described, names_paths
 from jaxrnn.runs.recipes import RECIPES
 from jaxrnn.runs.run import RUNS, Run, checked_name
 from jaxrnn.runs.transfer import (
-    Description,
-    described,
     fitted,
     params_of,
     read_vocabulary,
@@ -88,7 +86,7 @@ class Import:
             raise TensorFileError(f"{folder} exists: choose another --name.")
         ours = described(contents, self.file)
         self._check_paths(ours)
-        found = self._identified(contents)
+        found = self._identified(contents, ours)
 
         # The vocabulary that the user or the file gives; None leaves it to the corpus.
         vocabulary = None if ours is None else ours.vocabulary
@@ -121,8 +119,12 @@ class Import:
         self._show(run, experiment, trial)
         return 0
 
-    def _identified(self, contents: Contents) -> Identified:
+    def _identified(self, contents: Contents, ours: Description | None = None) -> Identified:
         """The weights in the file, by the flags that say where and under which names."""
+        # A file that `export` wrote has the model's own names, whatever the model.
+        if ours is not None and not (self.key or self.rename or self.drop):
+            stored = contents.tables[()]
+            return Identified({name: tensor.array for name, tensor in stored.items()})
         names = pairs(self.rename)
         return identify(contents, key=self.key, drop=self.drop, names=names)
 
@@ -284,7 +286,7 @@ def with_defaults(given: Sequence[str]) -> Import:
 
 def _without_paths(config: Config, flags: set[str]) -> Config:
     """A file's configuration without the paths that it names; see `NOT_OPENED`."""
-    if config.corpus in CORPORA and config.validation is None:
+    if not names_paths(config):
         return config
     # Nothing that matters happens in silence: it validated on another text.
     if config.validation is not None and "--corpus" in flags and "--validation" not in flags:

@@ -21,6 +21,7 @@ from jaxrnn.runs.changes import CHANGEABLE
 from jaxrnn.runs.config import Config
 from jaxrnn.runs.environment import POOL, computation, differences, named_versions, versions
 from jaxrnn.runs.experiment import Experiment, prepare, prompt_for
+from jaxrnn.runs.exported import AnyRun, open_run
 from jaxrnn.runs.fine_tuning import fine_tuning
 from jaxrnn.runs.judging import change_run
 from jaxrnn.runs.recipes import RECIPES
@@ -57,7 +58,7 @@ class Train:
     """Minutes of updates, instead of --steps: the speed is measured first, and the number of
     updates is recorded as the run's --steps. Validations come on top."""
     from_run: Annotated[Path | None, tyro.conf.arg(name="from")] = None
-    """The folder of a run whose weights a new run begins with, on its text or on another --corpus.
+    """A run, or a file that `export` wrote, whose weights a new run begins with, on its text or on another --corpus.
     All other values are that run's unless they are given; model, sizes and tokens stay."""
     checkpoint: Literal["best", "last"] = "best"
     """--from: the checkpoint with the weights."""
@@ -81,7 +82,7 @@ class Train:
         if self.name is not None and os.path.lexists(RUNS / checked_name(self.name)):
             raise RunExistsError.at(RUNS / self.name)
         if self.from_run is not None:
-            return self._fine_tuned(Run(self.from_run))
+            return self._fine_tuned(open_run(self.from_run))
         # A large text, or a download, takes a while.
         recipe = RECIPES.find(self.recipe)
         with Screen() as screen:
@@ -108,7 +109,7 @@ class Train:
         )
         return experiment
 
-    def _fine_tuned(self, run: Run) -> int:
+    def _fine_tuned(self, run: AnyRun) -> int:
         """Train a new run that begins with the weights of another one."""
         old = run.config
         options = {}
@@ -127,7 +128,7 @@ class Train:
                 keep_optimizer=self.keep_optimizer,
             )
             experiment = self._with_minutes(start.experiment, screen)
-        usual = base_name(run.folder.name)
+        usual = base_name(str(run))
         if corpus is not None:
             usual = base_name(corpus, usual)
         new = self._created(
@@ -237,7 +238,7 @@ def _from_run(given: Sequence[str], flags: set[str]) -> Train:
         raise ValueError("--from takes the values of its run, not of a recipe: leave --recipe out.")
     # Its values are the defaults, so they must be known before the command line is parsed.
     changed = ("corpus",) if "--corpus" in flags else ()
-    default = Train(config=Run(folder).config, changed=changed)
+    default = Train(config=open_run(folder).config, changed=changed)
     return parse_command(Train, "train", given, default)
 
 

@@ -78,10 +78,10 @@ class Experiment(NamedTuple):
         return cast_floats(fresh_state(self.config, self.model), self.dtype)
 
 
-def fresh_state(config: Config, model: CharModel) -> TrainState:
-    """The state that a run of `config` starts from."""
+def fresh_state(config: Config, model: CharModel, params: Any = None) -> TrainState:
+    """The state that a run of `config` starts from; `params` are parameters to start from."""
     key = jax.random.key(config.seed)
-    return make_state(model, config.make_optimizer(), config.batch_size, key)
+    return make_state(model, config.make_optimizer(), config.batch_size, key, params=params)
 
 
 def prepare(

@@ -18,8 +18,8 @@ from jaxrnn.data.vocabulary import Vocabulary
 from jaxrnn.registry import absolute_reference
 from jaxrnn.runs.config import Config
 from jaxrnn.runs.experiment import Experiment, prepare
+from jaxrnn.runs.exported import AnyRun, ExportedRun
 from jaxrnn.runs.origin import Origin
-from jaxrnn.runs.run import Run
 from jaxrnn.training.state import TrainState
 from jaxrnn.tree import named_leaves
 
@@ -58,7 +58,7 @@ class FineTuning(NamedTuple):
 
 
 def fine_tuning(
-    run: Run,
+    run: AnyRun,
     options: Mapping[str, Any],
     *,
     corpus: str | None = None,
@@ -68,7 +68,7 @@ def fine_tuning(
     """Prepare a run that begins with the weights of another one.
 
     Args:
-        run: the other run.
+        run: the other run, or a file that was exported from it.
         options: the values of `Config` that are to differ from its own.
         corpus: the text to train on; the run's own if None.
         checkpoint: the checkpoint with the weights, "best" or "last".
@@ -85,6 +85,9 @@ def fine_tuning(
         run.check_text_is_there()
     else:
         config = replace(config, corpus=corpus)
+        # A path of a file's that may be anyone's is not opened.
+        if isinstance(run, ExportedRun) and "validation" not in options:
+            config = replace(config, validation=None)
 
     # The text, by the run's own tokens and, on another text, those that it needs in addition.
     vocabulary = run.vocabulary
@@ -99,7 +102,7 @@ def fine_tuning(
     before = run.load_state(checkpoint)
     fresh = experiment.fresh_state()
     sizes = (vocabulary.size, experiment.vocabulary.size)
-    problem = f"The text has {added} that the vocabulary of {run.folder} lacks, and {config.model}"
+    problem = f"The text has {added} that the vocabulary of {run} lacks, and {config.model}"
     params = _extended(before.params, fresh.params, sizes, problem)
     state = fresh._replace(params=params)
     if keep_optimizer:
@@ -108,7 +111,7 @@ def fine_tuning(
         opt_state = _extended(before.opt_state, fresh.opt_state, sizes, problem)
         state = state._replace(opt_state=opt_state)
     origin = Origin(
-        folder=str(run.folder),
+        folder=str(run),
         run=run.identity,
         checkpoint=run.found(checkpoint),
         step=int(before.step),
@@ -117,15 +120,15 @@ def fine_tuning(
     )
     notes = []
     if added:
-        notes.append(f"The vocabulary of {run.folder} lacks {added}: added, and still untrained.")
+        notes.append(f"The vocabulary of {run} lacks {added}: added, and still untrained.")
     if corpus is not None and getattr(vocabulary, "lowercase", False):
-        notes.append(f"The text is lower-cased, as that of {run.folder} was.")
+        notes.append(f"The text is lower-cased, as that of {run} was.")
     if corpus is not None and config.validation is not None and "validation" not in options:
-        notes.append(f"It validates on {config.validation}, as {run.folder} did.")
+        notes.append(f"It validates on {config.validation}, as {run} did.")
     return FineTuning(experiment, state, origin, tuple(notes))
 
 
-def _changed(run: Run, old: Config, options: Mapping[str, Any]) -> Config:
+def _changed(run: AnyRun, old: Config, options: Mapping[str, Any]) -> Config:
     """The old run's configuration with other values.
 
     Raises:
@@ -141,7 +144,7 @@ def _changed(run: Run, old: Config, options: Mapping[str, Any]) -> Config:
             changed[name] = value
         elif _comparable(value) != _comparable(there):
             raise ValueError(
-                f"{name} of {run.folder} is {there!r}, which its weights and tokens belong to, and "
+                f"{name} of {run} is {there!r}, which its weights and tokens belong to, and "
                 f"cannot become {value!r}: leave {name} out, or train from the beginning."
             )
     return replace(old, **changed)
@@ -191,19 +194,26 @@ def _extended(before: Any, fresh: Any, sizes: tuple[int, int], problem: str) -> 
     return jax.tree.unflatten(jax.tree.structure(fresh), leaves)
 
 
-def _check_same_optimizer(run: Run, config: Config, before: TrainState, fresh: TrainState) -> None:
+def _check_same_optimizer(
+    run: AnyRun, config: Config, before: TrainState, fresh: TrainState
+) -> None:
     """Refuse to keep the state of another optimizer.
 
     Raises:
         ValueError: if the optimizer is another one, or its state has other arrays.
     """
+    if isinstance(run, ExportedRun):
+        raise ValueError(
+            f"{run} has weights alone, and no optimizer's state: leave --keep-optimizer out (in "
+            "Python, keep_optimizer), and it begins anew."
+        )
     old = run.config
     same = _comparable(old.optimizer) == _comparable(config.optimizer)
     # With momentum there is one more array for each parameter.
     count = len(jax.tree.leaves(before.opt_state))
     if not same or count != len(jax.tree.leaves(fresh.opt_state)):
         raise ValueError(
-            f"The optimizer's state of {run.folder} is that of {old.optimizer} with momentum "
+            f"The optimizer's state of {run} is that of {old.optimizer} with momentum "
             f"{old.momentum:g}, and not of {config.optimizer} with momentum {config.momentum:g}: "
             "leave --keep-optimizer out (in Python, keep_optimizer), and it begins anew."
         )

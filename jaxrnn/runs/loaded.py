@@ -12,7 +12,9 @@ from jaxrnn.data.corpora import load_corpus
 from jaxrnn.data.tokenizers import Document
 from jaxrnn.data.vocabulary import Unknown
 from jaxrnn.generation.texts import generate_texts, sample
+from jaxrnn.runs.checksums import RunError
 from jaxrnn.runs.experiment import Experiment, prompt_for
+from jaxrnn.runs.exported import AnyRun, ExportedRun, open_run
 from jaxrnn.runs.measuring import (
     Measured,
     Unit,
@@ -30,37 +32,40 @@ if TYPE_CHECKING:
     from jaxrnn.training.plots import Picture
 
 
-def load_run(folder: Path | str, *, checkpoint: Literal["best", "last"] = "best") -> "LoadedRun":
+def load_run(path: Path | str, *, checkpoint: Literal["best", "last"] = "best") -> "LoadedRun":
     """A run of the command line's, with its trained weights.
 
     Args:
-        folder: its folder, such as "runs/python-docs".
+        path: its folder, such as "runs/python-docs", or a file that `jaxrnn export` wrote, such as
+            "model.safetensors".
         checkpoint: the checkpoint with the weights: the one with the lowest validation loss, or
-            the last.
+            the last. A file has one set of weights, the "best".
 
     Raises:
         RunError: if it is no run, or it or the checkpoint is damaged.
+        TensorFileError: if it is a file of another kind, or damaged.
+        NotDefinedError: if it names code that is not there, or that was never run here.
     """
-    if not isinstance(folder, str | Path):
-        raise ValueError(f"folder must be the path of a run's folder, got {folder!r:.40}.")
+    if not isinstance(path, str | Path):
+        raise ValueError(f"path must be the path of a run's folder or file, got {path!r:.40}.")
     if checkpoint not in ("best", "last"):
         raise ValueError(f'checkpoint must be "best" or "last", got {checkpoint!r:.40}.')
-    return LoadedRun(Run(folder), checkpoint)
+    return LoadedRun(open_run(path), checkpoint)
 
 
 class LoadedRun:
     """A trained run.
 
     Attributes:
-        run: its folder.
+        run: its folder, or its file.
         checkpoint: the checkpoint that is loaded, "best" or "last".
         config: what it was trained on, and how.
         vocabulary: text <-> tokens.
         model: the model.
-        state: the training state, from which `fit` goes on.
+        state: the training state, from which `fit` goes on; that of a file has a fresh optimizer.
     """
 
-    def __init__(self, run: Run, checkpoint: str = "best") -> None:
+    def __init__(self, run: AnyRun, checkpoint: str = "best") -> None:
         self.run = run
         self.checkpoint = checkpoint
         # A run is read from the disk at each access: once is enough.
@@ -76,7 +81,7 @@ class LoadedRun:
 
     @cached_property
     def history(self) -> History:
-        """The rows of history."""
+        """The rows of history; a file has none."""
         return self.run.history
 
     @property
@@ -153,7 +158,13 @@ class LoadedRun:
         return loss_of_each(self.vocabulary, tokens, read)
 
     def plot(self) -> "Picture":
-        """The loss curves, as a Matplotlib figure that a notebook shows."""
+        """The loss curves, as a Matplotlib figure that a notebook shows.
+
+        Raises:
+            RunError: if the run is a file, which has no history.
+        """
+        if isinstance(self.run, ExportedRun):
+            raise RunError(f"{self.run} has no history to plot: that stays in the run's folder.")
         return self.history.plot(title=self.run.folder.name)
 
     def train(
@@ -205,8 +216,11 @@ class LoadedRun:
             checkpoint=self.checkpoint,
             keep_optimizer=keep_optimizer,
         )
+        usual = Path(str(self.run))
+        if isinstance(self.run, ExportedRun):
+            usual = usual.with_suffix("")
         new = Run.create_first(
-            numbered(self.run.folder) if folder is None else [Path(folder)],
+            numbered(usual) if folder is None else [Path(folder)],
             start.experiment,
             prompt=prompt_for(start.experiment, prompt, self.prompt),
             state=start.state,
@@ -218,13 +232,17 @@ class LoadedRun:
         )
         return LoadedRun(new)
 
-    def experiment(self) -> Experiment:
+    def experiment(self, *, corpus: str | None = None) -> Experiment:
         """The windows, the optimizer and the schedule of the run, from its text.
 
         So it is trained on: `fit(run.model, experiment.source, experiment.validation,
         schedule="1 x 1e-4", optimizer=experiment.optimizer, state=run.state)`.
+
+        Args:
+            corpus: where the text lies now; for a file, any text, which has to be named unless it
+                is one of the project's own.
         """
-        return self.run.experiment()
+        return self.run.experiment(corpus=corpus)
 
     def __repr__(self) -> str:
         config = self.config
@@ -234,7 +252,7 @@ class LoadedRun:
         )
         if self.run.origin is not None:
             words += f", {self.run.origin.short}"
-        return f"LoadedRun({self.run.folder}: {words})"
+        return f"LoadedRun({self.run}: {words})"
 
 
 def _documents(text: Any) -> Sequence[Document]:

@@ -135,6 +135,9 @@ class RunSettings:
         # The user's files of code that are compared with the record, so that each warns once.
         self._compared: set[str] = set()
 
+    def __str__(self) -> str:
+        return str(self.folder)
+
     @property
     def config(self) -> Config:
         """The configuration, with the changes that were made since the run began."""
@@ -219,7 +222,13 @@ class RunSettings:
 
     def _json(self, name: str) -> Any:
         if not (self.folder / DESCRIPTION).is_file():
-            raise RunError(no_run(self.folder))
+            message = no_run(self.folder)
+            if self.folder.is_file():
+                message = (
+                    f"{self.folder} is a file, and not the folder of a run: `import` makes a run "
+                    "of a file of weights."
+                )
+            raise RunError(message)
         with damage_of(self.folder / name):
             return parse_json(read_listed(self.folder, name), name)
 
