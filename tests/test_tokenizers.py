@@ -162,8 +162,8 @@ def test_every_data_set_takes_every_tokenizer(model, tokenizer, tmp_path):
     assert experiment.source.tokens.max() < size
 
 
-def test_the_registry_has_the_three():
-    assert list(TOKENIZERS) == ["characters", "bytes", "integers"]
+def test_the_registry_has_the_four():
+    assert list(TOKENIZERS) == ["characters", "bytes", "integers", "subwords"]
 
 
 @pytest.mark.parametrize(("largest", "size"), [(0, 1), (1, 2), (7, 8)])

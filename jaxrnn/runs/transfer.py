@@ -26,6 +26,7 @@ from jaxrnn.exchange.weights import WeightMap, WeightMapError
 from jaxrnn.files import LARGEST_TEXT, parse_json, read_regular
 from jaxrnn.nn.models import MODELS
 from jaxrnn.output import check_output
+from jaxrnn.registry import NotDefinedError
 from jaxrnn.runs.config import Config, has_field
 from jaxrnn.runs.experiment import Experiment
 from jaxrnn.runs.run import Run
@@ -114,6 +115,8 @@ def described(contents: Contents, path: Path | str) -> Description | None:
         config = Config.from_dict(about["config"])
         vocabulary = restore_tokenizer(config.tokenizer, about["vocabulary"])
         return Description(config, vocabulary, str(about["prompt"]))
+    except NotDefinedError as error:
+        raise TensorFileError(f"{path}: {error}") from error
     except KeyError as error:
         raise TensorFileError(
             f"The description in {path} is damaged: {error} is missing."
