@@ -3,10 +3,12 @@
 from .data.corpora import Corpus as Corpus
 from .data.corpora import load_corpus as load_corpus
 from .data.sequences import Sequences as Sequences
+from .data.subwords import SubwordTokenizer as SubwordTokenizer
 from .data.tokenizers import TOKENIZERS as TOKENIZERS
 from .data.tokenizers import ByteTokenizer as ByteTokenizer
 from .data.tokenizers import IntegerTokenizer as IntegerTokenizer
 from .data.tokenizers import Tokenizer as Tokenizer
+from .data.tokenizers import encode as encode
 from .data.vocabulary import Vocabulary as Vocabulary
 from .data.windows import BpttStream as BpttStream
 from .data.windows import WindowSet as WindowSet

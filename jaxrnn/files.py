@@ -97,7 +97,7 @@ def read_or_raise(
     raise kind(f"Cannot read {path}: {reason} {remedy}".rstrip())
 
 
-def damage(error: Exception) -> str:
+def damage(error: BaseException) -> str:
     """A description of the damage of a file, from its reader's error; at most 300 characters."""
     if isinstance(error, KeyError):
         return f"it has no {error.args[0]!r:.300}" if error.args else "an entry is missing"

@@ -12,11 +12,11 @@ from typing import Any
 # Compilation takes most of the time here, and what is compiled runs for milliseconds. Programs
 # optimized as a user's are tested by the jobs that set the variable themselves. Not level 1: there
 # jaxlib 0.10.2 gives a scanned LSTM wrong gradients where the batch size is 2.
-FEW_PASSES = (
+os.environ.setdefault(
+    "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
-    "--xla_cpu_parallel_codegen_split_count=1"
+    "--xla_cpu_parallel_codegen_split_count=1",
 )
-os.environ.setdefault("XLA_FLAGS", FEW_PASSES)
 
 import jax
 import pytest

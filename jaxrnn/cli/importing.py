@@ -12,6 +12,7 @@ from tyro.conf import OmitArgPrefixes, Positional, Suppress
 
 from jaxrnn.cli import parse_command
 from jaxrnn.cli.flags import flags_in, recipe_in, with_full_names
+from jaxrnn.data.tokenizers import token_name
 from jaxrnn.exchange.contents import Contents, TensorFileError
 from jaxrnn.exchange.files import read_contents
 from jaxrnn.exchange.identification import Identified, identify
@@ -200,12 +201,13 @@ class Import:
             TensorFileError: if they do.
         """
         count = experiment.vocabulary.size
+        unit = token_name(experiment.vocabulary)
         # NaN is no better, either.
         if trial.nats < math.log(count):
             return
         words = (
-            f"The weights predict the text no better than chance: {trial.nats:.2f} nats a "
-            f"character, where ln {count} is {math.log(count):.2f}."
+            f"The weights predict the text no better than chance: {trial.nats:.2f} nats a {unit}, "
+            f"where ln {count} is {math.log(count):.2f}."
         )
         if not assumed:
             notes.append(f"{words} Are they trained, on such a text, with these tokens?")
@@ -220,9 +222,10 @@ class Import:
     def _show(self, run: Run, experiment: Experiment, trial: Trial) -> None:
         """Print how well the weights predict, and what to type next."""
         count = experiment.vocabulary.size
+        unit = token_name(experiment.vocabulary)
         print(
-            f"On the first {trial.characters:,} characters of the validation text: "
-            f"{trial.nats:.4f} nats a character; chance, ln {count}, is {math.log(count):.4f}."
+            f"On the first {trial.characters:,} {unit}s of the validation text: "
+            f"{trial.nats:.4f} nats a {unit}; chance, ln {count}, is {math.log(count):.4f}."
         )
         command = command_name()
         print(f"{run.folder} has the weights of {printable(str(self.file))}. What to type next:")

@@ -58,8 +58,9 @@ class Train:
     """Minutes of updates, instead of --steps: the speed is measured first, and the number of
     updates is recorded as the run's --steps. Validations come on top."""
     from_run: Annotated[Path | None, tyro.conf.arg(name="from")] = None
-    """A run, or a file that `export` wrote, whose weights a new run begins with, on its text or on another --corpus.
-    All other values are that run's unless they are given; model, sizes and tokens stay."""
+    """A run, or a file that `export` wrote, whose weights a new run begins with, on its text or on
+    another --corpus. All other values are its own unless they are given; model, sizes and tokens
+    stay."""
     checkpoint: Literal["best", "last"] = "best"
     """--from: the checkpoint with the weights."""
     keep_optimizer: bool = False

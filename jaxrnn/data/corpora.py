@@ -100,8 +100,8 @@ def load_corpus(name: str, *, validation: str | None = None) -> Corpus:
 
     Args:
         name: "python-docs", "human-numbers", "nietzsche", or the path of a UTF-8 text file, of a
-            .npy file of integers, or of a folder, all of whose files are read, in name order. What
-            else is in the folder is left out, with a warning of the logger "jaxrnn".
+            .npy file of integers, or of a folder of either, all of whose files are read, in name
+            order. What else is in the folder is left out, with a warning of the logger "jaxrnn".
         validation: the path of a file or folder to validate on, instead of a cut.
 
     Raises:
@@ -242,26 +242,21 @@ def _read(name: str, what: str) -> tuple[Document, ...]:
             f"The {what} {path} is no regular file: copy the text to a file, which a run can read "
             "again when it goes on."
         )
-    if is_token_file(path):
-        try:
-            return (read_tokens(read_or_raise(CorpusError, path, at_most=LARGEST), path),)
-        except TokenFileError as error:
-            raise CorpusError(str(error)) from error
-    text = _read_file(path)
-    if not text:
+    document = _read_file(path)
+    if not len(document):
         raise CorpusError(f"The {what} {path} is empty.")
-    return (text,)
+    return (document,)
 
 
-def _read_folder(folder: Path, what: str) -> tuple[str, ...]:
-    """The text of each file of a folder in name order; what is left out is logged in one line."""
-    documents = []
+def _read_folder(folder: Path, what: str) -> tuple[Document, ...]:
+    """The document of each file of a folder in name order; what is left out is logged in a line."""
+    documents: list[Document] = []
     left_out: dict[str, list[str]] = {}
     for path in sorted(folder.iterdir()):
         why = _why_left_out(path)
-        text = "" if why else _read_file(path)
-        if text:
-            documents.append(text)
+        document = "" if why else _read_file(path)
+        if len(document):
+            documents.append(document)
         else:
             left_out.setdefault(why or "empty", []).append(path.name)
     if left_out:
@@ -269,6 +264,11 @@ def _read_folder(folder: Path, what: str) -> tuple[str, ...]:
         logger.warning("Left out of the %s folder %s: %s.", what, folder, kinds)
     if not documents:
         raise CorpusError(f"The {what} folder {folder} has no file with text in it.")
+    if len({isinstance(document, str) for document in documents}) > 1:
+        raise CorpusError(
+            f"The {what} folder {folder} has texts and .npy files of integers: put one kind into a "
+            "folder of its own."
+        )
     return tuple(documents)
 
 
@@ -293,8 +293,14 @@ def _names(names: list[str]) -> str:
     return listed
 
 
-def _read_file(path: Path) -> str:
+def _read_file(path: Path) -> Document:
+    """The text of a file, or the tokens in a .npy file."""
     data = read_or_raise(CorpusError, path, at_most=LARGEST)
+    if is_token_file(path):
+        try:
+            return read_tokens(data, path)
+        except TokenFileError as error:
+            raise CorpusError(str(error)) from error
     encoding = other_encoding(data)
     if encoding is not None:
         raise CorpusError(

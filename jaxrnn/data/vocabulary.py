@@ -21,6 +21,9 @@ PAD = "<pad>"
 END = "<eos>"
 SPECIAL = (UNKNOWN, PAD, END)
 
+# Maximum number of tokens: an embedding of more rows is a mistake.
+LARGEST_VOCABULARY = 1 << 24
+
 # Number of code points in Unicode.
 CODE_POINTS = 0x110000
 # Number of characters encoded at once, which bounds the memory of encoding.

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from jaxrnn.checks import check_at_least_1, check_seed
-from jaxrnn.data.tokenizers import TOKENIZERS
+from jaxrnn.data.tokenizers import find_tokenizer
 from jaxrnn.data.windows import Split
 from jaxrnn.nn.model import CharModel
 from jaxrnn.nn.models import MODELS
@@ -88,7 +88,8 @@ class Config:
     split: Split = "random"
     """Windowed models: which windows validate (random, as the course; contiguous; last)."""
     tokenizer: str = "characters"
-    """What the text is cut into: characters, bytes, integers (of a .npy file), or FILE.py:NAME."""
+    """What the text is cut into: characters, bytes, integers (of a .npy file), TOKENIZER.json of
+    the package tokenizers (subwords in the run from there on), or FILE.py:NAME."""
     lowercase: bool = True
     """Stateful models: lower-case the text."""
     min_frequency: int = 3
@@ -257,7 +258,7 @@ class Config:
     def _check_model_options(self) -> None:
         """Refuse names that are not defined, and options that the model does not have."""
         CELLS.find(self.cell)
-        TOKENIZERS.find(self.tokenizer)
+        find_tokenizer(self.tokenizer)
         model = MODELS.find(self.model)
         for name in MODEL_OPTIONS:
             # At its default, an option that the model lacks changes nothing.

@@ -9,7 +9,9 @@ import jax
 import numpy as np
 
 from jaxrnn.data.corpora import CORPORA, Corpus, load_corpus
+from jaxrnn.data.subwords import is_tokenizer_file
 from jaxrnn.data.tokenizers import (
+    SUBWORDS,
     Document,
     Tokenizer,
     encode,
@@ -140,10 +142,15 @@ def prepare(
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """The same configuration, whose texts and code are found from every folder."""
+    """The same configuration, whose texts and code are found from every folder.
+
+    A file of a tokenizer is not named any more: the run holds what is in it.
+    """
     values: dict[str, Any] = {}
     for field, name in config.names().items():
         values[field] = absolute_reference(name)
+    if is_tokenizer_file(config.tokenizer):
+        values["tokenizer"] = SUBWORDS
     if config.corpus not in CORPORA:
         values["corpus"] = os.path.abspath(config.corpus)
     if config.validation is not None:
@@ -165,10 +172,16 @@ def prompt_for(experiment: Experiment, asked: str | None, usual: str) -> str:
     # The beginning of the validation text, or any token where that has none to print.
     tokens = experiment.validation.tokens
     hidden = unprintable(vocabulary)
-    known = tokens[~np.isin(tokens, hidden)][:window]
+    known = tokens[~np.isin(tokens, hidden)]
     if not len(known):
         known = np.setdiff1d(np.arange(vocabulary.size), hidden)[:1]
-    return vocabulary.decode(known)
+    # The text of some subwords may be encoded as fewer of them.
+    count = window
+    prompt = vocabulary.decode(known[:count])
+    while count < len(known) and len(encode(vocabulary, prompt)) < window:
+        count *= 2
+        prompt = vocabulary.decode(known[:count])
+    return prompt
 
 
 def _make_vocabulary(

@@ -161,8 +161,8 @@ class ExportedRun:
         """
         if names_paths(self.config):
             raise RunError(
-                f"{self} names the corpus {self.config.corpus!r}, a path that is not opened because "
-                "a file says so. Name the text yourself: --corpus FILE."
+                f"{self} names the corpus {self.config.corpus!r}, a path that is not opened "
+                "because a file says so. Name the text yourself: --corpus FILE."
             )
 
     def check_same_text(self, experiment: Experiment) -> None:
