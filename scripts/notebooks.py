@@ -68,6 +68,7 @@ def execute(
     folder: Path,
     *,
     parameters: Mapping[str, Any] | None = None,
+    until: str | None = None,
     then: str = "",
     on_cell: Callable[[str, str], Any] | None = None,
     timeout: int | None = None,
@@ -78,6 +79,7 @@ def execute(
         path: the notebook's file.
         folder: the kernel's working directory.
         parameters: see `with_parameters`.
+        until: id of the last cell to execute; the notebook's last if None.
         then: code of a cell that is executed behind the others.
         on_cell: called with each cell's id and code before it is executed.
         timeout: number of seconds for each cell; without a limit if None.
@@ -91,6 +93,9 @@ def execute(
     notebook = read(path)
     if parameters:
         notebook = with_parameters(notebook, parameters)
+    if until is not None:
+        ids = [cell.id for cell in notebook.cells]
+        del notebook.cells[ids.index(until) + 1 :]
     if then:
         notebook.cells.append(nbformat.v4.new_code_cell(textwrap.dedent(then)))
     client = NotebookClient(

@@ -25,6 +25,16 @@ LARGEST = 1_000_000
 """Bytes of a notebook with its outputs."""
 
 
+def test_the_lesson_begins_in_a_kernel(tmp_path):
+    """Its first cells, and its own assertion that the first model equals the library's."""
+    then = "assert (corpus.name, len(text), HIDDEN) == ('python-docs', CHARACTERS, 16)"
+    executed = notebooks.execute(
+        LESSON, tmp_path, parameters=SHORT, until="three-same", then=then, timeout=100
+    )
+    assert "Char3Model and jaxrnn.Char3Model: equal to" in notebooks.text_of(executed)
+
+
+@pytest.mark.slow
 def test_the_lesson_runs_from_top_to_bottom(tmp_path):
     """Its own assertions compare each model with the library's."""
     then = """
