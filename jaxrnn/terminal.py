@@ -232,6 +232,9 @@ class Screen:
         self.console = Console(highlight=False, soft_wrap=True, stderr=stderr)
         # In a notebook, rich shows the bar in a widget, and warns where there are no widgets.
         notebook = self.console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
+        # A notebook sets FORCE_COLOR for the commands that it starts, which makes no terminal of
+        # a pipe: each state of the bar would be another line there.
+        terminal = self.console.is_terminal and self.console.file.isatty()
         self._errors = Console(highlight=False, soft_wrap=True, stderr=True)
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -244,7 +247,7 @@ class Screen:
             transient=True,
             # A widget takes whatever is printed while it is refreshed, by any thread.
             auto_refresh=not notebook,
-            disable=not (self.console.is_terminal or notebook),
+            disable=not (terminal or notebook),
         )
         self._notebook = notebook
         self._task = self._bar.add_task("", total=1.0, note="")
