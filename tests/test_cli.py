@@ -404,7 +404,7 @@ def test_bad_texts(capsys, tmp_path, content, message):
         (["train", "--batch", "0"], "batch_size must be at least 1, got 0"),
         (["train", "--bptt", "0"], "bptt must be at least 1, got 0"),
         (["train", "--bptt", "x"], "--bptt"),
-        (["train", "--recipe", "nothing"], "There is no recipe 'nothing'"),
+        (["train", "--recipe", "nothing"], "recipe must be one of python-docs"),
         (["train", "--color", "red"], "Unrecognized options: --color, red"),
         (["train", "--corpus", "text.txt", "--prompt", "été"], "'é' (U+00E9) at position 0"),
         (["train", "--corpus", "text.txt", *SMALL, "--name", "../x"], "A run's name has"),
