@@ -17,9 +17,10 @@ from jaxrnn.nn.model import CharModel
 from jaxrnn.registry import NotDefinedError
 from jaxrnn.runs.config import Config
 from jaxrnn.runs.experiment import prepare, prompt_for
+from jaxrnn.runs.exported import described
 from jaxrnn.runs.measuring import Unit, loss_of_each, tokens_of
 from jaxrnn.runs.run import Run
-from jaxrnn.runs.transfer import described, save_imported
+from jaxrnn.runs.transfer import save_imported
 
 try:
     import tokenizers
