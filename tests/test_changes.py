@@ -467,7 +467,7 @@ def with_steps(experiment, steps):
     return judging.with_options(experiment, {"steps": steps})
 
 
-def test_updates_that_are_made_are_not_taken_back(experiment, tmp_path):
+def test_updates_that_are_made_are_not_taken_back(experiment, tmp_path, stopped):
     begun = judging.with_options(experiment, {"schedule": "1 x 1e-2", "steps": 10})
     run = Run.create(tmp_path / "run", begun)
     train(run, begun)
@@ -478,6 +478,14 @@ def test_updates_that_are_made_are_not_taken_back(experiment, tmp_path):
         change_run(run, begun, {"steps": None})
     assert not (run.folder / CHANGES).exists()
     assert change_run(run, begun, {"steps": 10}) is begun
+
+    # Between two rows of history, too.
+    longer = with_steps(begun, 90)
+    run = Run.create(tmp_path / "longer", longer)
+    stopped(run, longer, 13)
+    assert run.load("last", jax.eval_shape(longer.fresh_state)).position.steps == 1
+    with pytest.raises(RunError, match="has made 13 updates, and would make 12: nothing"):
+        change_run(run, longer, {"steps": 12})
 
 
 def test_a_schedule_and_steps_that_change_together_keep_the_average_of_the_loss(
