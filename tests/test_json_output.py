@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,7 @@ def test_the_bar_leaves_standard_output_alone(monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1")  # for rich: as in a terminal
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     for stderr in (False, True):
+        monkeypatch.setattr(sys.stderr if stderr else sys.stdout, "isatty", lambda: True)
         with Screen(stderr=stderr) as screen:
             assert screen.console.is_terminal
             screen.show("evaluating", 0.5)
