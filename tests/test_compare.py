@@ -711,7 +711,7 @@ def test_minutes_are_measured_once_and_recorded(made_up, equal, measured, steps)
         ({"cell": "gru"}, "The contenders say which cell"),
         ({"model": "CharLM"}, "The contenders say which model"),
         ({"hiden_size": 3}, "compare has no option 'hiden_size'"),
-        ({"recipe": "nothing"}, "There is no recipe 'nothing'"),
+        ({"recipe": "nothing"}, "got 'nothing'"),
         ({"task": "adding"}, "A task is generated: leave corpus and recipe out, or task"),
         ({"progress": 1}, "progress must be True or False"),
         ({"jobs": 0}, "jobs must be at least 1, got 0"),
