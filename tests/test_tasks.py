@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 
 from jaxrnn.data.tasks import COPIED, KINDS, SYMBOLS, TASKS, make_task
+from jaxrnn.data.windows import BpttStream
 from jaxrnn.runs import task_training
 from jaxrnn.runs.comparison_plan import TASK_CONFIG
 from jaxrnn.runs.jobs import Stopped
 from jaxrnn.runs.task_training import TaskRow, learner_of, train_task
 from jaxrnn.training.diagnosis import NonFiniteLossError
+from jaxrnn.training.history import Position
+from jaxrnn.training.schedules import parse_schedule
+from jaxrnn.training.timetable import Budget, Timetable, rates_of
 
 TINY = replace(TASK_CONFIG, cell="tanh", hidden_size=4, embedding_size=4, batch_size=3, steps=7)
 MANY = 4000
@@ -120,8 +124,25 @@ def test_equal_seeds_give_equal_data_and_others_do_not(name):
     again = task.training(3, 5, 4)
     assert np.array_equal(one.inputs, again.inputs)
     assert np.array_equal(one.targets, again.targets)
-    for other in (task.training(4, 5, 4), task.training(3, 6, 4), task.validation(3, 4)):
+    for other in (task.training(4, 5, 4), task.training(3, 6, 4)):
         assert not np.array_equal(one.inputs, other.inputs)
+    # Nothing is validated on that is trained on: not the first batch, whose number is 0, either.
+    held_out = task.validation(3, 4)
+    for step in range(3):
+        assert not np.array_equal(task.training(3, step, 4).inputs, held_out.inputs)
+
+
+def test_the_rates_of_updates_are_those_of_a_training_by_updates():
+    assert rates_of(parse_schedule("3 x 1e-3, 1 x 1e-4"), 8).tolist() == [1e-3] * 6 + [1e-4] * 2
+    schedule = parse_schedule("1 x 1e-2, sgdr(1e-2, 2), one-cycle(2, 1e-3)")
+    stream = BpttStream(np.zeros(100, np.int32), 1, 3, False)
+    timetable = Timetable(schedule, stream, Budget(steps=25))
+    expected = []
+    for step in range(25):
+        place = timetable.place(Position(window=step))
+        rate = place.phase.rates(np.array([place.done]), place.steps_per_epoch)
+        expected.append(rate.item())
+    assert rates_of(schedule, 25).tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -193,6 +214,11 @@ def test_the_loss_is_that_of_an_oracle(name):
             if target != task.ignored:
                 losses.append(-log_probs[t, i, target])
     assert learner.evaluate(state.params, batch) == pytest.approx(np.mean(losses), rel=1e-5)
+    # An update sees the same loss, before it; at rate 0 again, as each batch starts from zeros.
+    three = task.validation(1, 3)
+    for _ in range(2):
+        state, loss = learner.update(state, three, 0.0)
+        assert float(loss) == pytest.approx(learner.evaluate(state.params, three), rel=1e-5)
 
 
 def test_a_training_that_diverges_says_where(tmp_path):
