@@ -2,8 +2,8 @@
 
     ./scripts/notebooks scripts/lesson/lesson.ipynb
 
-Stored outputs hold what a reader wants to see: text, and small pictures. Widgets, times of
-execution and the settings of the machine's Python are left out. The tests execute the notebooks in
+Stored outputs hold what a reader wants to see: text, and small pictures. Times of execution and
+the settings of the machine's Python are left out. The tests execute the notebooks in
 shortened forms, by other values of the cell that is tagged "parameters".
 """
 
@@ -23,7 +23,15 @@ from PIL import Image
 PARAMETERS = "parameters"
 """Tag of the cell whose values may be replaced."""
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
-WIDGET = "application/vnd.jupyter.widget-view+json"
+# Run as the kernel starts. Without ipywidgets a training shows its table and no bar. With them
+# nbclient 0.11 misses the kernel's reply to one cell in twenty that has such a bar, and waits for
+# ever: it sends the widget's messages in between on the socket that it waits on.
+# (tqdm, which a package of JAX's imports, would warn that they are missing.)
+WITHOUT_WIDGETS = """
+import sys, warnings
+sys.modules["ipywidgets"] = None
+warnings.filterwarnings("ignore", message="IProgress not found")
+"""
 COLORS = 64
 """Number of colors of a stored picture: enough for curves and letters."""
 
@@ -104,6 +112,7 @@ def execute(
         kernel_name=KERNEL["name"],
         resources={"metadata": {"path": str(folder)}},
         record_timing=False,
+        extra_arguments=[f"--IPKernelApp.exec_lines={WITHOUT_WIDGETS}"],
     )
     if on_cell is not None:
         client.on_cell_execute = lambda cell, cell_index: on_cell(cell.id, cell.source)
@@ -143,8 +152,6 @@ def cleaned(notebook: Any) -> Any:
         outputs: list[Any] = []
         for output in cell.outputs:
             kept = _cleaned_output(output)
-            if kept is None:
-                continue
             same = outputs and kept.output_type == outputs[-1].output_type == "stream"
             if same and kept.name == outputs[-1].name:
                 outputs[-1].text += kept.text
@@ -155,12 +162,10 @@ def cleaned(notebook: Any) -> Any:
 
 
 def _cleaned_output(output: Any) -> Any:
-    """An output as it is stored, or None."""
+    """An output as it is stored."""
     data = output.get("data")
     if data is None:
         return output
-    if WIDGET in data:
-        return None  # a progress bar, which is gone
     # A line of rich's, such as a row of the table of epochs.
     if "text/html" in data and output.output_type == "display_data":
         return nbformat.v4.new_output("stream", name="stdout", text=data["text/plain"])

@@ -132,7 +132,6 @@ def test_outputs_are_stored_without_what_only_an_execution_has():
     cell = nbformat.v4.new_code_cell(
         "fit()",
         outputs=[
-            new("display_data", {notebooks.WIDGET: {"model_id": "7"}, "text/plain": "Output()"}),
             new("stream", name="stdout", text="epoch\n"),
             new("display_data", row),
             new("display_data", {"image/png": encoded, "text/plain": "<Figure at 0x7f00>"}),
