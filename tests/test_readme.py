@@ -144,6 +144,7 @@ def test_every_command_is_understood(workplace):
     """Its options are those of the command, and their values make sense."""
     theirs(len(set(workplace)))
     export_run(untrained_run("runs/y", corpus="FILE.txt"), "model.safetensors")
+    untrained_run("runs/x", corpus="FILE.txt")  # whose values --from takes
     count = 0
     for text in SNIPPETS:
         for kind, block in blocks(text):
