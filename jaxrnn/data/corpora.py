@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxrnn.checks import is_number, shown
 from jaxrnn.data.token_files import TokenFileError, is_token_file, read_tokens
 from jaxrnn.data.tokenizers import Document
 from jaxrnn.files import read_or_raise
@@ -95,7 +96,7 @@ class Corpus:
         return _cut(self.documents, fraction)
 
 
-def load_corpus(name: str, *, validation: str | None = None) -> Corpus:
+def load_corpus(name: str | Path, *, validation: str | None = None) -> Corpus:
     """Load a corpus by name or path.
 
     Args:
@@ -107,6 +108,9 @@ def load_corpus(name: str, *, validation: str | None = None) -> Corpus:
     Raises:
         CorpusError: if it is missing, empty, not UTF-8 or cannot be downloaded.
     """
+    if not isinstance(name, str | Path):
+        raise CorpusError(f"A corpus is named by a text or a path, got {shown(name)}.")
+    name = str(name)
     load = CORPORA.get(name)
     corpus = load() if load else Corpus(name, _read(name, "corpus"))
     if validation is None:
@@ -371,8 +375,8 @@ def _cut(
     documents: tuple[Document, ...], fraction: float
 ) -> tuple[tuple[Document, ...], tuple[Document, ...]]:
     """Cut `fraction` of all off the end: of a text at the line end before it if one is near."""
-    if not 0 < fraction < 1:
-        raise CorpusError(f"The validation fraction must lie in (0, 1), got {fraction}.")
+    if not is_number(fraction) or not 0 < fraction < 1:
+        raise CorpusError(f"The validation fraction must lie in (0, 1), got {shown(fraction)}.")
     ends = list(accumulate(map(len, documents)))
     cut = round(ends[-1] * (1 - fraction))
     # The document that the cut lies in, and the place in it.

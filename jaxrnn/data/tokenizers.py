@@ -186,6 +186,20 @@ def check_tokenizer(tokenizer: Any) -> None:
         )
 
 
+def check_vocabulary(vocabulary: Any) -> None:
+    """Refuse what is no tokenizer to encode with.
+
+    Raises:
+        ValueError: if a member is missing, or it is a class.
+    """
+    if isinstance(vocabulary, type):
+        raise ValueError(f"vocabulary must be a tokenizer, got the class {vocabulary.__name__}.")
+    try:
+        check_tokenizer(vocabulary)
+    except ValueError as error:
+        raise ValueError(f"vocabulary must be a tokenizer: {error}") from None
+
+
 TOKENIZERS: Registry[Any] = Registry(
     "tokenizer",
     check_tokenizer,
@@ -322,8 +336,9 @@ def encode(tokenizer: Tokenizer, text: Document, *, unknown: Unknown | None = No
     Raises:
         ValueError: if the tokenizer refuses the text, or what it gives are no tokens.
     """
+    check_vocabulary(tokenizer)
     if isinstance(tokenizer, Vocabulary):
-        if not isinstance(text, str):
+        if hasattr(text, "shape"):
             raise ValueError(NEEDS_TEXT)
         return tokenizer.encode(text, unknown=unknown)
     tokens = np.asarray(tokenizer.encode(text))

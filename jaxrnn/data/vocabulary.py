@@ -13,6 +13,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from jaxrnn.checks import check_at_least_1, check_documents, check_text, shown
+
 # The padding character of the windowed models.
 PADDING = "\0"
 # The special tokens of the stateful models, named as in TorchText.
@@ -46,6 +48,8 @@ class Vocabulary:
     lowercase: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.itos, tuple):
+            raise ValueError(f"itos must be a tuple of tokens, got {shown(self.itos)}.")
         if not self.itos:
             raise ValueError("A vocabulary needs at least one token, got none.")
         for token, count in Counter(self.itos).items():
@@ -81,8 +85,7 @@ class Vocabulary:
         Raises:
             ValueError: if no character occurs often enough.
         """
-        if min_frequency < 1:
-            raise ValueError(f"min_frequency must be at least 1, got {min_frequency}.")
+        check_at_least_1(min_frequency=min_frequency)
         counts = count_characters(documents, lowercase=lowercase)
         counts[END] = len(documents)
         often = [token for token, count in counts.items() if count >= min_frequency]
@@ -223,12 +226,14 @@ class Vocabulary:
             ValueError: for a character outside the vocabulary under "error", by its name and
                 position, and under "replace" when there is no `<unk>`.
         """
+        check_text(text=text)
         tokens = _Tokens(len(text), self.dtype)
         self._encode_into(tokens, text, unknown)
         return tokens.all()
 
     def _encode_into(self, tokens: "_Tokens", text: str, unknown: Unknown | None) -> None:
         """As `encode`, appended to `tokens`."""
+        check_text(text=text)
         if unknown is None:
             unknown = "error" if self.unknown is None else "replace"
         if unknown not in get_args(Unknown):
@@ -263,7 +268,9 @@ class Vocabulary:
         """
         end = self.stoi.get(END, self.unknown)
         end_tokens = np.array([] if end is None else [end], self.dtype)  # (0,) or (1,)
+        check_documents(documents)
         documents = list(documents)
+        check_text(**{f"document {n}": text for n, text in enumerate(documents)})
         tokens = _Tokens(sum(map(len, documents)) + len(documents), self.dtype)
         for document in documents:
             self._encode_into(tokens, document, unknown)
@@ -277,6 +284,10 @@ class Vocabulary:
             ValueError: for a token outside [0, V).
         """
         tokens = np.asarray(tokens)
+        if tokens.size and (tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer)):
+            raise ValueError(
+                f"tokens must be integers on one axis, got {tokens.dtype} of shape {tokens.shape}."
+            )
         if tokens.size and (tokens.min() < 0 or tokens.max() >= len(self)):
             outside = (tokens < 0) | (tokens >= len(self))
             raise ValueError(f"tokens must lie in [0, {len(self)}), got {tokens[outside][0]}.")
@@ -327,8 +338,10 @@ class _Tokens:
 
 def count_characters(documents: Iterable[str], *, lowercase: bool) -> Counter[str]:
     """The number of occurrences of each character."""
+    check_documents(documents)
     totals = np.zeros(CODE_POINTS, np.int64)
     for document in documents:
+        check_text(document=document)
         for points in _code_points(document, lowercase):
             counts = np.bincount(points)
             totals[: len(counts)] += counts

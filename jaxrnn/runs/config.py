@@ -1,10 +1,9 @@
 """The configuration of a training run: everything that its result depends on."""
 
-import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from jaxrnn.checks import check_at_least_1, check_seed
+from jaxrnn.checks import check_at_least_1, check_not_negative, check_seed, check_share
 from jaxrnn.data.tokenizers import find_tokenizer
 from jaxrnn.data.windows import Split
 from jaxrnn.nn.model import CharModel
@@ -136,16 +135,12 @@ class Config:
             check_at_least_1(**{name: value})
             if value > most:
                 raise ValueError(f"{name} must be at most {most}, got {value}.")
-        for name in ("dropout", "momentum"):
-            value = getattr(self, name)
-            if not 0 <= value < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {value}.")
+        check_share(dropout=self.dropout, momentum=self.momentum)
         if not 0 < self.validation_fraction < 1:
             raise ValueError(
                 f"validation_fraction must lie in (0, 1), got {self.validation_fraction}."
             )
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"weight_decay must be at least 0, got {self.weight_decay}.")
+        check_not_negative(weight_decay=self.weight_decay)
         check_seed(self.seed)
 
         # Names and schedules: making what they stand for is the check.

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any, get_args
@@ -10,7 +10,7 @@ from typing import Any, get_args
 import jax
 import jax.numpy as jnp
 
-from jaxrnn.checks import check_bool, check_seed
+from jaxrnn.checks import check_bool, check_path, check_seed, shown
 from jaxrnn.data.tokenizers import token_name
 from jaxrnn.nn.model import CharModel, check_char_model
 from jaxrnn.runs.checkpointing import train_run
@@ -109,6 +109,8 @@ def fit(
         named = ", ".join(get_args(CarryPolicy))
         raise ValueError(f"carry_policy must be one of {named}, got {carry_policy!r:.40}.")
     check_callbacks(callbacks)
+    if checkpoints is not None:
+        check_path(checkpoints=checkpoints)
     if loss is not None:
         check_loss(loss)
     if optimizer is None:
@@ -288,6 +290,8 @@ def check_callbacks(callbacks: Any) -> None:
     """
     if callable(callbacks):
         raise ValueError("callbacks must be a list of functions: write callbacks=[function].")
+    if not isinstance(callbacks, Iterable):
+        raise ValueError(f"callbacks must be a list of functions, got {shown(callbacks)}.")
     for callback in callbacks:
         if not callable(callback):
             raise ValueError(

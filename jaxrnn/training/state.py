@@ -11,7 +11,7 @@ import optax
 from jax import lax
 from jax.typing import DTypeLike
 
-from jaxrnn.array_checks import check_batch_size, precision
+from jaxrnn.array_checks import as_integers, check_arrays, check_batch_size, check_key, precision
 from jaxrnn.nn.model import CharModel, check_char_model, check_params, model_carry
 from jaxrnn.programs import bounded_jit
 from jaxrnn.recurrent.cells import Carry
@@ -73,6 +73,8 @@ def check_state(state: Any, optimizer: AnyOptimizer) -> None:
             f"state must be a TrainState, got a {type(state).__name__}: for parameters, take "
             "make_state(model, optimizer, batch_size, key)._replace(params=params)."
         )
+    check_key(**{"the state's key": state.key})
+    as_integers("the state's step", state.step, ())
     expected: Any = jax.tree.structure(jax.eval_shape(optimizer.init, state.params))
     if jax.tree.structure(state.opt_state) != expected:
         raise ValueError(
@@ -104,6 +106,7 @@ def make_state(
     check_char_model(model)
     check_optimizer(optimizer)
     check_batch_size(batch_size)
+    check_key(key=key)
     params_key, run_key = jax.random.split(key)
     if params is None:
         params = _init(model, batch_size, params_key)
@@ -149,6 +152,7 @@ def repackage(carry: Carry) -> Carry:
     Truncated backpropagation through time is this, at the start of every window. Williams and
     Peng 1990; the course calls it `repackage_var`.
     """
+    check_arrays(carry=carry)
     return jax.tree.map(lax.stop_gradient, carry)
 
 
