@@ -95,6 +95,7 @@ def spoil(run, name="last", scale=1e30):
     run.path(name).write_bytes(pack(state, metadata))
 
 
+@pytest.mark.slow
 def test_a_diverged_run_goes_on_with_a_smaller_rate_and_ends_finite(run, experiment):
     changed = change_run(run, experiment, {"schedule": SLOW, "clip": 1.0})
     train(run, changed, resume=True)

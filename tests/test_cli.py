@@ -194,6 +194,7 @@ def test_a_runs_own_validation_text_is_measured_as_in_training_too(capsys, fox):
     assert "the other way" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_validation_of_a_recipes_text_is_that_of_training_first(capsys):
     flags = [
         "--recipe",

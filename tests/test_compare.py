@@ -290,6 +290,7 @@ def arguments_of(plan, contender, seed, folder="found", steps=4):
     }
 
 
+@pytest.mark.slow
 def test_a_cell_of_a_file_is_trained_and_recorded():
     Path("a.py").write_text(OWN)
     plan = plan_of(["gru", "a.py:MyCell"])

@@ -320,6 +320,7 @@ def test_killed_before_its_first_update_it_needs_nothing_of_the_other_run(old, t
     assert [row.epoch for row in stopped.history if row.validation] == [1, 2]
 
 
+@pytest.mark.slow
 def test_the_command_line_trains_it_and_a_finished_one_says_what_to_type(old, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["jaxrnn"])
     step = old.best()[0]

@@ -60,6 +60,7 @@ def test_window_mode_is_the_courses_get_next_n(model):
     np.testing.assert_array_equal(written, jnp.stack(expected))
 
 
+@pytest.mark.slow
 @pytest.mark.sample(1)
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(

@@ -117,6 +117,7 @@ def test_the_parameters_are_those_of_the_cell():
     assert shapes == expected
 
 
+@pytest.mark.slow
 @pytest.mark.sample(1)
 @pytest.mark.parametrize("cell", [FREE_LSTM, NORMED], ids=lambda cell: cell.name)
 def test_a_free_cell_trains_and_generates(cell):

@@ -186,6 +186,7 @@ def test_the_comparison_of_a_module_of_ones_own_runs():
     exec(with_words("assert_parity("), {})
 
 
+@pytest.mark.slow
 def test_the_file_of_ones_own_trains_as_it_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

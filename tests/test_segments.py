@@ -105,6 +105,7 @@ def test_a_segment_that_is_computed_again_draws_its_masks_again():
     assert relative(segmented(params), jax.jit(jax.value_and_grad(plain))(params)) < EXACT
 
 
+@pytest.mark.slow
 def test_long_windows_need_a_fraction_of_the_memory():
     model, state, batch = model_and_window(2048, num_layers=1)
     optimizer = make_optimizer("adam")

@@ -136,6 +136,7 @@ def test_odd_command_lines_are_one_line_in_words(arguments, capsys, monkeypatch,
         assert "runs/none is not a run" in line
 
 
+@pytest.mark.slow
 def test_a_cell_that_is_not_defined_here_is_named(tmp_path, monkeypatch, capsys):
     import jaxrnn
 

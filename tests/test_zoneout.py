@@ -222,6 +222,7 @@ def test_rates_of_zero_change_nothing():
     np.testing.assert_allclose(training, expected, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.skipif(bool(why_not_compiled()), reason="there is no compiled library")
 @pytest.mark.parametrize("cell", ZONED, ids=lambda cell: f"{cell.name}-{cell.zoneout.rates}")
 def test_training_runs_compiled(cell):

@@ -43,6 +43,7 @@ def test_runs_are_followed_over_the_ends_of_epochs(tmp_path):
     assert 0 < min(found["torch_ulp"]) <= max(found["torch_ulp"]) < 1e-12
 
 
+@pytest.mark.slow
 def test_float32_is_followed_less_far_than_float64(tmp_path):
     *_, narrow = followed(unit_of(tmp_path, "float32", 1e-2), 20)
     *_, wide = followed(unit_of(tmp_path, "float64", 1e-2), 20)

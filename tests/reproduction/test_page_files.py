@@ -48,6 +48,7 @@ def test_every_command_on_the_page_can_be_typed(results, full_page):
         commands.command(shlex.split(command)[1:])
 
 
+@pytest.mark.slow
 def test_a_page_is_the_same_whenever_it_is_made_and_from_its_own_results(
     everything, full_page, tmp_path
 ):

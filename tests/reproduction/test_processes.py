@@ -58,6 +58,7 @@ def test_units_run_side_by_side_once_and_failures_stop_nobody(capsys, tmp_path):
     assert result_path(tmp_path / "results", good[1]).stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_stopping_saves_and_the_same_command_goes_on(tmp_path):
     """The starter's own call, from another folder, as a user types it."""
     code = (

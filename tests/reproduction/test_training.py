@@ -91,6 +91,7 @@ def test_whole_recipes_agree(tmp_path, recipe, dtype):
     assert apart.farthest < {"float64": VALIDATION, "float32": FLOAT32}[dtype]
 
 
+@pytest.mark.slow
 def test_both_frameworks_train_the_same_in_float32(tmp_path, text):
     unit = Unit(recipe="stateful-rnn", seed=3, changes=SMALL | {"corpus": text})
     (ours, _), apart = both(tmp_path / "results", unit)
@@ -152,6 +153,7 @@ def test_a_unit_that_is_stopped_ends_as_one_that_is_not(
     assert not list((tmp_path / "pieces" / UNDER_WAY).iterdir())
 
 
+@pytest.mark.slow
 def test_a_windowed_model_writes_greedily_and_answers(tmp_path, text):
     changes = {"hidden_size": 16, "batch_size": 16, "corpus": text, "schedule": "2 x 1e-2"}
     result = trained(tmp_path / "results", Unit(recipe="rnn", changes=changes))

@@ -216,6 +216,7 @@ def test_quick_is_the_course_against_torch_and_flax():
     assert "jaxrnn-remat" not in Options().names("training") + Options().names("scaling")
 
 
+@pytest.mark.slow
 def test_a_worker_answers_dies_and_is_given_up(tmp_path):
     pytest.importorskip("torch")
     save(CASE, tmp_path / "case.npz")

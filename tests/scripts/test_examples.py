@@ -30,6 +30,7 @@ def test_the_notebook_verifies_both_models_and_their_training():
     assert "FAIL" not in printed
 
 
+@pytest.mark.slow
 def test_a_mistake_in_the_port_is_placed(monkeypatch):
     monkeypatch.syspath_prepend(str(EXAMPLES))
     names: dict = {}
