@@ -119,7 +119,8 @@ def _print_completion(given: Sequence[str]) -> int:
     """Print the completion script of the shell that is named."""
     from jaxrnn.cli.completion import completion_script
 
-    print(completion_script(" ".join(given)))
+    modules = {name: module for name, (module, _) in COMMANDS.items()}
+    print(completion_script(" ".join(given), modules))
     return 0
 
 

@@ -3,9 +3,8 @@
 import contextlib
 import importlib
 import io
+from collections.abc import Mapping
 from typing import Any
-
-from jaxrnn.cli import COMMANDS
 
 FLAG = "--print-completion"
 SHELLS = ("bash", "zsh", "fish")
@@ -13,11 +12,12 @@ BY_FUNCTION = "complete -F "
 """Beginning of the command by which bash's script registers its function."""
 
 
-def completion_script(shell: str) -> str:
+def completion_script(shell: str, modules: Mapping[str, str]) -> str:
     """The script that a shell reads to complete commands and options.
 
     Args:
         shell: one of `SHELLS`.
+        modules: the module of each command, in `jaxrnn.cli`.
 
     Raises:
         ValueError: if it is none, or tyro has no script for it.
@@ -26,7 +26,7 @@ def completion_script(shell: str) -> str:
         raise ValueError(f"{FLAG} takes one of {', '.join(SHELLS)}; got {shell!r:.40}.")
     from tyro.extras import subcommand_cli_from_dict
 
-    kinds = {name: options_of(name) for name in COMMANDS}
+    kinds = {name: options_of(name, module) for name, module in modules.items()}
     script = io.StringIO()
     problem = io.StringIO()
     with contextlib.redirect_stdout(script), contextlib.redirect_stderr(problem):
@@ -44,8 +44,7 @@ def completion_script(shell: str) -> str:
     return script.getvalue().replace(BY_FUNCTION, "complete -o bashdefault -o default -F ")
 
 
-def options_of(name: str) -> Any:
+def options_of(name: str, module: str) -> Any:
     """The dataclass of a command's options: `FindRate` for "find-rate", in the command's module."""
-    module, _ = COMMANDS[name]
     class_name = "".join(part.title() for part in name.split("-"))
     return getattr(importlib.import_module(f"jaxrnn.cli.{module}"), class_name)
