@@ -108,7 +108,7 @@ def random_stack(
     return jax.tree.map(lambda p: jnp.asarray(np.asarray(p) * scale, dtype), params), carry, xs
 
 
-def untrained_run(folder: Path | str, *, corpus: str, prompt: str = "", **options: Any) -> Run:
+def untrained_run(folder: Path | str, *, corpus: str, prompt: str = "the", **options: Any) -> Run:
     """A small run at random weights, after no update.
 
     Args:
