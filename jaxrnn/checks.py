@@ -111,6 +111,8 @@ def is_number(value: Any) -> bool:
     """Whether a value is one real number: no truth value, and no text that could be read as one."""
     if isinstance(value, bool | np.bool_ | str | bytes):
         return False
+    if isinstance(value, int):
+        return True  # of any size, also where no float holds it
     try:
         float(value)
     except (TypeError, ValueError):
