@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -52,8 +53,12 @@ def course_corpus() -> Corpus:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of a test marked `sample(count)`, all but so many cases, evenly spread, are slow.
 
-    Where no more are asked for by name, none is.
+    Where no more are asked for by name, none is. A name with an address is refused: it is another
+    one in each worker process.
     """
+    for item in items:
+        if re.search("0x[0-9a-f]{6}", item.nodeid):
+            raise pytest.UsageError(f"The name of this test has an address: {item.nodeid}")
     cases: dict[str, list[pytest.Item]] = {}
     for item in items:
         if item.get_closest_marker("sample"):

@@ -163,7 +163,6 @@ class Mine(jaxrnn.CharLM):
         (["gru", "a.py:nothing"], "a.py defines no nothing"),
         (["gru", "none.py:Cell"], "none.py"),
     ],
-    ids=str,
 )
 def test_contenders_that_are_refused(given, message, monkeypatch):
     Path("a.py").write_text(OWN)

@@ -305,7 +305,7 @@ def described(contents: Contents, path: Path | str) -> Description | None:
         raise TensorFileError(
             f"The description in {path} is damaged: {error} is missing."
         ) from error
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, OSError) as error:
         raise TensorFileError(f"The description in {path} is damaged: {error!s:.300}") from error
 
 
