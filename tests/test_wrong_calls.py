@@ -176,7 +176,7 @@ WRONG = {
     "generate: a class": (lambda: generate(CharLM, PARAMS, BATCH.inputs, 5, KEY), "not its class"),
     "Sampler: banned": (lambda: Sampler(banned=3), "banned must be a tuple of tokens, got 3"),
     "Sampler: a seed": (lambda: Sampler()(0, np.zeros((2, V))), "one random key, .*got int"),
-    "load_run: no path": (lambda: load_run(3), "must be the path of a run's folder, got 3"),
+    "load_run: no path": (lambda: load_run(3), "must be the path of a run's folder or file, got 3"),
     # layers and models
     "RNN: a number": (lambda: RNN(3, H), "one of the kinds Cell, LinearCell, FreeCell, .* got 3"),
     "RNNCell: a number": (lambda: RNNCell(3, H), "one of the kinds Cell, .* got 3"),

@@ -64,7 +64,6 @@ def generate(
     """
     # Check the arguments.
     check_params(model, params)
-    check_key(key=key)
     if isinstance(prompt, str):
         raise ValueError(
             "prompt must be tokens (P, B), got a text: take "
@@ -81,6 +80,7 @@ def generate(
             f"of {prompt.shape[1]:,} texts: write fewer, or go on from the end of the text."
         )
     check_tokens(prompt, model.vocab_size)
+    check_key(key=key)
     if sampler is None:
         sampler = Sampler()
     if not isinstance(sampler, Sampler):

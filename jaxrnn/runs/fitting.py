@@ -127,7 +127,7 @@ def fit(
     if state is None:
         state = make_state(model, optimizer, source.batch_size, jax.random.key(seed))
     else:
-        check_state(state, optimizer)
+        check_state(state, optimizer, model)
     if loss is not None:
         _check_mean(loss, model, state, source)
 

@@ -62,11 +62,17 @@ class TrainState(NamedTuple):
         return f"TrainState({', '.join(described)})"
 
 
-def check_state(state: Any, optimizer: AnyOptimizer) -> None:
-    """Refuse what is no training state, or one of another optimizer.
+def check_state(state: Any, optimizer: AnyOptimizer, model: CharModel | None = None) -> None:
+    """Refuse what is no training state, or one of another model or optimizer.
+
+    Args:
+        state: the state.
+        optimizer: the optimizer that its moments must be of.
+        model: the model that its parameters must be of, if that is asked.
 
     Raises:
-        ValueError: if it is none, or its optimizer's state has another structure.
+        ValueError: if it is none, if its parameters are not the model's, or if its optimizer's
+            state has another structure.
     """
     if not isinstance(state, TrainState):
         raise ValueError(
@@ -75,6 +81,9 @@ def check_state(state: Any, optimizer: AnyOptimizer) -> None:
         )
     check_key(**{"the state's key": state.key})
     as_integers("the state's step", state.step, ())
+    # Parameters that are none of the model's make another structure of moments, too.
+    if model is not None:
+        check_params(model, state.params)
     expected: Any = jax.tree.structure(jax.eval_shape(optimizer.init, state.params))
     if jax.tree.structure(state.opt_state) != expected:
         raise ValueError(

@@ -24,7 +24,6 @@ from jaxrnn.nn.model import (
     apply_model,
     apply_with_hidden,
     check_char_model,
-    check_params,
 )
 from jaxrnn.programs import bounded_jit
 from jaxrnn.recurrent.cells import Carry
@@ -296,8 +295,7 @@ def _update(
     if loss is not None:
         check_loss(loss)
     check_rate(optimizer, rate)
-    check_state(state, optimizer)
-    check_params(model, state.params)
+    check_state(state, optimizer, model)
     key = jax.random.fold_in(state.key, state.step)  # of this step's dropout masks
 
     # Without one, the call is the usual one.
