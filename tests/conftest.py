@@ -1,6 +1,7 @@
 """Fixtures: float64, and the course's corpus where there is one. Without PyTorch, visible skips."""
 
 import atexit
+import gc
 import os
 import re
 import shutil
@@ -74,7 +75,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """A worker has one core, and PyTorch's threads would wait for each other."""
+    """A worker has one core, and PyTorch's threads would wait for each other.
+
+    What is there now stays to the end: the garbage collection need not look at it again and again.
+    """
+    gc.collect()
+    gc.freeze()
     if "PYTEST_XDIST_WORKER" in os.environ and "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
 

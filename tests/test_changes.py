@@ -115,6 +115,7 @@ def test_a_diverged_run_goes_on_with_a_smaller_rate_and_ends_finite(run, experim
     assert sample_run(run, None, length=3)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("stops", "options"), [(1, {"schedule": SLOW}), (2, {"schedule": SLOW, "clip": 0.5})]
 )

@@ -47,6 +47,7 @@ def test_stateful_mode_equals_reading_the_whole_text_again():
     assert relative(carry, expected) < FLOAT32
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "model", [CharRnn(V, 5, 16), CharSeqRnn(V, 5, 16)], ids=lambda model: type(model).__name__
 )
@@ -306,6 +307,7 @@ def test_a_document_ends_and_the_text_ends_there_or_goes_on_as_a_new_one():
     ) == ["abc"]
 
 
+@pytest.mark.slow
 def test_nul_is_written_where_it_is_a_character_and_not_where_it_is_the_padding():
     for vocabulary in (
         Vocabulary.from_frequency(["a\0b"] * 3),

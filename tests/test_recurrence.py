@@ -250,7 +250,7 @@ def test_second_derivative_equals_the_oracle(cell, recurrence):
     assert relative(curvature(recurrence, cell)(*args), curvature(scan_oracle, cell)(*args)) < EXACT
 
 
-@pytest.mark.sample(6)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("cell", ELEMENTWISE, ids=lambda c: c.name)
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_stack_with_lengths_equals_each_sequence_alone(cell, bidirectional):

@@ -166,6 +166,7 @@ def test_a_run_from_elsewhere_makes_nothing_run_that_was_not_run_here(folder, mo
     assert capsys.readouterr().err.count("has changed since the run began") == 1
 
 
+@pytest.mark.slow
 def test_an_exported_file_makes_nothing_run_either(folder, monkeypatch, capsys):
     assert cli.main(["train", *FLAGS, *OWN["cell"], "--name", "own"]) == 0
     assert cli.main(["export", "runs/own", "own.safetensors"]) == 0

@@ -139,6 +139,7 @@ def rows_of(count):
     return [replace(row, step=step) for step in range(count)]
 
 
+@pytest.mark.slow
 def test_a_history_of_30_000_rows_takes_no_more_room_in_a_checkpoint(run, experiment):  # noqa: F811
     writer = RowWriter()
     for row in rows_of(30_000):

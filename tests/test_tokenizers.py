@@ -122,6 +122,7 @@ def test_a_folder_of_token_files_is_documents(tmp_path):
         load_corpus(str(tmp_path))
 
 
+@pytest.mark.slow
 def test_integers_of_ones_own_train_without_a_text(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     np.save("tokens.npy", np.arange(4000) % 11)

@@ -223,7 +223,7 @@ def test_a_text_that_turns_to_nan_on_the_way_is_refused(at, monkeypatch):
         written(model, params, 3, Sampler(temperature=1e30), monkeypatch, compiled=True)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("temperature", [1e-320, 1e-40, 1e-30, 1e39, 1e308])
 @pytest.mark.parametrize("banned", [(), (0, 3)])
 def test_extreme_temperatures_are_greedy_and_uniform_when_compiled(

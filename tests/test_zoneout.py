@@ -194,6 +194,7 @@ def test_masks_come_from_the_dropout_key():
     assert (outputs()[1:] == outputs()[:-1]).mean() == 0
 
 
+@pytest.mark.slow
 def test_the_layers_have_masks_of_their_own():
     cell = zoneout(TANH, h=0.5)
     rnn = RNN(cell, 50, 2, bidirectional=True)

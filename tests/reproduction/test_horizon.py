@@ -51,6 +51,7 @@ def test_float32_is_followed_less_far_than_float64(tmp_path):
         assert narrow[name][-1] > 1e3 * wide[name][-1]
 
 
+@pytest.mark.slow
 def test_the_command_writes_what_it_found(tmp_path, monkeypatch, capsys):
     unit = unit_of(tmp_path, "float32", 1e-2)
     monkeypatch.setattr(horizon, "horizon_unit", lambda *_: unit)

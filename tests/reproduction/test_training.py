@@ -104,6 +104,7 @@ def test_both_frameworks_train_the_same_in_float32(tmp_path, text):
     assert {array.dtype.name for array in weights.values()} == {"float32"}
 
 
+@pytest.mark.slow
 def test_a_carry_that_is_lost_shows_between_the_frameworks(tmp_path, text):
     unit = Unit(recipe="stateful-rnn", dtype="float64", changes=SMALL | {"corpus": text})
     with recompiled(carry_with(lambda before, after: 0 * after)):
@@ -125,6 +126,7 @@ class Interruption:
             raise Stopped
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("framework", "recipe", "calls"),
     [

@@ -114,6 +114,7 @@ def test_parameters_are_replaced_and_unknown_ones_refused():
         notebooks.with_parameters(notebooks.read(LESSON), {"EPOCHS": 1})
 
 
+@pytest.mark.slow
 def test_a_cell_that_fails_is_an_error_with_its_message(tmp_path):
     path = tmp_path / "failing.ipynb"
     cells = [nbformat.v4.new_code_cell(code) for code in ("print('before')", "1 / 0")]
