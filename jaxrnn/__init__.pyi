@@ -3,10 +3,12 @@
 from .data.corpora import Corpus as Corpus
 from .data.corpora import load_corpus as load_corpus
 from .data.sequences import Sequences as Sequences
+from .data.subwords import SubwordTokenizer as SubwordTokenizer
 from .data.tokenizers import TOKENIZERS as TOKENIZERS
 from .data.tokenizers import ByteTokenizer as ByteTokenizer
 from .data.tokenizers import IntegerTokenizer as IntegerTokenizer
 from .data.tokenizers import Tokenizer as Tokenizer
+from .data.tokenizers import encode as encode
 from .data.vocabulary import Vocabulary as Vocabulary
 from .data.windows import BpttStream as BpttStream
 from .data.windows import WindowSet as WindowSet
@@ -81,9 +83,13 @@ from .recurrent.zoneout import ZONEOUT_QRNN as ZONEOUT_QRNN
 from .recurrent.zoneout import zoneout as zoneout
 from .runs.checkpoints import load as load
 from .runs.checkpoints import save as save
+from .runs.comparing import compare as compare
+from .runs.comparison import Comparison as Comparison
+from .runs.config import Config as Config
 from .runs.fitting import fit as fit
 from .runs.loaded import load_run as load_run
 from .runs.recipes import RECIPES as RECIPES
+from .runs.recipes import Recipe as Recipe
 from .training.evaluation import evaluate as evaluate
 from .training.history import Progress as Progress
 from .training.history import Row as Row

@@ -7,7 +7,7 @@ structure or shape is a ValueError that says what was expected and what came; an
 is cast: the weights decide the precision. Every way to run the recurrence gets the same arrays.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +18,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Int
 
 from jaxrnn.checks import check_at_least_0
+
+# Plain numbers, which JAX takes for arrays.
+NUMBERS = (int, float, complex)
 
 
 def check_batch_size(batch_size: Any) -> None:
@@ -55,16 +58,25 @@ def as_array(name: str, array: Any, axes: Sequence[str | int]) -> Array:
         ValueError: if it is no array, or has other axes or sizes.
     """
     expected = f"({', '.join(map(str, axes))}{',' if len(axes) == 1 else ''})"
-    try:
-        array = jnp.asarray(array)
-    except (TypeError, ValueError) as error:
-        kind = type(array).__name__
-        raise ValueError(f"{name} must be an array {expected}, got a {kind}.") from error
+    array = converted(name, array, expected)
     sizes = [size for size in axes if isinstance(size, int)]
     known = [got for got, size in zip(array.shape, axes, strict=False) if isinstance(size, int)]
     if array.ndim != len(axes) or known != sizes:
         raise ValueError(f"{name} must have shape {expected}, got {array.shape}.")
     return array
+
+
+def converted(name: str, array: Any, expected: str) -> Array:
+    """An array of whatever axes, which `expected` names for the message.
+
+    Raises:
+        ValueError: if it is no array.
+    """
+    try:
+        return jnp.asarray(array)
+    except (TypeError, ValueError) as error:
+        kind = type(array).__name__
+        raise ValueError(f"{name} must be an array {expected}, got a {kind}.") from error
 
 
 def as_integers(name: str, array: Any, axes: Sequence[str | int]) -> Array:
@@ -73,6 +85,15 @@ def as_integers(name: str, array: Any, axes: Sequence[str | int]) -> Array:
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise ValueError(f"{name} must have integers, got {array.dtype}.")
     return array
+
+
+def as_real(name: str, value: Any) -> Array:
+    """One real number; arguments and errors as `as_floats`."""
+    number = as_array(name, value, ())
+    kinds = (jnp.floating, jnp.integer)
+    if not any(jnp.issubdtype(number.dtype, kind) for kind in kinds):
+        raise ValueError(f"{name} must be a real number, got {number.dtype}.")
+    return number
 
 
 def nearest_rows(tokens: Array, rows: int) -> Int[Array, "..."]:
@@ -137,17 +158,39 @@ def as_carry(carry: Any, like: Any, *, cast: bool = True) -> Any:
     return jax.tree.unflatten(structure, arrays)
 
 
+def check_key(**keys: Any) -> None:
+    """Refuse what is no single random key, as `jax.random.key` or `PRNGKey` makes it."""
+    for name, key in keys.items():
+        dtype = getattr(key, "dtype", None)
+        typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+        if typed and key.shape == ():
+            continue
+        # A key of `PRNGKey` is two numbers, or four.
+        if dtype == jnp.uint32 and key.shape in ((2,), (4,)):
+            continue
+        got = described(key)
+        raise ValueError(f"{name} must be one random key, as jax.random.key(0) gives; got {got}.")
+
+
 def check_arrays(**trees: Any) -> None:
     """Refuse a leaf that is no array and no number, such as a text; its place is named.
 
     `jax.jit` refuses it too, but in words about tracing.
     """
+    _check_leaves(trees, lambda leaf: hasattr(leaf, "shape") or isinstance(leaf, NUMBERS))
+
+
+def check_shapes_and_dtypes(**trees: Any) -> None:
+    """Refuse a leaf without shape and dtype, as a plain number is one; its place is named."""
+    _check_leaves(trees, lambda leaf: hasattr(leaf, "shape") and hasattr(leaf, "dtype"))
+
+
+def _check_leaves(trees: dict[str, Any], is_right: Callable[[Any], bool]) -> None:
     for name, tree in trees.items():
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-            if hasattr(leaf, "shape") or isinstance(leaf, int | float | complex):
-                continue
-            place = f"{name}{jax.tree_util.keystr(path)}"
-            raise ValueError(f"{place} must be an array, got {type(leaf).__name__}.")
+            if not is_right(leaf):
+                place = f"{name}{jax.tree_util.keystr(path)}"
+                raise ValueError(f"{place} must be an array, got {type(leaf).__name__}.")
 
 
 def described(tree: Any) -> str:
@@ -180,6 +223,6 @@ def precision(params: Any) -> Any:
     recurrent = [leaf for name, leaf in named if "weight_hh" in name]
     inputs = [leaf for name, leaf in named if "weight_ih" in name]  # cells without recurrent gates
     weights = recurrent or inputs or [leaf for _, leaf in leaves]
-    if not weights:
+    if not weights or not hasattr(weights[0], "dtype"):
         raise ValueError("The model has no parameters.")
     return weights[0].dtype

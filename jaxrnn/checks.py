@@ -1,10 +1,12 @@
-"""Checks on the host of tokens and numbers: on the device a token out of range is no error.
+"""Checks on the host of tokens, texts and numbers: on the device a token out of range is no error.
 
 Needs NumPy alone, as `data` does.
 """
 
+import math
 import operator
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,7 @@ def check_tokens(tokens: Any, vocab_size: int | None = None, *, axes: int | None
     jax = sys.modules.get("jax")
     if jax is not None and isinstance(tokens, jax.core.Tracer):
         return
-    tokens = np.asarray(tokens)
+    tokens = as_host_array("tokens", tokens)
     if not np.issubdtype(tokens.dtype, np.integer):
         raise ValueError(f"tokens must be integers, got {tokens.dtype}.")
     if axes is not None and tokens.ndim != axes:
@@ -72,7 +74,7 @@ def _check_at_least(least: int, values: dict[str, Any]) -> None:
             number = operator.index(value)
         except TypeError:
             raise ValueError(
-                f"{name} must be an integer of at least {least}, got {value!r}."
+                f"{name} must be an integer of at least {least}, got {shown(value)}."
             ) from None
         if number < least:
             raise ValueError(f"{name} must be at least {least}, got {value}.")
@@ -82,10 +84,81 @@ def check_bool(**values: bool) -> None:
     """Refuse what is neither True nor False; its name goes into the message."""
     for name, value in values.items():
         if not isinstance(value, bool | np.bool_):
-            raise ValueError(f"{name} must be True or False, got {value!r}.")
+            raise ValueError(f"{name} must be True or False, got {shown(value)}.")
 
 
 def check_seed(seed: int) -> None:
     """Refuse what is no seed of a random key."""
     if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
-        raise ValueError(f"seed must lie in [0, 2**32), got {seed!r}.")
+        raise ValueError(f"seed must lie in [0, 2**32), got {shown(seed)}.")
+
+
+def check_share(**values: float) -> None:
+    """Refuse what is no number in [0, 1); its name goes into the message."""
+    for name, value in values.items():
+        if not is_number(value) or not 0 <= value < 1:
+            raise ValueError(f"{name} must lie in [0, 1), got {shown(value)}.")
+
+
+def check_not_negative(**values: float) -> None:
+    """Refuse what is no finite number of at least 0; its name goes into the message."""
+    for name, value in values.items():
+        if not is_number(value) or not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be at least 0, got {shown(value)}.")
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is one real number: no truth value, and no text that could be read as one."""
+    if isinstance(value, bool | np.bool_ | str | bytes):
+        return False
+    if isinstance(value, int):
+        return True  # of any size, also where no float holds it
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def as_host_array(name: str, value: Any) -> np.ndarray:
+    """An array of NumPy's.
+
+    Raises:
+        ValueError: if its rows have different lengths.
+    """
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise ValueError(
+            f"{name} must be one array, got rows of different lengths: {shown(value)}."
+        ) from None
+
+
+def check_text(**values: Any) -> None:
+    """Refuse what is no text; its name goes into the message."""
+    for name, value in values.items():
+        if not isinstance(value, str):
+            raise ValueError(f"{name} must be a text, got a {type(value).__name__}.")
+
+
+def check_path(**values: Any) -> None:
+    """Refuse what is no path; its name goes into the message."""
+    for name, value in values.items():
+        if not isinstance(value, str | Path):
+            raise ValueError(f"{name} must be a path, got {shown(value)}.")
+
+
+def check_documents(documents: Any) -> None:
+    """Refuse one text, whose characters would each be a document, and what is no list of texts."""
+    if isinstance(documents, str):
+        raise ValueError("documents must be a list of texts, got one text: write [text].")
+    try:
+        iter(documents)
+    except TypeError:
+        kind = type(documents).__name__
+        raise ValueError(f"documents must be a list of texts, got a {kind}.") from None
+
+
+def shown(value: Any) -> str:
+    """A value in a message: on one line, and not long."""
+    return f"{' '.join(repr(value).split()):.60}"

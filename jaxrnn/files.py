@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import re
@@ -13,12 +12,26 @@ from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+# Whether the system is Windows, where files differ more than in what Python's `os` lacks.
+IS_WINDOWS = os.name == "nt"
 # Name of the file that a process locks while it writes to a folder.
 LOCK = ".lock"
 # Maximum size, in bytes, of a file of settings, a vocabulary or a history.
 LARGEST_TEXT = 1 << 28
+# Warning where nothing locks a folder.
+NO_LOCK = "{}: see to it yourself that no other process trains this run."
 # Errors of file systems without locks.
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
+# Flags of `os.open` that not every system has. A pipe is opened without waiting for a writer;
+# O_BINARY leaves line ends as they are, which Windows would change.
+NOT_WAITING = getattr(os, "O_NONBLOCK", 0)
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+READING = os.O_RDONLY | NOT_WAITING | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 # First bytes of the header of our own checkpoints, from the ninth byte of the file on, before the
 # checksum. They distinguish our checkpoints from other safetensors files.
 CHECKPOINT_BEGINNING = b'{"__metadata__":{"jaxrnn":"{\\"sha256\\": \\"'
@@ -44,8 +57,7 @@ def read_regular(path: Path | str, *, at_most: int | None = None) -> bytes:
         UnreadableError: if it is something else than a regular file, or larger.
         OSError: if it cannot be read.
     """
-    # Without O_NONBLOCK, opening a pipe waits for a writer.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0))
+    descriptor = os.open(path, READING)
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
@@ -85,7 +97,7 @@ def read_or_raise(
     raise kind(f"Cannot read {path}: {reason} {remedy}".rstrip())
 
 
-def damage(error: Exception) -> str:
+def damage(error: BaseException) -> str:
     """A description of the damage of a file, from its reader's error; at most 300 characters."""
     if isinstance(error, KeyError):
         return f"it has no {error.args[0]!r:.300}" if error.args else "an entry is missing"
@@ -126,7 +138,7 @@ def open_own(path: Path, mode: str) -> IO[Any]:
 
     def opener(name: str, flags: int) -> int:
         # Checked behind opening: between a check and opening, the file could be replaced.
-        descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        descriptor = os.open(name, flags | NO_LINK | NOT_WAITING, 0o666)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise OSError(errno.EINVAL, f"{path.name} is no regular file")
@@ -195,12 +207,14 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Force the names in a folder to the disk."""
-    _force(folder)
+    """Force the names in a folder to the disk, where the system can open a folder for that."""
+    if not IS_WINDOWS:
+        _force(folder)
 
 
 def _force(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    # Windows forces only a file that is open for writing.
+    descriptor = os.open(path, os.O_RDWR if IS_WINDOWS else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -223,6 +237,8 @@ def remove_partial_folders(folder: Path) -> None:
 
 
 def _is_running(process: int) -> bool:
+    if IS_WINDOWS:
+        return True  # not known: there, signal 0 is no question but Ctrl-C
     try:
         os.kill(process, 0)  # signal 0 is not sent, only checked
     except ProcessLookupError:
@@ -243,7 +259,8 @@ def locked(
 
     Args:
         folder: the folder.
-        emit: function for a warning, in a sentence, where the file system has no locks.
+        emit: function for a warning, in a sentence, where the system or the file system has no
+            locks.
 
     Raises:
         LockedError: if another one is in already; by the function, if the folder is another one.
@@ -264,14 +281,15 @@ def locked(
                     "more is written there."
                 )
 
+        if fcntl is None:
+            emit(NO_LOCK.format(f"This system has no locks for {folder}"))
+            yield check
+            return
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in NO_LOCKS:
-                emit(
-                    f"The file system of {folder} has no locks: see to it yourself that no other "
-                    "process trains this run."
-                )
+                emit(NO_LOCK.format(f"The file system of {folder} has no locks"))
                 yield check
                 return
             if not isinstance(error, BlockingIOError):

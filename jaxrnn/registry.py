@@ -2,8 +2,8 @@
 
 A name stands for a built-in entry, for one that was put into the registry in this process
 (`CELLS["mine"] = MINE`), for one that an installed package provides (an entry point of the group
-`jaxrnn.cells`, `jaxrnn.models`, `jaxrnn.optimizers` or `jaxrnn.tokenizers`), or, as FILE.py:NAME,
-for a definition in a Python file.
+`jaxrnn.cells`, `jaxrnn.models`, `jaxrnn.optimizers`, `jaxrnn.recipes` or `jaxrnn.tokenizers`), or,
+as FILE.py:NAME, for a definition in a Python file.
 
 To find FILE.py:NAME runs the file. Where a person types that name, they ask for it. Where a file
 from elsewhere has it (the configuration of a run, an exported file), it is a `ForeignReference`: no
@@ -12,6 +12,7 @@ that are checked are the bytes that are run: a file is read once.
 """
 
 import hashlib
+import logging
 import os
 import re
 import sys
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from jaxrnn.files import read_or_raise, write_whole
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -78,6 +81,14 @@ class Registry(dict[str, T], Generic[T]):
         checked: T = found
         return checked
 
+    @property
+    def provided(self) -> list[str]:
+        """The names that installed packages provide beside the entries, sorted."""
+        from importlib.metadata import entry_points
+
+        names = {point.name for point in entry_points(group=f"jaxrnn.{self.kind}s")}
+        return sorted(names - self.keys())
+
     def _provided(self, name: str) -> Any:
         """The object that an installed package provides under a name."""
         from importlib.metadata import entry_points
@@ -122,6 +133,41 @@ def code_files(names: Mapping[str, str]) -> dict[str, str]:
     return files
 
 
+def found_code(reference: str, recorded: Mapping[str, str], *, beside: Path) -> str:
+    """FILE.py:NAME where the file of code lies now: where it lay, or beside another file.
+
+    Args:
+        reference: FILE.py:NAME as a file from elsewhere has it.
+        recorded: the sha256 of each file of code, by its path, when that file was written.
+        beside: the file from elsewhere.
+
+    Returns:
+        The reference to the file with the checksum; if none has it, to one that is there, and a
+        warning of the logger "jaxrnn" says so.
+
+    Raises:
+        NotDefinedError: if there is none.
+    """
+    path, name = _parts(reference)
+    # The path may be one of another system.
+    neighbor = beside.absolute().parent / re.split(r"[/\\]", str(path))[-1]
+    places = [place for place in (path, neighbor) if place.is_file()]
+    expected = recorded.get(str(path))
+    for place in places:
+        if hashlib.sha256(_code(place)).hexdigest() == expected:
+            return f"{place}:{name}"
+    if not places:
+        raise NotDefinedError(
+            f"{beside} needs the code of {path}, which is not there: put {neighbor.name} beside "
+            f"{beside}."
+        )
+    if expected is not None:
+        logger.warning(
+            "%s has changed since %s was written: results may differ.", places[0], beside
+        )
+    return f"{places[0]}:{name}"
+
+
 def load_object(reference: str) -> Any:
     """Run FILE.py, once for each content, and take NAME from it. From then on it is trusted.
 
@@ -141,9 +187,9 @@ def load_object(reference: str) -> Any:
     # What follows needs these bytes only: the file may be another one by now.
     checksum = hashlib.sha256(code).hexdigest()
     # A file that has changed is another module.
-    key = (str(path.absolute()), checksum)
+    key = (os.path.abspath(path), checksum)
     if key not in _modules:
-        _modules[key] = _run(path, code, checksum)
+        _run(path, code, key)
         _store_trust(code)
     module = _modules[key]
     if not hasattr(module, name):
@@ -205,20 +251,24 @@ def _marker(code: bytes) -> Path:
     return Path(pooch.os_cache("jaxrnn")) / TRUSTED / hashlib.sha256(code).hexdigest()
 
 
-def _run(path: Path, code: bytes, checksum: str) -> types.ModuleType:
-    """The module of a file, from the bytes that were read: the file may change meanwhile."""
+def _run(path: Path, code: bytes, key: tuple[str, str]) -> None:
+    """Run the bytes of a file that were read (it may change meanwhile), as the module of `key`."""
+    file, checksum = key
     module = types.ModuleType(f"{path.stem}_{checksum[:8]}")
-    module.__file__ = os.path.abspath(path)
+    module.__file__ = file
     # Dataclasses and pickling find a class's module by its name.
     sys.modules[module.__name__] = module
+    # A file may name what it has defined so far: a recipe, its own cell.
+    _modules[key] = module
     folder = str(path.absolute().parent)
     # As for a script: the file may import its neighbors.
     sys.path.insert(0, folder)
     try:
-        exec(compile(code, module.__file__, "exec"), module.__dict__)
-    except Exception as error:  # anything can go wrong in the user's code
-        del sys.modules[module.__name__]
+        exec(compile(code, file, "exec"), module.__dict__)
+    except BaseException as error:  # anything can go wrong in the user's code
+        del sys.modules[module.__name__], _modules[key]
+        if not isinstance(error, Exception):
+            raise  # Ctrl-C, for one
         raise ValueError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(folder)
-    return module

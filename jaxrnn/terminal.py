@@ -3,7 +3,9 @@
 import contextlib
 import importlib.util
 import io
+import json
 import logging
+import math
 import os
 import re
 import signal
@@ -44,6 +46,22 @@ def printable(text: str) -> str:
     For everything that comes from a file: names, values, tokens, generated text.
     """
     return CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document, in a line of ASCII; numbers that JSON does not have are null."""
+    print(json.dumps(_with_null(value), allow_nan=False))
+
+
+def _with_null(value: Any) -> Any:
+    """The same value with None for each number that is NaN or infinite."""
+    if isinstance(value, dict):
+        return {name: _with_null(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_null(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def parse(
@@ -180,9 +198,10 @@ def stop_requests(*, ctrl_c_alone: bool = False) -> Iterator[Callable[[], int]]:
     before = {signal.SIGINT: signal.signal(signal.SIGINT, ask)}
     if not ctrl_c_alone:
         before[signal.SIGTERM] = signal.signal(signal.SIGTERM, ask)
-        # Under nohup, SIGHUP is ignored, and stays so.
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-            before[signal.SIGHUP] = signal.signal(signal.SIGHUP, hang_up)
+        # Windows has none. Under nohup, SIGHUP is ignored, and stays so.
+        closed = getattr(signal, "SIGHUP", None)
+        if closed is not None and signal.getsignal(closed) != signal.SIG_IGN:
+            before[closed] = signal.signal(closed, hang_up)
     try:
         yield lambda: asked
     finally:
@@ -203,12 +222,19 @@ class _Nowhere(io.TextIOBase):
 
 
 class Screen:
-    """A progress bar with lines above it; without a terminal or notebook, the lines alone."""
+    """A progress bar with lines above it; without a terminal or notebook, the lines alone.
 
-    def __init__(self) -> None:
-        self.console = Console(highlight=False, soft_wrap=True)
+    Args:
+        stderr: whether they go to standard error, as standard output is for a program.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        self.console = Console(highlight=False, soft_wrap=True, stderr=stderr)
         # In a notebook, rich shows the bar in a widget, and warns where there are no widgets.
         notebook = self.console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
+        # A notebook sets FORCE_COLOR for the commands that it starts, which makes no terminal of
+        # a pipe: each state of the bar would be another line there.
+        terminal = self.console.is_terminal and self.console.file.isatty()
         self._errors = Console(highlight=False, soft_wrap=True, stderr=True)
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -221,7 +247,7 @@ class Screen:
             transient=True,
             # A widget takes whatever is printed while it is refreshed, by any thread.
             auto_refresh=not notebook,
-            disable=not (self.console.is_terminal or notebook),
+            disable=not (terminal or notebook),
         )
         self._notebook = notebook
         self._task = self._bar.add_task("", total=1.0, note="")

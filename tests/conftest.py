@@ -1,7 +1,9 @@
 """Fixtures: float64, and the course's corpus where there is one. Without PyTorch, visible skips."""
 
 import atexit
+import gc
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -52,8 +54,12 @@ def course_corpus() -> Corpus:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of a test marked `sample(count)`, all but so many cases, evenly spread, are slow.
 
-    Where no more are asked for by name, none is.
+    Where no more are asked for by name, none is. A name with an address is refused: it is another
+    one in each worker process.
     """
+    for item in items:
+        if re.search("0x[0-9a-f]{6}", item.nodeid):
+            raise pytest.UsageError(f"The name of this test has an address: {item.nodeid}")
     cases: dict[str, list[pytest.Item]] = {}
     for item in items:
         if item.get_closest_marker("sample"):
@@ -69,7 +75,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """A worker has one core, and PyTorch's threads would wait for each other."""
+    """A worker has one core, and PyTorch's threads would wait for each other.
+
+    What is there now stays to the end: the garbage collection need not look at it again and again.
+    """
+    gc.collect()
+    gc.freeze()
     if "PYTEST_XDIST_WORKER" in os.environ and "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
 

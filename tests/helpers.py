@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,6 +18,10 @@ from jaxrnn.recurrent.compiled import calls
 from jaxrnn.recurrent.handwritten import Arguments
 from jaxrnn.recurrent.inputs import inputs_of
 from jaxrnn.runs import checkpoints
+from jaxrnn.runs.config import Config
+from jaxrnn.runs.experiment import prepare
+from jaxrnn.runs.run import Run
+from jaxrnn.training.history import Position, Progress
 
 EXACT = 1e-12
 """For float64: round-off of sums of about 100 terms is near 1e-15, a wrong term near 1e-2."""
@@ -101,6 +106,23 @@ def random_stack(
     # As large as those that a stack starts with.
     scale = rnn.hidden_size**-0.5
     return jax.tree.map(lambda p: jnp.asarray(np.asarray(p) * scale, dtype), params), carry, xs
+
+
+def untrained_run(folder: Path | str, *, corpus: str, prompt: str = "the", **options: Any) -> Run:
+    """A small run at random weights, after no update.
+
+    Args:
+        folder: its place.
+        corpus: its text.
+        prompt: what samples begin with.
+        options: other values of its `Config`.
+    """
+    small = {"embedding_size": 4, "hidden_size": 8, "batch_size": 4, "bptt": 10, "seed": 3}
+    plain = {"model": "CharSeqStatefulRnn", "random_bptt": False, "min_frequency": 1}
+    experiment = prepare(Config(corpus=corpus, **{**small, **plain, **options}))
+    run = Run.create(folder, experiment, prompt=prompt)
+    run.save("last", Progress(experiment.fresh_state(), Position(), 1), float("inf"))
+    return run
 
 
 def with_valid_checksum(header, body=b""):

@@ -36,7 +36,7 @@ from jaxrnn.runs.saved import RunCheckpoints, Saved
 from jaxrnn.training.diagnosis import NonFiniteLossError
 from jaxrnn.training.history import Position
 from jaxrnn.training.schedules import parse_schedule
-from jaxrnn.training.timetable import Budget
+from jaxrnn.training.timetable import Budget, Timetable
 
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 30
 TOO_FAST, SLOW = "1 x 1e-2, 2 x 1e30", "1 x 1e-2, sgdr(5e-2, 2)"
@@ -95,6 +95,7 @@ def spoil(run, name="last", scale=1e30):
     run.path(name).write_bytes(pack(state, metadata))
 
 
+@pytest.mark.slow
 def test_a_diverged_run_goes_on_with_a_smaller_rate_and_ends_finite(run, experiment):
     changed = change_run(run, experiment, {"schedule": SLOW, "clip": 1.0})
     train(run, changed, resume=True)
@@ -114,6 +115,7 @@ def test_a_diverged_run_goes_on_with_a_smaller_rate_and_ends_finite(run, experim
     assert sample_run(run, None, length=3)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("stops", "options"), [(1, {"schedule": SLOW}), (2, {"schedule": SLOW, "clip": 0.5})]
 )
@@ -290,11 +292,12 @@ def test_the_place_in_a_new_phase_is_that_of_a_run_that_had_it_from_the_beginnin
     old, new = parse_schedule("1 x 1, 4 x 2"), parse_schedule("2 x 1, one-cycle(3, 1)")
     steps = experiment.source.steps(0)
     position = Position(epoch=3, window=2, average=0.7, averaged=2 * steps + 2)
-    at = moved(position, old, new, experiment.source)
+    before, after = (Timetable(one, experiment.source) for one in (old, new))
+    at = moved(position, before, after)
     assert at.averaged == steps + 2
     assert at.train == pytest.approx(position.train, rel=1e-12)
-    assert moved(position, old, old, experiment.source) is position
-    begun = moved(Position(), old, new, experiment.source)
+    assert moved(position, before, before) is position
+    begun = moved(Position(), before, after)
     assert (begun.averaged, begun.average) == (0, 0.0)
 
 
@@ -303,11 +306,13 @@ def test_the_place_in_a_new_phase_is_counted_in_updates_where_the_run_is(experim
     epoch, window = divmod(60, experiment.source.steps(0))
     position = Position(epoch=epoch, window=window, average=0.7, averaged=60)
     # Of 100 updates, the new second phase has the last 50.
-    at = moved(position, old, new, experiment.source, Budget(steps=100))
+    before = Timetable(old, experiment.source, Budget(steps=100))
+    at = moved(position, before, Timetable(new, experiment.source, Budget(steps=100)))
     assert at.averaged == 10
     assert at.train == pytest.approx(position.train, rel=1e-12)
     # All updates are made: there is nothing to move.
-    assert moved(position, old, new, experiment.source, Budget(steps=60)) is position
+    over = Timetable(new, experiment.source, Budget(steps=60))
+    assert moved(position, before, over) is position
 
 
 def test_the_command_line_changes_a_run(tmp_path, monkeypatch, capsys):
@@ -397,3 +402,104 @@ def test_training_goes_on_from_checkpoints_since_the_last_change(
     run = SimpleNamespace(changes=changes)
     saved = Saved(SimpleNamespace(step=step), Position(), 1.0, RowLog(rows=rows))
     assert RunCheckpoints.leads_on(run, name, saved) == leads
+
+
+def rates_of(run):
+    """The learning rates of the history, by update."""
+    return {row.step: row.rate for row in run.history}
+
+
+LONGER = [
+    # schedule, updates at first, updates made, updates from there on
+    ("1 x 1e-2", 40, 40, 70),
+    ("3 x 1e-2, 1 x 1e-3", 40, 40, 90),
+    ("3 x 1e-2, 1 x 1e-3", 90, 52, 60),
+    ("1 x 1e-2, one-cycle(2, 1e-2)", 60, 34, 100),
+    ("1 x 1e-2, sgdr(1e-2, 2)", None, 50, 160),  # begun by epochs, of which it would have four
+]
+
+
+@pytest.fixture
+def stopped(monkeypatch):
+    """Function that trains a run to an update and stops it there."""
+
+    def stop(run, experiment, step, **options):
+        with monkeypatch.context() as patch:
+            patch.setattr("jaxrnn.training.loop.SECONDS_IN_ONE_PROGRAM", 0.0)  # one update each
+            progresses = train_run(run, experiment, **options)
+            for progress in progresses:
+                if int(progress.state.step) == step and progress.validating is None:
+                    progresses.close()
+
+    return stop
+
+
+@pytest.mark.sample(2)
+@pytest.mark.parametrize(("schedule", "first", "made", "then"), LONGER)
+def test_a_run_with_other_steps_goes_on_as_one_that_had_them_from_its_beginning(
+    experiment, tmp_path, stopped, schedule, first, made, then
+):
+    """In its rates, and to the byte whether it is stopped afterwards or not."""
+    begun = judging.with_options(experiment, {"schedule": schedule, "steps": first})
+    run = Run.create(tmp_path / "run", begun, prompt="the")
+    stopped(run, begun, made)
+    other = Run(shutil.copytree(run.folder, tmp_path / "other"))
+
+    emitted = []
+    train(run, change_run(run, run.experiment(), {"steps": then}, emitted.append), resume=True)
+    assert [(c.step, c.option, c.old, c.new) for c in run.changes] == [(made, "steps", first, then)]
+    assert int(run.load_state("last").step) == then
+    parts = [text for text in emitted if "parts of the schedule" in text]
+    assert len(parts) == (schedule != "1 x 1e-2")
+    whole = Run.create(tmp_path / "whole", with_steps(begun, then), prompt="the")
+    train(whole, with_steps(begun, then))
+    expected = rates_of(whole)
+    common = [step for step in rates_of(run) if step > made and step in expected]
+    assert len(common) >= 3
+    assert [rates_of(run)[step] for step in common] == [expected[step] for step in common]
+
+    change_run(other, other.experiment(), {"steps": then})
+    stopped(other, other.experiment(), made + 3, resume=True)
+    stopped(other, other.experiment(), then - 1, resume=True)
+    train(other, other.experiment(), resume=True)
+    assert files_of(run) == files_of(other)
+
+
+def with_steps(experiment, steps):
+    return judging.with_options(experiment, {"steps": steps})
+
+
+def test_updates_that_are_made_are_not_taken_back(experiment, tmp_path, stopped):
+    begun = judging.with_options(experiment, {"schedule": "1 x 1e-2", "steps": 10})
+    run = Run.create(tmp_path / "run", begun)
+    train(run, begun)
+    for wrong in (9, 1):
+        with pytest.raises(RunError, match=f"has made 10 updates, and would make {wrong}: nothing"):
+            change_run(run, begun, {"steps": wrong})
+    with pytest.raises(RunError, match="is trained by updates, and not by epochs"):
+        change_run(run, begun, {"steps": None})
+    assert not (run.folder / CHANGES).exists()
+    assert change_run(run, begun, {"steps": 10}) is begun
+
+    # Between two rows of history, too.
+    longer = with_steps(begun, 90)
+    run = Run.create(tmp_path / "longer", longer)
+    stopped(run, longer, 13)
+    assert run.load("last", jax.eval_shape(longer.fresh_state)).position.steps == 1
+    with pytest.raises(RunError, match="has made 13 updates, and would make 12: nothing"):
+        change_run(run, longer, {"steps": 12})
+
+
+def test_a_schedule_and_steps_that_change_together_keep_the_average_of_the_loss(
+    experiment, tmp_path, stopped
+):
+    begun = judging.with_options(experiment, {"schedule": "1 x 1e-2", "steps": 20})
+    run = Run.create(tmp_path / "run", begun)
+    stopped(run, begun, 10)
+    like = jax.eval_shape(begun.fresh_state)
+    before = run.load("last", like).position
+    # With the schedule alone, the run would stand at the very beginning of a phase.
+    changed = change_run(run, begun, {"schedule": "1 x 1e-2, 1 x 1e-3", "steps": 80})
+    progress, _ = checkpointing._start(run, changed, True, print, lambda: None)
+    assert progress.position.averaged == 10
+    assert progress.position.train == pytest.approx(before.train, rel=1e-12)

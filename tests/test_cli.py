@@ -20,7 +20,7 @@ from safetensors.numpy import load_file
 
 from jaxrnn import RECIPES, cli
 from jaxrnn.cli import watch
-from jaxrnn.cli.train import Train
+from jaxrnn.cli.train import Train, base_name
 from jaxrnn.nn.model import apply_model
 from jaxrnn.runs import run as runs
 
@@ -194,6 +194,7 @@ def test_a_runs_own_validation_text_is_measured_as_in_training_too(capsys, fox):
     assert "the other way" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_validation_of_a_recipes_text_is_that_of_training_first(capsys):
     flags = [
         "--recipe",
@@ -404,7 +405,7 @@ def test_bad_texts(capsys, tmp_path, content, message):
         (["train", "--batch", "0"], "batch_size must be at least 1, got 0"),
         (["train", "--bptt", "0"], "bptt must be at least 1, got 0"),
         (["train", "--bptt", "x"], "--bptt"),
-        (["train", "--recipe", "nothing"], "There is no recipe 'nothing'"),
+        (["train", "--recipe", "nothing"], "recipe must be one of python-docs"),
         (["train", "--color", "red"], "Unrecognized options: --color, red"),
         (["train", "--corpus", "text.txt", "--prompt", "été"], "'é' (U+00E9) at position 0"),
         (["train", "--corpus", "text.txt", *SMALL, "--name", "../x"], "A run's name has"),
@@ -445,13 +446,17 @@ def test_mistakes_with_a_run(capsys, tmp_path):
 def test_an_automatic_name_is_never_that_of_another_recipe():
     """stateful-rnn-2 is another recipe, and so a text of that name is not named like it."""
 
-    def names(**options):
-        return list(itertools.islice(Train(**options)._names(), 3))
+    def names(usual, **options):
+        return list(itertools.islice(Train(**options)._names(usual), 3))
 
     given = {"recipe": "stateful-rnn", "config": RECIPES["stateful-rnn"].config}
-    assert names(**given) == ["stateful-rnn", "stateful-rnn-3", "stateful-rnn-4"]
+    expected = ["stateful-rnn", "stateful-rnn-3", "stateful-rnn-4"]
+    assert names("stateful-rnn", **given) == expected
     text = replace(RECIPES["python-docs"].config, corpus="loop.txt")
-    assert names(recipe="python-docs", config=text) == ["loop-2", "loop-3", "loop-4"]
+    expected = ["loop-2", "loop-3", "loop-4"]
+    assert names(base_name("loop.txt"), recipe="python-docs", config=text) == expected
+    assert base_name("ideas/mine.py:FAST") == "FAST"
+    assert base_name("...", "x") == "x"
 
 
 @pytest.mark.usefixtures("nothing_is_trained")

@@ -122,6 +122,7 @@ def test_the_port(assert_parity):
 """
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("approximate", [False, True])
 def test_the_fixture_fails_with_the_place_and_writes_reports(
     files, tmp_path, capsys, monkeypatch, approximate

@@ -111,6 +111,7 @@ def test_windowed_models_predict_every_character_behind_the_first_window_once(mo
         begin += len(document)
 
 
+@pytest.mark.slow
 def test_a_cut_moves_the_loss_of_a_trained_model_by_less_than_a_thousandth(monkeypatch):
     """Streams of 400 characters here, instead of 8,192, and read 64 before instead of 1,024."""
     text = "".join(f"{n} and {n + 1} make {2 * n + 1}; " for n in range(600))

@@ -591,7 +591,7 @@ def test_steps_and_loops_of_ones_own_say_what_they_take():
         (r"jaxrnn\.Batch\(inputs, targets\)", lambda: train_step(MODEL, ADAM, state, window, 0.1)),
         (r"take make_optimizer\('adam'\)", lambda: make_state(MODEL, "adam", B, None)),
         ("got a text: take jaxrnn.sample", lambda: generate(MODEL, state.params, "the", 3, None)),
-        ("folder must be the path", lambda: jaxrnn.load_run(3)),
+        ("path must be the path", lambda: jaxrnn.load_run(3)),
         ("source must be windows", lambda: jaxrnn.evaluate(MODEL, state.params, TOKENS)),
     ]:
         with pytest.raises(ValueError, match=words):

@@ -160,7 +160,7 @@ def of_nnx(make, lengths):
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
     ("name", "lengths"),
@@ -201,6 +201,7 @@ def test_the_backward_direction_is_that_of_flax(lengths):
     assert relative(ys[..., H:], expected) < EXACT
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_two_layers_are_one_upon_the_other_and_the_carry_goes_on():
     one = RNN(THRICE, H)

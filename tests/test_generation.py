@@ -47,6 +47,7 @@ def test_stateful_mode_equals_reading_the_whole_text_again():
     assert relative(carry, expected) < FLOAT32
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "model", [CharRnn(V, 5, 16), CharSeqRnn(V, 5, 16)], ids=lambda model: type(model).__name__
 )
@@ -60,6 +61,7 @@ def test_window_mode_is_the_courses_get_next_n(model):
     np.testing.assert_array_equal(written, jnp.stack(expected))
 
 
+@pytest.mark.slow
 @pytest.mark.sample(1)
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
@@ -305,6 +307,7 @@ def test_a_document_ends_and_the_text_ends_there_or_goes_on_as_a_new_one():
     ) == ["abc"]
 
 
+@pytest.mark.slow
 def test_nul_is_written_where_it_is_a_character_and_not_where_it_is_the_padding():
     for vocabulary in (
         Vocabulary.from_frequency(["a\0b"] * 3),

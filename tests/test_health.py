@@ -162,6 +162,7 @@ def test_a_validation_that_is_not_finite_stops_the_run():
         fit(model, source, source, schedule="1 x 1e38", optimizer=SGD)
 
 
+@pytest.mark.slow
 def test_nothing_is_compiled_after_the_first_epoch(monkeypatch):
     monkeypatch.setattr(windows, "PADDED_SIZES", 2)  # fewer programs to compile
     model, adam = model_of(GRU), make_optimizer("adam")

@@ -22,7 +22,8 @@ from jaxrnn.exchange.contents import TensorFileError
 from jaxrnn.exchange.files import read_contents
 from jaxrnn.exchange.identification import identify
 from jaxrnn.exchange.weights import WeightMapError
-from jaxrnn.runs.transfer import described, read_vocabulary
+from jaxrnn.runs.exported import described
+from jaxrnn.runs.transfer import read_vocabulary
 
 
 @pytest.mark.parametrize("kind", ["pipe", "deep", "huge"])

@@ -25,6 +25,7 @@ from torch_checkpoints import (
 from jaxrnn import cli
 
 
+@pytest.mark.slow
 def test_relu_is_told_from_tanh_by_what_predicts_better(capsys):
     torch.manual_seed(0)
     module = LanguageModel("RNN", width=16, nonlinearity="relu")
@@ -42,6 +43,7 @@ def test_relu_is_told_from_tanh_by_what_predicts_better(capsys):
     assert taken(file, "--cell", "tanh", name="asked").config.cell == "tanh"
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("kind", "named"), [("GRU", "coupled-lstm"), ("LSTM", "slstm")])
 def test_a_cell_that_is_named_is_taken_where_it_has_as_many_gates(kind, named):
     file = saved(state(kind))

@@ -256,6 +256,7 @@ def test_a_reset_starts_a_text_anew(cell):
         assert relative(found, expected) < EXACT, way
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("cell", [GRU, QRNN, MIN_GRU], ids=lambda cell: cell.name)
 def test_a_step_that_is_not_run_resets_nothing(cell):
     rnn = RNN(cell, H)
@@ -300,6 +301,7 @@ def test_a_cell_of_ones_own_runs_in_parallel():
         assert relative(last.h, state) < VALUES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", [QRNN], ids=lambda cell: cell.name)
 def test_a_character_model_has_the_cell(cell):
     """The carry of a model knows how wide its inputs are; its loss falls."""

@@ -54,7 +54,7 @@ def outputs_and_gradients(run, cell, reverse, arguments, embedded, masked):
     return outputs, gradients
 
 
-@pytest.mark.sample(5)
+@pytest.mark.sample(3)
 @every_cell
 @pytest.mark.parametrize(
     ("T", "B", "H", "embedded"),
@@ -97,7 +97,7 @@ def test_large_layers_on_all_threads_equal_the_scan(cell):
     assert relative(ours, outputs_and_gradients(scanned, *options)) < FLOAT32
 
 
-@pytest.mark.sample(5)
+@pytest.mark.sample(3)
 @every_cell
 @pytest.mark.parametrize(
     ("T", "B", "inputs", "H", "reverse", "masked"),

@@ -63,6 +63,7 @@ def test_a_megabyte_on_one_line_is_one_corpus(tmp_path):
     assert total >= 2**20
 
 
+@pytest.mark.slow
 def test_a_vocabulary_of_100000_characters_trains():
     characters = [chr(c) for c in range(0x20, 0x20000) if not 0xD800 <= c < 0xE000][:100_000]
     vocabulary = Vocabulary.from_frequency(["".join(characters)], min_frequency=1, lowercase=False)

@@ -172,6 +172,7 @@ def test_any_transformation_moves_as_its_documentation_says(optimizer):
     assert float(metrics.update_norm) == pytest.approx(float(of_ours.update_norm), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_fit_descends_with_an_optimizer_that_brings_its_own_rate():
     rate = 3e-2
     _, rows = fit(MODEL, SOURCE, SOURCE, optimizer=optax.adam(rate), epochs=2)

@@ -215,6 +215,7 @@ def test_the_quick_suite_reaches_every_model_cell_optimizer_and_kind(text):
     assert kinds == {"values", "update", "initialization", "generation", "trajectory"}
 
 
+@pytest.mark.slow
 def test_the_full_suite_updates_several_models_by_every_rule(text):
     checks = [check for check in suite(quick=False, text=text) if check.kind == "update"]
     for rule in RULES:

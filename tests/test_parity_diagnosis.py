@@ -128,6 +128,7 @@ MUTATIONS = {
 """A mistake in the backward pass of each way to run a recurrence."""
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("mutated", MUTATIONS)
 def test_numbers_are_from_the_path_that_is_named_and_so_is_the_diagnosis(mutated):
     """A mistake of one way changes the numbers of no other, in whatever order they run."""

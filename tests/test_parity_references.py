@@ -342,7 +342,7 @@ def test_parameters_and_carry_have_the_librarys_names_and_shapes(name):
     }
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", LOOP_CELLS)
 def test_nothing_is_found_where_nothing_is_wrong(name):
     case = sample_stack_case(CELLS[name], num_layers=1, bidirectional=True, lengths=True)

@@ -96,6 +96,7 @@ def test_layer_step_gates_and_cause_are_named():
     assert "r and z exchanged" in found.cause
 
 
+@pytest.mark.slow
 def test_the_case_shrinks_and_its_lines_show_the_difference(capsys):
     check = values_check(layer_pair(RNN(GRU, 10, 2)))
     with stepping(GRU, gru_step(z_weighs_new=True)):

@@ -137,7 +137,7 @@ def assert_equals_pytorch(samples, name, form, part=slice(None)):
         assert relative(got, expected) < EXACT, sample["settings"]
 
 
-@pytest.mark.sample(8)
+@pytest.mark.sample(2)
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", SAMPLES)

@@ -108,7 +108,7 @@ def masked_scan_oracle(cell, reverse, weight_hh, bias_hh, carry, x_gates, mask):
     return jax.lax.scan(body, carry, (x_gates, mask), reverse=reverse)
 
 
-@pytest.mark.sample(5)
+@pytest.mark.sample(3)
 @every_cell
 @pytest.mark.parametrize("reverse", [False, True])
 def test_values_and_gradients_equal_both_oracles(cell, recurrence, reverse):
@@ -138,6 +138,7 @@ def test_lengths_equal_each_sequence_alone(cell, recurrence, reverse):
         assert not np.any(gradients[3][length:, row])
 
 
+@pytest.mark.sample(3)
 @every_cell
 @pytest.mark.parametrize("reverse", [False, True])
 def test_gradients_with_lengths_equal_autodiff(cell, recurrence, reverse):
@@ -249,7 +250,7 @@ def test_second_derivative_equals_the_oracle(cell, recurrence):
     assert relative(curvature(recurrence, cell)(*args), curvature(scan_oracle, cell)(*args)) < EXACT
 
 
-@pytest.mark.sample(6)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("cell", ELEMENTWISE, ids=lambda c: c.name)
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_stack_with_lengths_equals_each_sequence_alone(cell, bidirectional):

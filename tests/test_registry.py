@@ -1,5 +1,6 @@
 """Objects of one's own by name: FILE.py:NAME, entry points, and what a run's file may make run."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -8,17 +9,18 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrnn import CELLS, MODELS, OPTIMIZERS, RNN, TOKENIZERS, cli
+from jaxrnn import CELLS, MODELS, OPTIMIZERS, RECIPES, RNN, TOKENIZERS, Config, Recipe, cli
+from jaxrnn.cli import train
 from jaxrnn.files import read_or_raise
 from jaxrnn.registry import (
     ForeignReference,
     NotDefinedError,
+    _modules,
     absolute_reference,
     is_reference,
     load_object,
     trust,
 )
-from jaxrnn.runs.config import Config
 from jaxrnn.runs.experiment import with_absolute_paths
 from jaxrnn.runs.run import Run
 
@@ -164,6 +166,7 @@ def test_a_run_from_elsewhere_makes_nothing_run_that_was_not_run_here(folder, mo
     assert capsys.readouterr().err.count("has changed since the run began") == 1
 
 
+@pytest.mark.slow
 def test_an_exported_file_makes_nothing_run_either(folder, monkeypatch, capsys):
     assert cli.main(["train", *FLAGS, *OWN["cell"], "--name", "own"]) == 0
     assert cli.main(["export", "runs/own", "own.safetensors"]) == 0
@@ -274,3 +277,98 @@ def test_a_copied_run_folder_works_where_the_code_is(folder, capsys):
     shutil.copytree("runs/own", "copied")
     assert cli.main(["sample", "copied", "--prompt", "the cat", "--length", "3"]) == 0
     assert capsys.readouterr().out.split("\n")[-2].startswith("the cat ")
+
+
+RECIPE = """
+from jaxrnn import TANH, Config, Recipe
+from dataclasses import replace
+
+MINE = replace(TANH, name="mine")
+SMALL = Config(
+    model="CharLM", cell=f"{__file__}:MINE", corpus="text.txt", embedding_size=4, hidden_size=8,
+    batch_size=4, bptt=400, random_bptt=False, schedule="1 x 1e-2", min_frequency=1,
+)
+SHORT = Recipe(summary="A cell of this file.", config=SMALL, prompt="the cat")
+"""
+
+
+@pytest.mark.parametrize("trained", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_recipe_of_ones_own_begins_with_the_cell_of_its_file(
+    folder, capsys, monkeypatch, trained
+):
+    if not trained:
+        monkeypatch.setattr("jaxrnn.cli.train.watch", lambda *arguments, **options: 0)
+    (folder / "recipes").mkdir()
+    path = folder / "recipes/ours.py"
+    path.write_text(RECIPE)
+    assert cli.main(["train", "--recipe", "recipes/ours.py:SHORT", "--steps", "2"]) == 0
+    run = Run("runs/SHORT")
+    assert (run.prompt, run.config.cell, run.config.steps) == ("the cat", f"{path}:MINE", 2)
+    # The cell's file is recorded, so that a change is noticed and nothing foreign is run.
+    recorded = json.loads((run.folder / "config.json").read_text())["code"]
+    assert recorded == {str(path): hashlib.sha256(path.read_bytes()).hexdigest()}
+    monkeypatch.chdir(folder / "recipes")
+    capsys.readouterr()
+    assert cli.main(["train", "--resume", "../runs/SHORT", "--steps", "3"]) == 0
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "other"))
+    monkeypatch.setattr("jaxrnn.registry._modules", {})
+    assert cli.main(["sample", "../runs/SHORT"]) == 2
+    assert "type: jaxrnn trust" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_rate_is_found_for_a_recipe_of_ones_own(folder, capsys):
+    (folder / "ours.py").write_text(RECIPE)
+    flags = ["--recipe", "ours.py:SHORT", "--steps", "20", "--highest", "1"]
+    assert cli.main(["find-rate", *flags]) == 0
+    assert (folder / "learning-rates.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nothing", "recipe must be one of python-docs, "),
+        ("ours.py:NOPE", "ours.py defines no NOPE"),
+        ("ours.py:SMALL", "it is a Config: a recipe has one and a line about it"),
+        ("ours.py:MINE", "ours.py:MINE is no recipe: it is of type Cell, not a jaxrnn.Recipe"),
+        ("gone.py:X", "Cannot read gone.py"),
+        ("early.py:SHORT", "early.py cannot be run: ValueError: .*early.py defines no MINE"),
+    ],
+)
+def test_a_wrong_recipe_is_one_line(name, message, folder, capsys):
+    (folder / "ours.py").write_text(RECIPE)
+    (folder / "early.py").write_text(RECIPE.replace('MINE = replace(TANH, name="mine")', ""))
+    assert cli.main(["train", "--recipe", name]) == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(rf"error: [^\n]*{message}[^\n]*\n", error)
+    assert not (folder / "runs").exists()
+    # A file that failed is no module that others find.
+    assert not any("early" in path for path, _ in _modules)
+
+
+def test_recipes_that_are_put_in_or_that_packages_provide_are_listed(
+    folder, capsys, monkeypatch, tmp_path
+):
+    package = tmp_path / "recipes_of_others-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: recipes-of-others\nVersion: 1.0\n"
+    )
+    (package / "entry_points.txt").write_text(
+        "[jaxrnn.recipes]\ntheirs = theirs:THEIRS\nbroken = theirs:GONE\n"
+    )
+    (tmp_path / "theirs.py").write_text(
+        "from jaxrnn import Config, Recipe\n"
+        "THEIRS = Recipe(summary='From a package.', config=Config(hidden_size=9))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    ours = Recipe(summary="Put in by a script.", config=Config(hidden_size=5))
+    monkeypatch.setitem(RECIPES, "ours", ours)
+    assert cli.main(["recipes"]) == 0
+    listed = capsys.readouterr()
+    assert re.search(r"^ours +Put in by a script\.$", listed.out, re.MULTILINE)
+    assert re.search(r"^theirs +From a package\.$", listed.out, re.MULTILINE)
+    assert re.search(r"^stateful-gru +The same .* loss: 1\.370\.$", listed.out, re.MULTILINE)
+    assert "The recipe broken cannot be loaded: module 'theirs' has no" in listed.err
+    assert train.command(["--recipe", "theirs"]).config == RECIPES.find("theirs").config
+    assert train.command(["--recipe", "ours"]).config == ours.config

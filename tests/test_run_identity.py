@@ -139,6 +139,7 @@ def rows_of(count):
     return [replace(row, step=step) for step in range(count)]
 
 
+@pytest.mark.slow
 def test_a_history_of_30_000_rows_takes_no_more_room_in_a_checkpoint(run, experiment):  # noqa: F811
     writer = RowWriter()
     for row in rows_of(30_000):
@@ -289,7 +290,7 @@ def test_a_name_that_is_taken_meanwhile_is_another_runs(tmp_path, monkeypatch, e
 
     monkeypatch.setattr(checksums.os, "rename", rename_late)
     train = Train(config=replace(experiment.config, corpus="text.txt"))
-    assert train._created(experiment, "the").folder.name == "text-2"
+    assert train._created("text", experiment, prompt="the").folder.name == "text-2"
     assert {path.name for path in Path("runs").iterdir()} == {"text", "text-2"}
 
 
@@ -298,9 +299,10 @@ def test_an_automatic_name_is_no_other_recipes(tmp_path, monkeypatch, experiment
     (tmp_path / "runs/stateful-rnn").mkdir(parents=True)
     (tmp_path / "runs/stateful-rnn/config.json").write_text("{}")
     train = Train(recipe="stateful-rnn", config=RECIPES["stateful-rnn"].config)
-    assert train._created(experiment, "the").folder.name == "stateful-rnn-3"
+    created = train._created("stateful-rnn", experiment, prompt="the")
+    assert created.folder.name == "stateful-rnn-3"
     with pytest.raises(RunExistsError, match="exists"):
-        replace(train, name="stateful-rnn")._created(experiment, "the")
+        replace(train, name="stateful-rnn")._created("stateful-rnn", experiment, prompt="the")
 
 
 def test_the_same_text_may_lie_elsewhere(tmp_path, monkeypatch, capsys):

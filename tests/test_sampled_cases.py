@@ -10,7 +10,7 @@ TEST = "tests/test_segments.py::test_segments_change_neither_loss_nor_gradient_n
 ONE = "tests/test_layer_kinds.py::test_a_free_cell_trains_and_generates"
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("arguments", "cases"),
     [([TEST], 4), ([TEST, "-m", "slow"], 11), ([f"{TEST}[None-3]"], 1), ([ONE], 1)],

@@ -24,7 +24,7 @@ def model_and_window(steps, num_layers=2, dropout=0.0):
     return model, state._replace(carry=carry), Batch(tokens[:-1], tokens[1:])
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("remat_every", [1, 3, 4, 10, 50])
 @pytest.mark.parametrize("length", [None, 10, 6])
@@ -105,6 +105,7 @@ def test_a_segment_that_is_computed_again_draws_its_masks_again():
     assert relative(segmented(params), jax.jit(jax.value_and_grad(plain))(params)) < EXACT
 
 
+@pytest.mark.slow
 def test_long_windows_need_a_fraction_of_the_memory():
     model, state, batch = model_and_window(2048, num_layers=1)
     optimizer = make_optimizer("adam")

@@ -144,6 +144,7 @@ def test_the_code_as_it_is_passes_by_its_loss():
     assert judged_loss("small", loss_of(SMALL), EXPECTED).passed
 
 
+@pytest.mark.slow
 @pytest.mark.sample(1)
 @pytest.mark.parametrize("fault", FORWARD)
 def test_a_fault_of_the_loss_itself_does_not_pass(fault):

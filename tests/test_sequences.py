@@ -76,7 +76,7 @@ def torch_losses(torch, kind, model, params, source):
     return means, outputs(np.arange(N)).detach().numpy()
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
     ("kind", "model"),

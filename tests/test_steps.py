@@ -40,6 +40,7 @@ def batch_of(stream, epoch, k):
     return Batch(*(jnp.asarray(x, jnp.int32) for x in stream.window(epoch, k)))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("cell", [TANH, GRU, LSTM], ids=lambda c: c.name)
 def test_no_gradient_crosses_the_window(cell):
@@ -140,6 +141,7 @@ def steps_of(source, epoch):
     return source.windows(epoch, 0, count + 2), count
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("random_bptt", [False, True])
 def test_many_steps_in_one_program_equal_single_ones(random_bptt):
     model = model_of()

@@ -34,7 +34,7 @@ NAMES_ALONE = sorted(
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.sample(4)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", PORTS)
 def test_the_suggested_map_verifies_the_port_and_its_code_makes_the_same_map(name):
     function, params, module, inputs = PORTS[name]()

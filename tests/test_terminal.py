@@ -54,6 +54,17 @@ def test_a_screen_that_is_full_or_lost_ends_nothing(number, monkeypatch):
     assert sys.stdout.write("text") == 4
 
 
+def test_a_pipe_has_no_bar_though_colors_are_asked_for(monkeypatch):
+    """A notebook asks for colors in the commands that it starts."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    shown = sys.stdout
+    with Screen() as screen:
+        screen.show("training", 0.5, "loss 1.0")
+        screen.line("a line")
+    assert shown.getvalue() == "a line\n"
+
+
 def test_a_terminal_that_is_closed_stops_nothing(monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     monkeypatch.setattr(sys, "stderr", io.StringIO())
@@ -125,6 +136,7 @@ def test_odd_command_lines_are_one_line_in_words(arguments, capsys, monkeypatch,
         assert "runs/none is not a run" in line
 
 
+@pytest.mark.slow
 def test_a_cell_that_is_not_defined_here_is_named(tmp_path, monkeypatch, capsys):
     import jaxrnn
 

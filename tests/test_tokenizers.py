@@ -111,6 +111,18 @@ def test_a_token_file_with_something_else_is_refused(array, expected, tmp_path):
         load_corpus(str(path))
 
 
+def test_a_folder_of_token_files_is_documents(tmp_path):
+    for name, numbers in {"b": [3, 4], "a": [0, 1, 2]}.items():
+        np.save(tmp_path / f"{name}.npy", numbers)
+    first, second = load_corpus(str(tmp_path)).documents
+    assert first.tolist() == [0, 1, 2]
+    assert second.tolist() == [3, 4]
+    (tmp_path / "c.txt").write_text("text")
+    with pytest.raises(CorpusError, match=r"has texts and \.npy files of integers: put one kind"):
+        load_corpus(str(tmp_path))
+
+
+@pytest.mark.slow
 def test_integers_of_ones_own_train_without_a_text(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     np.save("tokens.npy", np.arange(4000) % 11)
@@ -130,6 +142,15 @@ def test_integers_of_ones_own_train_without_a_text(tmp_path, monkeypatch, capsys
     assert capsys.readouterr().out == "3 4 5 6 7 8 9\n"
     assert cli.main(["evaluate", "runs/numbers", "--corpus", "human-numbers"]) == 2
     assert "as in 3 17 4" in capsys.readouterr().err
+    # An array to evaluate, going on, and a file to hand on.
+    np.save("others.npy", np.arange(500) % 11)
+    assert cli.main(["evaluate", "runs/numbers", "--corpus", "others.npy", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tokens"] == 499
+    assert cli.main(["train", "--resume", "runs/numbers", "--schedule", "5 x 3e-2"]) == 0
+    assert cli.main(["export", "runs/numbers", "n.safetensors"]) == 0
+    assert cli.main(["import", "n.safetensors", "--corpus", "tokens.npy", "--name", "again"]) == 0
+    assert "nats a token; chance" in capsys.readouterr().out
+    assert Run("runs/again").vocabulary == IntegerTokenizer(11)
 
 
 @pytest.mark.slow
@@ -162,8 +183,8 @@ def test_every_data_set_takes_every_tokenizer(model, tokenizer, tmp_path):
     assert experiment.source.tokens.max() < size
 
 
-def test_the_registry_has_the_three():
-    assert list(TOKENIZERS) == ["characters", "bytes", "integers"]
+def test_the_registry_has_the_four():
+    assert list(TOKENIZERS) == ["characters", "bytes", "integers", "subwords"]
 
 
 @pytest.mark.parametrize(("largest", "size"), [(0, 1), (1, 2), (7, 8)])

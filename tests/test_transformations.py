@@ -89,7 +89,7 @@ THIRD = pytest.param("third derivative", "scan", marks=pytest.mark.slow)
 CASES = [(name, way) for name in ONE_DEVICE for way in WAYS[1:]]
 
 
-@pytest.mark.sample(9)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("name", "way"), [THIRD if case == ("third derivative", "scan") else case for case in CASES]
 )
@@ -137,7 +137,7 @@ def test_several_devices_run_their_rows_and_gather_none():
         assert compiled == (way == "compiled" and table()[name][way] == "yes"), (name, way)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("way", WAYS)
 def test_an_exported_program_runs_everywhere(way):
     """It holds no call into the library, and its carry is saved with it."""
@@ -203,7 +203,7 @@ def test_training_lowers_for_an_accelerator_on_a_machine_without_one(name):
             assert "jaxrnn_" in traced.lower().as_text()
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("way", WAYS)
 def test_a_program_with_an_open_batch_size_takes_any(way):
     pytest.importorskip("flatbuffers", reason="jax.export saves programs with flatbuffers")
@@ -244,7 +244,7 @@ def test_half_precision_gives_the_numbers_of_autodiff(way, dtype):
     assert "jaxrnn_" not in text
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("option", [jax.disable_jit, jax.debug_nans])
 @pytest.mark.usefixtures("float64")

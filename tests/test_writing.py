@@ -71,7 +71,7 @@ def written(model, params, batch_size, sampler, monkeypatch, *, compiled):
     return found, bool(calls)
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("cell", USUAL_CELLS, ids=lambda cell: cell.name)
 @pytest.mark.parametrize(
     ("num_layers", "batch_size", "hidden_size", "vocab_size", "tied", "sampler"),
@@ -102,7 +102,7 @@ def test_the_same_characters_as_step_by_step(
     assert relative(carry, expected) < GROWN
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "cell",
     [PEEPHOLE_LSTM, COUPLED_LSTM, MGU, SLSTM, MIN_GRU, QRNN, QRNN_1, SRU],
@@ -123,7 +123,7 @@ def test_other_cells_are_written_in_one_call_too(cell, monkeypatch):
     assert relative(carry, expected) < GROWN
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("num_layers", "batch_size", "length"), [(1, 20, 1), (3, 3, 17), (2, 70, 5)]
 )
@@ -194,7 +194,7 @@ def test_anything_else_is_written_step_by_step(model, sampler, dtype, monkeypatc
     assert ((tokens >= 0) & (tokens < 11)).all()
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf], ids=str)
 @pytest.mark.parametrize("sampler", [GREEDY, Sampler()], ids=["greedy", "drawn"])
 @pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "step by step"])
@@ -223,7 +223,7 @@ def test_a_text_that_turns_to_nan_on_the_way_is_refused(at, monkeypatch):
         written(model, params, 3, Sampler(temperature=1e30), monkeypatch, compiled=True)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("temperature", [1e-320, 1e-40, 1e-30, 1e39, 1e308])
 @pytest.mark.parametrize("banned", [(), (0, 3)])
 def test_extreme_temperatures_are_greedy_and_uniform_when_compiled(

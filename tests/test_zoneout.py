@@ -194,6 +194,7 @@ def test_masks_come_from_the_dropout_key():
     assert (outputs()[1:] == outputs()[:-1]).mean() == 0
 
 
+@pytest.mark.slow
 def test_the_layers_have_masks_of_their_own():
     cell = zoneout(TANH, h=0.5)
     rnn = RNN(cell, 50, 2, bidirectional=True)
@@ -222,6 +223,7 @@ def test_rates_of_zero_change_nothing():
     np.testing.assert_allclose(training, expected, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.skipif(bool(why_not_compiled()), reason="there is no compiled library")
 @pytest.mark.parametrize("cell", ZONED, ids=lambda cell: f"{cell.name}-{cell.zoneout.rates}")
 def test_training_runs_compiled(cell):

@@ -19,10 +19,11 @@ COMMANDS = {
     "train": ("train", "Train a model, or go on with a run."),
     "sample": ("sample", "Generate text with a trained model."),
     "evaluate": ("evaluate", "Measure a trained model on a text."),
+    "compare": ("compare", "Compare cells and models: equal data, several seeds."),
     "find-rate": ("find_rate", "Suggest a learning rate (learning-rate range test)."),
     "recipes": ("recipes", "List the recipes and the losses that the course published."),
     "self-check": ("self_check", "Check this installation: gradients and first epochs."),
-    "export": ("exporting", "Write a trained model's weights for PyTorch."),
+    "export": ("exporting", "Write a trained model to one file, for PyTorch and to hand on."),
     "import": ("importing", "Make a run of weights from PyTorch."),
     "trust": ("trust", "Allow the code of a file that a run names."),
 }
@@ -80,7 +81,9 @@ def overview() -> str:
         "Recurrent character models in JAX: train them on text, generate text with them.\n"
         "Start with `train`; it needs no download.\n\n"
         f"{listed}\n\n"
-        "COMMAND --help shows the options of a command; --version prints the version."
+        "COMMAND --help shows the options of a command; --version prints the version;\n"
+        "--print-completion bash (or zsh, fish) prints a script that completes commands and "
+        "options."
     )
 
 
@@ -93,6 +96,8 @@ def _command(given: list[str]) -> Callable[[], int]:
     if not given:
         raise ValueError(f"Name a command: {', '.join(COMMANDS)}; --help says what they do.")
     name, *rest = given
+    if name == "--print-completion":
+        return lambda: _print_completion(rest)
     # A command of an earlier version.
     if name == "reproduce":
         raise ValueError(
@@ -109,6 +114,15 @@ def _command(given: list[str]) -> Callable[[], int]:
     # After the import, which is what brings JAX; before anything is compiled.
     keep_compiled_programs()
     return command
+
+
+def _print_completion(given: Sequence[str]) -> int:
+    """Print the completion script of the shell that is named."""
+    from jaxrnn.cli.completion import completion_script
+
+    modules = {name: module for name, (module, _) in COMMANDS.items()}
+    print(completion_script(" ".join(given), modules))
+    return 0
 
 
 class _Notes(logging.Handler):

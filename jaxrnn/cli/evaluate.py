@@ -1,6 +1,5 @@
 """The command that measures a trained model on a text."""
 
-import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +9,7 @@ from tyro.conf import Positional
 
 from jaxrnn.cli import parse_command
 from jaxrnn.data.corpora import CORPORA, load_corpus
+from jaxrnn.runs.exported import open_run
 from jaxrnn.runs.measuring import (
     OnProgress,
     Unit,
@@ -19,8 +19,7 @@ from jaxrnn.runs.measuring import (
     read_all,
     tokens_of,
 )
-from jaxrnn.runs.run import Run
-from jaxrnn.terminal import Screen
+from jaxrnn.terminal import Screen, print_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +33,7 @@ class Evaluate:
     """
 
     run: Positional[Path]
-    """The run's folder."""
+    """The run's folder, or a file that `export` wrote."""
     corpus: str | None = None
     """A corpus's name, a text file or a folder; the run's own validation text if None."""
     unknown: Literal["error", "replace", "skip"] | None = None
@@ -44,10 +43,13 @@ class Evaluate:
     per_character: bool = False
     """Print each character and its loss in nats, too, a line each: "-" where it is only read."""
     json: bool = False
-    """Print one JSON object instead of lines for a reader."""
+    """Print one JSON object instead, with the keys nats, bits, perplexity, bits_per_character
+    (unless the tokens are characters), characters (or bytes, tokens; their number), only_read and
+    way, and per_character, pairs of a text and its loss. The run's own text is measured in the
+    other way, too, under as_in_training or every_character_once. Infinite numbers are null."""
 
     def __call__(self) -> int:
-        run = Run(self.run)
+        run = open_run(self.run)
         config = run.config
         vocabulary = run.vocabulary
         unit = Unit.of(vocabulary)
@@ -58,7 +60,7 @@ class Evaluate:
         found: dict[str, Any] = {}
         if self.corpus is None:
             experiment = run.experiment()
-            with Screen() as screen:
+            with Screen(stderr=self.json) as screen:
                 measured = measure_as_in_training(
                     model,
                     params,
@@ -77,7 +79,7 @@ class Evaluate:
         if documents:
             tokens = tokens_of(vocabulary, documents, self.unknown)
             unit = Unit.of(vocabulary, documents, tokens)
-            with Screen() as screen:
+            with Screen(stderr=self.json) as screen:
                 read = read_all(
                     model, params, tokens, window=config.bptt, on_progress=_shown_on(screen)
                 )
@@ -108,7 +110,7 @@ def _shown_on(screen: Screen) -> OnProgress:
 def _print_measured(found: dict[str, Any], unit: Unit, *, as_json: bool) -> None:
     """Print one JSON object, or a line for each number."""
     if as_json:
-        print(json.dumps(found))
+        print_json(found)
         return
     # Escaped, as a token may be a line end or a control character.
     for text, loss in found.get("per_character", []):

@@ -1,13 +1,10 @@
 """A look at a command line before it is parsed, for flags that decide on the defaults of others."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import zip_longest
 
-from jaxrnn.data.corpora import CORPORA
-from jaxrnn.data.token_files import is_token_file
 from jaxrnn.runs.config import Config
-from jaxrnn.runs.recipes import RECIPES
+from jaxrnn.runs.recipes import RECIPES, for_text
 
 SHORT_NAMES = {
     "--hidden": "--hidden-size",
@@ -48,11 +45,10 @@ def recipe_in(given: Sequence[str]) -> str:
     """The name of the recipe on a command line.
 
     Raises:
-        ValueError: if there is no such recipe.
+        ValueError: if there is no such recipe, or it is none.
     """
     name = value_of("--recipe", given) or "python-docs"
-    if name not in RECIPES:
-        raise ValueError(f"There is no recipe {name!r}: take one of {', '.join(RECIPES)}.")
+    RECIPES.find(name)
     return name
 
 
@@ -62,12 +58,9 @@ def config_in(given: Sequence[str]) -> Config:
     A text that is the user's, and not one of ours, keeps its letter case. A .npy file holds tokens.
     """
     # tyro parses with these defaults, so they must be known before it does.
-    config = RECIPES[recipe_in(given)].config
+    config = RECIPES.find(recipe_in(given)).config
     corpus = value_of("--corpus", given)
-    if corpus is not None and is_token_file(corpus):
-        config = replace(config, tokenizer="integers")
-    # The course lower-cases its text; a text of the user's own is kept as it is.
-    own_text = corpus is not None and corpus not in CORPORA
-    if own_text and flags_in(given).isdisjoint({"--recipe", "--lowercase", "--no-lowercase"}):
-        return replace(config, lowercase=False)
-    return config
+    if corpus is None:
+        return config
+    keep_case = flags_in(given).isdisjoint({"--recipe", "--lowercase", "--no-lowercase"})
+    return for_text(config, corpus, keep_case=keep_case)

@@ -12,18 +12,17 @@ from tyro.conf import OmitArgPrefixes, Positional, Suppress
 
 from jaxrnn.cli import parse_command
 from jaxrnn.cli.flags import flags_in, recipe_in, with_full_names
-from jaxrnn.data.corpora import CORPORA
+from jaxrnn.data.tokenizers import token_name
 from jaxrnn.exchange.contents import Contents, TensorFileError
 from jaxrnn.exchange.files import read_contents
 from jaxrnn.exchange.identification import Identified, identify
 from jaxrnn.exchange.names import pairs
 from jaxrnn.runs.config import Config
 from jaxrnn.runs.experiment import Experiment, prepare, prompt_for
+from jaxrnn.runs.exported import Description, described, names_paths
 from jaxrnn.runs.recipes import RECIPES
 from jaxrnn.runs.run import RUNS, Run, checked_name
 from jaxrnn.runs.transfer import (
-    Description,
-    described,
     fitted,
     params_of,
     read_vocabulary,
@@ -88,7 +87,7 @@ class Import:
             raise TensorFileError(f"{folder} exists: choose another --name.")
         ours = described(contents, self.file)
         self._check_paths(ours)
-        found = self._identified(contents)
+        found = self._identified(contents, ours)
 
         # The vocabulary that the user or the file gives; None leaves it to the corpus.
         vocabulary = None if ours is None else ours.vocabulary
@@ -108,7 +107,7 @@ class Import:
         self._check(trial, experiment, notes, assumed=assumed)
 
         # The run.
-        usual = RECIPES[self.recipe].prompt if ours is None else ours.prompt
+        usual = RECIPES.find(self.recipe).prompt if ours is None else ours.prompt
         prompt = prompt_for(experiment, self.prompt, usual)
         run = save_imported(folder, experiment, params, prompt=prompt)
         if assumed:
@@ -121,8 +120,12 @@ class Import:
         self._show(run, experiment, trial)
         return 0
 
-    def _identified(self, contents: Contents) -> Identified:
+    def _identified(self, contents: Contents, ours: Description | None = None) -> Identified:
         """The weights in the file, by the flags that say where and under which names."""
+        # A file that `export` wrote has the model's own names, whatever the model.
+        if ours is not None and not (self.key or self.rename or self.drop):
+            stored = contents.tables[()]
+            return Identified({name: tensor.array for name, tensor in stored.items()})
         names = pairs(self.rename)
         return identify(contents, key=self.key, drop=self.drop, names=names)
 
@@ -198,12 +201,13 @@ class Import:
             TensorFileError: if they do.
         """
         count = experiment.vocabulary.size
+        unit = token_name(experiment.vocabulary)
         # NaN is no better, either.
         if trial.nats < math.log(count):
             return
         words = (
-            f"The weights predict the text no better than chance: {trial.nats:.2f} nats a "
-            f"character, where ln {count} is {math.log(count):.2f}."
+            f"The weights predict the text no better than chance: {trial.nats:.2f} nats a {unit}, "
+            f"where ln {count} is {math.log(count):.2f}."
         )
         if not assumed:
             notes.append(f"{words} Are they trained, on such a text, with these tokens?")
@@ -218,9 +222,10 @@ class Import:
     def _show(self, run: Run, experiment: Experiment, trial: Trial) -> None:
         """Print how well the weights predict, and what to type next."""
         count = experiment.vocabulary.size
+        unit = token_name(experiment.vocabulary)
         print(
-            f"On the first {trial.characters:,} characters of the validation text: "
-            f"{trial.nats:.4f} nats a character; chance, ln {count}, is {math.log(count):.4f}."
+            f"On the first {trial.characters:,} {unit}s of the validation text: "
+            f"{trial.nats:.4f} nats a {unit}; chance, ln {count}, is {math.log(count):.4f}."
         )
         command = command_name()
         print(f"{run.folder} has the weights of {printable(str(self.file))}. What to type next:")
@@ -256,7 +261,7 @@ def command(given: Sequence[str]) -> Import:
 def with_defaults(given: Sequence[str]) -> Import:
     """The command `import` with the cell and the sizes of the file on the command line."""
     recipe = recipe_in(given)
-    config = RECIPES[recipe].config
+    config = RECIPES.find(recipe).config
     usual = Import(file=tyro.MISSING, recipe=recipe, config=config)
     # The help shows the defaults of the recipe, whether or not a file is named.
     if not set(given).isdisjoint({"-h", "--help"}):
@@ -284,7 +289,7 @@ def with_defaults(given: Sequence[str]) -> Import:
 
 def _without_paths(config: Config, flags: set[str]) -> Config:
     """A file's configuration without the paths that it names; see `NOT_OPENED`."""
-    if config.corpus in CORPORA and config.validation is None:
+    if not names_paths(config):
         return config
     # Nothing that matters happens in silence: it validated on another text.
     if config.validation is not None and "--corpus" in flags and "--validation" not in flags:

@@ -11,9 +11,9 @@ from tyro.conf import Positional
 from jaxrnn.cli import parse_command
 from jaxrnn.data.tokenizers import end_of_document
 from jaxrnn.generation.sampler import Sampler
-from jaxrnn.runs.run import Run
+from jaxrnn.runs.exported import open_run
 from jaxrnn.runs.sampling import sample_run
-from jaxrnn.terminal import Screen, printable
+from jaxrnn.terminal import Screen, print_json, printable
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ class Sample:
     """Generate text with a trained model."""
 
     run: Positional[Path]
-    """The run's folder."""
+    """The run's folder, or a file that `export` wrote."""
     prompt: str | None = None
     """The text to continue; the run's own prompt if None."""
     length: int = 400
@@ -46,9 +46,12 @@ class Sample:
     """Seed of the sampling."""
     stop_at_eos: bool = False
     """End a text where the model ends a document, instead of continuing with a new one."""
+    json: bool = False
+    """Print one JSON object instead, with the keys run, checkpoint, prompt, seed and texts: a list
+    of the texts, each with the prompt in front."""
 
     def __call__(self) -> int:
-        run = Run(self.run)
+        run = open_run(self.run)
         # Not every tokenizer has a token for it.
         if self.stop_at_eos and end_of_document(run.vocabulary) is None:
             logger.warning("The model knows no end of a document: no text ends before --length.")
@@ -57,7 +60,7 @@ class Sample:
             top_k=self.top_k,
             top_p=self.top_p,
         )
-        with Screen() as screen:
+        with Screen(stderr=self.json) as screen:
             screen.show("sampling", 0.0)
             texts = sample_run(
                 run,
@@ -70,6 +73,16 @@ class Sample:
                 seed=self.seed,
                 stop_at_eos=self.stop_at_eos,
             )
+        if self.json:
+            found = {
+                "run": str(self.run),
+                "checkpoint": self.checkpoint,
+                "prompt": run.prompt if self.prompt is None else self.prompt,
+                "seed": self.seed,
+                "texts": texts,
+            }
+            print_json(found)
+            return 0
         # What a model generates may hold control characters.
         print(printable(f"\n{'-' * 40}\n".join(texts)))
         return 0

@@ -11,6 +11,7 @@ import numpy as np
 from jaxrnn.data.tokenizers import token_name
 from jaxrnn.generation.sampler import Sampler
 from jaxrnn.runs.checkpointing import PICTURE, train_run
+from jaxrnn.runs.config import LARGEST_BUDGET
 from jaxrnn.runs.experiment import Experiment
 from jaxrnn.runs.judging import is_sensible, last_sensible
 from jaxrnn.runs.run import Run
@@ -19,6 +20,7 @@ from jaxrnn.terminal import FAILED, SIGNALLED, Screen, command_name, printable, 
 from jaxrnn.training.diagnosis import NonFiniteLossError
 from jaxrnn.training.display import SHORT, Display, number
 from jaxrnn.training.history import Row
+from jaxrnn.training.schedules import Block
 
 FEW_UPDATES = 20
 """Number of updates below which hardly anything is learned."""
@@ -79,10 +81,7 @@ def watch(
             print(printable(what_is_left(run, experiment)), file=sys.stderr)
             return FAILED
         if resume and not trained:
-            left = "its schedule has no more epochs to train"
-            if budget.steps is not None:
-                left = f"all of its {budget.steps:,} updates are made"
-            screen.notice(f"{run.folder} is finished: {left}.")
+            screen.notice(how_to_train_on(run, experiment))
         warning = _worse(run.history, run.vocabulary.size)
         if warning is not None:
             screen.notice(warning)
@@ -99,6 +98,30 @@ def watch(
     print(f"  {command} evaluate {run.folder}")
     print(f"  {command} train --corpus FILE.txt")
     return 0
+
+
+def how_to_train_on(run: Run, experiment: Experiment) -> str:
+    """That a run is finished, and commands that train it further, in one line."""
+    config = experiment.config
+    resume = f"{command_name()} train --resume {shlex.quote(str(run.folder))}"
+    last = experiment.schedule.phases[-1]
+    # What ends with nearly no rate goes on with a tenth of its highest one.
+    rate = getattr(last, "rate", 0.0)
+    if not isinstance(last, Block):
+        rate = rate / 10
+    shown = np.format_float_scientific(rate, trim="-", exp_digits=1)
+    if config.steps is None:
+        left = "its schedule has no more epochs to train"
+        further = f"{resume} --schedule {shlex.quote(f'{config.schedule}, 1 x {shown}')}"
+    else:
+        left = f"all of its {config.steps:,} updates are made"
+        more = min(config.steps + max(config.steps // 2, 1), LARGEST_BUDGET)
+        further = f"{resume} --steps {more}"
+    again = f"{command_name()} train --from {shlex.quote(str(run.folder))}"
+    return (
+        f"{run.folder} is finished: {left}. To go on: {further}; a new run from its weights: "
+        f"{again} --schedule '1 x {shown}'"
+    )
 
 
 def what_is_left(run: Run, experiment: Experiment) -> str:
@@ -167,6 +190,7 @@ def _worse(rows: Sequence[Row], tokens: int) -> str | None:
 def _introduction(run: Run, experiment: Experiment) -> str:
     """The lines above the table of epochs."""
     config = experiment.config
+    origin = run.origin
     source = experiment.source
     length = f"{experiment.schedule.epochs} epochs of about {source.steps_per_epoch} steps"
     if config.steps is not None:
@@ -179,5 +203,6 @@ def _introduction(run: Run, experiment: Experiment) -> str:
         f"{config.model} with {count:,} parameters on {config.corpus}: "
         f"{len(source.tokens):,} {unit}s, {experiment.vocabulary.size} different tokens.\n"
         f"{length}, schedule {config.schedule}; the run is kept in {run.folder}.\n"
+        + (f"{origin.sentence}\n" if origin is not None else "")
         + "".join(f"{change.sentence}\n" for change in run.changes)
     )

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxrnn.checks import is_number, shown
 from jaxrnn.data.token_files import TokenFileError, is_token_file, read_tokens
 from jaxrnn.data.tokenizers import Document
 from jaxrnn.files import read_or_raise
@@ -95,18 +96,21 @@ class Corpus:
         return _cut(self.documents, fraction)
 
 
-def load_corpus(name: str, *, validation: str | None = None) -> Corpus:
+def load_corpus(name: str | Path, *, validation: str | None = None) -> Corpus:
     """Load a corpus by name or path.
 
     Args:
         name: "python-docs", "human-numbers", "nietzsche", or the path of a UTF-8 text file, of a
-            .npy file of integers, or of a folder, all of whose files are read, in name order. What
-            else is in the folder is left out, with a warning of the logger "jaxrnn".
+            .npy file of integers, or of a folder of either, all of whose files are read, in name
+            order. What else is in the folder is left out, with a warning of the logger "jaxrnn".
         validation: the path of a file or folder to validate on, instead of a cut.
 
     Raises:
         CorpusError: if it is missing, empty, not UTF-8 or cannot be downloaded.
     """
+    if not isinstance(name, str | Path):
+        raise CorpusError(f"A corpus is named by a text or a path, got {shown(name)}.")
+    name = str(name)
     load = CORPORA.get(name)
     corpus = load() if load else Corpus(name, _read(name, "corpus"))
     if validation is None:
@@ -242,26 +246,21 @@ def _read(name: str, what: str) -> tuple[Document, ...]:
             f"The {what} {path} is no regular file: copy the text to a file, which a run can read "
             "again when it goes on."
         )
-    if is_token_file(path):
-        try:
-            return (read_tokens(read_or_raise(CorpusError, path, at_most=LARGEST), path),)
-        except TokenFileError as error:
-            raise CorpusError(str(error)) from error
-    text = _read_file(path)
-    if not text:
+    document = _read_file(path)
+    if not len(document):
         raise CorpusError(f"The {what} {path} is empty.")
-    return (text,)
+    return (document,)
 
 
-def _read_folder(folder: Path, what: str) -> tuple[str, ...]:
-    """The text of each file of a folder in name order; what is left out is logged in one line."""
-    documents = []
+def _read_folder(folder: Path, what: str) -> tuple[Document, ...]:
+    """The document of each file of a folder in name order; what is left out is logged in a line."""
+    documents: list[Document] = []
     left_out: dict[str, list[str]] = {}
     for path in sorted(folder.iterdir()):
         why = _why_left_out(path)
-        text = "" if why else _read_file(path)
-        if text:
-            documents.append(text)
+        document = "" if why else _read_file(path)
+        if len(document):
+            documents.append(document)
         else:
             left_out.setdefault(why or "empty", []).append(path.name)
     if left_out:
@@ -269,6 +268,11 @@ def _read_folder(folder: Path, what: str) -> tuple[str, ...]:
         logger.warning("Left out of the %s folder %s: %s.", what, folder, kinds)
     if not documents:
         raise CorpusError(f"The {what} folder {folder} has no file with text in it.")
+    if len({isinstance(document, str) for document in documents}) > 1:
+        raise CorpusError(
+            f"The {what} folder {folder} has texts and .npy files of integers: put one kind into a "
+            "folder of its own."
+        )
     return tuple(documents)
 
 
@@ -293,8 +297,14 @@ def _names(names: list[str]) -> str:
     return listed
 
 
-def _read_file(path: Path) -> str:
+def _read_file(path: Path) -> Document:
+    """The text of a file, or the tokens in a .npy file."""
     data = read_or_raise(CorpusError, path, at_most=LARGEST)
+    if is_token_file(path):
+        try:
+            return read_tokens(data, path)
+        except TokenFileError as error:
+            raise CorpusError(str(error)) from error
     encoding = other_encoding(data)
     if encoding is not None:
         raise CorpusError(
@@ -365,8 +375,8 @@ def _cut(
     documents: tuple[Document, ...], fraction: float
 ) -> tuple[tuple[Document, ...], tuple[Document, ...]]:
     """Cut `fraction` of all off the end: of a text at the line end before it if one is near."""
-    if not 0 < fraction < 1:
-        raise CorpusError(f"The validation fraction must lie in (0, 1), got {fraction}.")
+    if not is_number(fraction) or not 0 < fraction < 1:
+        raise CorpusError(f"The validation fraction must lie in (0, 1), got {shown(fraction)}.")
     ends = list(accumulate(map(len, documents)))
     cut = round(ends[-1] * (1 - fraction))
     # The document that the cut lies in, and the place in it.

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrnn.checks import check_at_least_1
+from jaxrnn.checks import as_host_array, check_at_least_0, check_at_least_1, check_bool
 
 
 class SequenceBatch(NamedTuple):
@@ -51,8 +51,10 @@ class Sequences:
 
     def __post_init__(self) -> None:
         check_at_least_1(batch_size=self.batch_size)
-        inputs = np.asarray(self.inputs)
-        targets = np.asarray(self.targets)
+        check_at_least_0(seed=self.seed)
+        check_bool(shuffled=self.shuffled)
+        inputs = as_host_array("inputs", self.inputs)
+        targets = as_host_array("targets", self.targets)
         if inputs.ndim != 3 or not np.issubdtype(inputs.dtype, np.floating):
             hint = ""
             if inputs.ndim == 2:
@@ -76,7 +78,7 @@ class Sequences:
             object.__setattr__(self, "lengths", self._checked_lengths())
 
     def _checked_lengths(self) -> np.ndarray:
-        lengths = np.asarray(self.lengths)
+        lengths = as_host_array("lengths", self.lengths)
         count, steps, _ = self.inputs.shape
         if lengths.shape != (count,) or not np.issubdtype(lengths.dtype, np.integer):
             raise ValueError(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxrnn.data.tokenizers import LARGEST_VOCABULARY
+from jaxrnn.data.vocabulary import LARGEST_VOCABULARY
 
 # Ending of the name of a file of tokens.
 SUFFIX = ".npy"

@@ -2,8 +2,9 @@
 
 A tokenizer is any object with the five members of `Tokenizer`. The character vocabulary
 (`jaxrnn.data.vocabulary`) is the course's; `ByteTokenizer` reads UTF-8 byte by byte;
-`IntegerTokenizer` is for a corpus that is integers already, an array in a .npy file. One of the
-user's own may take texts, such arrays, or both.
+`IntegerTokenizer` is for a corpus that is integers already, an array in a .npy file;
+`SubwordTokenizer` (`jaxrnn.data.subwords`) is one of the package `tokenizers`. One of the user's
+own may take texts, such arrays, or both.
 """
 
 from collections.abc import Sequence
@@ -13,16 +14,17 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 
 from jaxrnn.checks import check_at_least_1, check_tokens
-from jaxrnn.data.vocabulary import Unknown, Vocabulary
+from jaxrnn.data.subwords import SubwordTokenizer, is_tokenizer_file
+from jaxrnn.data.vocabulary import LARGEST_VOCABULARY, Unknown, Vocabulary
 from jaxrnn.registry import Registry
 
 # A text, or an array of tokens.
 Document = str | np.ndarray
 
-# Maximum number of tokens: an embedding of more rows is a mistake.
-LARGEST_VOCABULARY = 1 << 24
 # V of `ByteTokenizer`.
 BYTES = 256
+# Name of the tokenizers that are read from a file: a run has its content, and not its path.
+SUBWORDS = "subwords"
 # Members that make an object a tokenizer.
 MEMBERS = ("size", "encode", "decode", "to_dict", "from_dict")
 
@@ -32,8 +34,9 @@ class Tokenizer(Protocol):
     """Text to tokens and back.
 
     Optional members: `unprintable`, the tokens that a generated text should not contain; `end`, the
-    token that ends a document, or None; `from_documents(documents)`, a class method that makes a
-    tokenizer of the training text.
+    token that ends a document, or None; `unknown`, the token of what the tokenizer does not know,
+    or None; `pieces(tokens)`, each token by itself, where `decode` of one alone is another text;
+    `from_documents(documents)`, a class method that makes a tokenizer of the training text.
     """
 
     @property
@@ -174,6 +177,8 @@ def check_tokenizer(tokenizer: Any) -> None:
     if isinstance(tokenizer, type) and "size" in missing:
         missing.remove("size")  # an instance may set it
     if missing:
+        if type(tokenizer).__module__ == "tokenizers":
+            raise ValueError("it must be wrapped: jaxrnn.SubwordTokenizer(tokenizer).")
         raise ValueError(f"it has no {', '.join(missing)} (see jaxrnn.data.tokenizers.Tokenizer).")
     if isinstance(tokenizer, type) and not hasattr(tokenizer, "from_documents"):
         raise ValueError(
@@ -181,28 +186,61 @@ def check_tokenizer(tokenizer: Any) -> None:
         )
 
 
+def check_vocabulary(vocabulary: Any) -> None:
+    """Refuse what is no tokenizer to encode with.
+
+    Raises:
+        ValueError: if a member is missing, or it is a class.
+    """
+    if isinstance(vocabulary, type):
+        raise ValueError(f"vocabulary must be a tokenizer, got the class {vocabulary.__name__}.")
+    try:
+        check_tokenizer(vocabulary)
+    except ValueError as error:
+        raise ValueError(f"vocabulary must be a tokenizer: {error}") from None
+
+
 TOKENIZERS: Registry[Any] = Registry(
     "tokenizer",
     check_tokenizer,
-    {"characters": Vocabulary, "bytes": ByteTokenizer(), "integers": IntegerTokenizer},
+    {
+        "characters": Vocabulary,
+        "bytes": ByteTokenizer(),
+        "integers": IntegerTokenizer,
+        SUBWORDS: SubwordTokenizer,
+    },
 )
 """Tokenizers, or classes that make one of the training text, by name."""
+
+
+def find_tokenizer(name: str) -> Any:
+    """The tokenizer, or the class of tokenizers, of a name; no TOKENIZER.json is read.
+
+    Raises:
+        ValueError: if it is not defined.
+    """
+    if is_tokenizer_file(name):
+        return SubwordTokenizer
+    return TOKENIZERS.find(name)
 
 
 def make_tokenizer(name: str, documents: Sequence[Document], **settings: Any) -> Tokenizer:
     """The tokenizer of a name, for some documents.
 
     Args:
-        name: in `TOKENIZERS`.
+        name: in `TOKENIZERS`, or TOKENIZER.json, a file of the package `tokenizers`.
         documents: the training text, on which some tokenizers depend.
         settings: further settings of a character vocabulary; see `Vocabulary.from_documents`.
 
     Raises:
         ValueError: if it is not defined, or the documents are of another kind than it takes.
     """
-    found: Any = TOKENIZERS.find(name)
+    found: Any = find_tokenizer(name)
     tokenizer: Tokenizer = found
-    if found is Vocabulary:
+    if is_tokenizer_file(name):
+        _checked_texts(documents)
+        tokenizer = SubwordTokenizer.from_file(name)
+    elif found is Vocabulary:
         tokenizer = Vocabulary.from_documents(_checked_texts(documents), **settings)
     elif isinstance(found, type):
         tokenizer = _from_documents(found, documents)
@@ -239,17 +277,48 @@ def _checked_texts(documents: Sequence[Document]) -> list[str]:
     return texts
 
 
+def extended_tokenizer(
+    tokenizer: Tokenizer, documents: Sequence[Document], *, min_frequency: int | None = None
+) -> Tokenizer:
+    """The tokenizer with further tokens behind its own, as far as some documents need them.
+
+    Characters and integers are added. All other tokenizers read every text as they are.
+
+    Args:
+        tokenizer: the tokenizer.
+        documents: the documents.
+        min_frequency: see `Vocabulary.extended`.
+
+    Raises:
+        ValueError: if the documents are of another kind than it reads, or see
+            `Vocabulary.extended`.
+    """
+    texts = [document for document in documents if isinstance(document, str)]
+    if isinstance(tokenizer, IntegerTokenizer):
+        if texts:
+            raise ValueError("The model reads integers: name a .npy file of integers, not a text.")
+        needed = IntegerTokenizer.from_documents(documents)
+        return max(tokenizer, needed, key=lambda one: one.size)
+    reads_texts = isinstance(tokenizer, Vocabulary | ByteTokenizer)
+    if reads_texts and len(texts) < len(documents):
+        name = token_name(tokenizer)
+        raise ValueError(f"The model reads {name}s: name a text, not a .npy file of integers.")
+    if isinstance(tokenizer, Vocabulary):
+        return tokenizer.extended(texts, min_frequency=min_frequency)
+    return tokenizer
+
+
 def restore_tokenizer(name: str, values: dict[str, Any]) -> Tokenizer:
     """The tokenizer that a run or an exported file describes.
 
     Args:
-        name: in `TOKENIZERS`.
+        name: in `TOKENIZERS`, or TOKENIZER.json, which is not read.
         values: the result of its `to_dict`.
 
     Raises:
         ValueError, KeyError, TypeError: if the values are none of such a tokenizer's.
     """
-    found = TOKENIZERS.find(name)
+    found = find_tokenizer(name)
     kind: Any = found if isinstance(found, type) else type(found)
     restored: Tokenizer = kind.from_dict(values)
     return restored
@@ -267,8 +336,9 @@ def encode(tokenizer: Tokenizer, text: Document, *, unknown: Unknown | None = No
     Raises:
         ValueError: if the tokenizer refuses the text, or what it gives are no tokens.
     """
+    check_vocabulary(tokenizer)
     if isinstance(tokenizer, Vocabulary):
-        if not isinstance(text, str):
+        if hasattr(text, "shape"):
             raise ValueError(NEEDS_TEXT)
         return tokenizer.encode(text, unknown=unknown)
     tokens = np.asarray(tokenizer.encode(text))
@@ -294,6 +364,21 @@ def end_of_document(tokenizer: Tokenizer) -> int | None:
     """The token that ends a document, or None."""
     end: int | None = getattr(tokenizer, "end", None)
     return end
+
+
+def pieces(tokenizer: Tokenizer, tokens: np.ndarray) -> list[str]:
+    """The text of each token by itself, or its name where it has none alone."""
+    own = getattr(tokenizer, "pieces", None)
+    if own is not None:
+        named: list[str] = own(tokens)
+        return named
+    return [tokenizer.decode(token[None]) for token in tokens]
+
+
+def unknown_token(tokenizer: Tokenizer) -> int | None:
+    """The token of what the tokenizer does not know, or None."""
+    unknown: int | None = getattr(tokenizer, "unknown", None)
+    return unknown
 
 
 def token_name(tokenizer: Tokenizer) -> str:

@@ -7,11 +7,13 @@ occurs often enough, the most frequent first, behind `<unk>` and `<pad>`.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
+
+from jaxrnn.checks import check_at_least_1, check_documents, check_text, shown
 
 # The padding character of the windowed models.
 PADDING = "\0"
@@ -20,6 +22,9 @@ UNKNOWN = "<unk>"
 PAD = "<pad>"
 END = "<eos>"
 SPECIAL = (UNKNOWN, PAD, END)
+
+# Maximum number of tokens: an embedding of more rows is a mistake.
+LARGEST_VOCABULARY = 1 << 24
 
 # Number of code points in Unicode.
 CODE_POINTS = 0x110000
@@ -43,6 +48,8 @@ class Vocabulary:
     lowercase: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.itos, tuple):
+            raise ValueError(f"itos must be a tuple of tokens, got {shown(self.itos)}.")
         if not self.itos:
             raise ValueError("A vocabulary needs at least one token, got none.")
         for token, count in Counter(self.itos).items():
@@ -78,8 +85,7 @@ class Vocabulary:
         Raises:
             ValueError: if no character occurs often enough.
         """
-        if min_frequency < 1:
-            raise ValueError(f"min_frequency must be at least 1, got {min_frequency}.")
+        check_at_least_1(min_frequency=min_frequency)
         counts = count_characters(documents, lowercase=lowercase)
         counts[END] = len(documents)
         often = [token for token, count in counts.items() if count >= min_frequency]
@@ -111,6 +117,42 @@ class Vocabulary:
         if min_frequency is None:
             return cls.from_characters(documents)
         return cls.from_frequency(documents, min_frequency=min_frequency, lowercase=lowercase)
+
+    def extended(
+        self, documents: Sequence[str], *, min_frequency: int | None = None
+    ) -> "Vocabulary":
+        """The same tokens and, behind them, those that some documents need in addition.
+
+        Args:
+            documents: the documents.
+            min_frequency: minimum number of occurrences of a character that is added, as in
+                `from_documents`: the most frequent comes first, and <unk> stands for rarer ones.
+                Every character is added if None.
+
+        Raises:
+            ValueError: if there are rarer ones, and no <unk>.
+        """
+        counts = count_characters(documents, lowercase=self.lowercase)
+        if min_frequency is None:
+            lacking = [token for token in sorted(counts) if token not in self.stoi]
+            return replace(self, itos=(*self.itos, *lacking))
+        # Without <unk>, the vocabulary is none of those in which <eos> ends a document.
+        if self.unknown is not None:
+            counts[END] = len(documents)
+        lacking = [token for token in counts if token not in self.stoi]
+        often = [token for token in lacking if counts[token] >= min_frequency]
+        rare = len(lacking) - len(often)
+        if rare and self.unknown is None:
+            first = min(set(lacking) - set(often))
+            also = f" (and {rare - 1} more such characters)" if rare > 1 else ""
+            raise ValueError(
+                f"The character {first!r} (U+{ord(first):04X}) is not in the vocabulary{also}, "
+                f"occurs less than min_frequency = {min_frequency} times, and there is no "
+                f"{UNKNOWN} to stand for it: take a min_frequency of 1, which adds it, or another "
+                "text."
+            )
+        often.sort(key=lambda token: (-counts[token], token))
+        return replace(self, itos=(*self.itos, *often))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Vocabulary":
@@ -184,12 +226,14 @@ class Vocabulary:
             ValueError: for a character outside the vocabulary under "error", by its name and
                 position, and under "replace" when there is no `<unk>`.
         """
+        check_text(text=text)
         tokens = _Tokens(len(text), self.dtype)
         self._encode_into(tokens, text, unknown)
         return tokens.all()
 
     def _encode_into(self, tokens: "_Tokens", text: str, unknown: Unknown | None) -> None:
         """As `encode`, appended to `tokens`."""
+        check_text(text=text)
         if unknown is None:
             unknown = "error" if self.unknown is None else "replace"
         if unknown not in get_args(Unknown):
@@ -224,7 +268,9 @@ class Vocabulary:
         """
         end = self.stoi.get(END, self.unknown)
         end_tokens = np.array([] if end is None else [end], self.dtype)  # (0,) or (1,)
+        check_documents(documents)
         documents = list(documents)
+        check_text(**{f"document {n}": text for n, text in enumerate(documents)})
         tokens = _Tokens(sum(map(len, documents)) + len(documents), self.dtype)
         for document in documents:
             self._encode_into(tokens, document, unknown)
@@ -238,6 +284,10 @@ class Vocabulary:
             ValueError: for a token outside [0, V).
         """
         tokens = np.asarray(tokens)
+        if tokens.size and (tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer)):
+            raise ValueError(
+                f"tokens must be integers on one axis, got {tokens.dtype} of shape {tokens.shape}."
+            )
         if tokens.size and (tokens.min() < 0 or tokens.max() >= len(self)):
             outside = (tokens < 0) | (tokens >= len(self))
             raise ValueError(f"tokens must lie in [0, {len(self)}), got {tokens[outside][0]}.")
@@ -288,8 +338,10 @@ class _Tokens:
 
 def count_characters(documents: Iterable[str], *, lowercase: bool) -> Counter[str]:
     """The number of occurrences of each character."""
+    check_documents(documents)
     totals = np.zeros(CODE_POINTS, np.int64)
     for document in documents:
+        check_text(document=document)
         for points in _code_points(document, lowercase):
             counts = np.bincount(points)
             totals[: len(counts)] += counts

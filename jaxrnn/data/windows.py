@@ -10,12 +10,20 @@ pure function of (k, e), so that a resumed run continues where it stopped.
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from jaxrnn.checks import check_at_least_1, check_starts, check_tokens
+from jaxrnn.checks import (
+    as_host_array,
+    check_at_least_0,
+    check_at_least_1,
+    check_bool,
+    check_starts,
+    check_tokens,
+    shown,
+)
 
 # Standard deviation of the random bptt, in characters (TorchText's).
 STREAM_DEVIATION = 5
@@ -180,10 +188,12 @@ class WindowSet:
 
     def __post_init__(self) -> None:
         check_at_least_1(batch_size=self.batch_size, length=self.length)
+        check_at_least_0(seed=self.seed)
+        check_bool(shuffled=self.shuffled)
+        object.__setattr__(self, "tokens", _as_tokens(self.tokens))
+        object.__setattr__(self, "starts", _as_starts(self.starts))
         if len(self.starts) == 0:
             raise ValueError(f"The text has {len(self.tokens)} characters: too short for a window.")
-        _check_size(self.tokens)
-        check_tokens(self.tokens, axes=1)
         check_starts(self.starts, self.length, len(self.tokens))
 
     @property
@@ -247,16 +257,21 @@ class WindowSet:
 
 def trigram_starts(n: int) -> Progression:
     """Starts of the course's windows of three characters in n: every third, less two."""
+    check_at_least_0(n=n)
     return Progression(range(0, n - 1 - 3, 3)[:-2])
 
 
 def overlapping_starts(n: int, length: int = 8) -> Progression:
     """Starts of overlapping windows: at every character, so that 7 of 8 are shared."""
+    check_at_least_0(n=n)
+    check_at_least_1(length=length)
     return Progression(range(0, n - length - 1))
 
 
 def non_overlapping_starts(n: int, length: int = 8) -> Progression:
     """Starts of windows side by side."""
+    check_at_least_0(n=n)
+    check_at_least_1(length=length)
     return Progression(range(0, n - length - 1, length))
 
 
@@ -279,11 +294,19 @@ def split_starts(
         sampled_from: number of windows, from the first on, for "random" to sample among; None for
             all. (The course subtracts the window length once too often from the non-overlapping
             ones.)
+
+    Raises:
+        ValueError: if there is no such split, or a number or the starts are of another kind.
     """
+    starts = _as_starts(starts)
+    check_at_least_1(length=length)
+    if split not in get_args(Split):
+        named = ", ".join(get_args(Split))
+        raise ValueError(f"split must be one of {named}, got {shown(split)}.")
     if split == "last":
         return starts[:-1], starts[-1:]
     if split == "random":
-        count = len(starts) if sampled_from is None else max(sampled_from, 0)
+        count = len(starts) if sampled_from is None else _at_most(sampled_from, len(starts))
         numbers = _numbers(count)
         # The legacy generator, as in the course: the same windows as there.
         np.random.RandomState(42).shuffle(numbers)
@@ -304,6 +327,20 @@ def split_starts(
     if isinstance(starts, Progression):
         return starts.below(limit), validation
     return starts[starts < limit], validation
+
+
+def _at_most(sampled_from: Any, count: int) -> int:
+    """A number of windows to sample among; none where a short text leaves less than none.
+
+    Raises:
+        ValueError: if it is no integer, or more than there are.
+    """
+    if not isinstance(sampled_from, int | np.integer) or sampled_from > count:
+        raise ValueError(
+            f"sampled_from must be an integer of at most the {count} windows, got "
+            f"{shown(sampled_from)}."
+        )
+    return max(int(sampled_from), 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -333,8 +370,9 @@ class BpttStream:
 
     def __post_init__(self) -> None:
         check_at_least_1(batch_size=self.batch_size, bptt=self.bptt)
-        _check_size(self.tokens)
-        check_tokens(self.tokens, axes=1)
+        check_at_least_0(seed=self.seed)
+        check_bool(random_bptt=self.random_bptt)
+        object.__setattr__(self, "tokens", _as_tokens(self.tokens))
         if self.rows < 2:
             raise ValueError(
                 f"The text has {len(self.tokens)} tokens: too short for {self.batch_size} streams "
@@ -410,12 +448,40 @@ class BpttStream:
         return _random_cuts(self.rows, self.bptt, self.steps_per_epoch, self.seed, epoch)
 
 
-def _check_size(tokens: np.ndarray) -> None:
-    """Refuse a text whose positions do not fit into int32."""
+def _as_starts(starts: Any) -> np.ndarray | Progression:
+    """Starts of windows: a list as an array.
+
+    Raises:
+        ValueError: if they are no integers on one axis.
+    """
+    if isinstance(starts, Progression):
+        return starts
+    array = as_host_array("starts", starts)
+    if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
+        raise ValueError(
+            "starts must be integers (windows,), as jaxrnn.overlapping_starts gives; got "
+            f"{array.dtype} of shape {array.shape}."
+        )
+    return array
+
+
+def _as_tokens(tokens: Any) -> Any:
+    """The tokens of a text: a list as an array.
+
+    Raises:
+        ValueError: if they are no integers of at least 0 on one axis, or their positions do not fit
+            into int32.
+    """
+    if isinstance(tokens, str):
+        raise ValueError("tokens must be integers, got a text: take vocabulary.encode(text).")
+    if not hasattr(tokens, "shape"):
+        tokens = as_host_array("tokens", tokens)
+    check_tokens(tokens, axes=1)
     if len(tokens) > LARGEST_TEXT:
         raise ValueError(
             f"A text holds at most 2**31 - 1 tokens, got {len(tokens)}: train on a part of it."
         )
+    return tokens
 
 
 @lru_cache(maxsize=4)

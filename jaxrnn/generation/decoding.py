@@ -12,8 +12,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxrnn.array_checks import precision
-from jaxrnn.checks import check_at_least_1, check_tokens
+from jaxrnn.array_checks import check_key, precision
+from jaxrnn.checks import check_at_least_1, check_tokens, shown
 from jaxrnn.generation.compiled import generate_compiled, runs_compiled
 from jaxrnn.generation.sampler import GREEDY, NOTHING, Rules, Sampler, choose_token, sample_uniforms
 from jaxrnn.nn.model import CharModel, apply_model, check_params, model_carry, takes_lengths
@@ -63,6 +63,7 @@ def generate(
             where its weights hold NaN.
     """
     # Check the arguments.
+    check_params(model, params)
     if isinstance(prompt, str):
         raise ValueError(
             "prompt must be tokens (P, B), got a text: take "
@@ -79,8 +80,11 @@ def generate(
             f"of {prompt.shape[1]:,} texts: write fewer, or go on from the end of the text."
         )
     check_tokens(prompt, model.vocab_size)
-    check_params(model, params)
-    sampler = sampler or Sampler()
+    check_key(key=key)
+    if sampler is None:
+        sampler = Sampler()
+    if not isinstance(sampler, Sampler):
+        raise ValueError(f"sampler must be a jaxrnn.Sampler, got {shown(sampler)}.")
     # A sampler's numbers are arguments of the program; rules of a subclass are part of it.
     own: Sampler | None = sampler
     rules = None

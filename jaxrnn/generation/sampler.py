@@ -13,7 +13,8 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxrnn.array_checks import as_array, as_floats
+from jaxrnn.array_checks import as_array, as_floats, check_key
+from jaxrnn.checks import check_at_least_1, check_not_negative, is_number, shown
 
 # Value in the place of a token where no character has a probability, as NaN leaves none.
 NOTHING = -1
@@ -61,15 +62,17 @@ class Sampler:
     banned: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature must be at least 0, got {self.temperature}.")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {self.top_k}.")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}.")
+        check_not_negative(temperature=self.temperature)
+        if self.top_k is not None:
+            check_at_least_1(top_k=self.top_k)
+        if self.top_p is not None and not (is_number(self.top_p) and 0 < self.top_p <= 1):
+            raise ValueError(f"top_p must lie in (0, 1], got {shown(self.top_p)}.")
+        if not isinstance(self.banned, tuple) or not all(map(is_number, self.banned)):
+            raise ValueError(f"banned must be a tuple of tokens, got {shown(self.banned)}.")
 
     def __call__(self, key: Array, log_probs: Float[Array, "B V"]) -> Int[Array, " B"]:
         """Sample one token a row; see `choose`."""
+        check_key(key=key)
         log_probs = _as_log_probs(log_probs)
         uniforms = sample_uniforms(key, log_probs.shape[:1], log_probs.dtype)  # (B,)
         return self.choose(uniforms, log_probs)

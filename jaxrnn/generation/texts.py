@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrnn.checks import check_at_least_1, check_seed
+from jaxrnn.checks import check_at_least_1, check_bool, check_seed, check_text
 from jaxrnn.data.tokenizers import (
     Tokenizer,
-    check_tokenizer,
+    check_vocabulary,
     encode,
     end_of_document,
     token_name,
@@ -59,12 +59,8 @@ def sample(
         ValueError: see `generate_texts`.
     """
     check_char_model(model)
-    try:
-        check_tokenizer(vocabulary)
-    except ValueError as error:
-        raise ValueError(f"vocabulary must be a tokenizer: {error}") from None
-    if not isinstance(prompt, str):
-        raise ValueError(f"prompt must be a text, got a {type(prompt).__name__}.")
+    check_vocabulary(vocabulary)
+    check_text(prompt=prompt)
     if window is None:
         window = max(1, len(encode(vocabulary, prompt, unknown=unknown)))
     sampler = Sampler(temperature=temperature, top_k=top_k, top_p=top_p)
@@ -148,8 +144,14 @@ def generate_texts(
         ValueError: if a number is below 1, the prompt is too short or has unknown characters, or
             the model gives no character a finite probability.
     """
-    check_at_least_1(count=count, length=length)
+    check_at_least_1(count=count, length=length, window=window)
     check_seed(seed)
+    check_bool(stop_at_eos=stop_at_eos)
+    if vocabulary.size != model.vocab_size:
+        raise ValueError(
+            f"The vocabulary has {vocabulary.size} tokens and the model {model.vocab_size}: take "
+            "the one that the model was made for."
+        )
     tokens = read_prompt(model, vocabulary, prompt, window=window, unknown=unknown)
     read = tokens if model.reads == "streams" else tokens[-window:]
 

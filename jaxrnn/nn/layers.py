@@ -28,11 +28,11 @@ from jaxrnn.array_checks import (
     check_batch_size,
     nearest_rows,
 )
-from jaxrnn.checks import check_at_least_0, check_at_least_1, check_bool
+from jaxrnn.checks import check_at_least_0, check_at_least_1, check_bool, check_share, shown
 from jaxrnn.recurrent.catalog import CELLS
 from jaxrnn.recurrent.cells import AnyCell, Carry, Initializer, Zoneout
 from jaxrnn.recurrent.inputs import Inputs, as_inputs
-from jaxrnn.recurrent.layer import Layer, layer_of, uniform
+from jaxrnn.recurrent.layer import Layer, kind_of, layer_of, uniform
 from jaxrnn.recurrent.layout import Layout, layout_of
 from jaxrnn.recurrent.projected import ProjectedLayer
 from jaxrnn.recurrent.recurrence import length_mask, uses_autodiff
@@ -46,6 +46,8 @@ def identity(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -
     Repeated products with it neither grow nor shrink the carry. Le, Jaitly and Hinton 2015,
     https://arxiv.org/abs/1504.00941.
     """
+    if len(shape) != 2:
+        raise ValueError(f"identity is for a matrix, got shape {tuple(shape)}.")
     rows, columns = shape
     if rows != columns:
         raise ValueError(
@@ -159,8 +161,15 @@ def weight(
 
 
 def cell_of(cell: Any) -> AnyCell:
-    """A cell, or the one of a name: "gru", or FILE.py:NAME."""
-    return CELLS.find(cell) if isinstance(cell, str) else cell
+    """A cell, or the one of a name: "gru", or FILE.py:NAME.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    if isinstance(cell, str):
+        return CELLS.find(cell)
+    kind_of(cell)
+    return cell
 
 
 class RNNCell(nn.Module):
@@ -180,6 +189,8 @@ class RNNCell(nn.Module):
 
     def __post_init__(self) -> None:
         self.cell = cell_of(self.cell)
+        check_at_least_1(hidden_size=self.hidden_size)
+        check_bool(bias=self.bias)
         super().__post_init__()
 
     def initial_carry(
@@ -256,6 +267,11 @@ def _start(
     return layout.with_batch(carry)
 
 
+def _count(masks: Any) -> int | str:
+    """The number of masks, or what is given in their place."""
+    return len(masks) if hasattr(masks, "__len__") else shown(masks)
+
+
 class RNN(nn.Module):
     """A stack of recurrent layers, with the parameters of `torch.nn.RNN`, `GRU` and `LSTM`.
 
@@ -296,6 +312,16 @@ class RNN(nn.Module):
 
     def __post_init__(self) -> None:
         self.cell = cell_of(self.cell)
+        check_at_least_1(hidden_size=self.hidden_size, num_layers=self.num_layers)
+        check_share(dropout=self.dropout)
+        check_bool(bidirectional=self.bidirectional, bias=self.bias, batch_first=self.batch_first)
+        check_at_least_0(proj_size=self.proj_size)
+        if self.recurrent_init is not None and not callable(self.recurrent_init):
+            raise ValueError(
+                "recurrent_init must be a function of (key, shape, dtype), such as "
+                f"jaxrnn.identity; got {shown(self.recurrent_init)}."
+            )
+        self._layer()  # its own checks
         super().__post_init__()
 
     def initial_carry(
@@ -312,7 +338,6 @@ class RNN(nn.Module):
             dtype: its precision.
             input_size: I; only a cell whose carry has inputs (a QRNN with a window of 2) needs it.
         """
-        self._check_settings()
         layer = self._layer()
         if batch_size is None:
             batch_of_one = self.initial_carry(1, dtype, input_size=input_size)
@@ -325,13 +350,6 @@ class RNN(nn.Module):
                 carries.append(layer.initial_carry(batch_size, dtype, input_size=input_size))
             input_size = directions * (self.proj_size or self.hidden_size)  # of the layer above
         return tuple(carries)
-
-    def _check_settings(self) -> None:
-        check_at_least_1(hidden_size=self.hidden_size, num_layers=self.num_layers)
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}.")
-        check_bool(bias=self.bias, batch_first=self.batch_first)
-        check_at_least_0(proj_size=self.proj_size)
 
     @nn.compact
     def __call__(
@@ -369,7 +387,6 @@ class RNN(nn.Module):
         Raises:
             ValueError: if an array has another shape, or no numbers of the right kind.
         """
-        self._check_settings()
         # Everything below runs on (T, B, ...).
         layout = layout_of(xs, batch_first=self.batch_first)
         inputs = _time_major(as_inputs(xs, layout.axes), layout)
@@ -384,10 +401,10 @@ class RNN(nn.Module):
         if resets is not None:
             resets = as_mask("resets", resets, layout.shape((steps, batch_size)))
             resets = layout.to_time_major(resets)
-        if dropout_masks is not None and len(dropout_masks) != self.num_layers - 1:
+        if dropout_masks is not None and _count(dropout_masks) != self.num_layers - 1:
             raise ValueError(
                 f"dropout_masks must have one mask for each layer but the last, "
-                f"{self.num_layers - 1}, got {len(dropout_masks)}."
+                f"{self.num_layers - 1}, got {_count(dropout_masks)}."
             )
         directions = ("", "_reverse") if self.bidirectional else ("",)
         if zoneout_masks is not None:
@@ -456,10 +473,10 @@ class RNN(nn.Module):
                 "zoneout_masks are for cells with zoneout, such as zoneout(LSTM, c=0.5)."
             )
         count = self.num_layers * (2 if self.bidirectional else 1)
-        if len(masks) != count:
+        if _count(masks) != count:
             raise ValueError(
                 f"zoneout_masks must have one mask for each layer and direction, {count}, got "
-                f"{len(masks)}."
+                f"{_count(masks)}."
             )
         fields = len(self._zoneout.rates)
         shape = (fields, *layout.shape((steps, batch_size, self.hidden_size)))

@@ -8,7 +8,7 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxrnn.array_checks import as_array, as_floats, as_integers, as_lengths
+from jaxrnn.array_checks import as_array, as_floats, as_integers, as_lengths, converted
 
 
 def nll_loss(
@@ -28,7 +28,7 @@ def nll_loss(
     Raises:
         ValueError: if the shapes do not fit, or the targets are no integers.
     """
-    log_probs = jnp.asarray(log_probs)
+    log_probs = converted("log_probs", log_probs, "(..., V)")
     if not log_probs.ndim:
         raise ValueError("log_probs must have shape (..., V), got ().")
     log_probs = as_floats("log_probs", log_probs, log_probs.shape, log_probs.dtype)

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jaxrnn.array_checks import as_carry, as_integers, described, precision
+from jaxrnn.array_checks import as_carry, as_integers, check_key, described, precision
+from jaxrnn.checks import check_at_least_1
 from jaxrnn.nn.layers import RNN, dense, embed, embedded_tokens
 from jaxrnn.recurrent.cells import Carry
 
@@ -64,6 +65,14 @@ class CharModel(nn.Module):
 
     reads: ClassVar[Reads]  # the data set that the model is made for
 
+    def __post_init__(self) -> None:
+        check_at_least_1(
+            vocab_size=self.vocab_size,
+            embedding_size=self.embedding_size,
+            hidden_size=self.hidden_size,
+        )
+        super().__post_init__()
+
     @property
     def stack(self) -> RNN | None:
         """The recurrent layers, unbound; None for a model without, or with a loop of its own."""
@@ -103,15 +112,30 @@ def check_params(model: CharModel, params: Any) -> None:
             the model does not return what a model must.
     """
     check_char_model(model)
+    check_shapes(model, params, param_shapes(model))
+
+
+def check_shapes(model: nn.Module, params: Any, expected: dict[str, tuple[int, ...]]) -> None:
+    """Refuse parameters that have other names or shapes than is expected.
+
+    Args:
+        model: the model, for the message.
+        params: the parameters.
+        expected: the shapes by name, from `shapes_of_params`.
+
+    Raises:
+        ValueError: as `check_params`.
+    """
     # A whole training state: its parameters are meant.
     if hasattr(params, "params") and hasattr(params, "opt_state"):
         raise ValueError("params must be the parameters alone, got a whole state: state.params.")
-    expected = param_shapes(model)
     got = _named(params)
     faults = []
     for name, shape in expected.items():
         if name not in got:
             faults.append(f"{name} is missing, of shape {shape}")
+        elif not hasattr(got[name], "shape"):
+            faults.append(f"{name} must be an array, got a {type(got[name]).__name__}")
         elif jnp.shape(got[name]) != shape:
             faults.append(f"{name} must have shape {shape}, got {jnp.shape(got[name])}")
         elif not jnp.issubdtype(jnp.result_type(got[name]), jnp.floating):
@@ -137,7 +161,11 @@ def param_shapes(model: CharModel) -> dict[str, tuple[int, ...]]:
         _check_result(model, carry, result)
         return variables["params"]
 
-    params = jax.eval_shape(init, jax.random.key(0), tokens)
+    return shapes_of_params(jax.eval_shape(init, jax.random.key(0), tokens))
+
+
+def shapes_of_params(params: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes of parameters by their names, such as "rnn.weight_hh_l0"."""
     return {name: leaf.shape for name, leaf in _named(params).items()}
 
 
@@ -274,6 +302,8 @@ def _applied(
     """The carry, the log probabilities and whatever else of the model's variables is kept."""
     tokens = as_integers("tokens", tokens, ("T", "B"))
     carry = model_carry(model, params, carry, tokens.shape[1])
+    if dropout_key is not None:
+        check_key(dropout_key=dropout_key)
     # A windowed model takes no lengths.
     options: dict[str, Any] = {}
     if lengths is not None:

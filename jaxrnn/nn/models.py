@@ -22,6 +22,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxrnn.array_checks import as_carry, as_integers, as_lengths
+from jaxrnn.checks import check_at_least_1, check_bool, check_share
 from jaxrnn.nn.layers import (
     RNN,
     RNNCell,
@@ -237,6 +238,11 @@ class CharSeqStatefulLSTM(StatefulModel):
     num_layers: int = 2
     dropout: float = 0.5
 
+    def __post_init__(self) -> None:
+        check_at_least_1(num_layers=self.num_layers)
+        check_share(dropout=self.dropout)
+        super().__post_init__()
+
     @property
     def stack(self) -> RNN:
         return RNN(LSTM, self.hidden_size, self.num_layers, dropout=self.dropout, parent=None)
@@ -262,6 +268,14 @@ class CharLM(StatefulModel):
     def __post_init__(self) -> None:
         # A name and its cell are one model, whose programs are compiled once.
         self.cell = cell_of(self.cell)
+        check_at_least_1(num_layers=self.num_layers)
+        check_share(dropout=self.dropout)
+        check_bool(tied=self.tied)
+        if self.tied and self.embedding_size != self.hidden_size:
+            raise ValueError(
+                f"A tied output needs embedding_size = hidden_size, got {self.embedding_size} and "
+                f"{self.hidden_size}."
+            )
         super().__post_init__()
 
     @property
@@ -286,11 +300,6 @@ class CharLM(StatefulModel):
         *,
         lengths: Int[Array, " B"] | None = None,
     ) -> tuple[tuple[Carry, ...], Float[Array, "T B V"]]:
-        if self.tied and self.embedding_size != self.hidden_size:
-            raise ValueError(
-                f"A tied output needs embedding_size = hidden_size, got {self.embedding_size} and "
-                f"{self.hidden_size}."
-            )
         # A tied table starts as the kernel of a dense layer would, not as an embedding.
         init = uniform(1 / math.sqrt(self.hidden_size)) if self.tied else None
         e = embed(self.vocab_size, self.embedding_size, init=init, name="e")

@@ -3,10 +3,13 @@
 Shapes: T time steps, B batch, I input size, H hidden size, D directions, O outputs.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxrnn.checks import check_at_least_1
 from jaxrnn.nn.layers import RNN, cell_of, dense
 from jaxrnn.recurrent.cells import GRU, AnyCell
 
@@ -35,21 +38,26 @@ class SequenceModel(nn.Module):
 
     def __post_init__(self) -> None:
         self.cell = cell_of(self.cell)
+        check_at_least_1(outputs=self.outputs)
+        self._stack(parent=None)  # its own checks
         super().__post_init__()
 
-    @nn.compact
-    def __call__(
-        self, xs: Float[Array, "T B I"], *, lengths: Int[Array, " B"] | None = None
-    ) -> Float[Array, "B O"]:
-        rnn = RNN(
+    def _stack(self, **options: Any) -> RNN:
+        """The recurrent layers."""
+        return RNN(
             self.cell,
             self.hidden_size,
             self.num_layers,
             self.bidirectional,
             self.dropout,
-            name="rnn",
+            **options,
         )
-        carry, _ = rnn(None, xs, lengths=lengths)
+
+    @nn.compact
+    def __call__(
+        self, xs: Float[Array, "T B I"], *, lengths: Int[Array, " B"] | None = None
+    ) -> Float[Array, "B O"]:
+        carry, _ = self._stack(name="rnn")(None, xs, lengths=lengths)
         directions = 2 if self.bidirectional else 1
         h = jnp.concatenate([layer.h for layer in carry[-directions:]], axis=-1)  # (B, D * H)
         return dense(self.outputs, directions * self.hidden_size, name="l_out")(h)  # (B, O)

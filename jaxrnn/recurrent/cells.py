@@ -35,6 +35,8 @@ from jax.export import register_namedtuple_serialization
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from jaxrnn.array_checks import described
+from jaxrnn.checks import check_at_least_1, shown
 from jaxrnn.recurrent.dry_run import (
     check_call,
     check_carry_type,
@@ -148,15 +150,27 @@ class Cell:
         object.__setattr__(self, "gates", names_of("gates", self.gates, least=1))
         object.__setattr__(self, "params", names_of("params", self.params, least=0))
         if self.recurrent_gates is not None:
-            object.__setattr__(self, "recurrent_gates", tuple(self.recurrent_gates))
+            recurrent = names_of("recurrent_gates", self.recurrent_gates, least=0)
+            object.__setattr__(self, "recurrent_gates", recurrent)
         if self.recurrent_gates not in (None, (), self.gates):
             raise ValueError(
                 f"recurrent_gates must be all gates, {self.gates}, or none, (); got "
                 f"{self.recurrent_gates}."
             )
         check_carry_type(self.name, self.carry)
+        self._check_param_init()
         self._check_step()
         exportable(self.carry)
+
+    def _check_param_init(self) -> None:
+        """Refuse what are no functions by the names of the parameters."""
+        named = isinstance(self.param_init, Mapping) and set(self.param_init) <= set(self.params)
+        if named and all(map(callable, self.param_init.values())):
+            return
+        raise ValueError(
+            f"param_init of the cell {self.name!r} must be functions of (key, shape, dtype) by the "
+            f"names of its params, {self.params}; got {shown(self.param_init)}."
+        )
 
     def _check_step(self) -> None:
         """Refuse a step that does not give the carry that it takes."""
@@ -226,7 +240,18 @@ AnyCell: TypeAlias = Any
 
 
 def gates_of(gates: Float[Array, "B GH"], count: int) -> list[Float[Array, "B H"]]:
-    """Cut (B, G * H) into `count` gates of (B, H)."""
+    """Cut (B, G * H) into `count` gates of (B, H).
+
+    Raises:
+        ValueError: if they cannot be cut into so many of the same width.
+    """
+    check_at_least_1(count=count)
+    shape = getattr(gates, "shape", ())
+    if not shape or shape[-1] % count:
+        raise ValueError(
+            f"gates must be an array (B, G * H) that {count} gates of the same width make up, got "
+            f"{described(gates)}."
+        )
     return jnp.split(gates, count, axis=-1)
 
 

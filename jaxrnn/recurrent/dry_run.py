@@ -8,7 +8,7 @@ fails on the sizes chosen here may still run on others (it may close over an arr
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxrnn.array_checks import described
+from jaxrnn.checks import shown
 
 # The package's own functions are not run: the tests do, and it would take 0.3 s of every start.
 PACKAGE = __name__.partition(".")[0]
@@ -40,8 +41,9 @@ def names_of(what: str, names: Any, *, least: int) -> tuple[str, ...]:
     Raises:
         ValueError: if they are one text, or fewer than `least`.
     """
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{what} must be a tuple of names such as ('f', 'n'), got {names!r:.60}.")
+    listed = isinstance(names, Iterable) and not isinstance(names, str)
+    if not listed or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{what} must be a tuple of names such as ('f', 'n'), got {shown(names)}.")
     if len(names) < least:
         raise ValueError(f"{what} must have at least {least} name, got none.")
     return tuple(names)
@@ -105,10 +107,10 @@ def shapes_of(function: Callable[..., Any], what: str, *arguments: Any, **option
         return jax.eval_shape(function, *arguments, **options)
     except Exception as error:  # anything can go wrong in the user's code
         shown = ", ".join(map(described, (*arguments, *options.values())))
-        raise ValueError(f"{what} fails on {shown}: {_in_words(error)}") from error
+        raise ValueError(f"{what} fails on {shown}: {in_words(error)}") from error
 
 
-def _in_words(error: Exception) -> str:
+def in_words(error: Exception) -> str:
     """What an error of a function that JAX traces means."""
     if isinstance(error, jax.errors.TracerBoolConversionError):
         return "it decides by a value, which is not known yet: take jnp.where."

@@ -26,6 +26,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from jaxrnn.array_checks import as_carry, as_floats, nearest_rows
+from jaxrnn.checks import is_number, shown
 from jaxrnn.recurrent.cells import Carry, Cell, FreeCell, Initializer, exportable
 from jaxrnn.recurrent.dry_run import check_free_step
 from jaxrnn.recurrent.inputs import Inputs, Projection, input_gates, rows_of
@@ -84,7 +85,13 @@ class Layer(Protocol):
 
 
 def uniform(bound: float) -> Initializer:
-    """Sample from the uniform distribution on [-bound, bound)."""
+    """Sample from the uniform distribution on [-bound, bound).
+
+    Raises:
+        ValueError: if the bound is no number.
+    """
+    if not is_number(bound):
+        raise ValueError(f"bound must be a number, got {shown(bound)}.")
 
     def init(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
@@ -401,16 +408,29 @@ def layer_of(
     Raises:
         ValueError: if the cell is of no such kind, or is to have no biases and is not gated.
     """
+    kind = kind_of(cell)
+    layer = LAYERS[kind](cell, hidden_size, recurrent_init)
+    if bias:
+        return layer
+    if not isinstance(layer, GatedLayer):
+        name = getattr(cell, "name", kind.__name__)
+        raise ValueError(f"bias=False is for gated cells; {name} makes its own parameters.")
+    return replace(layer, bias=False)
+
+
+def kind_of(cell: Any) -> type:
+    """The kind of a cell, for which `LAYERS` has a layer.
+
+    Raises:
+        ValueError: if it has none.
+    """
     for kind in type(cell).__mro__:
         if kind in LAYERS:
-            layer = LAYERS[kind](cell, hidden_size, recurrent_init)
-            if bias:
-                return layer
-            if not isinstance(layer, GatedLayer):
-                name = getattr(cell, "name", kind.__name__)
-                raise ValueError(f"bias=False is for gated cells; {name} makes its own parameters.")
-            return replace(layer, bias=False)
+            return kind
     known = ", ".join(kind.__name__ for kind in LAYERS)
+    hint = ""
+    if isinstance(cell, type):
+        hint = " Of a class of Flax's, jaxrnn.from_linen and from_nnx make a cell."
     raise ValueError(
-        f"cell must be one of the kinds {known}, or the name of one; got {cell!r:.60}."
+        f"cell must be one of the kinds {known}, or the name of one; got {shown(cell)}.{hint}"
     )

@@ -20,6 +20,7 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+from jax.export import is_symbolic_dim
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn.array_checks import (
@@ -30,6 +31,7 @@ from jaxrnn.array_checks import (
     as_mask,
     nearest_rows,
 )
+from jaxrnn.checks import check_at_least_0
 from jaxrnn.recurrent.cells import Carry, Cell, Params
 from jaxrnn.recurrent.compiled.calls import compiled, runs_compiled
 from jaxrnn.recurrent.compiled.library import why_unavailable
@@ -107,7 +109,14 @@ def uses_autodiff() -> bool:
 
 
 def length_mask(lengths: Int[Array, " B"], steps: int) -> Bool[Array, "T B"]:
-    """Which of `steps` time steps lie within each sequence's length."""
+    """Which of `steps` time steps lie within each sequence's length.
+
+    Raises:
+        ValueError: if the lengths are no integers (B,), or the steps no number of them.
+    """
+    lengths = as_integers("lengths", lengths, ("B",))
+    if not is_symbolic_dim(steps):
+        check_at_least_0(steps=steps)
     return jnp.arange(steps)[:, None] < lengths[None, :]
 
 

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from jaxrnn.checks import check_share
 from jaxrnn.recurrent.cells import LSTM, Carry, Cell, Zoneout
 from jaxrnn.recurrent.linear import LinearCell
 from jaxrnn.recurrent.linear_cells import QRNN
@@ -60,8 +61,7 @@ def zoneout(cell: _Kind, *, name: str | None = None, **rates: float) -> _Kind:
             f"{', '.join(allowed)}; got {', '.join(rates) or 'none'}."
         )
     for field, rate in rates.items():
-        if not 0 <= rate < 1:
-            raise ValueError(f"The rate of {field} must lie in [0, 1), got {rate}.")
+        check_share(**{f"The rate of {field}": rate})
     every_rate = tuple(float(rates.get(field, 0.0)) for field in fields)
     made: Any = _zoneout(cell, name or f"zoneout-{cell.name}", every_rate)
     zoned: _Kind = made

@@ -1,4 +1,4 @@
-"""Changes of a run's schedule or clip after it began: at which update, from what to what.
+"""Changes of a run's schedule, clip or steps after it began: at which update, from what to what.
 
 They are kept in the run's `changes.json`, which holds a sha256 over all of its bytes, the checksum
 itself read as zeros, as a checkpoint does. The settings that the run began with stay as they are.
@@ -12,14 +12,12 @@ from typing import Any
 from jaxrnn.files import parse_json
 from jaxrnn.runs.checksums import NO_CHECKSUM, check_own_checksum, with_checksum
 from jaxrnn.runs.config import Config
-from jaxrnn.training.evaluation import Source
 from jaxrnn.training.history import AVERAGE_DECAY, Position
-from jaxrnn.training.schedules import Schedule
-from jaxrnn.training.timetable import Budget, Timetable
+from jaxrnn.training.timetable import Timetable
 
 CHANGES = "changes.json"
 """Name of the file of a run's changes."""
-CHANGEABLE = ("schedule", "clip")
+CHANGEABLE = ("schedule", "clip", "steps")
 """Options that may be changed when a run is resumed."""
 LARGEST_CHANGES = 1 << 20
 """Maximum size of a file of changes in bytes."""
@@ -35,7 +33,7 @@ class Change:
 
     Attributes:
         step: updates made before the change.
-        option: "schedule" or "clip".
+        option: one of `CHANGEABLE`.
         old: the value before.
         new: the value from then on.
     """
@@ -135,35 +133,27 @@ def configs_of(config: Config, changes: Sequence[Change]) -> list[Config]:
     return configs
 
 
-def moved(
-    position: Position,
-    old: Schedule,
-    new: Schedule,
-    source: Source,
-    budget: Budget | None = None,
-) -> Position:
-    """A position in one schedule as one in another; the epochs of both count from the run's first.
+def moved(position: Position, old: Timetable, new: Timetable) -> Position:
+    """A position in one timetable as one in another; both count from the run's beginning.
 
-    The learning rate depends on the place within a phase, which may begin in another epoch now.
-    The average of the loss stays what it is.
+    The learning rate depends on the place within a phase, which may begin elsewhere now. The
+    updates made and the average of the loss stay what they are.
 
     Args:
         position: where the run stands.
-        old: the schedule up to here.
-        new: the schedule from here on.
-        source: the training text, which knows the steps of each epoch.
-        budget: the number of updates, if that is limited.
+        old: the schedule and the budget up to here.
+        new: those from here on, for the same text.
     """
     # Nothing to move, or nothing left to train.
-    timetable = Timetable(new, source, budget)
-    if old == new or timetable.is_over(position):
+    same = (old.schedule, old.budget) == (new.schedule, new.budget)
+    if same or new.is_over(position):
         return position
     # Steps made in the new phase, had the run had it from its beginning.
-    place = timetable.place(position).done
+    place = new.place(position).done
     if place is None:
-        _, first = new.phase(position.epoch)
+        _, first = new.schedule.phase(position.epoch)
         whole_epochs = range(first, position.epoch)
-        place = sum(map(source.steps, whole_epochs)) + position.window
+        place = sum(map(new.source.steps, whole_epochs)) + position.window
     # The average starts at 0 in each phase, and is corrected for that by its number of steps:
     # this is the uncorrected one that shows the same training loss after `place` steps.
     average = 0.0

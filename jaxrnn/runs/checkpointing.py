@@ -8,7 +8,6 @@ saved before the last one that refers to it, and the history is restored from th
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
-from itertools import pairwise
 
 import jax
 
@@ -24,6 +23,7 @@ from jaxrnn.training.history import Position, Progress
 from jaxrnn.training.loop import training
 from jaxrnn.training.schedules import parse_schedule
 from jaxrnn.training.state import TrainState
+from jaxrnn.training.timetable import Timetable
 
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
 """Minimum time between checkpoints within an epoch: the most that a crash costs."""
@@ -262,6 +262,11 @@ def _start(
 
     # From the beginning: the first checkpoint is there before the first step.
     if saved is None:
+        if run.origin is not None:
+            raise RunError(
+                f"{run.folder} has lost the weights that it began with, those of "
+                f"{run.origin.folder}: begin again with --from."
+            )
         if any(change.step for change in changes):
             raise RunError(f"{run.folder} was trained, and has no checkpoint to go on from.")
         progress = Progress(experiment.fresh_state(), Position(), experiment.source.steps(0))
@@ -276,16 +281,10 @@ def _start(
     checkpointing = Checkpointing(run, saved, lines=lines, changes=changes, check=check)
 
     # Changes that were made after its update move its place in the schedule.
-    position = saved.position
-    later = run.configs[len(saved.changes) :]
-    for old, new in pairwise(later):
-        position = moved(
-            position,
-            parse_schedule(old.schedule),
-            parse_schedule(new.schedule),
-            experiment.source,
-            new.budget,
-        )
+    before = run.configs[len(saved.changes)]
+    old = Timetable(parse_schedule(before.schedule), experiment.source, before.budget)
+    new = Timetable(experiment.schedule, experiment.source, experiment.config.budget)
+    position = moved(saved.position, old, new)
     progress = Progress(saved.state, position, experiment.source.steps(position.epoch))
     if len(saved.changes) < len(changes):
         checkpointing.save(progress)

@@ -18,6 +18,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as deserialize
 from safetensors.numpy import save as serialize
 
+from jaxrnn.array_checks import check_shapes_and_dtypes
+from jaxrnn.checks import check_path
 from jaxrnn.exchange.weights import coverage
 from jaxrnn.files import CHECKPOINT_BEGINNING, UnreadableError, damage, read_regular, write_whole
 from jaxrnn.runs.checksums import NO_CHECKSUM, check_own_checksum, with_checksum
@@ -54,11 +56,13 @@ def save(
         metadata: goes into the file's header.
         older: where earlier files move to; see `write_whole`.
     """
+    check_path(path=path)
     write_whole(Path(path), pack(tree, metadata), older=older)
 
 
 def pack(tree: Any, metadata: dict[str, Any] | None = None) -> bytes:
     """The bytes of a checkpoint; the same for the same tree and metadata."""
+    check_shapes_and_dtypes(tree=tree)
     metadata = metadata or {}
     # Escaped in the header, it is longer; within this limit `load` always accepts the file.
     room = len(json.dumps(metadata))
@@ -87,6 +91,8 @@ def load(path: Path | str, like: Any) -> tuple[Any, dict[str, Any]]:
         CheckpointError: if there is no such file, if it is damaged, no checkpoint or of another
             format, or if arrays are missing, unknown or of another shape; all of them are named.
     """
+    check_path(path=path)
+    check_shapes_and_dtypes(like=like)
     path = Path(path)
     arrays, metadata = read(path, at_most=most_bytes(like))
     tree = fitted(path, arrays, like)

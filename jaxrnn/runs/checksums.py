@@ -7,6 +7,7 @@ them. A file that is not the one listed is refused: a flipped bit would train an
 import hashlib
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from jaxrnn.files import (
@@ -65,12 +66,17 @@ def _own_checksum(data: bytes, beginning: bytes) -> str:
     return digest.hexdigest()
 
 
-def make_run_folder(folder: Path, files: dict[str, str]) -> None:
+def make_run_folder(
+    folder: Path,
+    files: dict[str, str],
+    fill: Callable[[Path], None] = lambda folder: None,
+) -> None:
     """Make a run's folder with these files and their checksums, in one move.
 
     Args:
         folder: the new folder.
         files: text by name.
+        fill: writes what else the folder begins with, before it appears under its name.
 
     Raises:
         RunExistsError: if something is there already.
@@ -92,6 +98,7 @@ def make_run_folder(folder: Path, files: dict[str, str]) -> None:
         partial.mkdir()
         for name, text in (files | {SUMS: sums}).items():
             write_whole(partial / name, text.encode())
+        fill(partial)
         os.rename(partial, folder)
         # Without this, a crash of the machine may lose the new name.
         sync_folder(folder.parent)

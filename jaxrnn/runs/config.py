@@ -1,11 +1,10 @@
 """The configuration of a training run: everything that its result depends on."""
 
-import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from jaxrnn.checks import check_at_least_1, check_seed
-from jaxrnn.data.tokenizers import TOKENIZERS
+from jaxrnn.checks import check_at_least_1, check_not_negative, check_seed, check_share
+from jaxrnn.data.tokenizers import find_tokenizer
 from jaxrnn.data.windows import Split
 from jaxrnn.nn.model import CharModel
 from jaxrnn.nn.models import MODELS
@@ -88,7 +87,8 @@ class Config:
     split: Split = "random"
     """Windowed models: which windows validate (random, as the course; contiguous; last)."""
     tokenizer: str = "characters"
-    """What the text is cut into: characters, bytes, integers (of a .npy file), or FILE.py:NAME."""
+    """What the text is cut into: characters, bytes, integers (of a .npy file), TOKENIZER.json of
+    the package tokenizers (subwords in the run from there on), or FILE.py:NAME."""
     lowercase: bool = True
     """Stateful models: lower-case the text."""
     min_frequency: int = 3
@@ -135,16 +135,12 @@ class Config:
             check_at_least_1(**{name: value})
             if value > most:
                 raise ValueError(f"{name} must be at most {most}, got {value}.")
-        for name in ("dropout", "momentum"):
-            value = getattr(self, name)
-            if not 0 <= value < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {value}.")
+        check_share(dropout=self.dropout, momentum=self.momentum)
         if not 0 < self.validation_fraction < 1:
             raise ValueError(
                 f"validation_fraction must lie in (0, 1), got {self.validation_fraction}."
             )
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"weight_decay must be at least 0, got {self.weight_decay}.")
+        check_not_negative(weight_decay=self.weight_decay)
         check_seed(self.seed)
 
         # Names and schedules: making what they stand for is the check.
@@ -257,7 +253,7 @@ class Config:
     def _check_model_options(self) -> None:
         """Refuse names that are not defined, and options that the model does not have."""
         CELLS.find(self.cell)
-        TOKENIZERS.find(self.tokenizer)
+        find_tokenizer(self.tokenizer)
         model = MODELS.find(self.model)
         for name in MODEL_OPTIONS:
             # At its default, an option that the model lacks changes nothing.

@@ -1,6 +1,7 @@
 """The machine and its software, as files of results record them."""
 
 import contextlib
+import datetime
 import os
 import platform
 from collections.abc import Iterable, Mapping
@@ -86,3 +87,33 @@ def cpu_model() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def resident_memory() -> int:
+    """Bytes of memory that this process has now, as far as the system tells; 0 if it does not."""
+    return _status("VmRSS")
+
+
+def peak_memory() -> int:
+    """The most bytes of memory that this process has had, as `resident_memory` counts."""
+    # Not by `getrusage`: on Linux it may count the process that started this one.
+    return _status("VmHWM")
+
+
+def _status(name: str) -> int:
+    """A number of bytes in the status of this process, which Linux keeps as a file."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def provenance(packages: Iterable[str]) -> dict[str, Any]:
+    """With what, where and when something is found: versions, machine and date."""
+    now = datetime.datetime.now(datetime.UTC)
+    return {
+        "versions": versions(packages),
+        "machine": {"cpu": cpu_model(), "cores": os.cpu_count() or 1},
+        "date": now.isoformat(timespec="seconds"),
+    }

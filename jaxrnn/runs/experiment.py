@@ -9,11 +9,14 @@ import jax
 import numpy as np
 
 from jaxrnn.data.corpora import CORPORA, Corpus, load_corpus
+from jaxrnn.data.subwords import is_tokenizer_file
 from jaxrnn.data.tokenizers import (
+    SUBWORDS,
     Document,
     Tokenizer,
     encode,
     encode_documents,
+    extended_tokenizer,
     joined,
     make_tokenizer,
     unprintable,
@@ -77,18 +80,21 @@ class Experiment(NamedTuple):
         return cast_floats(fresh_state(self.config, self.model), self.dtype)
 
 
-def fresh_state(config: Config, model: CharModel) -> TrainState:
-    """The state that a run of `config` starts from."""
+def fresh_state(config: Config, model: CharModel, params: Any = None) -> TrainState:
+    """The state that a run of `config` starts from; `params` are parameters to start from."""
     key = jax.random.key(config.seed)
-    return make_state(model, config.make_optimizer(), config.batch_size, key)
+    return make_state(model, config.make_optimizer(), config.batch_size, key, params=params)
 
 
-def prepare(config: Config, *, vocabulary: Tokenizer | None = None) -> Experiment:
+def prepare(
+    config: Config, *, vocabulary: Tokenizer | None = None, extend: bool = False
+) -> Experiment:
     """Load the text and make everything that training needs.
 
     Args:
         config: the configuration.
         vocabulary: the tokenizer of the run that is resumed; made from the text if None.
+        extend: whether that tokenizer gets the tokens that it lacks for this text.
 
     Raises:
         ValueError: if the corpus cannot be loaded or is too short for the batch, or the run does
@@ -101,14 +107,18 @@ def prepare(config: Config, *, vocabulary: Tokenizer | None = None) -> Experimen
         training, held_out = corpus.split(config.validation_fraction)
         if vocabulary is None:
             vocabulary = _make_vocabulary(config, training, held_out)
+        elif extend:
+            vocabulary = _extended(vocabulary, config, training, held_out)
         source, validation = _streams(config, vocabulary, training, held_out)
     else:
         held_out = corpus.validation or ()
+        documents = [joined(corpus.documents)]
+        if held_out:
+            documents.append(joined(held_out))
         if vocabulary is None:
-            documents = [joined(corpus.documents)]
-            if held_out:
-                documents.append(joined(held_out))
             vocabulary = make_tokenizer(config.tokenizer, documents)
+        elif extend:
+            vocabulary = extended_tokenizer(vocabulary, documents)
         source, validation = _windows(config, vocabulary, corpus, STARTS[reads])
     experiment = Experiment(
         config=with_absolute_paths(config),
@@ -132,10 +142,15 @@ def prepare(config: Config, *, vocabulary: Tokenizer | None = None) -> Experimen
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """The same configuration, whose texts and code are found from every folder."""
+    """The same configuration, whose texts and code are found from every folder.
+
+    A file of a tokenizer is not named any more: the run holds what is in it.
+    """
     values: dict[str, Any] = {}
     for field, name in config.names().items():
         values[field] = absolute_reference(name)
+    if is_tokenizer_file(config.tokenizer):
+        values["tokenizer"] = SUBWORDS
     if config.corpus not in CORPORA:
         values["corpus"] = os.path.abspath(config.corpus)
     if config.validation is not None:
@@ -157,10 +172,16 @@ def prompt_for(experiment: Experiment, asked: str | None, usual: str) -> str:
     # The beginning of the validation text, or any token where that has none to print.
     tokens = experiment.validation.tokens
     hidden = unprintable(vocabulary)
-    known = tokens[~np.isin(tokens, hidden)][:window]
+    known = tokens[~np.isin(tokens, hidden)]
     if not len(known):
         known = np.setdiff1d(np.arange(vocabulary.size), hidden)[:1]
-    return vocabulary.decode(known)
+    # The text of some subwords may be encoded as fewer of them.
+    count = window
+    prompt = vocabulary.decode(known[:count])
+    while count < len(known) and len(encode(vocabulary, prompt)) < window:
+        count *= 2
+        prompt = vocabulary.decode(known[:count])
+    return prompt
 
 
 def _make_vocabulary(
@@ -176,6 +197,20 @@ def _make_vocabulary(
         min_frequency=config.min_frequency,
         lowercase=config.lowercase,
     )
+
+
+def _extended(
+    vocabulary: Tokenizer,
+    config: Config,
+    training: Sequence[Document],
+    held_out: Sequence[Document],
+) -> Tokenizer:
+    """The tokenizer with what the training text has in addition; with all, if none is unknown."""
+    documents = list(training)
+    # Where there is no <unk>, a character of the validation text would be refused.
+    if getattr(vocabulary, "unknown", None) is None:
+        documents += held_out
+    return extended_tokenizer(vocabulary, documents, min_frequency=config.min_frequency)
 
 
 def _streams(

@@ -23,7 +23,7 @@ from jaxrnn.runs.changes import Change
 from jaxrnn.runs.checkpointing import Checkpointing, cannot_write
 from jaxrnn.runs.history import parse_row
 from jaxrnn.runs.run import Run, RunError
-from jaxrnn.runs.settings import DESCRIPTION, damage_of
+from jaxrnn.runs.settings import DESCRIPTION, FIT_SETTINGS, damage_of, named_differences
 from jaxrnn.training.evaluation import Source
 from jaxrnn.training.history import Position
 from jaxrnn.training.optimizers import AnyOptimizer, Optimizer
@@ -31,8 +31,6 @@ from jaxrnn.training.records import History
 from jaxrnn.training.schedules import Schedule
 from jaxrnn.training.state import TrainState
 from jaxrnn.training.timetable import Budget
-
-SETTINGS = "training.json"
 
 
 class FitFolder(Run):
@@ -50,7 +48,7 @@ class FitFolder(Run):
     @property
     def identity(self) -> str:
         """The checksum of the settings: checkpoints of another training are refused."""
-        data = read_regular(self.folder / SETTINGS)
+        data = read_regular(self.folder / FIT_SETTINGS)
         return f"fit-{hashlib.sha256(data).hexdigest()[:16]}"
 
     @property
@@ -72,18 +70,15 @@ class FitFolder(Run):
                 f"{self.folder} is a run of the command line's, whose training goes on with "
                 "--resume: name another folder for checkpoints."
             )
-        path = self.folder / SETTINGS
+        path = self.folder / FIT_SETTINGS
         if path.exists():
             with damage_of(path):
                 before = parse_json(read_regular(path), path)
-                names = sorted(before.keys() | settings.keys())
-                other = [name for name in names if before.get(name) != settings.get(name)]
+                other = named_differences(before, settings)
             if other:
-                name = other[0]
                 raise RunError(
-                    f"{self.folder} has the checkpoints of another training, with other "
-                    f"{', '.join(other)} ({name} was {before.get(name)!r:.60}, is "
-                    f"{settings.get(name)!r:.60}): name another folder, or remove it."
+                    f"{self.folder} has the checkpoints of another training, with other {other}: "
+                    "name another folder, or remove it."
                 )
             return True
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any, get_args
@@ -10,9 +10,13 @@ from typing import Any, get_args
 import jax
 import jax.numpy as jnp
 
-from jaxrnn.checks import check_bool, check_seed
+from jaxrnn.checks import check_bool, check_path, check_seed, shown
+from jaxrnn.data.tokenizers import token_name
 from jaxrnn.nn.model import CharModel, check_char_model
+from jaxrnn.runs.checkpointing import train_run
+from jaxrnn.runs.experiment import Experiment
 from jaxrnn.runs.fit_folder import Begun, checkpoints_in, settings_of
+from jaxrnn.runs.run import Run
 from jaxrnn.terminal import Screen, stop_requests
 from jaxrnn.training.display import SHORT, Display
 from jaxrnn.training.evaluation import Source, check_source
@@ -104,7 +108,9 @@ def fit(
     if carry_policy not in get_args(CarryPolicy):
         named = ", ".join(get_args(CarryPolicy))
         raise ValueError(f"carry_policy must be one of {named}, got {carry_policy!r:.40}.")
-    _check_callbacks(callbacks)
+    check_callbacks(callbacks)
+    if checkpoints is not None:
+        check_path(checkpoints=checkpoints)
     if loss is not None:
         check_loss(loss)
     if optimizer is None:
@@ -121,7 +127,7 @@ def fit(
     if state is None:
         state = make_state(model, optimizer, source.batch_size, jax.random.key(seed))
     else:
-        check_state(state, optimizer)
+        check_state(state, optimizer, model)
     if loss is not None:
         _check_mean(loss, model, state, source)
 
@@ -161,6 +167,45 @@ def fit(
             loss=loss,
         )
         return _followed(progresses, begun, display, callbacks, emit)
+
+
+def train_shown(
+    run: Run,
+    experiment: Experiment,
+    state: TrainState,
+    *,
+    progress: bool = True,
+    callbacks: Sequence[Callable[[Progress], Any]] = (),
+    notes: Sequence[str] = (),
+) -> None:
+    """Train a run from its last checkpoint, with the display of `fit`; Ctrl-C ends it, saved.
+
+    Args:
+        run: the run.
+        experiment: what it trains.
+        state: the state of that checkpoint.
+        progress: see `fit`.
+        callbacks: see `fit`.
+        notes: what is shown before, a sentence each.
+
+    Raises:
+        RunError, NonFiniteLossError: see `train_run`.
+    """
+    with contextlib.ExitStack() as stack:
+        emit: Callable[[str], None] = logger.warning
+        display = None
+        if progress:
+            screen = stack.enter_context(Screen())
+            emit = screen.notice
+            unit = SHORT[token_name(experiment.vocabulary)]
+            display = Display(screen, experiment.schedule, experiment.config.budget, unit)
+        for note in notes:
+            emit(note)
+        progresses = train_run(run, experiment, resume=True, picture=True, emit=emit)
+        # Stopped early, it saves the last checkpoint.
+        stack.callback(progresses.close)
+        begun = Begun(state, Position(), History(), None)
+        _followed(progresses, begun, display, callbacks, emit)
 
 
 def _followed(
@@ -237,7 +282,7 @@ def _check_mean(loss: Loss, model: CharModel, state: TrainState, source: Source)
         )
 
 
-def _check_callbacks(callbacks: Any) -> None:
+def check_callbacks(callbacks: Any) -> None:
     """Refuse what is no sequence of functions.
 
     Raises:
@@ -245,6 +290,8 @@ def _check_callbacks(callbacks: Any) -> None:
     """
     if callable(callbacks):
         raise ValueError("callbacks must be a list of functions: write callbacks=[function].")
+    if not isinstance(callbacks, Iterable):
+        raise ValueError(f"callbacks must be a list of functions, got {shown(callbacks)}.")
     for callback in callbacks:
         if not callable(callback):
             raise ValueError(

@@ -5,6 +5,7 @@ their loss is not, or is far above that of a model that has learned nothing.
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from operator import attrgetter
@@ -20,7 +21,7 @@ from jaxrnn.runs.experiment import Experiment
 from jaxrnn.runs.run import KEPT, Run, RunError, Saved
 from jaxrnn.training.evaluation import evaluation, on_device
 from jaxrnn.training.history import Position
-from jaxrnn.training.schedules import parse_schedule
+from jaxrnn.training.schedules import Block, parse_schedule
 from jaxrnn.training.state import TrainState, all_finite
 from jaxrnn.training.timetable import Timetable
 
@@ -112,14 +113,17 @@ def change_run(
     wanted: Mapping[str, Any],
     emit: Callable[[str], None] = lambda text: None,
 ) -> Experiment:
-    """Give a run another schedule or clip, from its last checkpoint with a sensible loss on.
+    """Give a run another schedule, clip or number of updates.
+
+    It goes on from its last checkpoint with a sensible loss.
 
     It is recorded in the run's `changes.json`, and every later training starts from there.
 
     Args:
         run: the run.
         experiment: the run's experiment up to now.
-        wanted: the new values, by option; a schedule counts from the run's first epoch.
+        wanted: the new values, by option; a schedule counts from the run's first epoch, and steps
+            from its first update.
         emit: receives a sentence about what is changed.
 
     Returns:
@@ -130,7 +134,7 @@ def change_run(
         RunError: if another process trains the run, if it has no checkpoint with a finite loss, or
             if with the change nothing would be left to train.
     """
-    old = experiment.config.to_dict()
+    old = {option: getattr(experiment.config, option) for option in wanted}
     new = {option: value for option, value in wanted.items() if value != old[option]}
     if not new:
         named = " and ".join(wanted)
@@ -138,6 +142,10 @@ def change_run(
         return experiment
     # Refuses values out of range, before the lock.
     changed = with_options(experiment, new)
+    if changed.config.steps is None and experiment.config.steps is not None:
+        raise RunError(
+            f"{run.folder} is trained by updates, and not by epochs: give --steps a number of them."
+        )
     with locked(run.folder, emit) as check:
         # From which update on. Where nothing was trained yet, there is no checkpoint: the first.
         step = 0
@@ -153,18 +161,8 @@ def change_run(
                 )
             step = base.step
             position = base.saved.position
-        budget = changed.config.budget
-        if Timetable(changed.schedule, experiment.source, budget).is_over(position):
-            if budget.steps is not None:
-                raise RunError(
-                    f"{run.folder} has made all of its {budget.steps:,} updates: nothing is left "
-                    "to train."
-                )
-            raise RunError(
-                f"{run.folder} has trained {position.epoch} epochs, and its schedule would have "
-                f"{changed.schedule.epochs}: nothing is left to train. A new --schedule counts "
-                "from the run's first epoch."
-            )
+        timetable = Timetable(changed.schedule, experiment.source, changed.config.budget)
+        _check_something_left(run, timetable, position)
         # One change an option, all at the same update.
         changes = list(run.changes)
         for option, value in new.items():
@@ -175,7 +173,55 @@ def change_run(
         emit(
             f"Going on from {run.path(base.name)}, at step {step}, with a loss of {base.nats:.4f}."
         )
+    if "steps" in new:
+        parts = _parts(changed.config.schedule, timetable, step)
+        if parts is not None:
+            emit(parts)
     return changed
+
+
+def _check_something_left(run: Run, timetable: Timetable, position: Position) -> None:
+    """Refuse a change with which a run has nothing left to train.
+
+    Raises:
+        RunError: if it has made as many updates already, or trained as many epochs.
+    """
+    steps = timetable.budget.steps
+    made = timetable.updates(position)
+    # The last row, and the validation with it, may be still to come.
+    if steps is not None and (made > steps or timetable.is_over(position)):
+        raise RunError(
+            f"{run.folder} has made {made:,} updates, and would make {steps:,}: nothing is left to "
+            "train. --steps counts from the run's first update."
+        )
+    if timetable.is_over(position):
+        raise RunError(
+            f"{run.folder} has trained {position.epoch} epochs, and its schedule would have "
+            f"{timetable.schedule.epochs}: nothing is left to train. A new --schedule counts from "
+            "the run's first epoch."
+        )
+
+
+def _parts(schedule: str, timetable: Timetable, step: int) -> str | None:
+    """What becomes of the parts of a schedule that share another number of updates, in words.
+
+    Args:
+        schedule: the schedule as it is written.
+        timetable: the schedule and the number of updates.
+        step: number of updates made.
+
+    Returns:
+        A sentence; None for a constant rate, which goes on as it was.
+    """
+    phases = timetable.schedule.phases
+    if len(phases) == 1 and isinstance(phases[0], Block):
+        return None
+    ends = " and ".join(f"{end:,}" for end in timetable.ends)
+    phase = bisect_right(timetable.ends, step) + 1
+    return (
+        f"The parts of the schedule {schedule} share the updates by their epochs: they end at "
+        f"update {ends} now, and after update {step:,} the run is in part {phase}."
+    )
 
 
 def with_options(experiment: Experiment, options: Mapping[str, Any]) -> Experiment:

@@ -1,15 +1,20 @@
 """A trained run in hand: its model, and what can be asked of it."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from jaxrnn.checks import check_bool
 from jaxrnn.data.corpora import load_corpus
 from jaxrnn.data.tokenizers import Document
 from jaxrnn.data.vocabulary import Unknown
 from jaxrnn.generation.texts import generate_texts, sample
-from jaxrnn.runs.experiment import Experiment
+from jaxrnn.runs.checksums import RunError
+from jaxrnn.runs.experiment import Experiment, prompt_for
+from jaxrnn.runs.exported import AnyRun, ExportedRun, open_run
 from jaxrnn.runs.measuring import (
     Measured,
     Unit,
@@ -19,44 +24,48 @@ from jaxrnn.runs.measuring import (
     read_all,
     tokens_of,
 )
-from jaxrnn.runs.run import Run
+from jaxrnn.runs.run import Run, RunExistsError
+from jaxrnn.training.history import Progress
 from jaxrnn.training.records import History
 
 if TYPE_CHECKING:
     from jaxrnn.training.plots import Picture
 
 
-def load_run(folder: Path | str, *, checkpoint: Literal["best", "last"] = "best") -> "LoadedRun":
+def load_run(path: Path | str, *, checkpoint: Literal["best", "last"] = "best") -> "LoadedRun":
     """A run of the command line's, with its trained weights.
 
     Args:
-        folder: its folder, such as "runs/python-docs".
+        path: its folder, such as "runs/python-docs", or a file that `jaxrnn export` wrote, such as
+            "model.safetensors".
         checkpoint: the checkpoint with the weights: the one with the lowest validation loss, or
-            the last.
+            the last. A file has one set of weights, the "best".
 
     Raises:
         RunError: if it is no run, or it or the checkpoint is damaged.
+        TensorFileError: if it is a file of another kind, or damaged.
+        NotDefinedError: if it names code that is not there, or that was never run here.
     """
-    if not isinstance(folder, str | Path):
-        raise ValueError(f"folder must be the path of a run's folder, got {folder!r:.40}.")
+    if not isinstance(path, str | Path):
+        raise ValueError(f"path must be the path of a run's folder or file, got {path!r:.40}.")
     if checkpoint not in ("best", "last"):
         raise ValueError(f'checkpoint must be "best" or "last", got {checkpoint!r:.40}.')
-    return LoadedRun(Run(folder), checkpoint)
+    return LoadedRun(open_run(path), checkpoint)
 
 
 class LoadedRun:
     """A trained run.
 
     Attributes:
-        run: its folder.
+        run: its folder, or its file.
         checkpoint: the checkpoint that is loaded, "best" or "last".
         config: what it was trained on, and how.
         vocabulary: text <-> tokens.
         model: the model.
-        state: the training state, from which `fit` goes on.
+        state: the training state, from which `fit` goes on; that of a file has a fresh optimizer.
     """
 
-    def __init__(self, run: Run, checkpoint: str = "best") -> None:
+    def __init__(self, run: AnyRun, checkpoint: str = "best") -> None:
         self.run = run
         self.checkpoint = checkpoint
         # A run is read from the disk at each access: once is enough.
@@ -72,7 +81,7 @@ class LoadedRun:
 
     @cached_property
     def history(self) -> History:
-        """The rows of history."""
+        """The rows of history; a file has none."""
         return self.run.history
 
     @property
@@ -149,23 +158,101 @@ class LoadedRun:
         return loss_of_each(self.vocabulary, tokens, read)
 
     def plot(self) -> "Picture":
-        """The loss curves, as a Matplotlib figure that a notebook shows."""
+        """The loss curves, as a Matplotlib figure that a notebook shows.
+
+        Raises:
+            RunError: if the run is a file, which has no history.
+        """
+        if isinstance(self.run, ExportedRun):
+            raise RunError(f"{self.run} has no history to plot: that stays in the run's folder.")
         return self.history.plot(title=self.run.folder.name)
 
-    def experiment(self) -> Experiment:
+    def train(
+        self,
+        corpus: Path | str | None = None,
+        *,
+        folder: Path | str | None = None,
+        keep_optimizer: bool = False,
+        prompt: str | None = None,
+        progress: bool = True,
+        callbacks: Sequence[Callable[[Progress], Any]] = (),
+        **options: Any,
+    ) -> "LoadedRun":
+        """Train a new run that begins with these weights, as `jaxrnn train --from` does.
+
+        This run stays as it is. What another text has beyond the vocabulary is added to it. Ctrl-C
+        ends the training: what is trained so far is saved and returned.
+
+        Args:
+            corpus: the text to train on, see `load_corpus`; the run's own if None.
+            folder: the new run's folder; this one's, with a number, if None.
+            keep_optimizer: whether the optimizer's state goes on, too, instead of a fresh one.
+            prompt: what samples begin with; as before if None.
+            progress: see `fit`.
+            callbacks: see `fit`.
+            options: values of the configuration that are to differ from `config`, such as
+                `schedule="1 x 1e-4"`, `steps`, `validate_every`, `optimizer`, `bptt` or `seed`.
+
+        Returns:
+            The new run, with its best checkpoint.
+
+        Raises:
+            RunError: if the folder exists or cannot be written, or the run's own text has changed.
+            NonFiniteLossError: see `training`.
+            ValueError: if an option is wrong or contradicts the weights.
+        """
+        # What trains takes a while to import, and nothing else here needs it.
+        from jaxrnn.runs.fine_tuning import fine_tuning
+        from jaxrnn.runs.fitting import check_callbacks, train_shown
+
+        check_bool(progress=progress, keep_optimizer=keep_optimizer)
+        check_callbacks(callbacks)
+        if folder is not None and os.path.lexists(folder):
+            raise RunExistsError.at(Path(folder))
+        start = fine_tuning(
+            self.run,
+            options,
+            corpus=None if corpus is None else str(corpus),
+            checkpoint=self.checkpoint,
+            keep_optimizer=keep_optimizer,
+        )
+        usual = Path(str(self.run))
+        if isinstance(self.run, ExportedRun):
+            usual = usual.with_suffix("")
+        new = Run.create_first(
+            numbered(usual) if folder is None else [Path(folder)],
+            start.experiment,
+            prompt=prompt_for(start.experiment, prompt, self.prompt),
+            state=start.state,
+            origin=start.origin,
+        )
+        notes = (start.origin.sentence, *start.notes)
+        train_shown(
+            new, start.experiment, start.state, progress=progress, callbacks=callbacks, notes=notes
+        )
+        return LoadedRun(new)
+
+    def experiment(self, *, corpus: str | None = None) -> Experiment:
         """The windows, the optimizer and the schedule of the run, from its text.
 
         So it is trained on: `fit(run.model, experiment.source, experiment.validation,
         schedule="1 x 1e-4", optimizer=experiment.optimizer, state=run.state)`.
+
+        Args:
+            corpus: where the text lies now; for a file, any text, which has to be named unless it
+                is one of the project's own.
         """
-        return self.run.experiment()
+        return self.run.experiment(corpus=corpus)
 
     def __repr__(self) -> str:
         config = self.config
-        return (
-            f"LoadedRun({self.run.folder}: {config.model} on {config.corpus}, {self.checkpoint} "
-            f"checkpoint at step {int(self.state.step):,})"
+        words = (
+            f"{config.model} on {config.corpus}, {self.checkpoint} checkpoint at step "
+            f"{int(self.state.step):,}"
         )
+        if self.run.origin is not None:
+            words += f", {self.run.origin.short}"
+        return f"LoadedRun({self.run}: {words})"
 
 
 def _documents(text: Any) -> Sequence[Document]:
@@ -186,3 +273,9 @@ def _documents(text: Any) -> Sequence[Document]:
             f"text must be a text, a list of texts or the Path of a file, got {text!r:.40}."
         )
     return text
+
+
+def numbered(folder: Path) -> Iterator[Path]:
+    """The folders beside one that have its name and a number, from 2 on."""
+    for number in count(2):
+        yield folder.with_name(f"{folder.name}-{number}")

@@ -7,7 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrnn.data.tokenizers import Document, Tokenizer, encode, token_name
+from jaxrnn.data.tokenizers import (
+    Document,
+    Tokenizer,
+    encode,
+    pieces,
+    token_name,
+    unknown_token,
+)
 from jaxrnn.data.vocabulary import Unknown, Vocabulary
 from jaxrnn.nn.losses import bits_per_character, perplexity
 from jaxrnn.nn.model import CharModel
@@ -166,26 +173,27 @@ def loss_of_each(
 ) -> list[tuple[str, float | None]]:
     """Each token's text and its loss in nats; None where it is only read, as JSON can express."""
     pairs = []
-    for token, loss in zip(np.concatenate(tokens), read.losses, strict=True):
+    names = pieces(vocabulary, np.concatenate(tokens))
+    for name, loss in zip(names, read.losses, strict=True):
         nats = None if np.isnan(loss) else float(loss)
-        pairs.append((vocabulary.decode(token[None]), nats))
+        pairs.append((name, nats))
     return pairs
 
 
 def tokens_of(
     vocabulary: Tokenizer, documents: Sequence[Document], unknown: Unknown | None
 ) -> list[np.ndarray]:
-    """The tokens of each document; a warning counts characters that the model does not know."""
+    """The tokens of each document; a warning counts those that the model does not know."""
     tokens = [encode(vocabulary, document, unknown=unknown) for document in documents]
-    if not isinstance(vocabulary, Vocabulary):
-        return tokens
-    # The loss of <unk> is not that of the character it replaces.
-    replaced = np.count_nonzero(np.concatenate(tokens) == vocabulary.unknown)
+    # The loss of <unk> is not that of what it replaces.
+    replacement = unknown_token(vocabulary)
+    replaced = 0
+    if replacement is not None:
+        replaced = int(np.count_nonzero(np.concatenate(tokens) == replacement))
     if replaced:
-        logger.warning(
-            "%s characters are unknown to the model and count as <unk>.", f"{replaced:,}"
-        )
-    if unknown == "skip":
+        unit = token_name(vocabulary)
+        logger.warning("%s %ss are unknown to the model and count as <unk>.", f"{replaced:,}", unit)
+    if unknown == "skip" and isinstance(vocabulary, Vocabulary):
         texts = _texts(documents)
         # Lower-casing may change the number of characters.
         if vocabulary.lowercase:

@@ -8,6 +8,9 @@ over the validation text; one number an epoch, from the first on, unless the epo
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from jaxrnn.data.corpora import CORPORA
+from jaxrnn.data.token_files import is_token_file
+from jaxrnn.registry import Registry
 from jaxrnn.runs.config import Config
 
 
@@ -54,7 +57,7 @@ _LSTM = replace(
 _LSTM_START = {1: 1.640, 2: 1.582}
 _LSTM_15 = {3: 1.447, 5: 1.399, 9: 1.358, 17: 1.315}
 
-RECIPES: dict[str, Recipe] = {
+BUILT_IN: dict[str, Recipe] = {
     # Our own.
     "python-docs": Recipe(
         summary="A GRU that learns to write Python documentation, in about a minute.",
@@ -167,4 +170,39 @@ RECIPES: dict[str, Recipe] = {
         validation={1: 1.591, 2: 1.506, 3: 1.385, 5: 1.336, 9: 1.309, 17: 1.279, 33: 1.263},
     ),
 }
-"""Recipes by name: first our own for a start, then the course's in the course's order."""
+"""The built-in recipes: first our own for a start, then the course's in the course's order."""
+
+
+def for_text(config: Config, corpus: str, *, keep_case: bool) -> Config:
+    """The values of a recipe that a text asks for; the corpus itself is not set.
+
+    Args:
+        config: the recipe's configuration.
+        corpus: the name or the path of the text. A .npy file holds tokens.
+        keep_case: whether a text of the user's own keeps its letter case; the course lower-cases
+            its text.
+    """
+    if is_token_file(corpus):
+        config = replace(config, tokenizer="integers")
+    if keep_case and corpus not in CORPORA:
+        config = replace(config, lowercase=False)
+    return config
+
+
+def check_recipe(recipe: object) -> None:
+    """Refuse what is no recipe.
+
+    Raises:
+        ValueError: if it is of another type.
+    """
+    if isinstance(recipe, Config):
+        raise ValueError(
+            "it is a Config: a recipe has one and a line about it, jaxrnn.Recipe(summary=..., "
+            "config=...)."
+        )
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"it is of type {type(recipe).__name__}, not a jaxrnn.Recipe.")
+
+
+RECIPES: Registry[Recipe] = Registry("recipe", check_recipe, BUILT_IN)
+"""Recipes by name. One of your own is FILE.py:NAME, or is put in: `RECIPES["mine"] = MINE`."""

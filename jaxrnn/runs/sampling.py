@@ -2,12 +2,12 @@
 
 from typing import Any
 
+from jaxrnn.runs.exported import AnyRun
 from jaxrnn.runs.loaded import LoadedRun
-from jaxrnn.runs.run import Run
 
 
 def sample_run(
-    run: Run, prompt: str | None, *, length: int, checkpoint: str = "best", **options: Any
+    run: AnyRun, prompt: str | None, *, length: int, checkpoint: str = "best", **options: Any
 ) -> list[str]:
     """Generate texts with a trained model; see `generate_texts` for the options.
 

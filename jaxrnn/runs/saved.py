@@ -212,6 +212,10 @@ class RunCheckpoints(RunSettings):
         """The parameters of a checkpoint; see `load_state`."""
         return self.load_state(name).params
 
+    def found(self, name: str) -> str:
+        """Checkpoint `name`, or "last" where there is no best one yet."""
+        return name if self.path(name).is_file() else "last"
+
     def load_state(self, name: str = "best") -> TrainState:
         """The state of checkpoint `name`, or of "last" where there is no best one yet.
 
@@ -225,7 +229,7 @@ class RunCheckpoints(RunSettings):
         model = config.make_model(self.vocabulary.size)
         # Shapes alone: nothing is initialized or compiled.
         like = jax.eval_shape(lambda: fresh_state(config, model))
-        found = name if self.path(name).is_file() else "last"
+        found = self.found(name)
         try:
             state = self.load(found, like).state
         except DamagedCheckpointError as error:

@@ -9,7 +9,7 @@ import json
 import logging
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,14 @@ from jaxrnn.runs.checksums import RunError, make_run_folder, read_listed
 from jaxrnn.runs.config import Config
 from jaxrnn.runs.environment import computation, named_versions, versions
 from jaxrnn.runs.experiment import Experiment
+from jaxrnn.runs.origin import Origin
 
 logger = logging.getLogger(__name__)
 
 DESCRIPTION = "config.json"
 VOCABULARY = "vocabulary.json"
+FIT_SETTINGS = "training.json"
+"""Name of the settings in the folder of a training by `fit`, which is no run."""
 IDENTITY_BYTES = 8
 """Random bytes of a run's identity."""
 LONGEST_IDENTITY = 64
@@ -41,6 +44,7 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "versions": dict,
     "computation": dict,
     "code": dict,
+    "origin": dict,
 }
 """Types of the entries of config.json."""
 REQUIRED = ("config", "corpus_sha256")
@@ -81,13 +85,26 @@ def damage_of(path: Path) -> Iterator[None]:
         raise RunError(f"{path} is damaged: {damage(error)}.") from error
 
 
-def write_settings(folder: Path, experiment: Experiment, prompt: str) -> None:
+def write_settings(
+    folder: Path,
+    experiment: Experiment,
+    prompt: str,
+    origin: Origin | None = None,
+    fill: Callable[[Path], None] = lambda folder: None,
+) -> None:
     """Make the folder of a new run, with the settings that it begins with.
+
+    Args:
+        folder: the new folder.
+        experiment: what the run trains.
+        prompt: what samples begin with.
+        origin: where its first weights are from, if not from the seed.
+        fill: see `make_run_folder`.
 
     Raises:
         RunError: if something is there already, or the folder cannot be made.
     """
-    description = {
+    description: dict[str, Any] = {
         "config": experiment.config.to_dict(),
         "corpus_sha256": experiment.corpus_sha256,
         "prompt": prompt,
@@ -96,11 +113,14 @@ def write_settings(folder: Path, experiment: Experiment, prompt: str) -> None:
         "computation": computation(),
         "code": code_files(experiment.config.names()),
     }
+    # A run of the seed's weights is described as it was before there were any others.
+    if origin is not None:
+        description["origin"] = origin.to_dict()
     files = {
         DESCRIPTION: json.dumps(description, indent=2) + "\n",
         VOCABULARY: json.dumps(experiment.vocabulary.to_dict(), indent=0) + "\n",
     }
-    make_run_folder(folder, files)
+    make_run_folder(folder, files, fill)
 
 
 class RunSettings:
@@ -114,6 +134,9 @@ class RunSettings:
         self.folder = Path(folder)
         # The user's files of code that are compared with the record, so that each warns once.
         self._compared: set[str] = set()
+
+    def __str__(self) -> str:
+        return str(self.folder)
 
     @property
     def config(self) -> Config:
@@ -169,6 +192,12 @@ class RunSettings:
         return None if identity is None else str(identity)
 
     @property
+    def origin(self) -> Origin | None:
+        """Where the weights that the run began with are from; None where they are the seed's."""
+        values = self._description.get("origin")
+        return None if values is None else Origin.from_dict(values)
+
+    @property
     def computation(self) -> dict[str, Any]:
         """What the bytes of its results depend on, as `runs.environment.computation` gave it."""
         # Runs of earlier versions recorded neither.
@@ -193,7 +222,13 @@ class RunSettings:
 
     def _json(self, name: str) -> Any:
         if not (self.folder / DESCRIPTION).is_file():
-            raise RunError(f"{self.folder} is not a run: it has no config.json.")
+            message = no_run(self.folder)
+            if self.folder.is_file():
+                message = (
+                    f"{self.folder} is a file, and not the folder of a run: `import` makes a run "
+                    "of a file of weights."
+                )
+            raise RunError(message)
         with damage_of(self.folder / name):
             return parse_json(read_listed(self.folder, name), name)
 
@@ -214,3 +249,32 @@ def check_description(description: Any) -> None:
     # It is repeated in messages and in every checkpoint.
     if len(description.get("identity") or "") > LONGEST_IDENTITY:
         raise ValueError(f"its identity is too long: {description['identity']!r:.40}")
+    if "origin" in description:
+        Origin.from_dict(description["origin"])
+
+
+def named_differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Which settings are other ones, and the values of the first; empty if none is."""
+    other = []
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            other.append(name)
+    if not other:
+        return ""
+    name = other[0]
+    return f"{', '.join(other)} ({name} was {before.get(name)!r:.60}, is {now.get(name)!r:.60})"
+
+
+def no_run(folder: Path) -> str:
+    """What a folder without a run's settings is, and what reads it, for a message."""
+    if not (folder / FIT_SETTINGS).is_file():
+        return f"{folder} is not a run: it has no config.json."
+    # Without a validation there is no best checkpoint.
+    name = "best.safetensors"
+    if not (folder / name).is_file():
+        name = "last.safetensors"
+    return (
+        f"{folder} is no run but the checkpoints of jaxrnn.fit, which know neither model nor "
+        "vocabulary: with the state of your own program as its like, "
+        f"jaxrnn.load({str(folder / name)!r}, like=state) reads them."
+    )

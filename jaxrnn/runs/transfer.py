@@ -1,20 +1,17 @@
-"""Whole runs from and to PyTorch: weights by torch's names and shapes, and what they belong to."""
+"""Runs from weights of PyTorch's: what they belong to, and how they become parameters."""
 
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn.data.tokenizers import Tokenizer, restore_tokenizer
 from jaxrnn.data.vocabulary import Vocabulary
-from jaxrnn.exchange.contents import Contents, TensorFileError
-from jaxrnn.exchange.files import check_suffix, write_tensors
+from jaxrnn.exchange.contents import TensorFileError
 from jaxrnn.exchange.identification import (
     EMBEDDING,
     OUTPUT,
@@ -25,11 +22,9 @@ from jaxrnn.exchange.identification import (
 from jaxrnn.exchange.weights import WeightMap, WeightMapError
 from jaxrnn.files import LARGEST_TEXT, parse_json, read_regular
 from jaxrnn.nn.models import MODELS
-from jaxrnn.output import check_output
 from jaxrnn.runs.config import Config, has_field
 from jaxrnn.runs.experiment import Experiment
 from jaxrnn.runs.run import Run
-from jaxrnn.training.history import Position, Progress
 from jaxrnn.tree import named_leaves
 
 COURSE_MODELS_OF = {
@@ -40,86 +35,6 @@ COURSE_MODELS_OF = {
 """Models of the course with each recurrent cell."""
 LOOPS = ("Char3Model", "CharLoopModel", "CharLoopConcatModel")
 """Models of the course that are a loop by hand."""
-
-
-class Description(NamedTuple):
-    """The description in the header of a file that `export_run` wrote.
-
-    Attributes:
-        config: the configuration of the run.
-        vocabulary: the vocabulary.
-        prompt: the text that samples begin with.
-    """
-
-    config: Config
-    vocabulary: Tokenizer
-    prompt: str
-
-
-def export_run(run: Run, path: Path | str, *, checkpoint: str = "best") -> dict[str, np.ndarray]:
-    """Write a run's weights as a PyTorch module with the course's names would hold them.
-
-    `module.load_state_dict(safetensors.torch.load_file(path), strict=True)` takes them: `e`,
-    `l_in`, `l_hidden` and `l_out` are torch's `Embedding` and `Linear`, `rnn` is its `RNN`, `GRU`
-    or `LSTM` (an `RNNCell` for CharSeqStatefulRnn2). Where the output is tied, `l_out.weight` is
-    there, too, as in the state dict of a module with `l_out.weight = e.weight`. The file's header
-    has the configuration and the vocabulary, so that importing it takes nothing else.
-
-    Args:
-        run: the run.
-        path: the safetensors file to write.
-        checkpoint: the checkpoint with the weights, "best" or "last".
-
-    Returns:
-        The tensors in the file.
-
-    Raises:
-        TensorFileError: if the file's name does not end in .safetensors.
-        OutputError: if the path is refused, or cannot be written.
-    """
-    # Before the checkpoint is read.
-    check_suffix(path)
-    check_output(path)
-
-    leaves = named_leaves(run.load_params(checkpoint))
-    tensors = WeightMap.for_flax(leaves).to_torch(leaves)
-    # A tied output layer has a bias and no weight of its own here; torch's state dict lists both.
-    if TIED_BIAS in tensors:
-        tensors[OUTPUT] = tensors[EMBEDDING].copy()
-        tensors[OUTPUT_BIAS] = tensors.pop(TIED_BIAS)
-    about = {
-        "config": run.config.to_dict(),
-        "prompt": run.prompt,
-        "vocabulary": run.vocabulary.to_dict(),
-    }
-    write_tensors(path, tensors, about)
-    return tensors
-
-
-def described(contents: Contents, path: Path | str) -> Description | None:
-    """The description in a file that `export_run` wrote; None in any other.
-
-    Args:
-        contents: the file's contents.
-        path: the file, for messages.
-
-    Raises:
-        TensorFileError: if the description does not make sense.
-    """
-    if contents.about is None:
-        return None
-    # The header may be anyone's: each of these may fail in its own way.
-    try:
-        about = parse_json(contents.about, "its header")
-        config = Config.from_dict(about["config"])
-        vocabulary = restore_tokenizer(config.tokenizer, about["vocabulary"])
-        return Description(config, vocabulary, str(about["prompt"]))
-    except KeyError as error:
-        raise TensorFileError(
-            f"The description in {path} is damaged: {error} is missing."
-        ) from error
-    except (ValueError, TypeError) as error:
-        raise TensorFileError(f"The description in {path} is damaged: {error!s:.300}") from error
 
 
 def read_vocabulary(path: Path | str) -> Vocabulary:
@@ -244,13 +159,30 @@ def params_of(
                 tensors[name] = zeros[name]
                 notes.append(f"{name} is missing and taken as zeros.")
     try:
-        weights = weight_map.from_torch(tensors, like=shapes)
+        return params_from(tensors, like, experiment.dtype), notes
     except WeightMapError as error:
         hints = _hints(found, experiment, tensors, weight_map.keys, path=path, assumed=assumed)
         raise WeightMapError(" ".join([str(error), *hints])) from error
-    # Back into the tree, in the precision of the experiment.
-    arrays = [jnp.asarray(weights[name], experiment.dtype) for name in leaves]
-    return jax.tree.unflatten(jax.tree.structure(like), arrays), notes
+
+
+def params_from(tensors: Mapping[str, np.ndarray], like: Any, dtype: str = "float32") -> Any:
+    """A model's parameters from weights by torch's names.
+
+    Args:
+        tensors: the weights.
+        like: the parameters' tree, of arrays or their shapes.
+        dtype: the precision of the parameters.
+
+    Raises:
+        WeightMapError: if weights are missing, unknown, of another shape, NaN or infinite.
+    """
+    leaves = named_leaves(like)
+    shapes = {name: leaf.shape for name, leaf in leaves.items()}
+    weight_map = WeightMap.for_flax(leaves)
+    weights = weight_map.from_torch(_as_model(tensors, weight_map.keys), like=shapes)
+    # Back into the tree.
+    arrays = [jnp.asarray(weights[name], dtype) for name in leaves]
+    return jax.tree.unflatten(jax.tree.structure(like), arrays)
 
 
 def save_imported(
@@ -270,15 +202,8 @@ def save_imported(
         RunError: if the folder cannot be made.
     """
     # A run whose only checkpoint is at update 0, with these weights.
-    run = Run.create(folder, experiment, prompt=prompt)
     state = experiment.fresh_state()._replace(params=params)
-    progress = Progress(state, Position(), experiment.source.steps(0))
-    try:
-        run.save("last", progress, float("inf"))
-    except BaseException:  # without its weights it would be trained from the beginning
-        shutil.rmtree(run.folder)
-        raise
-    return run
+    return Run.create(folder, experiment, prompt=prompt, state=state)
 
 
 def _as_model(tensors: Mapping[str, np.ndarray], keys: Sequence[str]) -> dict[str, np.ndarray]:

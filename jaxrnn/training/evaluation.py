@@ -13,7 +13,7 @@ import numpy as np
 from jaxrnn.array_checks import precision
 from jaxrnn.checks import check_tokens
 from jaxrnn.data.windows import Windows
-from jaxrnn.nn.model import CharModel
+from jaxrnn.nn.model import CharModel, check_params
 from jaxrnn.recurrent.cells import Carry
 from jaxrnn.training.state import carry_for, zero_carry
 from jaxrnn.training.steps import eval_steps
@@ -116,6 +116,7 @@ def evaluation(
             batches; all if None.
     """
     check_source("source", source)
+    check_params(model, params)
     if carry is None:
         carry = zero_carry(model, source.batch_size, precision(params))
     carry = carry_for(model, params, carry, source.batch_size)
@@ -153,6 +154,5 @@ def evaluate(
     model: CharModel, params: Any, source: Source, carry: Carry | None = None
 ) -> tuple[Carry, float]:
     """The carry after `source`, and the mean loss on it in nats per character."""
-    check_source("source", source)
     *_, last = evaluation(model, params, source, carry)
     return last.carry, last.nats

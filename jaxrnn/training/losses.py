@@ -7,10 +7,12 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxrnn.nn.model import CharModel
+from jaxrnn.recurrent.dry_run import in_words
 
 # `loss(outputs, targets, model)`: outputs (T, B, V) or, of a model that predicts the next token
 # alone, (B, V), and the targets without V. It returns the loss of each target, whose mean is taken,
@@ -73,13 +75,16 @@ def own_loss(
         weights: the weight of each target; one each if None.
 
     Raises:
-        ValueError: if the function returns another shape, or no number.
+        ValueError: if the function returns another shape, or no number, or decides by a value.
     """
     extras: dict[str, Any] = {"hidden": hidden, "weights": weights}
     if weights is None:
         extras["weights"] = jnp.ones(targets.shape, outputs.dtype)
     asked = {name: extras[name] for name in extras_of(loss)}
-    value = loss(outputs, targets, model, **asked)
+    try:
+        value = loss(outputs, targets, model, **asked)
+    except jax.errors.JAXTypeError as error:  # a value that is not known while it is traced
+        raise ValueError(f"loss fails: {in_words(error)}") from error
     shape = getattr(value, "shape", None)
     numbers = shape is not None and jnp.issubdtype(value.dtype, jnp.floating)
     if not numbers or shape not in ((), targets.shape):

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxrnn.checks import check_not_negative, check_share, check_text, is_number, shown
 from jaxrnn.registry import Registry
 
 # torch.nn.utils.clip_grad_norm_ divides by norm + 1e-6; optax divides by the norm.
@@ -40,8 +41,8 @@ def clip_by_norm(norm: float) -> optax.GradientTransformation:
 
 def check_clip(norm: float) -> None:
     """Refuse a norm that nothing could be clipped to."""
-    if not norm > 0:
-        raise ValueError(f"clip must be above 0, got {norm}.")
+    if not is_number(norm) or not norm > 0:
+        raise ValueError(f"clip must be above 0, got {shown(norm)}.")
 
 
 class AdamState(NamedTuple):
@@ -111,6 +112,24 @@ class Optimizer:
     direction: Callable[..., optax.GradientTransformation]
     options: tuple[tuple[str, Any], ...] = ()
     clip: float | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.direction):
+            raise ValueError(
+                "direction must be a function that makes an optax.GradientTransformation, such as "
+                f"optax.scale_by_lion, got {shown(self.direction)}."
+            )
+        pairs = isinstance(self.options, tuple) and all(
+            isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)
+            for pair in self.options
+        )
+        if not pairs:
+            raise ValueError(
+                'options must be pairs of name and value, such as (("b1", 0.9),), got '
+                f"{shown(self.options)}."
+            )
+        if self.clip is not None:
+            check_clip(self.clip)
 
     def init(self, params: optax.Params) -> optax.OptState:
         """The state before the first update."""
@@ -299,6 +318,9 @@ def make_optimizer(
     Raises:
         ValueError: if the name is unknown or an option out of range.
     """
+    check_text(name=name)
+    check_not_negative(weight_decay=weight_decay)
+    check_share(momentum=momentum)
     if momentum and name in ("adam", "adamw"):
         raise ValueError(f"momentum is for sgd and rmsprop; {name} has its own.")
     if clip is not None:

@@ -10,7 +10,13 @@ if TYPE_CHECKING:
 
 
 class History(list[Row]):
-    """The rows of a training, the oldest first."""
+    """The rows of a training, the oldest first.
+
+    Attributes:
+        origin: where the weights that it began with are from, in words; None if from the seed.
+    """
+
+    origin: str | None = None
 
     def records(self) -> list[dict[str, Any]]:
         """A dictionary for each row, as `pandas.DataFrame` takes them; see `Row` for the keys."""
@@ -28,10 +34,12 @@ class History(list[Row]):
 
     def __repr__(self) -> str:
         """The number of rows and the losses: a notebook prints what a cell ends with."""
+        described = [] if self.origin is None else [self.origin]
         if not self:
-            return "History(no rows)"
+            described.append("no rows")
+            return f"History({', '.join(described)})"
         last = self[-1]
-        described = [
+        described += [
             f"{len(self)} rows",
             f"{last.epoch:g} epochs",
             f"{last.step:,} updates",

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxrnn.checks import check_at_least_1
 from jaxrnn.nn.losses import nll_loss
 from jaxrnn.nn.model import CharModel, apply_model
 from jaxrnn.recurrent.cells import Carry
@@ -50,8 +51,7 @@ def remat_loss(
     Raises:
         ValueError: if S is below 1 or the model reads no streams.
     """
-    if remat_every < 1:
-        raise ValueError(f"remat_every must be at least 1, got {remat_every}.")
+    check_at_least_1(remat_every=remat_every)
     if model.reads != "streams":
         raise ValueError(
             f"{type(model).__name__} reads windows of its own; remat_every is for models whose "

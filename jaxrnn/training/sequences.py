@@ -12,6 +12,7 @@ A model is any Flax module that is called with time first, `model(xs, lengths=le
 PyTorch's packed sequences.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -23,10 +24,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from jaxrnn.array_checks import described, precision
+from jaxrnn.array_checks import check_key, described, precision
 from jaxrnn.checks import check_at_least_0, check_seed
 from jaxrnn.data.sequences import SequenceBatch, Sequences
 from jaxrnn.nn.layers import RNN
+from jaxrnn.nn.model import CharModel, check_shapes, shapes_of_params
 from jaxrnn.programs import bounded_jit
 from jaxrnn.training.diagnosis import NonFiniteLossError
 from jaxrnn.training.optimizers import (
@@ -37,7 +39,7 @@ from jaxrnn.training.optimizers import (
     updated,
 )
 from jaxrnn.training.schedules import Schedule, check_schedule, length_of
-from jaxrnn.training.state import TrainState
+from jaxrnn.training.state import TrainState, check_state
 
 Loss: TypeAlias = Literal["cross_entropy", "mse"] | Callable[[Array, Array], Array]
 """A loss by name, or `loss(outputs, targets)`, a scalar: the mean over the sequences of a batch."""
@@ -97,6 +99,7 @@ def make_sequence_state(
     """A fresh state for sequences like those of `source`: parameters, step 0, and no carry."""
     check_optimizer(optimizer)
     _check_kinds(model, source)
+    check_key(key=key)
     params_key, run_key = jax.random.split(key)
     params = _init(model, params_key, _shapes(source))["params"]
     return TrainState(params, optimizer.init(params), (), jnp.zeros((), jnp.int32), run_key)
@@ -155,6 +158,9 @@ def fit_sequences(
             _check_outputs(model, one, loss_of)
     if state is None:
         state = make_sequence_state(model, optimizer, source, jax.random.key(seed))
+    else:
+        check_state(state, optimizer)
+        _check_params(model, state.params, source)
 
     history = []
     for epoch in range(start, schedule.epochs):
@@ -174,8 +180,13 @@ def fit_sequences(
 
 
 def predict_sequences(model: nn.Module, params: Any, source: Sequences) -> np.ndarray:
-    """The model's outputs for all sequences, (N, ...), in their order."""
+    """The model's outputs for all sequences, (N, ...), in their order.
+
+    Raises:
+        ValueError: if something is of another kind, or the parameters are not those of the model.
+    """
     _check_kinds(model, source)
+    _check_params(model, params, source)
     batches = source.batches(np.arange(len(source)))
     return np.concatenate([np.asarray(_outputs(model, params, _on_device(one))) for one in batches])
 
@@ -299,9 +310,18 @@ def _mean(losses: list[Array], source: Sequences, where: str) -> float:
 
 def _loss(loss: Any) -> Callable[[Array, Array], Array]:
     if callable(loss):
+        try:
+            inspect.signature(loss).bind(0, 0)
+        except TypeError:
+            raise ValueError(
+                f"loss must be a function of (outputs, targets), got one of "
+                f"{inspect.signature(loss)}."
+            ) from None
+        except ValueError:
+            pass  # a function without a signature, such as a built-in one
         function: Callable[[Array, Array], Array] = loss
         return function
-    if loss not in LOSSES:
+    if not isinstance(loss, str) or loss not in LOSSES:
         raise ValueError(
             f"loss must be one of {', '.join(LOSSES)}, or a function of (outputs, targets); got "
             f"{loss!r:.60}."
@@ -320,6 +340,11 @@ def _check_kinds(model: Any, source: Any) -> None:
             "An RNN gives an output a step; for one a sequence take "
             "jaxrnn.SequenceModel(outputs=..., cell=...), or a Flax module of your own."
         )
+    if isinstance(model, CharModel):
+        raise ValueError(
+            f"{type(model).__name__} reads tokens: train it with jaxrnn.fit, or take "
+            "jaxrnn.SequenceModel(outputs=..., cell=...) for sequences of numbers."
+        )
     if not isinstance(model, nn.Module):
         raise ValueError(
             "model must be a Flax module such as jaxrnn.SequenceModel(outputs=...), got "
@@ -336,6 +361,17 @@ def _init(model: nn.Module, key: Array, shapes: SequenceBatch) -> Any:
     batch: SequenceBatch = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), shapes)
     xs = jnp.zeros(batch.inputs.shape).swapaxes(0, 1)  # (T, B, I)
     return model.init(key, xs, **_lengths(batch))
+
+
+def _check_params(model: nn.Module, params: Any, source: Sequences) -> None:
+    """Refuse parameters that are not those of the model, for such sequences.
+
+    Raises:
+        ValueError: if a name or a shape differs.
+    """
+    make = lambda key, shapes: _init(model, key, shapes)["params"]  # noqa: E731
+    expected = jax.eval_shape(make, jax.random.key(0), _shapes(source))
+    check_shapes(model, params, shapes_of_params(expected))
 
 
 def _check_outputs(

@@ -11,8 +11,8 @@ import optax
 from jax import lax
 from jax.typing import DTypeLike
 
-from jaxrnn.array_checks import check_batch_size, precision
-from jaxrnn.nn.model import CharModel, check_char_model, model_carry
+from jaxrnn.array_checks import as_integers, check_arrays, check_batch_size, check_key, precision
+from jaxrnn.nn.model import CharModel, check_char_model, check_params, model_carry
 from jaxrnn.programs import bounded_jit
 from jaxrnn.recurrent.cells import Carry
 from jaxrnn.training.optimizers import AnyOptimizer, check_optimizer
@@ -62,17 +62,28 @@ class TrainState(NamedTuple):
         return f"TrainState({', '.join(described)})"
 
 
-def check_state(state: Any, optimizer: AnyOptimizer) -> None:
-    """Refuse what is no training state, or one of another optimizer.
+def check_state(state: Any, optimizer: AnyOptimizer, model: CharModel | None = None) -> None:
+    """Refuse what is no training state, or one of another model or optimizer.
+
+    Args:
+        state: the state.
+        optimizer: the optimizer that its moments must be of.
+        model: the model that its parameters must be of, if that is asked.
 
     Raises:
-        ValueError: if it is none, or its optimizer's state has another structure.
+        ValueError: if it is none, if its parameters are not the model's, or if its optimizer's
+            state has another structure.
     """
     if not isinstance(state, TrainState):
         raise ValueError(
             f"state must be a TrainState, got a {type(state).__name__}: for parameters, take "
             "make_state(model, optimizer, batch_size, key)._replace(params=params)."
         )
+    check_key(**{"the state's key": state.key})
+    as_integers("the state's step", state.step, ())
+    # Parameters that are none of the model's make another structure of moments, too.
+    if model is not None:
+        check_params(model, state.params)
     expected: Any = jax.tree.structure(jax.eval_shape(optimizer.init, state.params))
     if jax.tree.structure(state.opt_state) != expected:
         raise ValueError(
@@ -82,14 +93,34 @@ def check_state(state: Any, optimizer: AnyOptimizer) -> None:
 
 
 def make_state(
-    model: CharModel, optimizer: AnyOptimizer, batch_size: int, key: jax.Array
+    model: CharModel,
+    optimizer: AnyOptimizer,
+    batch_size: int,
+    key: jax.Array,
+    *,
+    params: Any = None,
 ) -> TrainState:
-    """A fresh state: initialized parameters, a carry of zeros for `batch_size` streams, step 0."""
+    """A fresh state: initialized parameters, a carry of zeros for `batch_size` streams, step 0.
+
+    Args:
+        model: the model.
+        optimizer: the optimizer.
+        batch_size: B, at least 1.
+        key: the random key of the parameters and of the run.
+        params: parameters to start from instead.
+
+    Raises:
+        ValueError: if an argument is wrong.
+    """
     check_char_model(model)
     check_optimizer(optimizer)
     check_batch_size(batch_size)
+    check_key(key=key)
     params_key, run_key = jax.random.split(key)
-    params = _init(model, batch_size, params_key)
+    if params is None:
+        params = _init(model, batch_size, params_key)
+    else:
+        check_params(model, params)
     return TrainState(
         params=params,
         opt_state=_init_optimizer(optimizer, params),
@@ -130,6 +161,7 @@ def repackage(carry: Carry) -> Carry:
     Truncated backpropagation through time is this, at the start of every window. Williams and
     Peng 1990; the course calls it `repackage_var`.
     """
+    check_arrays(carry=carry)
     return jax.tree.map(lax.stop_gradient, carry)
 
 
@@ -197,10 +229,17 @@ def check_memory(state: TrainState, *, steps: int, batch_size: int, vocab_size: 
     values = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state))
     logits = steps * batch_size * vocab_size  # (T, B, V)
     needed = FLOAT * (STATES * values + VALUES_PER_LOGIT * logits)
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > there:
+    there = memory_of_machine()
+    if there is not None and needed > there:
         raise ValueError(
             f"The run needs at least {needed / 1e9:,.0f} GB of memory, and this machine has "
             f"{there / 1e9:,.0f} GB: choose a smaller hidden_size, embedding_size, batch_size or "
             "bptt."
         )
+
+
+def memory_of_machine() -> int | None:
+    """The machine's memory in bytes; None where the system does not tell, as on Windows."""
+    if not hasattr(os, "sysconf"):
+        return None
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

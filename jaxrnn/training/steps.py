@@ -15,17 +15,22 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxrnn.array_checks import as_integers, check_arrays
+from jaxrnn.array_checks import as_integers, as_real, check_arrays
 from jaxrnn.checks import check_tokens
 from jaxrnn.data.windows import Windows
 from jaxrnn.nn.losses import nll_loss
-from jaxrnn.nn.model import CharModel, apply_model, apply_with_hidden, check_params
+from jaxrnn.nn.model import (
+    CharModel,
+    apply_model,
+    apply_with_hidden,
+    check_char_model,
+)
 from jaxrnn.programs import bounded_jit
 from jaxrnn.recurrent.cells import Carry
 from jaxrnn.training.losses import Loss, check_loss, extras_of, own_loss
 from jaxrnn.training.optimizers import AnyOptimizer, check_rate, updated
 from jaxrnn.training.remat import remat_loss
-from jaxrnn.training.state import TrainState, carry_for, repackage
+from jaxrnn.training.state import TrainState, carry_for, check_state, repackage
 
 # Here and not beside the class: `data` needs NumPy alone. The sizes decide what is compiled.
 jax.tree_util.register_dataclass(
@@ -145,6 +150,7 @@ def host_checked(step: Any) -> Any:
     @wraps(step)
     def checked(model: CharModel, *arguments: Any, **options: Any) -> Any:
         """The step, after the checks."""
+        check_char_model(model)
         named = dict(zip(names, arguments, strict=False)) | options
         for name, value in named.items():
             if isinstance(value, Batch):
@@ -152,12 +158,17 @@ def host_checked(step: Any) -> Any:
                     # Values on the device are not checked: the host would wait for them.
                     if not isinstance(tokens, jax.Array):
                         check_tokens(tokens, model.vocab_size)
+                for count in ("length", "rows"):
+                    if getattr(value, count) is not None:
+                        as_integers(f"{count} of the batch", getattr(value, count), ())
+            elif name == "rate" and value is not None:
+                as_real("rate", value)
             elif name == "batch":
                 raise ValueError(
                     "batch must be a Batch: jaxrnn.Batch(inputs, targets), time first, got a "
                     f"{type(value).__name__}."
                 )
-            elif name in ("state", "params", "carry", "rate"):
+            elif name in ("state", "params", "carry"):
                 check_arrays(**{name: value})
         return step(model, *arguments, **options)
 
@@ -284,7 +295,7 @@ def _update(
     if loss is not None:
         check_loss(loss)
     check_rate(optimizer, rate)
-    check_params(model, state.params)
+    check_state(state, optimizer, model)
     key = jax.random.fold_in(state.key, state.step)  # of this step's dropout masks
 
     # Without one, the call is the usual one.

@@ -10,6 +10,8 @@ from bisect import bisect_right
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 from jaxrnn.checks import check_at_least_1
 from jaxrnn.training.evaluation import Source
 from jaxrnn.training.history import Position
@@ -96,11 +98,13 @@ class Timetable:
         self._before = [0]  # updates before each epoch
         # The last update of each phase, where the phases share a number of updates.
         self._ends: list[int] = []
-        epochs = 0
         if self.budget.steps is not None:
-            for phase in schedule.phases:
-                epochs += phase.epochs
-                self._ends.append(self.budget.steps * epochs // schedule.epochs)
+            self._ends = phase_ends(schedule, self.budget.steps)
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The number of updates up to the end of each phase; empty where epochs decide."""
+        return tuple(self._ends)
 
     def updates(self, position: Position) -> int:
         """Number of updates made up to a position."""
@@ -162,6 +166,27 @@ class Timetable:
             count = self.source.steps(len(self._before) - 1)
             self._before.append(self._before[-1] + count)
         return self._before[epoch]
+
+
+def phase_ends(schedule: Schedule, steps: int) -> list[int]:
+    """The number of updates up to the end of each phase, where all phases share `steps`."""
+    ends = []
+    epochs = 0
+    for phase in schedule.phases:
+        epochs += phase.epochs
+        ends.append(steps * epochs // schedule.epochs)
+    return ends
+
+
+def rates_of(schedule: Schedule, steps: int) -> np.ndarray:
+    """(S,) the learning rate of each of S = `steps` updates, which the phases share."""
+    rates = []
+    begin = 0
+    for phase, end in zip(schedule.phases, phase_ends(schedule, steps), strict=True):
+        count = end - begin
+        rates.append(phase.rates(np.arange(count), count / phase.epochs))
+        begin = end
+    return np.concatenate(rates)
 
 
 def _row_steps(length: int) -> int:

@@ -18,13 +18,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from worker_process import WorkerError
-
 from benchmarks.arithmetic import ratios, spread
 from benchmarks.process import SCRIPTS, environment
 from benchmarks.protocol import Log, Record, Settings
 from jaxrnn import RECIPES
 from jaxrnn.data.corpora import data_folder, nietzsche
+from jaxrnn.runs.worker_process import WorkerError
 
 CELLS = {"stateful-rnn": "tanh", "stateful-gru": "gru"}
 EPOCH = re.compile(r"\s*(\d+)\s+\d+\.\d+\s+(\d+\.\d+)(\s|$)")

@@ -12,10 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from worker_process import WorkerError, WorkerProcess, WorkerTimeoutError
-
 from benchmarks.cases import Case
 from benchmarks.implementations import IMPLEMENTATIONS
+from jaxrnn.runs.worker_process import WorkerError, WorkerProcess, WorkerTimeoutError
 
 SCRIPTS = Path(__file__).resolve().parent.parent
 DEVICE = "JAXRNN_BENCHMARK_DEVICE"

@@ -27,14 +27,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worker_process import WorkerError
-
 from benchmarks.arithmetic import agree, ratios, spread
 from benchmarks.cases import Case
 from benchmarks.data import save
 from benchmarks.implementations import IMPLEMENTATIONS, OURS
 from benchmarks.process import Worker
 from benchmarks.roofline import roofline
+from jaxrnn.runs.worker_process import WorkerError
 
 TOLERANCE = 1e-5
 """Relative, of losses near 4 in float32: 40 times its round-off; a wrong gate order is 1e-3 off."""

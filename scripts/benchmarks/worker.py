@@ -1,4 +1,4 @@
-"""An implementation in its own process: answers requests, see `worker_process`.
+"""An implementation in its own process: answers requests, see `jaxrnn.runs.worker_process`.
 
 Usage: python -m benchmarks.worker IMPLEMENTATION CASE DATA THREADS, where CASE is JSON and DATA the
 file that `benchmarks.data.save` wrote. Requests:
@@ -20,12 +20,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from worker_process import Channel
-
 from benchmarks.cases import Case
 from benchmarks.data import load
 from benchmarks.implementations import IMPLEMENTATIONS
 from benchmarks.process import DEVICE
+from jaxrnn.runs.worker_process import Channel
 
 LONGEST_ERROR = 400
 """Maximum number of characters of an error."""

@@ -12,11 +12,12 @@ from tyro.conf import Positional
 
 from jaxrnn.checks import check_at_least_1
 from jaxrnn.data.corpora import load_corpus
+from jaxrnn.runs.environment import available_cores
 from jaxrnn.runs.recipes import RECIPES
 from jaxrnn.terminal import FAILED, SIGNALLED, Screen, parse, run_command
 from reproduction.findings import pairs_of
 from reproduction.page import COMMAND, check_place, outcome_text, write_page
-from reproduction.processes import Finished, available_cores, reproduce
+from reproduction.processes import Finished, reproduce
 from reproduction.results import read_record
 from reproduction.statistics import grouped
 from reproduction.training import trainer_of
@@ -68,7 +69,7 @@ class Reproduce:
     """--no-train: train nothing; show, and write to --page, what is finished."""
 
     def __call__(self) -> int:
-        jobs = available_cores() if self.jobs is None else self.jobs
+        jobs = len(available_cores()) if self.jobs is None else self.jobs
         check_at_least_1(seeds=self.seeds, jobs=jobs)
         units = self._units()
         if self.page is not None:

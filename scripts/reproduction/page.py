@@ -12,6 +12,7 @@ import jinja2
 from jaxrnn.files import read_regular, write_whole
 from jaxrnn.output import check_output_folder
 from jaxrnn.runs.recipes import RECIPES
+from jaxrnn.runs.statistics import Spread, spread
 from jaxrnn.terminal import printable
 from reproduction import pictures, studies
 from reproduction.findings import RESULTS, Findings, Horizon, arranged, gather, of_page
@@ -20,11 +21,9 @@ from reproduction.results import LARGEST_FILE, Pair, Record
 from reproduction.statistics import (
     Apart,
     Outcome,
-    Spread,
     apart,
     outcomes,
     shared,
-    spread,
     training,
     validation,
 )

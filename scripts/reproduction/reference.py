@@ -21,6 +21,7 @@ from jaxrnn.exchange.weights import WeightMap
 from jaxrnn.files import locked, write_whole
 from jaxrnn.runs.config import Config
 from jaxrnn.runs.experiment import Experiment
+from jaxrnn.runs.jobs import Watch
 from jaxrnn.runs.run import RunError
 from jaxrnn.training.diagnosis import NonFiniteLossError
 from jaxrnn.training.evaluation import STEPS_IN_ONE_PROGRAM, Source
@@ -30,7 +31,7 @@ from jaxrnn.tree import named_leaves
 from parity.core.bridge import TORCH_DTYPES
 from parity.core.references import CharReference, reference_of
 from parity.measures.training import ReferenceTraining, Rule
-from reproduction.training import Trained, Watch
+from reproduction.training import Trained
 from reproduction.units import Unit
 
 CHECKPOINT = "last.pt"
@@ -50,7 +51,7 @@ def train(unit: Unit, experiment: Experiment, folder: Path, watch: Watch) -> Tra
         while run.position.epoch < experiment.schedule.epochs:
             for _ in run.epoch():
                 share = run.position.epoch + run.position.window / run.count
-                watch(share / experiment.schedule.epochs, run.position.train)
+                watch(share / experiment.schedule.epochs, f"loss {run.position.train:.3f}")
             run.save(folder / CHECKPOINT)
     return Trained(run.rows, run.training.weights(), run.seconds)
 

@@ -13,7 +13,6 @@ flow                gradient norms by steps back, at the start and at the end; f
 corpus_sha256, versions, machine, date
 """
 
-import datetime
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +25,7 @@ import numpy as np
 
 from jaxrnn.exchange.files import read_tensors
 from jaxrnn.files import parse_json, read_regular, write_whole
-from jaxrnn.runs.environment import cpu_model, versions
+from jaxrnn.runs.environment import provenance
 from jaxrnn.runs.run import PACKAGES
 from reproduction.units import Unit
 
@@ -160,9 +159,7 @@ def weights_path(folder: Path, unit: Unit) -> Path:
 
 def write_json(path: Path, found: Mapping[str, Any]) -> None:
     """Write what was found, with what, where and when it was."""
-    machine = {"cpu": cpu_model(), "cores": os.cpu_count() or 1}
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    written = {**found, "versions": versions((*PACKAGES, "torch")), "machine": machine, "date": now}
+    written = {**found, **provenance((*PACKAGES, "torch"))}
     write_whole(path, json.dumps(written, indent=1, allow_nan=False).encode() + b"\n")
 
 

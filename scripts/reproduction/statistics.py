@@ -5,9 +5,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
-
 from jaxrnn.runs.recipes import RECIPES
+from jaxrnn.runs.statistics import Spread, spread
 from reproduction.findings import Findings
 from reproduction.results import Record
 from reproduction.units import Unit
@@ -16,26 +15,11 @@ MOST_EPOCHS = 20
 """Epochs of a recipe that are shown one by one."""
 
 
-class Spread(NamedTuple):
-    """Some numbers in short."""
-
-    mean: float  # of them
-    deviation: float | None  # the standard deviation of a sample; None for one number
-    seeds: int  # how many
-
-
 class Apart(NamedTuple):
     """How far the means of two groups of runs are apart, over the seeds that both have."""
 
     difference: float  # first mean minus second mean
     deviation: float | None  # between seeds, of both groups pooled; None where no group has two
-
-
-def spread(values: Iterable[float]) -> Spread:
-    """Numbers in short; there must be one."""
-    array = np.fromiter(values, float)
-    deviation = float(array.std(ddof=1)) if len(array) > 1 else None
-    return Spread(float(array.mean()), deviation, len(array))
 
 
 def validation(records: Iterable[Record], epoch: int | None = None) -> Spread:

@@ -6,9 +6,10 @@ from statistics import geometric_mean
 from typing import Any, NamedTuple
 
 from jaxrnn.runs.recipes import RECIPES
+from jaxrnn.runs.statistics import spread
 from reproduction.findings import Findings
 from reproduction.results import Record
-from reproduction.statistics import apart, shared, spread
+from reproduction.statistics import apart, shared
 from reproduction.units import STUDIES, Unit
 
 LIMITS: dict[str, tuple[float, float]] = {

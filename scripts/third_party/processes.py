@@ -9,8 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from worker_process import WorkerError, WorkerProcess
-
+from jaxrnn.runs.worker_process import WorkerError, WorkerProcess
 from third_party.packages import Package
 from third_party.verdicts import Verdict
 

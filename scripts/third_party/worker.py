@@ -10,8 +10,7 @@ import warnings
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from worker_process import Channel
-
+from jaxrnn.runs.worker_process import Channel
 from third_party.packages import BY_NAME, Package
 
 

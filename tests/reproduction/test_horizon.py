@@ -43,6 +43,7 @@ def test_runs_are_followed_over_the_ends_of_epochs(tmp_path):
     assert 0 < min(found["torch_ulp"]) <= max(found["torch_ulp"]) < 1e-12
 
 
+@pytest.mark.slow
 def test_float32_is_followed_less_far_than_float64(tmp_path):
     *_, narrow = followed(unit_of(tmp_path, "float32", 1e-2), 20)
     *_, wide = followed(unit_of(tmp_path, "float64", 1e-2), 20)
@@ -50,6 +51,7 @@ def test_float32_is_followed_less_far_than_float64(tmp_path):
         assert narrow[name][-1] > 1e3 * wide[name][-1]
 
 
+@pytest.mark.slow
 def test_the_command_writes_what_it_found(tmp_path, monkeypatch, capsys):
     unit = unit_of(tmp_path, "float32", 1e-2)
     monkeypatch.setattr(horizon, "horizon_unit", lambda *_: unit)

@@ -39,6 +39,7 @@ def full_page(everything, tmp_path_factory):
     return write_page(everything, tmp_path_factory.mktemp("page")).parent
 
 
+@pytest.mark.slow
 def test_every_command_on_the_page_can_be_typed(results, full_page):
     write_finished(results, Unit(recipe="concat"), published_and("concat", 0))
     texts = text_of(results) + (full_page / "README.md").read_text()
@@ -48,6 +49,7 @@ def test_every_command_on_the_page_can_be_typed(results, full_page):
         commands.command(shlex.split(command)[1:])
 
 
+@pytest.mark.slow
 def test_a_page_is_the_same_whenever_it_is_made_and_from_its_own_results(
     everything, full_page, tmp_path
 ):

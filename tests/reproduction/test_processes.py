@@ -1,4 +1,7 @@
-"""The command over its processes: what is done, what is not done again, what fails, stopping."""
+"""The command over its processes: what is done, what is not done again, what fails, stopping.
+
+The processes themselves are tested in `tests/test_jobs.py`.
+"""
 
 import json
 import os
@@ -9,8 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-from reproduction import commands, processes
-from reproduction.processes import Event, environment, reproduce, result_line, run_all
+from reproduction import commands
+from reproduction.processes import reproduce, result_line
 from reproduction.results import read_record, result_path
 from reproduction.units import Unit
 
@@ -55,37 +58,7 @@ def test_units_run_side_by_side_once_and_failures_stop_nobody(capsys, tmp_path):
     assert result_path(tmp_path / "results", good[1]).stat().st_mtime_ns == before
 
 
-def test_a_process_that_dies_is_a_failure_with_its_last_words(tmp_path, monkeypatch):
-    script = tmp_path / "dying"
-    script.write_text("#!/bin/sh\necho 'the last words' >&2\nkill -9 $$\n")
-    script.chmod(0o755)
-    for program, words in (("/bin/false", "no message (code 1)"), (script, "the last words")):
-        monkeypatch.setattr(processes.sys, "executable", str(program))
-        *_, last = run_all([unit_of()], tmp_path, 1, lambda: 0)
-        assert last.ended
-        assert last.error.startswith(words)
-    assert last.error.endswith("(code -9)")
-
-
-def test_processes_share_the_cores_and_one_alone_has_all(tmp_path, monkeypatch):
-    threads = []
-
-    class Started(processes.Process):
-        def __init__(self, unit, folder, count):
-            threads.append(count)
-            super().__init__(unit, folder, count)
-
-    monkeypatch.setattr(processes, "Process", Started)
-    monkeypatch.setattr(processes.sys, "executable", "/bin/false")
-    monkeypatch.setattr(processes, "available_cores", lambda: 5)
-    list(run_all([unit_of()], tmp_path, 3, lambda: 0))
-    list(run_all([unit_of(0), unit_of(1)], tmp_path, 3, lambda: 0))
-    assert threads == [0, 3, 3]
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert environment(3)["OMP_NUM_THREADS"] == environment(3)["PJRT_NPROC"] == "3"
-    assert "OMP_NUM_THREADS" not in environment(0)
-
-
+@pytest.mark.slow
 def test_stopping_saves_and_the_same_command_goes_on(tmp_path):
     """The starter's own call, from another folder, as a user types it."""
     code = (
@@ -112,19 +85,6 @@ def test_stopping_saves_and_the_same_command_goes_on(tmp_path):
     assert "Stopped and saved. The same command goes on from there." in out
     assert not result_path(tmp_path / "results", unit).exists()
     assert (history.parent / "last.safetensors").exists()
-
-
-def test_the_bar_weighs_units_by_their_time(monkeypatch, tmp_path):
-    shown = []
-    units = [unit_of(0), unit_of(1)]
-    events = [Event(units[0], share=0.5), Event(units[1], ended=True, error="it diverged")]
-    monkeypatch.setattr(processes, "expected_seconds", lambda unit: {0: 30.0, 1: 10.0}[unit.seed])
-    monkeypatch.setattr(processes, "run_all", lambda *_: iter(events))
-    monkeypatch.setattr(
-        processes.Screen, "show", lambda self, what, done, note="": shown.append((what, done))
-    )
-    assert reproduce(units, tmp_path, 2).failures == {units[1].id: "it diverged"}
-    assert shown == [("starting", 0.0), ("0/2 done", 0.375), ("1/2 done", 0.625)]
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ from made_up import published_and, write_finished, write_horizon
 from reproduction.findings import Findings, gather, of_page
 from reproduction.page import escaped, inline, page
 from reproduction.results import ResultError, read_record, result_path
-from reproduction.training import Stopwatch
 from reproduction.units import Unit
+
+from jaxrnn.runs.resumable import Stopwatch
 
 UNIT = Unit(recipe="loop")
 

@@ -13,9 +13,10 @@ from safetensors.numpy import load_file
 pytest.importorskip("torch")
 
 from reproduction.results import pair, read_record, result_path, weights_path
-from reproduction.training import UNDER_WAY, Stopped, run, trainer_of
+from reproduction.training import UNDER_WAY, run, trainer_of
 from reproduction.units import Unit
 
+from jaxrnn.runs.jobs import Stopped
 from jaxrnn.training.diagnosis import NonFiniteLossError
 from parity.mutation.tools import recompiled
 from parity.mutation.training_mutations import carry_with
@@ -37,7 +38,7 @@ def text(tmp_path):
     return str(path)
 
 
-def quiet(share, loss):
+def quiet(share, note):
     pass
 
 
@@ -90,6 +91,7 @@ def test_whole_recipes_agree(tmp_path, recipe, dtype):
     assert apart.farthest < {"float64": VALIDATION, "float32": FLOAT32}[dtype]
 
 
+@pytest.mark.slow
 def test_both_frameworks_train_the_same_in_float32(tmp_path, text):
     unit = Unit(recipe="stateful-rnn", seed=3, changes=SMALL | {"corpus": text})
     (ours, _), apart = both(tmp_path / "results", unit)
@@ -102,6 +104,7 @@ def test_both_frameworks_train_the_same_in_float32(tmp_path, text):
     assert {array.dtype.name for array in weights.values()} == {"float32"}
 
 
+@pytest.mark.slow
 def test_a_carry_that_is_lost_shows_between_the_frameworks(tmp_path, text):
     unit = Unit(recipe="stateful-rnn", dtype="float64", changes=SMALL | {"corpus": text})
     with recompiled(carry_with(lambda before, after: 0 * after)):
@@ -116,13 +119,14 @@ class Interruption:
     def __init__(self, *calls):
         self.calls, self.seen = set(calls), 0
 
-    def __call__(self, share, loss):
+    def __call__(self, share, note):
         assert 0 <= share <= 1
         self.seen += 1
         if self.seen in self.calls:
             raise Stopped
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("framework", "recipe", "calls"),
     [
@@ -151,6 +155,7 @@ def test_a_unit_that_is_stopped_ends_as_one_that_is_not(
     assert not list((tmp_path / "pieces" / UNDER_WAY).iterdir())
 
 
+@pytest.mark.slow
 def test_a_windowed_model_writes_greedily_and_answers(tmp_path, text):
     changes = {"hidden_size": 16, "batch_size": 16, "corpus": text, "schedule": "2 x 1e-2"}
     result = trained(tmp_path / "results", Unit(recipe="rnn", changes=changes))

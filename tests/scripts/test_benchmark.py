@@ -22,9 +22,9 @@ from benchmarks.options import Options
 from benchmarks.process import DEVICE, Worker, environment
 from benchmarks.protocol import Settings, measure
 from benchmarks.results import read
-from worker_process import WorkerError
 
 from jaxrnn import BpttStream, Vocabulary
+from jaxrnn.runs.worker_process import WorkerError
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"
 RESULTS = SCRIPT.parent / "benchmarks" / "results"
@@ -216,6 +216,7 @@ def test_quick_is_the_course_against_torch_and_flax():
     assert "jaxrnn-remat" not in Options().names("training") + Options().names("scaling")
 
 
+@pytest.mark.slow
 def test_a_worker_answers_dies_and_is_given_up(tmp_path):
     pytest.importorskip("torch")
     save(CASE, tmp_path / "case.npz")

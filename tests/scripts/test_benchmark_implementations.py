@@ -64,6 +64,7 @@ def test_a_changed_weight_is_noticed(name, key):
     assert not agree(build(name, case, change).check(), build("torch", case).check(), TOLERANCE)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", [OURS, "flax-linen", "keras"])  # the others share Linen's step
 def test_training_moves_the_loss_as_torch_does(name):
     case = tiny("training", "tanh")

@@ -168,6 +168,7 @@ def test_a_seed_gives_the_same_mutants_and_a_longer_draw_begins_with_them(drawn)
     assert len({(mutant.path, mutant.edits) for mutant in few}) == 20
 
 
+@pytest.mark.slow
 def test_areas_are_drawn_by_their_shares(drawn):
     mutants = drawn(0, 200)
     for area, share in SHARES.items():

@@ -15,11 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from worker_process import WorkerEndedError, WorkerProcess, WorkerTimeoutError
-
 from jaxrnn.runs.checkpoints import with_header_checksum
 from jaxrnn.runs.environment import POOL
 from jaxrnn.runs.run import Run
+from jaxrnn.runs.worker_process import WorkerEndedError, WorkerProcess, WorkerTimeoutError
 from stress.paths import python_path
 from stress.train_worker import PLACES
 

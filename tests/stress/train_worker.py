@@ -4,9 +4,9 @@
 
 DIE is "PLACE:N", to be killed at the N-th time that PLACE is reached, or "-". PROCESSORS are the
 numbers of those that the process may run on, with commas, or "-" for all. Its messages (see
-`worker_process`) are the names of the phases under way. Checkpoints are written as often as can be,
-and the number of steps that are made in one program is random: neither may change a bit of the
-result.
+`jaxrnn.runs.worker_process`) are the names of the phases under way. Checkpoints are written as
+often as can be, and the number of steps that are made in one program is random: neither may change
+a bit of the result.
 """
 
 import os
@@ -17,12 +17,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from worker_process import Channel
-
 from jaxrnn import cli, files
 from jaxrnn.data import windows
 from jaxrnn.runs import checkpointing, saved
 from jaxrnn.runs import run as runs
+from jaxrnn.runs.worker_process import Channel
 from jaxrnn.training import loop
 
 PLACES: dict[str, tuple[Any, str]] = {

@@ -10,7 +10,6 @@ file that a crash or a full disk has cut short would end the process, so it is c
 
 import contextlib
 import ctypes
-import fcntl
 import hashlib
 import logging
 import os
@@ -30,7 +29,12 @@ import jax
 import jaxlib
 import pooch
 
-from jaxrnn.files import read_regular
+from jaxrnn.files import IS_WINDOWS, read_regular
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 SWITCH = "JAXRNN_NATIVE"
 """The environment variable that turns the library off ("0")."""
@@ -196,8 +200,9 @@ def _locked(folder: Path) -> Iterator[None]:
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if fcntl is not None:
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
@@ -259,6 +264,9 @@ def _compiler() -> str:
     Raises:
         OSError: if there is none.
     """
+    # Its compilers make libraries that were never tried here.
+    if IS_WINDOWS:
+        raise OSError("it is not compiled on Windows")
     for name in COMPILERS:
         found = shutil.which(name)
         if found:

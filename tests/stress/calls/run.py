@@ -15,8 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
-from worker_process import WorkerEndedError, WorkerProcess, WorkerTimeoutError
-
+from jaxrnn.runs.worker_process import WorkerEndedError, WorkerProcess, WorkerTimeoutError
 from stress.calls.call import Call
 from stress.calls.sampling import sample_call
 from stress.paths import python_path

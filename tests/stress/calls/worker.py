@@ -1,4 +1,4 @@
-"""A process that makes sampled calls; see `worker_process`.
+"""A process that makes sampled calls; see `jaxrnn.runs.worker_process`.
 
     python -m stress.calls.worker SEED FIRST COUNT shapes|executed
 
@@ -7,8 +7,7 @@ It emits [NUMBER, null] before each call, and [NUMBER, FAULTS] after it, a list 
 
 import sys
 
-from worker_process import Channel
-
+from jaxrnn.runs.worker_process import Channel
 from stress.calls.judging import faults_of
 from stress.calls.sampling import sample_call
 

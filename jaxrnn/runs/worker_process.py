@@ -9,7 +9,7 @@ The one who starts has a `WorkerProcess`, the worker a `Channel`:
 
 Messages leave a worker through the standard output that it was born with. What the worker's
 libraries print cannot get between them: it goes to standard error, of which the last line is the
-reason when a worker dies. Used by the benchmarks, the reproduction and the stress tests.
+reason when a worker dies. `jaxrnn.runs.jobs` runs many at once.
 """
 
 import json

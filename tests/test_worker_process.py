@@ -9,16 +9,22 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from worker_process import WorkerEndedError, WorkerError, WorkerProcess, WorkerTimeoutError
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
+from jaxrnn.runs.worker_process import (
+    WorkerEndedError,
+    WorkerError,
+    WorkerProcess,
+    WorkerTimeoutError,
+)
+
+ROOT = Path(__file__).parents[1]
 PATIENCE = 30.0
 
 
 def worker_of(program, **options):
     """A worker that runs these lines, with a channel."""
-    lines = f"import os, sys, time\nfrom worker_process import Channel\n{program}"
-    env = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
+    lines = f"import os, sys, time\nfrom jaxrnn.runs.worker_process import Channel\n{program}"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     return closing(WorkerProcess([sys.executable, "-c", lines], env=env, **options))
 
 
@@ -139,7 +145,7 @@ def test_closing_ends_a_worker_whatever_it_does():
 
 STARTER = """
 import os, sys
-from worker_process import WorkerProcess
+from jaxrnn.runs.worker_process import WorkerProcess
 lines = sys.argv[1]
 worker = WorkerProcess([sys.executable, "-c", lines], env=dict(os.environ))
 print(worker.receive(30.0), flush=True)
@@ -152,7 +158,7 @@ def test_a_worker_notices_that_nobody_is_left_to_read(tmp_path):
     program = f"""
 import os, time
 from pathlib import Path
-from worker_process import Channel
+from jaxrnn.runs.worker_process import Channel
 channel = Channel()
 channel.emit("ready")
 try:
@@ -162,7 +168,7 @@ try:
 except BrokenPipeError:
     Path({json.dumps(str(noticed))}).touch()
 """
-    env = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     with closing(WorkerProcess([sys.executable, "-c", STARTER, program], env=env)) as starter:
         with pytest.raises(WorkerError):  # it prints a word, which is no message, and ends
             starter.receive(PATIENCE)
