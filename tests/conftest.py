@@ -15,11 +15,18 @@ from typing import Any
 # Compilation takes most of the time here, and what is compiled runs for milliseconds. Programs
 # optimized as a user's are tested by the jobs that set the variable themselves. Not level 1: there
 # jaxlib 0.10.2 gives a scanned LSTM wrong gradients where the batch size is 2.
-FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
-# Another emitter of fusions takes half the time; newer ones have none, and refuse its flag.
 if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
-    FLAGS += " --xla_cpu_use_fusion_emitters=false"
-os.environ.setdefault("XLA_FLAGS", FLAGS)
+    # Another emitter of fusions takes half the time; newer ones have none, and refuse its flag.
+    os.environ.setdefault(
+        "XLA_FLAGS",
+        "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1 "
+        "--xla_cpu_use_fusion_emitters=false",
+    )
+else:
+    os.environ.setdefault(
+        "XLA_FLAGS",
+        "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1",
+    )
 
 import jax
 import pytest
