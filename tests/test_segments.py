@@ -24,7 +24,7 @@ def model_and_window(steps, num_layers=2, dropout=0.0):
     return model, state._replace(carry=carry), Batch(tokens[:-1], tokens[1:])
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(4)
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("remat_every", [1, 3, 4, 10, 50])
 @pytest.mark.parametrize("length", [None, 10, 6])
